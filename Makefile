@@ -1,0 +1,126 @@
+# The only set-up that a machine with Python 3.11 needs:
+#   make demo    install, fetch model and text, run the federation, show its privacy report
+#   make test    install, fetch, lint, check types and arrows, run every test that is not slow
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := $(CURDIR)/.venv/bin
+ROOMS := common client server simulations
+HOLDERS ?= 10
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help venv assets demo test test-all lint format types arrows unit clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	echo "others: venv assets test-all lint format types arrows unit clean"
+
+venv: .venv/.installed
+
+# torch comes first and alone: it is the large one, and a failure to get it should say so at once.
+.venv/.installed: pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then echo "confide needs Python 3.11 or later; name it: make PYTHON=..." >&2; exit 1; fi
+	echo "== venv: .venv by $(PYTHON)"
+	[ -x .venv/bin/python ] || "$(PYTHON)" -m venv .venv
+	.venv/bin/python -m pip install -q -c constraints.txt setuptools torch
+	.venv/bin/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $@
+
+assets: venv
+	@echo "== assets: models and text"
+	confide assets fetch
+
+# flwr starts a SuperLink of its own, detached, freezes its environment, says nothing of its
+# process id, and returns 0 when the run failed. So: a private home and ports, a wrapper that notes
+# the process id, and a run folder newer than the start with a report in it, or the target fails.
+demo: export FLWR_HOME := $(CURDIR)/.flwr
+demo: export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
+demo: export FLWR_TELEMETRY_ENABLED := 0
+demo: export FLWR_DISABLE_UPDATE_CHECK := 1
+demo: export RAY_USAGE_STATS_ENABLED := 0
+demo: assets
+	@echo "== demo: flwr run . with $(HOLDERS) holders"
+	mkdir -p "$$FLWR_HOME/bin" runs
+	read -r port control < <(python -c 'import socket as s; a, b = s.socket(), s.socket(); a.bind(("127.0.0.1", 0)); b.bind(("127.0.0.1", 0)); print(a.getsockname()[1], b.getsockname()[1])')
+	export FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=$$port FLWR_LOCAL_CONTROL_API_PORT=$$control
+	pid_file="$$FLWR_HOME/superlink-$$$$.pid"
+	started="$$FLWR_HOME/started-$$$$"
+	wrapper="$$FLWR_HOME/bin/flower-superlink"
+	printf '#!/bin/sh\necho $$$$ > "$$CONFIDE_SUPERLINK_PID"\nexec "$(BIN)/flower-superlink" "$$@"\n' > "$$wrapper"
+	chmod +x "$$wrapper"
+	export CONFIDE_SUPERLINK_PID="$$pid_file"
+	end_superlink() {
+		if [ -s "$$pid_file" ]; then
+			group=$$(cat "$$pid_file")
+			kill -TERM -- "-$$group" 2>/dev/null || true
+			for _ in {1..60}; do kill -0 "$$group" 2>/dev/null || break; sleep 0.25; done
+			kill -KILL -- "-$$group" 2>/dev/null || true
+		fi
+		rm -f "$$pid_file" "$$started"
+	}
+	trap end_superlink EXIT
+	trap 'exit 130' INT TERM
+	touch "$$started"
+	PATH="$$FLWR_HOME/bin:$$PATH" flwr run . --stream \
+		--federation-config "num-supernodes=$(HOLDERS) client-resources-num-cpus=1" \
+		--run-config "run.out='$(CURDIR)/runs'"
+	run=""
+	for folder in runs/*/; do
+		if [ "$$folder" -nt "$$started" ] && [ -f "$$folder/report.json" ]; then run="$${folder%/}"; fi
+	done
+	if [ -z "$$run" ]; then
+		echo "error [run.failed] The run left no report; the log is $$FLWR_HOME/local-superlink/superlink.log" >&2
+		exit 1
+	fi
+	confide report show "$$run"
+	echo "run folder: $(CURDIR)/$$run"
+
+# One name for the rooms: tools that read files rather than import them see .typing/confide.
+.typing: $(wildcard confide/*)
+	@mkdir -p .typing/confide
+	find .typing/confide -type l -delete
+	for path in confide/*.py confide/py.typed; do ln -s "../../$$path" .typing/confide/; done
+	for room in $(ROOMS); do ln -s "../../$$room" .typing/confide/; done
+	touch .typing
+
+lint: venv
+	@echo "== lint: ruff check"
+	timeout 120 ruff check .
+	echo "== lint: ruff format --check"
+	timeout 120 ruff format --check .
+
+types: venv .typing
+	@echo "== types: mypy --strict"
+	timeout 900 mypy
+
+arrows: venv .typing
+	@echo "== arrows: import-linter"
+	cd .typing
+	timeout 120 lint-imports --config ../pyproject.toml --no-cache
+
+unit: assets
+	@echo "== tests: all but the slow ones"
+	timeout 1200 pytest -m "not slow" -n $(WORKERS) $(PYTEST_ARGS)
+
+test: lint types arrows unit
+	@echo "== all is well"
+
+test-all: lint types arrows assets
+	@echo "== tests: all"
+	timeout 5400 pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+format: venv
+	@ruff check --fix .
+	ruff format .
+
+clean:
+	@rm -rf .typing .flwr build dist ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis ./*.fab
+	find . -path ./.venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

@@ -1,0 +1,79 @@
+"""The ClientApp: parse the message, call the holder, reply. Nothing else happens here.
+
+A deployed holder names its own data, ledger and policy in its node configuration. A simulated one
+has only a partition number; then, and only then, the run config names the folder of the prepared
+federation, and the ledger lies in the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from ..common.errors import ConfideError
+from ..common.paths import local_or_cached
+from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
+from .holder import Holder, Site
+from .policy import Policy, load_policy
+from .scrub import code_of
+
+app = ClientApp()
+
+_HOLDERS: dict[Site, Holder] = {}
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """One task, one update or refusal."""
+    return Message(content=reply_to_records(answer(message, context)), reply_to=message)
+
+
+def answer(message: Message, context: Context) -> Reply:
+    """The holder's reply; whatever goes wrong leaves as a code."""
+    try:
+        task = task_from_records(message.content)
+        site = site_of(task, context.node_config, context.run_config)
+        holder = _HOLDERS.setdefault(site, Holder(site))
+    except Exception as error:  # noqa: BLE001 - its text must not leave, whatever it is
+        return Refusal(holder="", task_hash="", code=code_of(error))
+    return holder.handle(task)
+
+
+def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
+    """The site of this node, from its own configuration or, in a simulation, its number.
+
+    Raises:
+        ConfideError: ``holder.not-configured`` or ``simulation.federation``.
+    """
+    if "data" in node:
+        policy = load_policy(Path(str(node["policy"]))) if "policy" in node else Policy()
+        data = Path(str(node["data"]))
+        ledger = Path(str(node.get("ledger", f"{data}.ledger.sqlite")))
+        return Site(name=str(node.get("name", "holder")), data=data, ledger=ledger, policy=policy)
+    if "partition-id" not in node:
+        raise ConfideError(
+            "holder.not-configured",
+            "This holder's node configuration names no data.",
+            'Start the SuperNode with --node-config \'data="..." policy="..."\'.',
+        )
+    name = f"holder-{int(node['partition-id']):02d}"
+    federation = local_or_cached(str(run.get("data.path", "")), "federations")
+    folder = Path(str(run.get("run.out", "runs"))).resolve() / Path(task.run).name
+    if federation is None or not folder.is_dir():
+        raise ConfideError(
+            "simulation.federation",
+            f"The federation {run.get('data.path')!r} or the run's folder is not on this machine.",
+            "Run `confide assets fetch`.",
+        )
+    # A simulated holder has public text and a researcher who wants to compare.
+    policy = Policy(max_epsilon=float("inf"), max_delta=1.0, allow_unprotected=True)
+    return Site(
+        name=name,
+        data=federation / f"{name}.jsonl",
+        ledger=folder / "holders" / name / "ledger.sqlite",
+        policy=policy,
+    )

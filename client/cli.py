@@ -1,0 +1,168 @@
+"""``confide ledger``: what the holder's administrator or an auditor asks a ledger file.
+
+Reads ledgers only, never private text, and imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from ..common.privacy.ledger import Entry, Ledger
+
+File = Annotated[Path, typer.Argument(help="The ledger file.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Join ``ledger`` to the command line."""
+    ledger = typer.Typer(help="Read, check and hand over a privacy ledger.")
+    ledger.command("show")(show)
+    ledger.command("verify")(verify)
+    ledger.command("export")(export)
+    app.add_typer(ledger, name="ledger")
+
+
+def show(
+    file: File,
+    *,
+    delta: Annotated[
+        float | None, typer.Option(help="Delta of the figures; the newest plan's by default.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What was spent, in all and by each run."""
+    from ..common.privacy.ledger import Ledger
+
+    with Ledger.open(file, create=False) as ledger:
+        summary = _summary(ledger, delta)
+    if as_json:
+        typer.echo(json.dumps(summary))
+    else:
+        _print_summary(summary)
+
+
+def verify(
+    file: File,
+    *,
+    head: Annotated[
+        str, typer.Option(help="A head from a receipt, which the ledger must still contain.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Check every entry; exit status 1 and the reason if anything is wrong."""
+    from ..common.errors import ConfideError
+    from ..common.privacy import ledger
+
+    verdict = ledger.verify(file, known_head=head)
+    if as_json:
+        fields = ("ok", "ledger_id", "entries", "head", "problem")
+        typer.echo(json.dumps({name: getattr(verdict, name) for name in fields}))
+        if not verdict.ok:
+            raise typer.Exit(1)
+        return
+    if not verdict.ok:
+        raise ConfideError("ledger.corrupt", verdict.problem, "Do not train with this ledger.")
+    typer.echo(f"sound: {verdict.entries} entries, head {verdict.head}")
+    if not head:
+        typer.echo("Compare the head with the newest receipt: an older copy looks as sound.")
+
+
+def export(
+    file: File,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Write here, and never over a file that exists.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Every entry with its hash, one JSON object a line, for an auditor to recompute."""
+    from ..common.errors import ConfideError
+    from ..common.privacy.ledger import Ledger
+
+    with Ledger.open(file, create=False) as ledger:
+        rows = [
+            {"number": e.number, "hash": e.hash, "payload": e.payload} for e in ledger.entries()
+        ]
+    text = json.dumps(rows) if as_json else "\n".join(json.dumps(row) for row in rows)
+    if out is None:
+        typer.echo(text)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as stream:
+            stream.write(text + "\n")
+    except OSError as error:
+        raise ConfideError(
+            "ledger.export", f"{out} cannot be written: {error.strerror}.", "Choose another file."
+        ) from error
+    typer.echo(str(out))
+
+
+def _summary(ledger: Ledger, delta: float | None) -> dict[str, Any]:
+    """Figures of one ledger; an epsilon is None where it is infinite or nothing tells delta."""
+    entries = ledger.entries()
+    charged = [e for e in entries if e.payload["state"] == "reserved"]
+    if delta is None and charged:
+        delta = charged[-1].payload["plan"]["delta"]
+    dataset = ledger.dataset()
+    return {
+        "ledger": ledger.ledger_id,
+        "head": entries[-1].hash,
+        "entries": len(entries),
+        "dataset": {"identity": dataset.identity, "units": dataset.units} if dataset else None,
+        "delta": delta,
+        "epsilon": _epsilon(ledger, delta, None),
+        "runs": [_run(ledger, run, charged, entries, delta) for run in _runs(charged)],
+    }
+
+
+def _runs(charged: list[Entry]) -> list[str]:
+    return list(dict.fromkeys(e.payload["run"] for e in charged))
+
+
+def _run(
+    ledger: Ledger, run: str, charged: list[Entry], entries: tuple[Entry, ...], delta: float | None
+) -> dict[str, Any]:
+    tasks = {e.payload["task"] for e in charged if e.payload["run"] == run}
+    released = [e for e in entries if e.payload["state"] == "released"]
+    return {
+        "run": run,
+        "charged": len(tasks),
+        "released": sum(e.payload["task"] in tasks for e in released),
+        "steps": [s.to_json() for s in ledger.steps(run)],
+        "epsilon": _epsilon(ledger, delta, run),
+    }
+
+
+def _epsilon(ledger: Ledger, delta: float | None, run: str | None) -> float | None:
+    if delta is None:
+        return None
+    epsilon = ledger.epsilon(delta, run)
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    def text(epsilon: float | None) -> str:
+        return "infinite: not private" if epsilon is None else f"{epsilon:.4f}"
+
+    console = Console()
+    console.print(f"ledger {summary['ledger']}, {summary['entries']} entries", highlight=False)
+    console.print(f"head   {summary['head']}", highlight=False, soft_wrap=True)
+    if not summary["runs"]:
+        console.print("Nothing was spent.")
+        return
+    table = Table("run", "charged", "released", "steps", f"epsilon at {summary['delta']:g}")
+    for run in summary["runs"]:
+        steps = sum(s["steps"] for s in run["steps"])
+        counts = (str(run["charged"]), str(run["released"]), str(steps))
+        table.add_row(run["run"], *counts, text(run["epsilon"]))
+    console.print(table)
+    console.print(f"spent in all: epsilon = {text(summary['epsilon'])}", highlight=False)

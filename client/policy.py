@@ -1,0 +1,97 @@
+"""The holder's limits: what it takes part in, decided before any text is read.
+
+A policy is a TOML file at the holder. A task that asks for more than it allows is refused with a
+code that names the limit; nothing is ever adjusted to fit. Without a file the limits are the
+defaults below.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ..common.errors import ConfideError, nearest
+from ..common.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Limits over all runs on this data set, and for each task.
+
+    Attributes:
+        max_epsilon: over every run ever made on this data set, at the run's delta.
+        max_delta: largest delta of a run.
+        allow_unprotected: whether a run with ``privacy.trust = off`` may read the text at all.
+        base_models: names of allowed base models; empty allows any that lies on this machine.
+    """
+
+    max_epsilon: float = 10.0
+    max_delta: float = 1e-4
+    allow_unprotected: bool = False
+    base_models: tuple[str, ...] = ()
+
+
+def load_policy(path: Path) -> Policy:
+    """Read a policy.
+
+    Raises:
+        ConfideError: ``policy.missing``, ``policy.format`` or ``policy.unknown-key``.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfideError("policy.missing", f"There is no policy at {path}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfideError("policy.format", f"{path} is not TOML: {error}.") from None
+    defaults = {f.name.replace("_", "-"): getattr(Policy(), f.name) for f in fields(Policy)}
+    for key, value in table.items():
+        if key not in defaults:
+            raise ConfideError(
+                "policy.unknown-key", f"{key!r} is no limit.", nearest(key, defaults)
+            )
+        _check_value(key, value, defaults[key])
+    values = {key.replace("-", "_"): value for key, value in table.items()}
+    if "base_models" in values:
+        values["base_models"] = tuple(values["base_models"])
+    return Policy(**values)
+
+
+def _check_value(key: str, value: object, default: object) -> None:
+    if isinstance(default, bool):
+        good = isinstance(value, bool)
+    elif isinstance(default, float):
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    else:
+        good = isinstance(value, list) and all(isinstance(item, str) for item in value)
+    if not good:
+        raise ConfideError(
+            "policy.format",
+            f"{key} = {value!r} has the wrong type.",
+            f"The default is {default!r}.",
+        )
+
+
+def review(settings: Settings, policy: Policy) -> None:
+    """Refuse what the policy does not allow.
+
+    Raises:
+        ConfideError: ``policy.unprotected``, ``policy.delta`` or ``policy.base-model``.
+            (The epsilon over all runs is checked by the ledger in the transaction that charges.)
+    """
+    if settings.privacy.trust == "off" and not policy.allow_unprotected:
+        raise ConfideError(
+            "policy.unprotected",
+            "The run has privacy.trust = 'off'; this holder's policy refuses runs without noise.",
+            "Only a simulation on public text should allow-unprotected.",
+        )
+    if settings.privacy.delta > policy.max_delta:
+        raise ConfideError(
+            "policy.delta",
+            f"privacy.delta = {settings.privacy.delta:g} is above max-delta"
+            f" = {policy.max_delta:g}.",
+        )
+    if policy.base_models and settings.model.name not in policy.base_models:
+        raise ConfideError(
+            "policy.base-model", f"{settings.model.name!r} is not among the allowed base models."
+        )

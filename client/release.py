@@ -1,0 +1,44 @@
+"""The only way out of a holder: a change becomes an update after the ledger was charged for it.
+
+Under local noise the change is already private, so encoding it is free post-processing. A value
+that is not finite is refused, never repaired: it can only come from a fault, and what a fault
+releases is in no proof.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..common.errors import ConfideError
+from ..common.privacy.ledger import Ledger
+from ..common.wire import Task, Update, encode_vector
+
+
+def release(
+    change: Tensor, task: Task, ledger: Ledger, *, holder: str, encoding: str, delta: float
+) -> Update:
+    """Encode, write the released entry with the reply's bytes, and hand the update over.
+
+    Raises:
+        ConfideError: ``release.not-finite``, or the ledger's own codes; nothing leaves then, and
+            the charge stays.
+    """
+    if not torch.isfinite(change).all():
+        raise ConfideError(
+            "release.not-finite",
+            "The change of the adapter contains NaN or infinity, so nothing is released.",
+            "Lower the learning rate.",
+        )
+    update = Update(
+        holder=holder,
+        run=task.run,
+        round=task.round,
+        task_hash=task.hash,
+        schema=task.schema,
+        encoding=encoding,
+        receipt=ledger.receipt(delta, task.run).to_json(),
+        values=encode_vector(change, encoding),
+    )
+    ledger.release(task.hash, update.to_bytes())
+    return update

@@ -1,0 +1,146 @@
+"""The adapter: its schema, strict reading and writing, and the Hub format on disk.
+
+PEFT's own loader accepts missing keys, extra keys and NaN, and can overwrite a frozen weight
+(its key matching is by suffix), so adapters go in and out of a model through this strict pair
+only: exact names, exact shapes, float32, finite. Names are those of PEFT's saved files.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from .errors import ConfideError
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSchema:
+    """Names and shapes of all adapter tensors, in order, and which of them are trained.
+
+    Attributes:
+        shapes: every tensor of the saved adapter, all of them float32.
+        trained: the names that training may change; they alone travel upwards.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    trained: frozenset[str]
+
+    @property
+    def trained_shapes(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
+        return tuple((name, shape) for name, shape in self.shapes if name in self.trained)
+
+    @property
+    def size(self) -> int:
+        """Number of values in the whole adapter."""
+        return sum(int(torch.Size(shape).numel()) for _, shape in self.shapes)
+
+    @property
+    def trained_size(self) -> int:
+        """Number of values in an update."""
+        return sum(int(torch.Size(shape).numel()) for _, shape in self.trained_shapes)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over names, shapes and what is trained: both sides must agree on it."""
+        rows = [[name, list(shape), name in self.trained] for name, shape in self.shapes]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def adapter_parameters(model: PeftModel) -> dict[str, Tensor]:
+    """The live adapter tensors under their saved names, sorted: writing to them changes the
+    model, and each keeps its identity, so hooks and optimizers stay attached."""
+    saved = get_peft_model_state_dict(model)
+    by_storage = {tensor.data_ptr(): tensor for _, tensor in model.named_parameters()}
+    live = {name: by_storage.get(tensor.data_ptr()) for name, tensor in saved.items()}
+    missing = [name for name, tensor in live.items() if tensor is None]
+    if missing:
+        raise ConfideError("adapter.unknown", f"{missing[0]} is no parameter of the model.")
+    return {name: live[name] for name in sorted(live)}  # type: ignore[misc]
+
+
+def schema_of(model: PeftModel) -> AdapterSchema:
+    """The schema of the adapter that ``model`` carries; trained is what requires a gradient."""
+    live = adapter_parameters(model)
+    return AdapterSchema(
+        shapes=tuple((name, tuple(tensor.shape)) for name, tensor in live.items()),
+        trained=frozenset(name for name, tensor in live.items() if tensor.requires_grad),
+    )
+
+
+def get_adapter(model: PeftModel) -> dict[str, Tensor]:
+    """A float32 copy of the adapter."""
+    live = adapter_parameters(model)
+    return {name: tensor.detach().to(torch.float32).clone() for name, tensor in live.items()}
+
+
+def set_adapter(model: PeftModel, adapter: Mapping[str, Tensor]) -> None:
+    """Write an adapter into the model, strictly.
+
+    Raises:
+        ConfideError: ``adapter.names``, ``adapter.shape``, ``adapter.dtype`` or
+            ``adapter.not-finite``; the model is unchanged then.
+    """
+    live = adapter_parameters(model)
+    check_adapter(adapter, {name: tuple(tensor.shape) for name, tensor in live.items()})
+    with torch.no_grad():
+        for name, tensor in live.items():
+            tensor.copy_(adapter[name])
+
+
+def check_adapter(adapter: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse anything but exactly these names and shapes, float32 and finite."""
+    missing, extra = sorted(shapes.keys() - adapter.keys()), sorted(adapter.keys() - shapes.keys())
+    if missing or extra:
+        raise ConfideError(
+            "adapter.names",
+            f"The adapter has {len(missing)} tensors too few and {len(extra)} too many"
+            f" (first: {(missing + extra)[0]}).",
+            "It was made for another model, rank or set of layers.",
+        )
+    for name, tensor in adapter.items():
+        if tuple(tensor.shape) != shapes[name]:
+            raise ConfideError(
+                "adapter.shape",
+                f"{name} has shape {tuple(tensor.shape)}, but the model needs {shapes[name]}.",
+                "It was made for another model or rank.",
+            )
+        if tensor.dtype != torch.float32:
+            raise ConfideError("adapter.dtype", f"{name} is {tensor.dtype}, but must be float32.")
+        if not torch.isfinite(tensor).all():
+            raise ConfideError("adapter.not-finite", f"{name} contains NaN or infinity.")
+
+
+def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
+    """Write ``adapter_config.json`` and the weights as PEFT does; plain
+    ``PeftModel.from_pretrained`` reads them. ``base_name`` is the public name of the base model,
+    not the folder that it was loaded from."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = model.peft_config["default"]
+    kept = config.base_model_name_or_path, config.inference_mode
+    config.base_model_name_or_path, config.inference_mode = base_name, True
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.base_model_name_or_path, config.inference_mode = kept
+    weights = {name: tensor.contiguous() for name, tensor in get_adapter(model).items()}
+    save_file(weights, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+
+
+def load_adapter(folder: Path) -> dict[str, Tensor]:
+    """Read the weights of a saved adapter."""
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise ConfideError(
+            "adapter.missing", f"There is no {WEIGHTS_FILE} in {folder}.", "Name a run's adapter."
+        )
+    return dict(load_file(str(path)))

@@ -1,0 +1,110 @@
+"""``confide budget``: what a budget buys, and what steps have spent. Numbers in, numbers out.
+
+No data is read and torch is not imported, except for the PRV figure when ``--prv`` asks for it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, Any
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+WithPrv = Annotated[bool, typer.Option("--prv", help="Also Opacus's PRV figure (imports torch).")]
+Delta = Annotated[float, typer.Option(help="Delta, well below 1 / number of records.")]
+Steps = Annotated[int, typer.Option(help="Private steps in all: steps a round times rounds.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Join ``budget`` to the command line."""
+    budget = typer.Typer(help="Plan a privacy budget, or add up what was spent.")
+    budget.command("plan")(plan)
+    budget.command("spent")(spent)
+    app.add_typer(budget, name="budget")
+
+
+def plan(
+    *,
+    epsilon: Annotated[float, typer.Option(help="Epsilon that all the steps may spend.")],
+    delta: Delta,
+    records: Annotated[int, typer.Option(min=1, help="Records of the smallest holder.")],
+    batch: Annotated[int, typer.Option(min=1, help="Expected size of a Poisson batch.")],
+    steps: Steps,
+    prv: WithPrv = False,
+    as_json: AsJson = False,
+) -> None:
+    """The noise multiplier that keeps STEPS steps within EPSILON."""
+    from .privacy.plan import Plan
+
+    rate = min(1.0, batch / records)
+    made = Plan.calibrate(
+        epsilon=epsilon,
+        delta=delta,
+        sampling_rate=rate,
+        steps_per_round=1,
+        max_rounds=steps,
+        clip_norm=1.0,
+    )
+    made.check_units(records)
+    _show(_figures(made.noise_multiplier, rate, steps, delta, prv), as_json)
+
+
+def spent(
+    *,
+    noise_multiplier: Annotated[float, typer.Option(help="Noise std / clip norm; 0 is no noise.")],
+    sampling_rate: Annotated[float, typer.Option(help="Chance of a record to be in a batch.")],
+    steps: Steps,
+    delta: Delta,
+    prv: WithPrv = False,
+    as_json: AsJson = False,
+) -> None:
+    """Epsilon of STEPS Poisson-sampled Gaussian steps."""
+    _show(_figures(noise_multiplier, sampling_rate, steps, delta, prv), as_json)
+
+
+def _figures(
+    noise_multiplier: float, sampling_rate: float, steps: int, delta: float, prv: bool
+) -> dict[str, Any]:
+    """``epsilon_*`` is None where it is infinite, since JSON has no infinity."""
+    from .privacy import accountant
+
+    taken = accountant.GaussianSteps(
+        noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=steps
+    )
+    figures: dict[str, Any] = {
+        "noise_multiplier": noise_multiplier,
+        "sampling_rate": sampling_rate,
+        "steps": steps,
+        "delta": delta,
+        "unit": "record",
+        "relation": "add-or-remove-one",
+        "epsilon_pld": accountant.epsilon_pld([taken], delta),
+        "epsilon_rdp": accountant.epsilon_rdp([taken], delta),
+    }
+    if prv:
+        figures["epsilon_prv"] = accountant.epsilon_prv([taken], delta)
+    return {k: None if v == math.inf else v for k, v in figures.items()}
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(figures))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    names = {
+        "noise_multiplier": "noise multiplier",
+        "sampling_rate": "sampling rate",
+        "relation": "neighbouring",
+        "epsilon_pld": "epsilon by PLD (the figure)",
+        "epsilon_rdp": "epsilon by RDP (conservative)",
+        "epsilon_prv": "epsilon by PRV (cross-check)",
+    }
+    table = Table(show_header=False, box=None)
+    for key, value in figures.items():
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+        table.add_row(names.get(key, key), "infinite: not private" if value is None else text)
+    Console().print(table)

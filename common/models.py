@@ -1,0 +1,217 @@
+"""Base model, tokenizer and adapter: loaded once per process, kept warm over rounds and holders.
+
+The base model is frozen and its dropout is off: noise already regularises, the frozen layers
+can then be computed once per record, and a resumed run repeats itself bit for bit. The adapter's
+initial values come from the public seed; the head starts at zero, since a random head is noise
+that the privacy budget would have to pay to unlearn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from .adapter import AdapterSchema, schema_of
+from .errors import ConfideError
+from .paths import local_or_cached
+from .settings import ModelSpec, Settings, TaskSpec
+from .tasks import task_for
+from .trunk import Trunk
+
+# Query and value projections by model family, the targets of Hu et al. 2021 (LoRA, section 4.2).
+_TARGETS = {
+    "bert": ("query", "value"),
+    "roberta": ("query", "value"),
+    "distilbert": ("q_lin", "v_lin"),
+    "gpt2": ("c_attn",),
+    "t5": ("q", "v"),
+}
+_OTHER_TARGETS = ("q_proj", "v_proj")
+# Families whose own classification head reads the first token.
+_FIRST_TOKEN_HEADS = ("bert", "roberta", "distilbert")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A tokenizer, a model with its adapter, and what the settings say of them.
+
+    Attributes:
+        trunk: the frozen layers below the first adapter, which can be computed once.
+        sha256: of the base weights, as the holder's policy lists them.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    model: PeftModel
+    schema: AdapterSchema
+    trunk: Trunk
+    max_length: int
+    sha256: str
+
+
+def load_model(settings: Settings) -> LoadedModel:
+    """The model that the settings describe; the same object for equal settings."""
+    neutral = Settings(
+        model=settings.model,
+        lora=settings.lora,
+        task=settings.task,
+        aggregate=replace(Settings().aggregate, method=settings.aggregate.method),
+        train=replace(Settings().train, max_length=settings.train.max_length),
+        run=replace(Settings().run, seed=settings.run.seed),
+    )
+    return _load(neutral)
+
+
+# Two: a coordinator and its yardsticks differ in the adapter, and a base model is large.
+@lru_cache(maxsize=2)
+def _load(settings: Settings) -> LoadedModel:
+    folder = model_folder(settings.model.name)
+    tokenizer = _load_tokenizer(folder or settings.model.name)
+    base = _load_base(settings.model, settings.task, folder)
+    model = _attach(base, settings)
+    longest = _longest(base, settings)
+    return LoadedModel(
+        tokenizer=tokenizer,
+        model=model,
+        schema=schema_of(model),
+        trunk=Trunk(base, _frozen_layers(base, settings), settings.model.dtype),
+        max_length=longest,
+        sha256=weights_sha256(folder) if folder else "",
+    )
+
+
+def model_folder(name: str) -> Path | None:
+    """The local folder of a model, if there is one; otherwise the name is a Hub id."""
+    return local_or_cached(name, "models")
+
+
+def weights_sha256(folder: Path) -> str:
+    """sha256 over the weight files of a model folder, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfideError(
+            "model.tokenizer",
+            f"No tokenizer can be loaded from {source} ({type(error).__name__}).",
+            "The folder needs tokenizer.json or the tokenizer files of its family.",
+        ) from None
+    # transformers builds an empty tokenizer from a folder that has none; its words are unusable.
+    if len(tokenizer) < 64:
+        raise ConfideError(
+            "model.tokenizer",
+            f"The tokenizer of {source} knows {len(tokenizer)} tokens only.",
+            "The folder needs tokenizer.json or the tokenizer files of its family.",
+        )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _load_base(spec: ModelSpec, task: TaskSpec, folder: Path | None) -> nn.Module:
+    level = transformers_logging.get_verbosity()
+    # The head is new by design; the report of missing head weights would look like a fault.
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(str(folder or spec.name))
+        names = dict(enumerate(task.label_names))
+        config.id2label, config.label2id = names, {v: k for k, v in names.items()}
+        base = task_for(task).auto_class().from_pretrained(str(folder or spec.name), config=config)
+    except (OSError, ValueError) as error:
+        raise ConfideError(
+            "model.missing",
+            f"The base model {spec.name!r} cannot be loaded ({type(error).__name__}).",
+            "Run `confide assets fetch`, or name a model folder or a Hub id that can be reached.",
+        ) from None
+    finally:
+        transformers_logging.set_verbosity(level)
+    for module in base.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    if getattr(base.config, "pad_token_id", None) is None:
+        base.config.pad_token_id = 0
+    return base
+
+
+def _attach(base: nn.Module, settings: Settings) -> PeftModel:
+    lora, total = settings.lora, base.config.num_hidden_layers
+    if lora.layers > total:
+        raise ConfideError(
+            "settings.range",
+            f"lora.layers = {lora.layers}, but {settings.model.name} has {total} layers.",
+            f"Choose 0 (all) to {total}.",
+        )
+    head_only = lora.method == "head"
+    # A head alone still travels as a LoRA adapter, the format that every tool can load: one
+    # frozen adapter of rank 1 whose product is zero.
+    layers = 1 if head_only else lora.layers or total
+    targets = [t.strip() for t in lora.targets.split(",") if t.strip()]
+    config = LoraConfig(
+        task_type=task_for(settings.task).peft_task_type(),
+        r=1 if head_only else lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=0.0 if head_only else lora.dropout,
+        target_modules=targets or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS)),
+        layers_to_transform=list(range(total - layers, total)),
+        fan_in_fan_out=base.config.model_type == "gpt2",  # its Conv1D stores W transposed
+    )
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5 for a flag by its old name, once per model.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        torch.manual_seed(settings.run.seed)
+        try:
+            model = get_peft_model(base, config)
+        except ValueError as error:
+            raise ConfideError(
+                "settings.range",
+                f"lora.targets = {settings.lora.targets!r} fits no module of {settings.model.name}"
+                f" ({type(error).__name__}).",
+                "Name modules as the model does, for example query,value.",
+            ) from None
+    for name, parameter in model.named_parameters():
+        if "modules_to_save" in name:
+            parameter.data.zero_()
+        elif head_only or (settings.aggregate.method == "ffa" and "lora_A" in name):
+            parameter.requires_grad_(False)
+    return model.train()
+
+
+def _frozen_layers(base: nn.Module, settings: Settings) -> int:
+    total: int = base.config.num_hidden_layers
+    if settings.task.pooling == "model" and base.config.model_type not in _FIRST_TOKEN_HEADS:
+        # A decoder's own head finds the last token by the padding of the ids, and hidden states
+        # have none: below such a head nothing can be remembered.
+        return 0
+    if settings.lora.method == "head":
+        return total
+    return total - (settings.lora.layers or total)
+
+
+def _longest(base: nn.Module, settings: Settings) -> int:
+    longest: Any = getattr(base.config, "max_position_embeddings", None)
+    wanted = settings.train.max_length
+    if isinstance(longest, int) and wanted > longest:
+        raise ConfideError(
+            "settings.range",
+            f"train.max-length = {wanted}, but {settings.model.name} reads {longest} tokens.",
+            f"Choose 8 to {longest}; longer records are cut.",
+        )
+    return wanted

@@ -1,0 +1,577 @@
+"""The privacy ledger of one data set: what was ever spent on it, and a proof that it was booked.
+
+One SQLite file. Entries are only ever appended; each is canonical JSON that names its place and
+the hash of the entry before it, and its own hash is the SHA-256 of those bytes. Order of events:
+``charge`` (durable when it returns), then read text and train, then ``release`` with the bytes
+that leave. A task that was charged and never released stays spent: something may have left.
+
+Durability: rollback journal in TRUNCATE mode with synchronous FULL. SQLite then syncs journal,
+file and the end of the journal before a commit returns, so neither kill -9 nor a power failure
+loses a charge that was acknowledged, and the one file is whole whenever no process writes. (In
+DELETE mode a power failure may bring a removed journal back and roll an acknowledged charge
+back; in WAL mode a copy of the file alone may lack the newest entries.)
+
+What opening the file detects: any changed, missing, added or re-ordered entry, and entries cut
+off the end, since a separate row of the same database holds their number and the last hash.
+What no file can show about itself: an older copy of the whole file put back, the last entries
+removed together with a matching head row, or a chain made anew from its first entry by someone
+who may write it. For those the head must be known elsewhere: each update carries it as its
+receipt, and ``verify(path, known_head=...)`` tells whether a ledger still contains it.
+
+Never here: private text, or a message that quotes it. Nor a refund.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import secrets
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import ConfideError
+from .accountant import GaussianSteps, epsilon_pld, merge, within
+from .plan import Plan
+
+FORMAT = 1
+KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets the same bytes
+BUSY_SECONDS = 30.0
+_NO_HASH = "0" * 64
+
+_SCHEMA = """
+CREATE TABLE entries (number INTEGER PRIMARY KEY, payload TEXT NOT NULL, hash TEXT NOT NULL);
+CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER, hash TEXT);
+CREATE TABLE replies (task TEXT PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
+CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash."""
+
+    identity: str
+    units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """One task's price: ``plan.steps_per_round`` steps of ``plan``."""
+
+    run: str
+    round: int
+    task_hash: str
+    plan: Plan
+    bundle_hash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the book. ``payload`` holds number, previous, state, time, and by state:
+    ``created`` format, ledger; ``dataset`` identity, units; ``reserved`` run, round, task, plan,
+    dataset, bundle; ``released`` task, reply (SHA-256 of the bytes that left)."""
+
+    number: int
+    hash: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What an update says of its holder's ledger; ``epsilon`` is that of all runs together."""
+
+    ledger_id: str
+    head: str
+    entries: int
+    delta: float
+    epsilon: float  # inf when anything was released without noise; null in JSON
+    steps_run: tuple[GaussianSteps, ...]  # of this run alone
+
+    def to_json(self) -> dict[str, Any]:
+        epsilon = self.epsilon if math.isfinite(self.epsilon) else None
+        return {
+            **asdict(self),
+            "epsilon": epsilon,
+            "steps_run": [asdict(s) for s in self.steps_run],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Receipt:
+        """Strict about types, since it comes from another machine; says nothing of its truth."""
+        kinds = {
+            "ledger_id": str,
+            "head": str,
+            "entries": int,
+            "delta": float,
+            "epsilon": float,
+            "steps_run": list,
+        }
+        if not isinstance(data, Mapping) or set(data) != set(kinds):
+            raise ConfideError("ledger.receipt", f"A receipt has exactly {', '.join(kinds)}.")
+        values = {**data, "epsilon": math.inf if data["epsilon"] is None else data["epsilon"]}
+        for name, kind in kinds.items():
+            if type(values[name]) is not kind:
+                raise ConfideError("ledger.receipt", f"The receipt's {name} has the wrong type.")
+        if not (values["epsilon"] >= 0 and 0 < values["delta"] < 1 and values["entries"] >= 1):
+            raise ConfideError("ledger.receipt", "The receipt's numbers are out of range.")
+        values["steps_run"] = tuple(GaussianSteps.from_json(s) for s in values["steps_run"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome of a check; ``problem`` is empty exactly when ``ok``."""
+
+    ok: bool
+    ledger_id: str = ""
+    entries: int = 0
+    head: str = ""
+    problem: str = ""
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """The one way to write a payload: sorted keys, no spaces, ASCII, no nan."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass
+class _Book:
+    """The verified entries, added up. Only ever moves forward, by ``take``."""
+
+    entries: int = 0
+    head: str = _NO_HASH
+    ledger_id: str = ""
+    dataset: DataSet | None = None
+    tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
+    spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
+
+    def take(self, number: int, text: str, digest: str) -> Entry:
+        """Check one stored row against everything before it, and count it."""
+        if not isinstance(text, str) or sha256(text.encode()).hexdigest() != digest:
+            raise _corrupt(f"Entry {self.entries} does not match its hash.")
+        try:
+            payload = json.loads(text)
+            in_order = number == payload["number"] == self.entries
+            if canonical(payload) != text or not in_order or payload["previous"] != self.head:
+                raise _corrupt(f"Entry {self.entries} does not follow the one before it.")
+            self._count(payload)
+        except (KeyError, TypeError, ValueError) as error:
+            raise _corrupt(f"Entry {self.entries} is not a ledger entry.") from error
+        except ConfideError as error:
+            if error.code.startswith("ledger."):
+                raise
+            raise _corrupt(f"Entry {self.entries} holds no valid plan.") from error
+        self.entries, self.head = self.entries + 1, digest
+        return Entry(number=number, hash=digest, payload=payload)
+
+    def _count(self, payload: dict[str, Any]) -> None:
+        state = payload["state"]
+        if (state == "created") != (self.entries == 0):
+            raise ValueError("a ledger is created once, first")
+        if state == "created":
+            if payload["format"] != FORMAT:
+                raise ConfideError(
+                    "ledger.format",
+                    f"The ledger has format {payload['format']!r}, this version reads {FORMAT}.",
+                    "Use the version of confide that wrote it.",
+                )
+            self.ledger_id = payload["ledger"]
+        elif state == "dataset":
+            self.dataset = DataSet(identity=payload["identity"], units=payload["units"])
+        elif state == "reserved":
+            steps = Plan.from_json(payload["plan"]).steps()
+            if payload["task"] in self.tasks:
+                raise ValueError("a task is charged once")
+            self.tasks[payload["task"]] = ""
+            self.spent[payload["run"], steps.noise_multiplier, steps.sampling_rate] += steps.steps
+        elif state == "released":
+            if self.tasks[payload["task"]] or not payload["reply"]:
+                raise ValueError("a task is released once")
+            self.tasks[payload["task"]] = payload["reply"]
+        else:
+            raise ValueError("unknown state")
+
+    def steps(self, run: str | None) -> tuple[GaussianSteps, ...]:
+        return merge(
+            GaussianSteps(noise_multiplier=z, sampling_rate=q, steps=n)
+            for (of, z, q), n in self.spent.items()
+            if run is None or of == run
+        )
+
+
+class Ledger:
+    """An open ledger; several processes may have the same one open. Not for several threads."""
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        """Use ``Ledger.open``."""
+        self._sql = connection
+        self._path = path
+        self._book = _Book()
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, create: bool = True) -> Ledger:
+        """Open and verify the whole chain; make a new ledger where there is no file.
+
+        Raises:
+            ConfideError: ``ledger.missing``, ``ledger.corrupt``, ``ledger.locked``,
+                ``ledger.write`` or ``ledger.format``. A damaged ledger is never repaired or
+                replaced: what it had booked would be spent again.
+        """
+        path = Path(path)
+        if not path.is_file():
+            if not create or path.exists():
+                raise ConfideError(
+                    "ledger.missing",
+                    f"There is no ledger file at {path}.",
+                    "Check the path; without its ledger a data set's past is unknown.",
+                )
+            with _translated(path):
+                _make(path)
+        with _translated(path):
+            ledger = cls(_connect(path, mode="rw"), path)
+            try:
+                with ledger._transaction("DEFERRED"):
+                    ledger._check_replies()
+            except BaseException:
+                ledger.close()
+                raise
+        return ledger
+
+    def close(self) -> None:
+        self._sql.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def ledger_id(self) -> str:
+        """Random, chosen when the ledger was made: a ledger made anew is another ledger."""
+        return self._book.ledger_id
+
+    @property
+    def head(self) -> str:
+        """Hash of the newest entry, in hex."""
+        return self._current().head
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Everything from the first entry on, verified once more."""
+        with self._transaction("DEFERRED"):
+            book = _Book()
+            return tuple(book.take(*row) for row in self._rows(0))
+
+    def dataset(self) -> DataSet | None:
+        """The data set registered last, or None."""
+        return self._current().dataset
+
+    def register(self, identity: str, units: int) -> None:
+        """Book which data the budget belongs to; a change is a new entry, the budget goes on."""
+        if not identity or type(units) is not int or units < 0:
+            raise ConfideError("ledger.dataset", "A data set has an identity and units >= 0.")
+        with self._transaction("IMMEDIATE"):
+            if self._book.dataset != DataSet(identity=identity, units=units):
+                self._append(state="dataset", identity=identity, units=units)
+
+    def charge(self, charge: Charge, limit: float | None) -> None:
+        """Book one task before any text is read for it. Durable when this returns.
+
+        Everything ever charged, in all runs, together with this task must stay within ``limit``
+        (epsilon by PLD at the plan's delta; None: no limit). Refused means nothing was written.
+
+        Raises:
+            ConfideError: ``ledger.task-spent`` if this task was charged before,
+                ``ledger.budget-exhausted`` if it does not fit.
+        """
+        _check_charge(charge, limit)
+        if limit is not None:
+            # Once outside the transaction, so that others rarely wait for the computation.
+            self._fits(charge, limit, self._current())
+        with self._transaction("IMMEDIATE"):
+            book = self._book
+            if charge.task_hash in book.tasks:
+                raise _task_spent()
+            if limit is not None and not self._fits(charge, limit, book):
+                raise _exhausted(book, charge, limit)
+            self._append(
+                state="reserved",
+                run=charge.run,
+                round=charge.round,
+                task=charge.task_hash,
+                plan=charge.plan.to_json(),
+                dataset=book.dataset.identity if book.dataset else None,
+                bundle=charge.bundle_hash,
+            )
+
+    def release(self, task_hash: str, reply: bytes) -> None:
+        """Book that ``reply`` leaves, and keep it for ``replay``. Durable when this returns."""
+        with self._transaction("IMMEDIATE"):
+            if task_hash not in self._book.tasks:
+                raise ConfideError(
+                    "ledger.not-charged", "A task must be charged before its release."
+                )
+            if self._book.tasks[task_hash]:
+                raise _task_spent()
+            self._sql.execute(
+                "INSERT INTO replies VALUES (?, ?, ?)", (task_hash, self._book.entries, reply)
+            )
+            self._sql.execute(
+                "DELETE FROM replies WHERE number NOT IN"
+                " (SELECT number FROM replies ORDER BY number DESC LIMIT ?)",
+                (KEPT_REPLIES,),
+            )
+            self._append(state="released", task=task_hash, reply=sha256(reply).hexdigest())
+
+    def replay(self, task_hash: str) -> bytes | None:
+        """The very bytes that this task released; None if it was never charged.
+
+        Raises:
+            ConfideError: ``ledger.task-spent`` if it was charged but its bytes are not kept.
+        """
+        with self._transaction("DEFERRED"):
+            if task_hash not in self._book.tasks:
+                return None
+            row = self._sql.execute(
+                "SELECT body FROM replies WHERE task = ?", (task_hash,)
+            ).fetchone()
+        if row is None:
+            raise _task_spent()
+        return _checked_reply(row[0], self._book.tasks[task_hash])
+
+    def steps(self, run: str | None = None) -> tuple[GaussianSteps, ...]:
+        """All that was charged, by every run or by one; what is only reserved counts as spent."""
+        return self._current().steps(run)
+
+    def epsilon(self, delta: float, run: str | None = None) -> float:
+        """Spent so far, by PLD."""
+        return epsilon_pld(self.steps(run), delta)
+
+    def receipt(self, delta: float, run: str) -> Receipt:
+        """What to send along with an update of ``run``."""
+        book = self._current()
+        return Receipt(
+            ledger_id=book.ledger_id,
+            head=book.head,
+            entries=book.entries,
+            delta=float(delta),
+            epsilon=epsilon_pld(book.steps(None), delta),
+            steps_run=book.steps(run),
+        )
+
+    def _fits(self, charge: Charge, limit: float, book: _Book) -> bool:
+        return within((*book.steps(None), charge.plan.steps()), charge.plan.delta, limit)
+
+    def _current(self) -> _Book:
+        """The book with what other processes appended meanwhile."""
+        with self._transaction("DEFERRED"):
+            return self._book
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[None]:
+        """Begin, read and verify what is new, run the body, commit; any error rolls back.
+
+        The book in memory learns of the body's own entries by reading them back next time, so
+        it never knows anything that is not in the file.
+        """
+        with _translated(self._path):
+            self._sql.execute(f"BEGIN {kind}")
+            try:
+                self._catch_up()
+                yield
+                self._sql.execute("COMMIT")
+            finally:
+                if self._sql.in_transaction:
+                    self._sql.execute("ROLLBACK")
+
+    def _catch_up(self) -> None:
+        known, head = self._book.entries, self._book.head
+        stored = self._sql.execute("SELECT entries, hash FROM head WHERE one = 1").fetchone()
+        if stored is None or type(stored[0]) is not int or known > stored[0]:
+            raise _corrupt("Entries are missing at its end.")
+        if known:
+            last = self._sql.execute(
+                "SELECT hash FROM entries WHERE number = ?", (known - 1,)
+            ).fetchone()
+            if last != (head,):
+                raise _corrupt(f"Entry {known - 1} changed while the ledger was open.")
+        for row in self._rows(known):
+            self._book.take(*row)
+        if (self._book.entries, self._book.head) != stored:
+            raise _corrupt(f"It has {self._book.entries} entries, its head row says {stored[0]}.")
+
+    def _rows(self, first: int) -> Iterable[tuple[int, str, str]]:
+        return self._sql.execute(
+            "SELECT number, payload, hash FROM entries WHERE number >= ? ORDER BY number", (first,)
+        )
+
+    def _append(self, **payload: Any) -> None:
+        _append(self._sql, self._book.entries, self._book.head, payload)
+
+    def _check_replies(self) -> None:
+        for task, body in self._sql.execute("SELECT task, body FROM replies"):
+            _checked_reply(body, self._book.tasks.get(task, ""))
+
+
+def verify(path: str | os.PathLike[str], *, known_head: str = "") -> Verdict:
+    """Check a ledger file as ``open`` does, and that ``known_head`` (from any receipt ever sent)
+    is one of its entries: a ledger that lost it was rolled back or replaced."""
+    try:
+        with Ledger.open(path, create=False) as ledger:
+            entries = ledger.entries()
+            ledger_id = ledger.ledger_id
+    except ConfideError as error:
+        if error.code != "ledger.corrupt":
+            raise
+        return Verdict(ok=False, problem=error.message)
+    problem = ""
+    if known_head and known_head not in {e.hash for e in entries}:
+        problem = f"It does not contain the entry {known_head}: it was rolled back or replaced."
+    return Verdict(
+        ok=not problem,
+        ledger_id=ledger_id,
+        entries=len(entries),
+        head=entries[-1].hash,
+        problem=problem,
+    )
+
+
+def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
+    uri = f"{path.resolve().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("PRAGMA trusted_schema = OFF")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make(path: Path) -> None:
+    """Build a ledger beside ``path`` and link it there whole, so that an empty or half-made file
+    is always damage and never a fresh start. Whoever links second uses what is there."""
+    if not path.parent.is_dir():
+        raise ConfideError("ledger.missing", f"There is no folder {path.parent}.", "Make it first.")
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    try:
+        connection = _connect(draft, mode="rw")
+        try:
+            connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("INSERT INTO head VALUES (1, 0, ?)", (_NO_HASH,))
+            payload = {"state": "created", "format": FORMAT, "ledger": secrets.token_hex(16)}
+            _append(connection, 0, _NO_HASH, payload)
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        draft.unlink(missing_ok=True)
+        draft.with_name(f"{draft.name}-journal").unlink(missing_ok=True)
+
+
+def _append(sql: sqlite3.Connection, number: int, head: str, payload: Mapping[str, Any]) -> None:
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    text = canonical({**payload, "number": number, "previous": head, "time": now})
+    digest = sha256(text.encode()).hexdigest()
+    sql.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, text, digest))
+    sql.execute("UPDATE head SET entries = ?, hash = ? WHERE one = 1", (number + 1, digest))
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours; the words of the original stay in the cause."""
+    try:
+        yield
+    except sqlite3.ProgrammingError:
+        raise  # a closed ledger or another thread: a mistake of the caller, not of the file
+    except sqlite3.DatabaseError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise ConfideError(
+                "ledger.locked",
+                f"The ledger {path} was in use for {BUSY_SECONDS:g} s.",
+                "Find the process that holds it, then try again; this task was not booked.",
+            ) from error
+        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY) or (
+            code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+        ):
+            raise _unwritable(path, str(error)) from error
+        raise _corrupt("It is not a sound database.") from error
+    except OSError as error:
+        raise _unwritable(path, error.strerror or "input/output error") from error
+
+
+def _unwritable(path: Path, why: str) -> ConfideError:
+    return ConfideError(
+        "ledger.write",
+        f"The ledger {path} cannot be read or written: {why}.",
+        "Check permissions and free space; what was not booked must not be released.",
+    )
+
+
+def _corrupt(what: str) -> ConfideError:
+    return ConfideError(
+        "ledger.corrupt",
+        f"The ledger is damaged or was tampered with. {what}",
+        "Put the newest whole copy back and compare its head with the receipts already sent.",
+    )
+
+
+def _task_spent() -> ConfideError:
+    return ConfideError(
+        "ledger.task-spent",
+        "This task was charged before, and its reply cannot be given again.",
+        "Send a new task; fresh noise for the same task would be free of charge.",
+    )
+
+
+def _exhausted(book: _Book, charge: Charge, limit: float) -> ConfideError:
+    delta = charge.plan.delta
+    spent = epsilon_pld(book.steps(None), delta)
+    wanted = epsilon_pld((*book.steps(None), charge.plan.steps()), delta)
+    return ConfideError(
+        "ledger.budget-exhausted",
+        f"epsilon = {spent:.4g} of {limit:g} is spent at delta = {delta:g}; this task would make"
+        f" it {wanted:.4g}.",
+        "The holder may raise its limit, or take part with more noise or fewer steps.",
+    )
+
+
+def _check_charge(charge: Charge, limit: float | None) -> None:
+    if not charge.task_hash or not charge.run or type(charge.round) is not int:
+        raise ConfideError("ledger.charge", "A charge needs a run, a whole round and a task hash.")
+    if limit is not None and not limit >= 0:  # nan included
+        raise ConfideError("ledger.charge", f"limit = {limit!r} is not a number >= 0.")
+
+
+def _checked_reply(body: object, digest: str) -> bytes:
+    if not isinstance(body, bytes) or sha256(body).hexdigest() != digest:
+        raise _corrupt("A kept reply does not match the entry of its release.")
+    return body

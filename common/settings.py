@@ -1,0 +1,271 @@
+"""The public settings of a run: frozen dataclasses and the one way from flat keys to them.
+
+Everything here is chosen by the coordinator and known to everybody; no private value is ever
+a setting. ``from_flat`` is the only parser: it refuses unknown keys, wrong types, values out of
+range and combinations that make no sense, each with name, value, range and what to do. Flower
+checks that an overridden key exists, but not its type, so nothing is taken on trust.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .errors import ConfideError, nearest
+
+Scalar = str | int | float | bool
+
+
+def _number(default: int | float, low: float, high: float, *, above: bool = False) -> Any:
+    """A number in [low, high]; with ``above`` the lower end is excluded."""
+    rule = {"low": low, "high": high, "above": above}
+    return field(default=default, metadata=rule)
+
+
+def _choice(default: str, *options: str) -> Any:
+    return field(default=default, metadata={"options": options})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """The frozen base model: a Hub id, a folder, or a name in the cache."""
+
+    name: str = ""
+    dtype: str = _choice("float32", "float32", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSpec:
+    """The adapter. ``layers`` counts from the top, 0 means every layer; ``method = head``
+    trains the task head alone. ``targets`` is a comma-separated list of module names, empty for
+    the attention's query and value projections."""
+
+    method: str = _choice("lora", "lora", "head")
+    rank: int = _number(8, 1, 256)
+    alpha: float = _number(16.0, 0, 4096, above=True)
+    dropout: float = _number(0.0, 0, 0.9)
+    targets: str = ""
+    layers: int = _number(0, 0, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """What is learnt. ``labels`` is a comma-separated list, in the order of the classes."""
+
+    kind: str = _choice("classification", "classification")
+    labels: str = ""
+    loss: str = _choice("cross-entropy", "cross-entropy")
+    pooling: str = _choice("mean", "mean", "model")
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        return tuple(name.strip() for name in self.labels.split(",") if name.strip())
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """Column names, and in a simulation the folder of the prepared federation. ``person`` names
+    the column whose equal values belong to one person; empty when there is none."""
+
+    path: str = ""
+    text: str = "text"
+    target: str = "label"
+    person: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacySpec:
+    """The promise. ``noise_multiplier = 0`` calibrates it from epsilon; otherwise epsilon is
+    what that multiplier gives and the holder's policy decides."""
+
+    trust: str = _choice("local", "local", "off")
+    unit: str = _choice("record", "record")
+    epsilon: float = _number(8.0, 0, 100, above=True)
+    delta: float = _number(1e-5, 0, 0.1, above=True)
+    clip: float = _number(1.0, 0, 1e6, above=True)
+    noise_multiplier: float = _number(0.0, 0, 1e4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSpec:
+    """Local training. ``batch`` is the expected size of a Poisson batch: a holder with n records
+    draws each with probability min(1, batch / n), and sums are divided by ``batch``, never by n
+    or by the number drawn."""
+
+    batch: int = _number(64, 1, 1_000_000)
+    steps: int = _number(1, 1, 100_000)
+    optimizer: str = _choice("sgd", "sgd", "adam")
+    lr: float = _number(0.1, 0, 1e4, above=True)
+    max_length: int = _number(128, 8, 8192)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundSpec:
+    """Rounds. ``holders`` take part in each (0: all that are connected); a round with fewer than
+    ``min_holders`` accepted updates is abandoned whole. ``mode = gradient`` sends one private
+    gradient per round, ``steps`` the difference after ``train.steps`` private steps."""
+
+    count: int = _number(20, 1, 100_000)
+    holders: int = _number(0, 0, 1_000_000)
+    min_holders: int = _number(2, 1, 1_000_000)
+    mode: str = _choice("steps", "gradient", "steps")
+    timeout: float = _number(600.0, 1, 7 * 24 * 3600)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AggregateSpec:
+    """What the coordinator does with accepted updates. ``ffa`` freezes LoRA's A (Sun et al.
+    2024), so that averaging B is averaging the product."""
+
+    method: str = _choice("ffa", "lora", "ffa")
+    optimizer: str = _choice("none", "none", "momentum", "adam")
+    momentum: float = _number(0.8, 0, 0.999)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WireSpec:
+    """The encoding of an update; the adapter always goes down in fp32."""
+
+    encoding: str = _choice("fp32", "fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """Name, place and public seed of the run. The seed decides initial adapter, selection of
+    holders and partitions; it never decides noise or private batches."""
+
+    name: str = "run"
+    out: str = "runs"
+    resume: str = ""
+    seed: int = _number(0, 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of a run; the field names are the prefixes of the flat keys."""
+
+    model: ModelSpec = ModelSpec()
+    lora: LoraSpec = LoraSpec()
+    task: TaskSpec = TaskSpec()
+    data: DataSpec = DataSpec()
+    privacy: PrivacySpec = PrivacySpec()
+    train: TrainSpec = TrainSpec()
+    round: RoundSpec = RoundSpec()
+    aggregate: AggregateSpec = AggregateSpec()
+    wire: WireSpec = WireSpec()
+    run: RunSpec = RunSpec()
+
+    def to_flat(self) -> dict[str, Scalar]:
+        """The flat form; ``from_flat(s.to_flat()) == s``."""
+        return {
+            f"{room.name}.{f.name.replace('_', '-')}": getattr(getattr(self, room.name), f.name)
+            for room in fields(self)
+            for f in fields(getattr(self, room.name))
+        }
+
+
+def known_keys() -> list[str]:
+    """Every key of the run config, in order."""
+    return list(Settings().to_flat())
+
+
+def from_flat(config: Mapping[str, Any]) -> Settings:
+    """Turn a flat run config into settings.
+
+    Raises:
+        ConfideError: ``settings.unknown-key``, ``settings.type``, ``settings.range`` or
+            ``settings.combination``.
+    """
+    defaults = Settings()
+    known = defaults.to_flat()
+    for key in config:
+        if key not in known:
+            raise ConfideError(
+                "settings.unknown-key", f"{key!r} is not a setting.", nearest(key, known)
+            )
+    rooms = {}
+    for room in fields(defaults):
+        spec = getattr(defaults, room.name)
+        chosen = {}
+        for f in fields(spec):
+            key = f"{room.name}.{f.name.replace('_', '-')}"
+            chosen[f.name] = _checked(key, config.get(key, known[key]), known[key], f.metadata)
+        rooms[room.name] = type(spec)(**chosen)
+    settings = Settings(**rooms)
+    _check_combinations(settings)
+    return settings
+
+
+def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> Scalar:
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if type(value) is not type(default):
+        raise ConfideError(
+            "settings.type",
+            f"{key} = {value!r} is {_kind(value)}, but must be {_kind(default)}.",
+            f"Write for example {key} = {default!r}.",
+        )
+    if "options" in rule and value not in rule["options"]:
+        raise ConfideError(
+            "settings.range",
+            f"{key} = {value!r} is not one of {', '.join(rule['options'])}.",
+            nearest(value, rule["options"]),
+        )
+    if "low" in rule:
+        low, high, above = rule["low"], rule["high"], rule["above"]
+        if not math.isfinite(value) or not (low <= value <= high) or (above and value == low):
+            raise ConfideError(
+                "settings.range",
+                f"{key} = {value!r} is outside {'(' if above else '['}{low:g}, {high:g}].",
+                f"The default is {default!r}.",
+            )
+    return value  # type: ignore[no-any-return]
+
+
+def _kind(value: Any) -> str:
+    names = {bool: "a truth value", int: "a whole number", float: "a number", str: "text"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _check_combinations(s: Settings) -> None:
+    def refuse(message: str, hint: str) -> None:
+        raise ConfideError("settings.combination", message, hint)
+
+    if not s.model.name:
+        refuse("model.name is empty.", "Name a Hub id, a model folder, or a cached model.")
+    labels = s.task.label_names
+    if len(labels) < 2 or len(set(labels)) < len(labels):
+        refuse(
+            f"task.labels = {s.task.labels!r} names {len(set(labels))} different classes.",
+            "Give at least two different names, separated by commas.",
+        )
+    if s.round.mode == "gradient" and s.train.steps != 1:
+        refuse(
+            f"round.mode = 'gradient' takes one step a round, but train.steps = {s.train.steps}.",
+            "Set train.steps = 1 or round.mode = 'steps'.",
+        )
+    if s.round.mode == "gradient" and s.train.optimizer != "sgd":
+        refuse(
+            f"round.mode = 'gradient' steps at the coordinator, so train.optimizer ="
+            f" {s.train.optimizer!r} would never be used.",
+            "Set train.optimizer = 'sgd', and choose the step by aggregate.optimizer.",
+        )
+    if s.round.holders and s.round.min_holders > s.round.holders:
+        refuse(
+            f"round.min-holders = {s.round.min_holders} is above round.holders ="
+            f" {s.round.holders}.",
+            "Every round would be abandoned; lower round.min-holders.",
+        )
+    if s.privacy.trust == "off" and s.privacy.noise_multiplier > 0:
+        refuse(
+            f"privacy.trust = 'off' adds no noise, but privacy.noise-multiplier ="
+            f" {s.privacy.noise_multiplier:g}.",
+            "Set it to 0, or privacy.trust = 'local'.",
+        )
+    if s.lora.method == "head" and s.lora.targets:
+        refuse(
+            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r}.",
+            "Leave lora.targets empty.",
+        )

@@ -1,0 +1,6 @@
+"""Text on its way in: files to records, records to the units that are protected."""
+
+from .readers import Record, read_records
+from .units import group_units
+
+__all__ = ["Record", "group_units", "read_records"]

@@ -1,0 +1,249 @@
+"""Files of private text to records: jsonl, csv, parquet and txt, chosen by suffix.
+
+No message of this module contains anything from inside a record: it names the file, the line
+and the column, never a value. Errors are raised outside the handlers of the parser's own
+exceptions, since those keep what they could not parse.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from ..errors import ConfideError
+
+# What is safe to take for a column's name, and not for a record in a file without header.
+_COLUMN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One example: its text, what is to be learnt from it, and whose it is. The printed form
+    shows none of the three."""
+
+    text: str = field(repr=False)
+    target: str | None = field(default=None, repr=False)
+    person: str | None = field(default=None, repr=False)
+
+
+class _Columns(NamedTuple):
+    """The names of the wanted columns."""
+
+    text: str
+    target: str | None
+    person: str | None
+
+    def wanted(self) -> list[str]:
+        return list(dict.fromkeys(name for name in self if name is not None))
+
+
+class _Row(NamedTuple):
+    """One row before it is checked; ``number`` counts lines, or rows of a table."""
+
+    number: int
+    values: Mapping[str, Any]
+
+
+def read_records(
+    path: str | Path, *, text: str = "text", target: str | None = "label", person: str | None = None
+) -> list[Record]:
+    """Read every record of a file, in order.
+
+    A .txt file holds one record a line and neither target nor person. Blank lines of .jsonl,
+    .csv and .txt are no records. Targets that are numbers or truth values become text. A
+    person that is empty or null becomes None.
+
+    Args:
+        path: the file; its suffix decides the format.
+        text, target, person: names of columns; None reads none.
+
+    Raises:
+        ConfideError: ``data.missing-file``, ``data.empty``, ``data.binary``, ``data.format``,
+            ``data.missing-column``, ``data.unknown-suffix`` or ``data.bad-value``.
+    """
+    path = Path(path)
+    suffix = path.suffix.lower()
+    if suffix not in _ROWS:
+        raise ConfideError(
+            "data.unknown-suffix",
+            f"{path} ends in {suffix or 'nothing'!r}, which is no format that can be read.",
+            f"Use one of {', '.join(sorted(_ROWS))}.",
+        )
+    content = _content(path)
+    columns = _Columns(text, None if suffix == ".txt" else target, person)
+    records = [_record(path, row, columns) for row in _ROWS[suffix](path, content, columns)]
+    if not records:
+        raise ConfideError("data.empty", f"{path} holds no record.", "Check the file.")
+    return records
+
+
+def _content(path: Path) -> bytes:
+    content, reason = b"", ""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    if reason:
+        hint = "Check the path and the permissions."
+        raise ConfideError("data.missing-file", f"{path} cannot be read: {reason}.", hint)
+    if not content:
+        raise ConfideError("data.empty", f"{path} has no bytes.", "Check the file.")
+    return content
+
+
+def _decoded(path: Path, content: bytes) -> str:
+    try:
+        decoded = None if b"\0" in content else content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        decoded = None
+    if decoded is None:
+        raise ConfideError(
+            "data.binary",
+            f"{path} is not text in UTF-8.",
+            "Save it in UTF-8, or give it the suffix of what it is.",
+        )
+    return decoded
+
+
+def _numbered_lines(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
+    # Not str.splitlines: a JSON string may contain U+2028 and other separators as they are.
+    for number, line in enumerate(_decoded(path, content).split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def _txt_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+    if columns.person is not None:
+        _refuse_column(path, columns.person, "a .txt file has no columns")
+    for number, line in _numbered_lines(path, content):
+        yield _Row(number, {columns.text: line})
+
+
+def _jsonl_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+    for number, line in _numbered_lines(path, content):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            _refuse_format(path, f"line {number} is not a JSON object")
+        _check_columns(path, columns, list(values), f"line {number}")
+        yield _Row(number, values)
+
+
+def _csv_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+    decoded = _decoded(path, content)
+    # The limit belongs to the process, and stands at 131,072 characters: only ever raise it.
+    csv.field_size_limit(max(csv.field_size_limit(), len(decoded)))
+    reader = csv.reader(io.StringIO(decoded, newline=""), strict=True)
+    lines: list[tuple[int, list[str]]] = []
+    whole = True
+    try:
+        lines.extend((reader.line_num, fields) for fields in reader if fields)
+    except csv.Error:
+        whole = False
+    if not whole:
+        start = lines[-1][0] + 1 if lines else 1
+        _refuse_format(path, f"what starts in line {start} is not well-formed CSV")
+    header = lines[0][1] if lines else columns.wanted()
+    _check_columns(path, columns, header, "the first line")
+    for number, fields in lines[1:]:
+        if len(fields) != len(header):
+            _refuse_format(path, f"line {number} has {len(fields)} fields, not {len(header)}")
+        yield _Row(number, dict(zip(header, fields, strict=True)))
+
+
+def _parquet_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    unreadable = (pa.ArrowException, OSError, ValueError)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+    except unreadable:
+        file = None
+    if file is None:
+        _refuse_format(path, "it is not a Parquet file")
+    _check_columns(path, columns, list(file.schema_arrow.names), "the table")
+    try:
+        rows = file.read(columns=columns.wanted()).to_pylist()
+    except unreadable:
+        rows = None
+    if rows is None:
+        _refuse_format(path, "its columns cannot be read")
+    for number, values in enumerate(rows, start=1):
+        yield _Row(number, values)
+
+
+_ROWS: Mapping[str, Callable[[Path, bytes, _Columns], Iterator[_Row]]] = {
+    ".csv": _csv_rows,
+    ".jsonl": _jsonl_rows,
+    ".parquet": _parquet_rows,
+    ".txt": _txt_rows,
+}
+
+
+def _check_columns(path: Path, columns: _Columns, names: list[str], where: str) -> None:
+    if len(set(names)) < len(names):
+        _refuse_format(path, f"{where} names a column twice")
+    for name in columns.wanted():
+        if name not in names:
+            # A file without a header shows its first record here: then nothing is listed.
+            plain = all(_COLUMN_NAME.fullmatch(found) for found in names)
+            shown = ", ".join(names) if plain else f"{len(names)} whose names are not plain words"
+            _refuse_column(path, name, f"the columns in {where} are: {shown}")
+
+
+def _refuse_column(path: Path, name: str, found: str) -> NoReturn:
+    raise ConfideError(
+        "data.missing-column",
+        f"{path} has no column {name!r}; {found}.",
+        "Set data.text, data.target or data.person to the column that is meant.",
+    )
+
+
+def _refuse_format(path: Path, what: str) -> NoReturn:
+    raise ConfideError("data.format", f"{path}: {what}.", "Correct the file; nothing was read.")
+
+
+def _record(path: Path, row: _Row, columns: _Columns) -> Record:
+    text = row.values[columns.text]
+    if not isinstance(text, str) or not text.strip() or not _encodable(text):
+        _refuse_value(path, row, columns.text, "text with something in it")
+    target = None if columns.target is None else _word(row.values[columns.target])
+    if columns.target is not None and not target:
+        _refuse_value(path, row, columns.target, "a word, a number or a truth value")
+    person = None if columns.person is None else _word(row.values[columns.person])
+    if person is None and columns.person is not None and row.values[columns.person] is not None:
+        _refuse_value(path, row, columns.person, "a word, a number or empty")
+    return Record(text, target, person or None)
+
+
+def _word(value: Any) -> str | None:
+    """A short value as text; None when it is nothing of that kind."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    return value.strip() if isinstance(value, str) and _encodable(value) else None
+
+
+def _encodable(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can hold and no tokenizer takes."""
+    return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _refuse_value(path: Path, row: _Row, column: str, wanted: str) -> NoReturn:
+    place = "row" if path.suffix.lower() == ".parquet" else "line"
+    raise ConfideError(
+        "data.bad-value",
+        f"{path}: {column!r} in {place} {row.number} is not {wanted}.",
+        f"Correct or remove that {place}.",
+    )

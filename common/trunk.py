@@ -1,0 +1,100 @@
+"""The frozen layers below the first adapter: computed once per record, then remembered.
+
+With adapters in the top layers only, everything below is a fixed function of the text. ``lower``
+computes it; ``upper`` runs the rest of the model on it, through the model's own code, by lending
+it a shorter list of layers and an embedding that passes its input through. Nothing here is
+specific to privacy: it changes what is computed again, never what is computed
+(``tests/common/test_trunk.py`` compares with the whole model).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# model type -> (backbone, embeddings or None where inputs_embeds skips them, layers, final norm)
+_FAMILIES: dict[str, tuple[str, str | None, str, str | None]] = {
+    "bert": ("bert", "embeddings", "encoder.layer", None),
+    "roberta": ("roberta", "embeddings", "encoder.layer", None),
+    "distilbert": ("distilbert", "embeddings", "transformer.layer", None),
+    "llama": ("model", None, "layers", "norm"),
+    "qwen2": ("model", None, "layers", "norm"),
+    "mistral": ("model", None, "layers", "norm"),
+}
+
+
+class _PassThrough(nn.Module):
+    """Stands in for the embeddings: the input is already a hidden state."""
+
+    def forward(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> Any:
+        if inputs_embeds is not None:
+            return inputs_embeds
+        # DistilBERT hands it over by position, after the ids that are not there.
+        return next(a for a in args if isinstance(a, Tensor))
+
+
+class Trunk:
+    """A model cut in two below the adapters.
+
+    Args:
+        base: the model with its head (adapters may be attached later: modules are shared).
+        frozen: how many of the lowest layers carry no adapter.
+        dtype: ``bfloat16`` computes the frozen layers under autocast; adapters stay float32.
+    """
+
+    def __init__(self, base: nn.Module, frozen: int, dtype: str = "float32") -> None:
+        family = _FAMILIES.get(base.config.model_type)
+        self.frozen = frozen if family else 0
+        self._base, self._family = base, family
+        self._autocast = dtype == "bfloat16"
+
+    def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Hidden states (B, T, H) below the first adapter for token ids (B, T)."""
+        if not self.frozen or not self._family:
+            raise ValueError("no layer is frozen below the adapters")
+        backbone = self._base.get_submodule(self._family[0])
+        with (
+            torch.no_grad(),
+            self._lend(slice(None, self.frozen), final_norm=False),
+            torch.autocast("cpu", torch.bfloat16, enabled=self._autocast),
+        ):
+            hidden = backbone(input_ids=input_ids, attention_mask=attention_mask)
+        return hidden.last_hidden_state.to(torch.float32)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def upper(self) -> Iterator[None]:
+        """While open, the model takes ``inputs_embeds`` = the result of ``lower``."""
+        with self._lend(slice(self.frozen, None), final_norm=True, skip_embeddings=True):
+            yield
+
+    @contextmanager
+    def _lend(
+        self, part: slice, *, final_norm: bool, skip_embeddings: bool = False
+    ) -> Iterator[None]:
+        if not self._family:
+            yield
+            return
+        backbone_name, embeddings, layers, norm = self._family
+        backbone = self._base.get_submodule(backbone_name)
+        kept: list[tuple[nn.Module, str, nn.Module]] = []
+
+        def lend(path: str, module: nn.Module) -> None:
+            owner_name, _, attribute = path.rpartition(".")
+            owner = backbone.get_submodule(owner_name)
+            kept.append((owner, attribute, getattr(owner, attribute)))
+            setattr(owner, attribute, module)
+
+        try:
+            lend(layers, nn.ModuleList(list(backbone.get_submodule(layers))[part]))
+            if embeddings and skip_embeddings:
+                lend(embeddings, _PassThrough())
+            if norm and not final_norm:
+                lend(norm, nn.Identity())
+            yield
+        finally:
+            for owner, attribute, module in reversed(kept):
+                setattr(owner, attribute, module)

@@ -1,0 +1,220 @@
+"""Messages between coordinator and holder: one flat array and a small record of scalars.
+
+The array is the adapter on its way down and the change of its trained part on its way up, as raw
+little-endian bytes (bf16 is not a NumPy type, and NumPy's own format would let a message claim any
+shape). Nothing is unpickled, and every length is checked against the schema that both sides know
+before anything is allocated. Only this module of ``common`` knows Flower.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor
+
+from .errors import ConfideError
+
+_WIDTH = {"fp32": 4, "bf16": 2}
+_MAX_HEADER = 64 * 1024
+_CODE_LENGTH = 64
+
+
+def encode_vector(vector: Tensor, encoding: str) -> bytes:
+    """A float32 vector (N,) as bytes; bf16 rounds to nearest even (relative error <= 2^-8)."""
+    if encoding == "bf16":
+        return vector.to(torch.bfloat16).view(torch.int16).numpy().astype("<i2").tobytes()
+    return vector.to(torch.float32).numpy().astype("<f4").tobytes()
+
+
+def decode_vector(payload: bytes, encoding: str, size: int) -> Tensor:
+    """Undo ``encode_vector`` for exactly ``size`` values.
+
+    Raises:
+        ConfideError: ``wire.encoding`` or ``wire.size``.
+    """
+    if encoding not in _WIDTH:
+        raise ConfideError("wire.encoding", f"Encoding {encoding[:20]!r} is not fp32 or bf16.")
+    if len(payload) != size * _WIDTH[encoding]:
+        raise ConfideError(
+            "wire.size",
+            f"The array has {len(payload)} bytes; {size} {encoding} values take"
+            f" {size * _WIDTH[encoding]}.",
+        )
+    if encoding == "bf16":
+        raw = np.frombuffer(payload, dtype="<i2").astype(np.int16)
+        return torch.from_numpy(raw).view(torch.bfloat16).to(torch.float32)
+    return torch.from_numpy(np.frombuffer(payload, dtype="<f4").astype(np.float32))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Coordinator -> holder: train on this adapter under these settings.
+
+    Attributes:
+        run: the run's own id; it survives a restart of the coordinator.
+        settings: the flat settings, to be parsed again by the holder.
+        schema: digest of the adapter's schema.
+        adapter: the whole adapter, float32 bytes.
+    """
+
+    run: str
+    round: int
+    settings: Mapping[str, Any]
+    schema: str
+    adapter: bytes = field(repr=False)
+
+    @property
+    def hash(self) -> str:
+        """sha256 over everything above: what the ledger is charged for."""
+        head = json.dumps(
+            [self.run, self.round, dict(self.settings), self.schema], sort_keys=True
+        ).encode()
+        return hashlib.sha256(hashlib.sha256(head).digest() + self.adapter).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """Holder -> coordinator: the private change of the trained tensors, and the receipt."""
+
+    holder: str
+    run: str
+    round: int
+    task_hash: str
+    schema: str
+    encoding: str
+    receipt: Mapping[str, Any]
+    values: bytes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """One byte string; equal updates give equal bytes (the ledger keeps them for repeats)."""
+        fields = asdict(self)
+        values = fields.pop("values")
+        head = json.dumps(fields, sort_keys=True).encode()
+        return len(head).to_bytes(4, "big") + head + values
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Update:
+        size = int.from_bytes(data[:4], "big")
+        return cls(**json.loads(data[4 : 4 + size]), values=data[4 + size :])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Holder -> coordinator: no, with a code and nothing else."""
+
+    holder: str
+    task_hash: str
+    code: str
+
+
+Reply = Update | Refusal
+
+
+def task_to_records(task: Task) -> RecordDict:
+    """A task as Flower's records."""
+    header = {"run": task.run, "round": task.round, "schema": task.schema}
+    return RecordDict(
+        {
+            "task": ConfigRecord({**header, "settings": json.dumps(dict(task.settings))}),
+            "adapter": _array(task.adapter),
+        }
+    )
+
+
+def task_from_records(records: RecordDict) -> Task:
+    """Parse what came from the coordinator.
+
+    Raises:
+        ConfideError: ``wire.malformed``.
+    """
+    header, payload = _open(records, "task", "adapter")
+    settings = _json_object(header.get("settings"))
+    return Task(
+        run=_text(header.get("run")),
+        round=_count(header.get("round")),
+        settings=settings,
+        schema=_text(header.get("schema")),
+        adapter=payload,
+    )
+
+
+def reply_to_records(reply: Reply) -> RecordDict:
+    """An update or a refusal as Flower's records."""
+    if isinstance(reply, Refusal):
+        return RecordDict({"reply": ConfigRecord({"kind": "refusal", **asdict(reply)})})
+    header = {k: v for k, v in asdict(reply).items() if k not in ("values", "receipt")}
+    receipt = json.dumps(dict(reply.receipt), sort_keys=True)
+    return RecordDict(
+        {
+            "reply": ConfigRecord({"kind": "update", **header, "receipt": receipt}),
+            "delta": _array(reply.values),
+        }
+    )
+
+
+def reply_from_records(records: RecordDict) -> Reply:
+    """Parse what came from a holder.
+
+    Raises:
+        ConfideError: ``wire.malformed``.
+    """
+    header = dict(records.config_records.get("reply", {}))
+    names = {"holder": _text(header.get("holder")), "task_hash": _text(header.get("task_hash"))}
+    if header.get("kind") == "refusal":
+        return Refusal(**names, code=_text(header.get("code"))[:_CODE_LENGTH])
+    header, payload = _open(records, "reply", "delta")
+    return Update(
+        **names,
+        run=_text(header.get("run")),
+        round=_count(header.get("round")),
+        schema=_text(header.get("schema")),
+        encoding=_text(header.get("encoding")),
+        receipt=_json_object(header.get("receipt")),
+        values=payload,
+    )
+
+
+def _array(payload: bytes) -> ArrayRecord:
+    array = Array(dtype="uint8", shape=(len(payload),), stype="confide.raw", data=payload)
+    return ArrayRecord({"values": array})
+
+
+def _open(records: RecordDict, head: str, body: str) -> tuple[dict[str, Any], bytes]:
+    header = dict(records.config_records.get(head, {}))
+    array = records.array_records.get(body, {}).get("values")
+    if not header or array is None or array.stype != "confide.raw":
+        raise _malformed(f"records {head!r} and {body!r}")
+    return header, array.data
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > _MAX_HEADER:
+        raise _malformed("a short text")
+    return value
+
+
+def _count(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 2**31:
+        raise _malformed("a round number")
+    return value
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    try:
+        parsed = json.loads(_text(value))
+    except (json.JSONDecodeError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        raise _malformed("an object of scalars")
+    return parsed
+
+
+def _malformed(wanted: str) -> ConfideError:
+    return ConfideError("wire.malformed", f"The message lacks {wanted}.")

@@ -1,0 +1,10 @@
+"""Aggregation: accepted changes of one round -> the next adapter.
+
+Every holder counts the same; sums run in float64 over holders in the order of their names, so the
+result depends neither on the order of arrival nor on who was slow.
+"""
+
+from .mean import mean_change
+from .optimizer import ServerOptimizer
+
+__all__ = ["ServerOptimizer", "mean_change"]

@@ -1,0 +1,53 @@
+"""The step that the coordinator takes along the mean change: plain, with momentum, or Adam.
+
+Post-processing of private changes costs no privacy. The update rules are torch's; the mean change
+stands for minus the gradient (Reddi et al. 2021, "Adaptive federated optimization").
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...common.settings import Settings
+
+
+class ServerOptimizer:
+    """Moves the trained vector (M,) once a round.
+
+    With ``round.mode = gradient`` the step size is ``train.lr``; with ``steps`` the holders have
+    already applied it and the step size is 1 (Adam: ``train.lr`` in both modes, since it has a
+    scale of its own).
+    """
+
+    def __init__(self, trained: Tensor, settings: Settings) -> None:
+        self._vector = torch.nn.Parameter(trained.clone())
+        lr = settings.train.lr
+        kind, momentum = settings.aggregate.optimizer, settings.aggregate.momentum
+        self._optimizer: torch.optim.Optimizer
+        if kind == "adam":
+            self._optimizer = torch.optim.Adam([self._vector], lr=lr, betas=(momentum, 0.99))
+        else:
+            step = lr if settings.round.mode == "gradient" else 1.0
+            used = momentum if kind == "momentum" else 0.0
+            self._optimizer = torch.optim.SGD([self._vector], lr=step, momentum=used)
+
+    def step(self, change: Tensor) -> Tensor:
+        """Move along ``change`` (M,) and return the new vector (M,)."""
+        self._vector.grad = -change
+        self._optimizer.step()
+        return self._vector.detach().clone()
+
+    def state(self) -> dict[str, Tensor]:
+        """Its tensors by name, for the checkpoint."""
+        held: dict[str, Any] = self._optimizer.state.get(self._vector, {})
+        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+
+    def restore(self, vector: Tensor, state: dict[str, Tensor]) -> None:
+        """Continue as if never stopped."""
+        with torch.no_grad():
+            self._vector.copy_(vector)
+        if state:
+            self._optimizer.state[self._vector] = dict(state)

@@ -1,0 +1,57 @@
+"""The coordinator's commands, thin: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or 'latest'.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Join the coordinator's commands to the command line."""
+    report = typer.Typer(no_args_is_help=True, help="Show or verify the privacy report of a run.")
+    report.command("show")(report_show)
+    report.command("verify")(report_verify)
+    app.add_typer(report, name="report")
+
+
+def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
+    """Show the privacy report of a run; it is computed when it is not there yet."""
+    from rich.console import Console
+
+    from .report import find_run, load_report
+    from .report.build import build_report
+    from .report.terminal import show
+
+    folder = find_run(run)
+    there = (folder / "report.json").is_file()
+    report = load_report(folder) if there else build_report(folder, prv=False)
+    if as_json:
+        typer.echo(json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    console = Console()
+    show(report, console)
+    page = folder / "report.html"
+    if page.is_file():
+        console.print(f"\nTo read and to print: {page}", markup=False, soft_wrap=True)
+
+
+def report_verify(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
+    """Recompute every epsilon from the ledgers alone; status 1 on any difference."""
+    from rich.console import Console
+
+    from .report import find_run
+    from .report.terminal import show_verdict
+    from .report.verify import verify_run
+
+    verdict = verify_run(find_run(run))
+    if as_json:
+        typer.echo(json.dumps(verdict.to_json(), indent=2, allow_nan=False))
+    else:
+        show_verdict(verdict, Console())
+    if not verdict.agrees:
+        raise typer.Exit(1)

@@ -1,0 +1,172 @@
+"""The report in a terminal: the claim first, then what it rests on, on one or two screens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from . import epsilon_text, percent
+from .verify import Verdict
+
+SHOWN_HOLDERS = 12
+
+
+def show(report: Mapping[str, Any], console: Console) -> None:
+    """Print the report. User-given words are printed as text, never as markup."""
+    console.print(
+        Group(
+            _claim(report),
+            _section("Utility", _utility(report["utility"])),
+            _section("Holders", _holders(report["holders"])),
+            _section("What left the holders", _released(report["released"])),
+            _section("Checks", _checks(report["checks"])),
+            *_faults(report["faults"]),
+        )
+    )
+
+
+def show_verdict(verdict: Verdict, console: Console) -> None:
+    """Print what ``verify`` found."""
+    table = _table("holder", ">epsilon by its ledger", ">in the report", "")
+    for holder in verdict.holders:
+        if not holder.checked and not holder.differences:
+            state = Text("not checked: no ledger here", style="yellow")
+        elif holder.differences:
+            state = Text("; ".join(holder.differences), style="bold red")
+        else:
+            state = Text("agrees", style="green")
+        table.add_row(
+            Text(holder.name),
+            epsilon_text(holder.epsilon_pld),
+            epsilon_text(holder.reported),
+            state,
+        )
+    console.print(table)
+    checked = sum(holder.checked for holder in verdict.holders)
+    if verdict.agrees:
+        end = Text(
+            f"The report agrees with {checked} of {len(verdict.holders)} ledgers,"
+            f" recomputed from the ledgers alone.",
+            style="green",
+        )
+        if checked < len(verdict.holders):
+            end.append(" The others were not in the run folder.", style="yellow")
+    else:
+        end = Text("The report differs from the ledgers:", style="bold red")
+        for difference in verdict.differences:
+            end.append(f"\n  - {difference}")
+    console.print(end)
+
+
+def _claim(report: Mapping[str, Any]) -> RenderableType:
+    claim = report["claim"]
+    good = claim["private"]
+    words = Text(claim["sentence"], style="bold" if good else "bold red")
+    words.append(f"\n\n{claim['in_plain_words']}", style="not bold")
+    return Panel(
+        words,
+        title=Text(f"Privacy report: {report['run']['name']}"),
+        title_align="left",
+        border_style="green" if good else "red",
+        padding=(1, 2),
+    )
+
+
+def _utility(utility: Mapping[str, Any]) -> RenderableType:
+    table = _table("", ">" + utility["metric"], "")
+    table.add_row("before training", percent(utility["before"]["accuracy"]), "")
+    table.add_row(
+        Text("after training", style="bold"),
+        percent(utility["after"]["accuracy"]),
+        _interval(utility),
+    )
+    for yardstick in utility["yardsticks"]:
+        epsilon = yardstick.get("epsilon")
+        note = yardstick.get("note") or (
+            "" if epsilon is None else f"epsilon = {epsilon_text(epsilon)}"
+        )
+        table.add_row(Text(yardstick["name"]), percent(yardstick["accuracy"]), Text(note))
+    return table
+
+
+def _interval(utility: Mapping[str, Any]) -> str:
+    if not utility["interval"]:
+        return ""
+    low, high = utility["interval"]
+    return f"95 %: {100 * low:.1f} to {percent(high)} on {utility['examples']} held-out records"
+
+
+def _holders(holders: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = _table("holder", ">rounds", ">epsilon", ">PRV", ">RDP", ">limit", ">all runs", "from")
+    for holder in sorted(holders, key=_by_epsilon)[:SHOWN_HOLDERS]:
+        table.add_row(
+            Text(holder["name"]),
+            str(holder["rounds"]),
+            Text(epsilon_text(holder["epsilon_pld"]), style="bold"),
+            epsilon_text(holder["epsilon_prv"]),
+            epsilon_text(holder["epsilon_rdp"]),
+            epsilon_text(holder["epsilon_limit"]),
+            epsilon_text(holder["epsilon_all_runs"]),
+            Text(holder["basis"], style="dim"),
+        )
+    more = len(holders) - SHOWN_HOLDERS
+    if more <= 0:
+        return table
+    return Group(table, Text(f"and {more} more with less, in report.json", style="dim"))
+
+
+def _by_epsilon(holder: Mapping[str, Any]) -> tuple[float, str]:
+    epsilon = holder["epsilon_pld"]
+    return (float("-inf") if epsilon is None else -epsilon, holder["name"])
+
+
+def _released(released: Mapping[str, Any]) -> RenderableType:
+    table = _table("", "", "")
+    heads = {"accounted": "green", "public": "blue", "not_accounted": "yellow"}
+    for group, style in heads.items():
+        for index, thing in enumerate(released[group]):
+            label = group.replace("_", " ") if index == 0 else ""
+            table.add_row(Text(label, style=style), Text(thing["what"]), Text(thing["why"], "dim"))
+    return table
+
+
+def _checks(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
+    table = _table("", "", "")
+    for check in checks:
+        mark = Text("passed", "green") if check["passed"] else Text("FAILED", "bold red")
+        table.add_row(mark, Text(check["name"]), Text(check["detail"], "dim"))
+    return table
+
+
+def _faults(faults: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    if not faults:
+        return []
+    table = _table(">round", "holder", "code")
+    for fault in faults[:SHOWN_HOLDERS]:
+        table.add_row(str(fault["round"]), Text(fault["holder"]), Text(fault["code"]))
+    more = len(faults) - SHOWN_HOLDERS
+    rest = [Text(f"and {more} more, in report.json", style="dim")] if more > 0 else []
+    return [_section("Left out", Group(table, *rest))]
+
+
+def _section(title: str, body: RenderableType) -> RenderableType:
+    return Group(Text(f"\n{title}", style="bold"), Padding(body, (0, 0, 0, 2)))
+
+
+def _table(*heads: str) -> Table:
+    """A plain table; a head that starts with > is aligned to the right."""
+    table = Table(
+        box=box.SIMPLE_HEAD if any(heads) else None, pad_edge=False, show_header=any(heads)
+    )
+    for head in heads:
+        table.add_column(
+            head.removeprefix(">"), justify="right" if head.startswith(">") else "left"
+        )
+    return table

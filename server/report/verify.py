@@ -1,0 +1,398 @@
+"""``confide report verify``: recompute a report from the holders' ledgers alone.
+
+Nothing that the coordinator wrote is taken on trust: chain, events and epsilon come from the
+ledger files, and every difference to report.json is named. A holder whose ledger is not in the
+folder is listed as not checked, never as agreeing; a ledger that the report relied on and that
+is gone is a difference. Reads only; never writes a ledger, and never needs torch.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...common.errors import ConfideError
+from ...common.privacy import accountant
+from ...common.privacy.accountant import GaussianSteps
+from ...common.privacy.ledger import Ledger, Receipt
+from . import Json, Run, epsilon_text, finite, load_report
+
+TOLERANCE = 1e-6  # relative; both sides run the same accountant on the same events
+
+
+@dataclass(frozen=True, kw_only=True)
+class LedgerFacts:
+    """What one ledger says of one run. ``fault`` names why it could not be read, or is empty."""
+
+    path: str
+    ledger_id: str = ""
+    heads: frozenset[str] = frozenset()
+    steps: tuple[GaussianSteps, ...] = ()
+    fault: str = ""
+
+    def against(self, receipt: Receipt | None) -> list[str]:
+        """Where the ledger and a receipt disagree. The ledger may hold more, never less."""
+        if self.fault:
+            return [self.fault]
+        if receipt is None:
+            return []
+        problems = []
+        if receipt.ledger_id != self.ledger_id:
+            problems.append("the receipt is of another ledger")
+        elif receipt.head not in self.heads:
+            problems.append("the receipt's head is not in the ledger's chain")
+        if not covers(self.steps, receipt.steps_run):
+            problems.append("the receipt has steps that the ledger does not have")
+        return problems
+
+
+@dataclass(frozen=True, kw_only=True)
+class HolderVerdict:
+    """One holder: its epsilon from the ledger alone, or None when there was no ledger."""
+
+    name: str
+    epsilon_pld: float | None
+    reported: float | None
+    differences: tuple[str, ...]
+
+    @property
+    def checked(self) -> bool:
+        return self.epsilon_pld is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The outcome for a run."""
+
+    run: str
+    holders: tuple[HolderVerdict, ...]
+    differences: tuple[str, ...]
+
+    @property
+    def agrees(self) -> bool:
+        return not self.differences
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "run": self.run,
+            "agrees": self.agrees,
+            "differences": list(self.differences),
+            "holders": [
+                {
+                    "name": holder.name,
+                    "checked": holder.checked,
+                    "epsilon_pld": finite(holder.epsilon_pld),
+                    "reported": holder.reported,
+                    "differences": list(holder.differences),
+                }
+                for holder in self.holders
+            ],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What one holder spent in this run, and how that is known."""
+
+    name: str
+    rounds: tuple[int, ...]
+    receipts: tuple[Receipt, ...]
+    steps: tuple[GaussianSteps, ...]
+    basis: str
+    open_rounds: int
+    ledger: LedgerFacts | None
+
+
+def read_ledgers(folder: Path, run: str) -> dict[str, LedgerFacts]:
+    """The ledgers below ``holders/``, by the holder's name; a broken one is a fault, no error."""
+    paths = sorted(folder.glob("holders/*/ledger.sqlite"))
+    return {path.parent.name: _read_ledger(path, run) for path in paths}
+
+
+def verify_run(folder: Path) -> Verdict:
+    """Recompute the report of a run folder.
+
+    Raises:
+        ConfideError: ``report.missing``, ``report.corrupt``, ``report.schema``, or
+            ``report.no-ledgers`` when there is nothing to verify with.
+    """
+    report = load_report(folder)
+    run = str(report["run"]["id"])
+    ledgers = read_ledgers(folder, run)
+    if not ledgers:
+        raise ConfideError(
+            "report.no-ledgers",
+            f"The run folder {folder.name!r} has no holders/*/ledger.sqlite to verify with.",
+            "Ledgers stay with their holders; each can check its own with `confide ledger verify`.",
+        )
+    delta = float(report["claim"]["delta"])
+    rows = {str(row["name"]): row for row in report["holders"]}
+    holders = tuple(
+        _verify_holder(name, rows.get(name), ledgers.get(name), delta)
+        for name in sorted(rows.keys() | ledgers.keys())
+    )
+    found = [f"{holder.name}: {text}" for holder in holders for text in holder.differences]
+    found += _verify_claim(report, holders)
+    return Verdict(run=run, holders=holders, differences=tuple(found))
+
+
+def _verify_holder(
+    name: str, row: Mapping[str, Any] | None, facts: LedgerFacts | None, delta: float
+) -> HolderVerdict:
+    reported = row["epsilon_pld"] if row else None
+    if facts is None:
+        gone = ("its ledger is gone, although the report relies on it",)
+        missing = gone if row and row["ledger"] else ()
+        return HolderVerdict(name=name, epsilon_pld=None, reported=reported, differences=missing)
+    if facts.fault:
+        return HolderVerdict(
+            name=name, epsilon_pld=None, reported=reported, differences=(facts.fault,)
+        )
+    epsilon = accountant.epsilon_pld(facts.steps, delta) if facts.steps else 0.0
+    differences = (
+        _row_differences(row, facts, epsilon, delta)
+        if row
+        else ["it is not in the report", *_differs("epsilon by PLD", epsilon, 0.0)]
+    )
+    return HolderVerdict(
+        name=name, epsilon_pld=epsilon, reported=reported, differences=tuple(differences)
+    )
+
+
+def _row_differences(
+    row: Mapping[str, Any], facts: LedgerFacts, epsilon: float, delta: float
+) -> list[str]:
+    found = _differs("epsilon by PLD", epsilon, row["epsilon_pld"])
+    if row["epsilon_rdp"] is not None:
+        rdp = accountant.epsilon_rdp(facts.steps, delta) if facts.steps else 0.0
+        found += _differs("epsilon by RDP", rdp, row["epsilon_rdp"])
+    told = tuple(GaussianSteps(**event) for event in row["events"])
+    if not (covers(told, facts.steps) and covers(facts.steps, told)):
+        found.append(f"the report has {_count(told)} steps, the ledger {_count(facts.steps)}")
+    receipt = Receipt.from_json(row["receipt"]) if row["receipt"] else None
+    return found + facts.against(receipt)
+
+
+def _verify_claim(report: Mapping[str, Any], holders: Sequence[HolderVerdict]) -> list[str]:
+    """The claim is the largest epsilon of all holders, where there is no ledger as reported."""
+    claim = report["claim"]
+    if report["settings"]["privacy.trust"] == "off":
+        return ["claim: noise was off, but the report says private"] if claim["private"] else []
+    values = [holder.epsilon_pld if holder.checked else holder.reported for holder in holders]
+    if None in values:
+        return ["claim: it says private, with a holder unknown"] if claim["private"] else []
+    largest = max((value for value in values if value is not None), default=0.0)
+    found = _differs("claim: epsilon", largest, claim["epsilon"])
+    planned = claim["planned_epsilon"]
+    if claim["private"] and planned is not None and largest > planned * (1 + TOLERANCE):
+        found.append(f"claim: epsilon {largest:.6g} is more than the planned {planned:g}")
+    return found
+
+
+def _differs(what: str, ledger: float, report: float | None) -> list[str]:
+    if report is None:
+        return [] if math.isinf(ledger) else [f"{what} is {ledger:.6g}, the report has none"]
+    if math.isclose(ledger, report, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
+        return []
+    return [f"{what} is {ledger:.6g}, the report says {report:.6g}"]
+
+
+def covers(whole: Sequence[GaussianSteps], part: Sequence[GaussianSteps]) -> bool:
+    """Whether ``whole`` holds every step of ``part``: same noise, same rate, as many or more."""
+    counts = _by_kind(whole)
+    return all(counts.get(kind, 0) >= count for kind, count in _by_kind(part).items())
+
+
+def _by_kind(steps: Sequence[GaussianSteps]) -> dict[tuple[float, float], int]:
+    counts: dict[tuple[float, float], int] = {}
+    for step in steps:
+        kind = (step.noise_multiplier, step.sampling_rate)
+        counts[kind] = counts.get(kind, 0) + step.steps
+    return counts
+
+
+def _count(steps: Sequence[GaussianSteps]) -> int:
+    return sum(step.steps for step in steps)
+
+
+def _read_ledger(path: Path, run: str) -> LedgerFacts:
+    place = path.relative_to(path.parents[2]).as_posix()
+    try:
+        with Ledger.open(path, create=False) as ledger:
+            return LedgerFacts(
+                path=place,
+                ledger_id=ledger.ledger_id,
+                heads=frozenset(entry.hash for entry in ledger.entries()),
+                steps=tuple(ledger.steps(run)),
+            )
+    except ConfideError as error:
+        return LedgerFacts(path=place, fault=f"its ledger cannot be relied on [{error.code}]")
+
+
+# --- the checks of a report ---
+
+
+def run_checks(run: Run, accounts: Sequence[Account], holders: Sequence[Json]) -> list[Json]:
+    """What was verified. A hard check that fails withdraws the claim."""
+    checks = [_check_noise_is_on(run)]
+    if run.private:
+        checks += [
+            _check_noised(run),
+            _check_charged(run, accounts),
+            _check_chains(accounts),
+            _check_ledgers(accounts),
+            _check_limit(run, holders),
+            _check_delta(run, accounts),
+        ]
+    return [*checks, _check_trained(run), _check_finished(run)]
+
+
+def _check(name: str, problems: Sequence[str], detail: str, *, hard: bool = True) -> Json:
+    shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if problems[3:] else "")
+    return {"name": name, "passed": not problems, "hard": hard, "detail": shown or detail}
+
+
+def _check_noise_is_on(run: Run) -> Json:
+    problems = [] if run.private else ["privacy.trust = 'off': no holder added noise"]
+    return _check("Noise was on", problems, "Every holder adds all of the noise itself.")
+
+
+def _check_noised(run: Run) -> Json:
+    problems = []
+    for update in run.accepted:
+        steps = update.receipt.steps_run if update.receipt else ()
+        if not steps or min(step.noise_multiplier for step in steps) <= 0:
+            problems.append(f"{update.holder}, round {update.round}: no noised step in its receipt")
+    return _check(
+        "Every accepted update was noised",
+        problems,
+        f"{len(run.accepted)} updates, each with a receipt of noised steps only.",
+    )
+
+
+def _check_charged(run: Run, accounts: Sequence[Account]) -> Json:
+    """As many steps on the books as rounds were accepted."""
+    problems = []
+    for account in accounts:
+        charged = sum(step.steps for step in account.steps)
+        due = len(account.rounds) * run.settings.train.steps
+        if charged < due:
+            problems.append(f"{account.name}: {charged} steps charged, {due} released")
+    return _check(
+        "Every accepted update was charged", problems, "No holder released more than it charged."
+    )
+
+
+def _check_chains(accounts: Sequence[Account]) -> Json:
+    """Between two receipts a ledger grows; a restored backup would step back."""
+    problems = []
+    for account in accounts:
+        for before, after in zip(account.receipts, account.receipts[1:], strict=False):
+            if after.ledger_id != before.ledger_id:
+                problems.append(f"{account.name}: another ledger took over")
+            elif after.entries < before.entries or after.epsilon < before.epsilon:
+                problems.append(f"{account.name}: its ledger went back")
+            elif after.entries == before.entries and after.head != before.head:
+                problems.append(f"{account.name}: its ledger was rewritten")
+    return _check(
+        "Receipts chain forward", problems, "No holder's ledger ever went back between rounds."
+    )
+
+
+def _check_ledgers(accounts: Sequence[Account]) -> Json:
+    problems = []
+    for account in accounts:
+        facts = account.ledger
+        if facts is not None:
+            newest = account.receipts[-1] if account.receipts else None
+            problems += [f"{account.name}: {problem}" for problem in facts.against(newest)]
+    present = sum(account.ledger is not None for account in accounts)
+    detail = (
+        f"{present} of {len(accounts)} ledgers are in the run folder; their hash chains hold and "
+        "the receipts are part of them."
+        if present
+        else "No ledger is in the run folder; the figures rest on the receipts."
+    )
+    return _check("Ledgers agree with the receipts", problems, detail)
+
+
+def _check_limit(run: Run, holders: Sequence[Json]) -> Json:
+    name = "No holder spent more than planned"
+    if run.limit is None:
+        return _check(name, [], "The noise was given, so that no epsilon was planned.")
+    problems = [
+        f"{holder['name']}: epsilon {epsilon_text(holder['epsilon_pld'])} > {run.limit:g}"
+        for holder in holders
+        if holder["epsilon_pld"] is None or holder["epsilon_pld"] > run.limit * (1 + 1e-9)
+    ]
+    return _check(name, problems, f"Every holder stays at or below epsilon = {run.limit:g}.")
+
+
+def _check_delta(run: Run, accounts: Sequence[Account]) -> Json:
+    """A holder's size follows from its sampling rate, q = min(1, batch / n)."""
+    delta, batch = run.settings.privacy.delta, run.settings.train.batch
+    problems = [
+        f"{account.name}: delta {delta:g} >= 1 / {batch / step.sampling_rate:.0f}"
+        for account in accounts
+        for step in account.steps
+        if delta >= step.sampling_rate / batch
+    ]
+    return _check(
+        "delta is below one over the records of each holder",
+        problems,
+        f"delta = {delta:g}, with sizes as the sampling rates tell them.",
+    )
+
+
+def _check_trained(run: Run) -> Json:
+    """LoRA's B starts at zero: where it is still zero, nothing was learnt (Opacus issue 820)."""
+    path = run.folder / "adapter" / "adapter_model.safetensors"
+    if not path.is_file():
+        return _check("The adapter was trained", ["there is no adapter"], "", hard=False)
+    problems = []
+    tensors = list(_tensors(path.read_bytes()))
+    for name, dtype, data in tensors:
+        if "lora_B" in name and not any(data):
+            problems.append(f"{name} is still zero")
+        if not _all_finite(dtype, data):
+            problems.append(f"{name} is not finite")
+    return _check(
+        "The adapter was trained",
+        problems,
+        f"{len(tensors)} tensors, all finite, no LoRA factor left at its start.",
+        hard=False,
+    )
+
+
+def _tensors(file: bytes) -> Iterable[tuple[str, str, bytes]]:
+    """Name, dtype and bytes of every tensor of a safetensors file."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + length])
+    for name, entry in header.items():
+        if name != "__metadata__":
+            low, high = entry["data_offsets"]
+            yield name, entry["dtype"], file[8 + length + low : 8 + length + high]
+
+
+def _all_finite(dtype: str, data: bytes) -> bool:
+    if dtype == "BF16":
+        exponents = np.frombuffer(data, "<u2") & 0x7F80
+        return bool((exponents != 0x7F80).all())
+    known = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
+    return dtype not in known or bool(np.isfinite(np.frombuffer(data, known[dtype])).all())
+
+
+def _check_finished(run: Run) -> Json:
+    status = run.end.get("status", "not ended")
+    abandoned = [number for number, event in run.rounds.items() if event["abandoned"]]
+    problems = [] if status == "finished" else [f"the run is {status} {run.end.get('code', '')}"]
+    problems += [f"round {number} was abandoned" for number in abandoned]
+    return _check(
+        "All rounds were completed", problems, f"{len(run.rounds)} rounds were run.", hard=False
+    )

@@ -1,0 +1,1 @@
+"""Whole federations on one machine: real models and text, partitions, scenarios, yardsticks."""

@@ -1,0 +1,269 @@
+"""A Flower of one's own: a private SuperLink, ports and home for one simulated run.
+
+Flower's local SuperLink stays behind after a run, serves any user of the machine, installs the
+app's dependencies anew and reports to its makers, all by default; ``flwr run`` returns 0 even when
+the run failed. Here everything is switched off by documented variables, the SuperLink is a child
+that ends with the run, and success is read from the run folder. ``environment`` is what the
+Makefile sets, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import ConfideError
+from ..common.settings import Scalar
+
+SWITCHES = {
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Ray's own warning about a future default, and half a CPU's worth of threads an actor.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "OMP_NUM_THREADS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+_START_SECONDS = 60.0
+_STOP_SECONDS = 10.0
+_POLL_SECONDS = 0.3
+
+_APP = """[project]
+name = "confide-simulation"
+version = "0.1.0"
+description = "A simulated run of an installed confide"
+license = "Apache-2.0"
+
+[tool.flwr.app]
+publisher = "confide"
+
+[tool.flwr.app.components]
+serverapp = "confide.server.app:app"
+clientapp = "confide.client.app:app"
+
+[tool.flwr.app.config]
+"""
+
+
+def environment(home: Path, api_port: int, control_port: int) -> dict[str, str]:
+    """The variables of a private Flower; set before its SuperLink starts, which keeps them."""
+    tools = str(Path(sys.executable).parent)
+    return os.environ | {
+        **SWITCHES,
+        "FLWR_HOME": str(home),
+        "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(api_port),
+        "FLWR_LOCAL_CONTROL_API_PORT": str(control_port),
+        "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+def simulate(
+    config: Mapping[str, Scalar], holders: int, progress: Callable[[dict[str, Any]], None]
+) -> Path:
+    """Run the federation that ``config`` describes over ``holders`` simulated holders.
+
+    ``progress`` sees every event of the run's metrics.jsonl. Returns the run folder.
+
+    Raises:
+        ConfideError: the run's own code, or ``simulation.flower`` when Flower itself failed.
+        KeyboardInterrupt: after everything that was started has ended.
+    """
+    out = Path(str(config.get("run.out", "runs"))).expanduser().resolve()
+    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
+        place = Path(scratch)
+        _write_app(place / "app", {**config, "run.out": str(out)})
+        _write_home(place / "home", holders)
+        known = _folders(out) - {Path(str(config.get("run.resume", ""))).resolve()}
+        with _superlink(place) as env:
+            command = ["flwr", "run", str(place / "app"), "--stream"]
+            log = (place / "flwr.log").open("wb")
+            with (
+                log,
+                subprocess.Popen(
+                    command, env=env, cwd=place, stdout=log, stderr=log, start_new_session=True
+                ) as client,
+            ):
+                try:
+                    folder = _follow(client, out, known, progress)
+                finally:
+                    _end_group(client)
+        if folder is None:
+            raise ConfideError(
+                "simulation.flower",
+                "Flower ended before the run began.",
+                _last_words((place / "flwr.log").read_text(errors="replace")),
+            )
+    return _verdict(folder)
+
+
+def _write_app(folder: Path, config: Mapping[str, Scalar]) -> None:
+    """An app of a few lines: the code is the installed one, not a copy that travels."""
+    folder.mkdir()
+    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
+    (folder / "pyproject.toml").write_text(_APP + "\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "README.md").write_text("A simulated run.\n", encoding="utf-8")
+
+
+def _write_home(home: Path, holders: int) -> None:
+    home.mkdir()
+    cpus = os.cpu_count() or 1
+    (home / "config.toml").write_text(
+        '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local:"\n'
+        f"options.num-supernodes = {holders}\n"
+        "options.backend.client-resources.num-cpus = 1\n"
+        f"options.backend.init-args.num-cpus = {cpus}\n"
+        'options.backend.init-args.logging-level = "error"\n'
+        "options.backend.init-args.log-to-driver = false\n",
+        encoding="utf-8",
+    )
+
+
+@contextmanager
+def _superlink(place: Path) -> Iterator[dict[str, str]]:
+    """A SuperLink that ends when the block does; yields the environment to talk to it."""
+    api_port, control_port = _free_ports(2)
+    env = environment(place / "home", api_port, control_port)
+    command = [
+        "flower-superlink",
+        "--insecure",
+        "--simulation",
+        "--isolation",
+        "subprocess",
+        "--disable-runtime-dependency-installation",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(api_port),
+        "--control-api-address",
+        f"127.0.0.1:{control_port}",
+    ]
+    executable = shutil.which(command[0], path=env["PATH"])
+    if executable is None:
+        raise ConfideError(
+            "simulation.flower", "flower-superlink is not installed beside this Python."
+        )
+    with (place / "superlink.log").open("wb") as log:
+        process = subprocess.Popen(
+            [executable, *command[1:]],
+            env=env,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            _wait_for_port(api_port, process)
+            yield env
+        finally:
+            _end_group(process)
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            probe.settimeout(_POLL_SECONDS)
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(_POLL_SECONDS)
+    raise ConfideError("simulation.flower", "Flower's SuperLink did not start.")
+
+
+def _follow(
+    client: subprocess.Popen[bytes],
+    out: Path,
+    known: set[Path],
+    progress: Callable[[dict[str, Any]], None],
+) -> Path | None:
+    """Pass on the run's events until it has ended; None when no run ever began."""
+    folder: Path | None = None
+    seen = 0
+    while True:
+        ended = client.poll() is not None
+        if folder is None:
+            folder = max(_folders(out) - known, default=None)
+        if folder is not None:
+            events = read_events(folder)
+            for event in events[seen:]:
+                progress(event)
+            seen = len(events)
+            if events and events[-1]["event"] == "end":
+                # The report is written after the last event; the client's end says it is there.
+                client.wait(timeout=_START_SECONDS)
+                return folder
+        if ended:
+            return folder
+        time.sleep(_POLL_SECONDS)
+
+
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl so far."""
+    path = folder / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def _folders(out: Path) -> set[Path]:
+    return {path.resolve() for path in out.iterdir() if path.is_dir()} if out.is_dir() else set()
+
+
+def _verdict(folder: Path) -> Path:
+    """The folder of a run that finished; otherwise the run's own code as an error."""
+    last = next((e for e in reversed(read_events(folder)) if e["event"] == "end"), None)
+    if last is None or last["status"] != "finished":
+        code = last["code"] if last else "run.stopped"
+        raise ConfideError(
+            code,
+            f"The run did not finish; what there is lies in {folder}.",
+            f"Resume it with --set run.resume={folder} once the cause is mended.",
+        )
+    return folder
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a child that we started, and all that it started in its session."""
+    for stop in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, stop)
+        except ProcessLookupError:
+            break
+        try:
+            process.wait(timeout=_STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        if not _alive(process.pid):
+            break
+    process.wait()
+
+
+def _alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _last_words(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "It said nothing."

@@ -1,0 +1,61 @@
+"""Folders that appear whole or not at all.
+
+Whatever this room writes into the cache is made beside its place under a temporary name and
+then moved there by one rename, so that a kill, a full disk or Ctrl-C leaves what was there
+before. Never used for anything private: the cache holds public models and public text.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..common.errors import ConfideError
+
+
+@contextmanager
+def staged(target: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``target`` when the block ends without an error.
+
+    A ``target`` that exists is replaced. The parent of the yielded folder is temporary and
+    vanishes with the block, so scratch files may lie there.
+
+    Raises:
+        ConfideError: ``cache.write`` when the disk refuses.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            prefix=".partial-", dir=target.parent, ignore_cleanup_errors=True
+        ) as scratch:
+            folder = Path(scratch, "new")
+            folder.mkdir()
+            yield folder
+            _move(folder, target, Path(scratch, "old"))
+    except OSError as error:
+        raise ConfideError(
+            "cache.write",
+            f"{target} could not be written: {error.strerror or type(error).__name__}.",
+            "Make room, or set CONFIDE_CACHE to a folder that can be written.",
+        ) from error
+
+
+def _move(folder: Path, target: Path, aside: Path) -> None:
+    try:
+        folder.replace(target)
+    except OSError as error:
+        # A folder that is not empty cannot be renamed over: first move it out of the way.
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        target.replace(aside)
+        folder.replace(target)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,124 @@
+"""Yardsticks: what the private federation has to be held against, on the same text.
+
+Without privacy; one holder alone; a private head alone; central training on the pooled records
+under the same epsilon; and TF-IDF with logistic regression, which needs no language model at all.
+Each is a run of the same code with other settings, in this process, below the run's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..common.paths import local_or_cached
+from ..common.settings import Scalar, Settings, from_flat
+from ..common.text.readers import Record, read_records
+from ..server.run import run
+from .inprocess import federation
+
+_ONE_HOLDER: Mapping[str, Scalar] = {"round.min-holders": 1, "round.holders": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yardstick:
+    """A comparison: settings that differ, and which of the federation's files take part."""
+
+    name: str
+    note: str
+    settings: Mapping[str, Scalar] = field(default_factory=dict)
+    files: str = "all"  # all, first, pooled
+
+
+YARDSTICKS = (
+    Yardstick(
+        name="No privacy",
+        note="the same federation and clipping without noise",
+        settings={"privacy.trust": "off"},
+    ),
+    Yardstick(
+        name="One holder alone",
+        note="holder-00 with its own text, the same epsilon",
+        settings=_ONE_HOLDER,
+        files="first",
+    ),
+    Yardstick(
+        name="Private head alone",
+        note="the same federation and epsilon, no LoRA",
+        settings={"lora.method": "head"},
+    ),
+    Yardstick(
+        name="Central, pooled records",
+        note="one place holds all records, the same epsilon",
+        settings=_ONE_HOLDER,
+        files="pooled",
+    ),
+)
+
+
+def measure(folder: Path, config: Mapping[str, Scalar], say: Callable[[str], None]) -> None:
+    """Run all yardsticks of a finished run and leave ``yardsticks.json`` in its folder."""
+    settings = from_flat(config)
+    data = local_or_cached(settings.data.path, "federations")
+    if data is None:
+        raise FileNotFoundError(settings.data.path)
+    rows = [_tf_idf(data, settings)]
+    for yardstick in YARDSTICKS:
+        say(yardstick.name)
+        rows.append(_run(yardstick, folder, data, config))
+    (folder / "yardsticks.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+def _run(
+    yardstick: Yardstick, folder: Path, data: Path, config: Mapping[str, Scalar]
+) -> dict[str, Any]:
+    files = sorted(data.glob("holder-*.jsonl"))
+    batch = int(config.get("train.batch", Settings().train.batch))
+    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
+        if yardstick.files == "first":
+            files = files[:1]
+        elif yardstick.files == "pooled":
+            pooled = Path(scratch) / "pooled.jsonl"
+            pooled.write_bytes(b"".join(path.read_bytes() for path in files))
+            batch, files = batch * len(files), [pooled]
+        name = yardstick.name.lower().replace(",", "").replace(" ", "-")
+        out = Path(scratch) / "runs"
+        changed = {"run.out": str(out), "run.name": name, "run.resume": "", "train.batch": batch}
+        overrides = {**config, **changed, **yardstick.settings, "data.path": str(data)}
+        done = run(overrides, federation(files, out / "ledgers"))
+        report = json.loads((done.path / "report.json").read_text(encoding="utf-8"))
+    private = overrides.get("privacy.trust", "local") != "off"
+    return {
+        "name": yardstick.name,
+        "accuracy": report["utility"]["after"]["accuracy"],
+        "epsilon": report["claim"]["epsilon"] if private else None,
+        "delta": report["claim"]["delta"] if private else None,
+        "note": yardstick.note,
+    }
+
+
+def _tf_idf(data: Path, settings: Settings) -> dict[str, Any]:
+    """TF-IDF of words and pairs of words with logistic regression, pooled, without privacy."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    def rows(path: Path) -> list[Record]:
+        return read_records(path, text=settings.data.text, target=settings.data.target)
+
+    train = [r for path in sorted(data.glob("holder-*.jsonl")) for r in rows(path)]
+    test = rows(data / "public.jsonl")
+    model = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000)
+    )
+    model.fit([r.text for r in train], [r.target for r in train])
+    return {
+        "name": "TF-IDF + logistic regression",
+        "accuracy": float(model.score([r.text for r in test], [r.target for r in test])),
+        "epsilon": None,
+        "delta": None,
+        "note": "pooled records, no privacy",
+    }

@@ -1,0 +1,71 @@
+"""Each arrow of the design is guarded: a planted import in the wrong direction is caught."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOMS = ("common", "client", "server", "simulations")
+LAYERS = "simulations -> server and client -> common"
+DOOR = "The door opens the command lines of the rooms and nothing else"
+PRIVACY = "Privacy and masking stand on errors and tensors alone"
+WITHIN_COMMON = "Within common: wire -> settings and adapter -> tensors and errors"
+FLOWER = "Of common, only the wire knows Flower"
+
+
+@pytest.fixture
+def linked_tree(tree_copy: Path) -> Path:
+    """The rooms under one name, as the Makefile makes them."""
+    package = tree_copy / ".typing" / "confide"
+    package.mkdir(parents=True)
+    for file in (tree_copy / "confide").glob("*.py"):
+        (package / file.name).symlink_to(file)
+    for room in ROOMS:
+        (package / room).symlink_to(tree_copy / room)
+    return package.parent
+
+
+def lint_imports(linked_tree: Path) -> tuple[int, str]:
+    command = Path(sys.executable).with_name("lint-imports")
+    done = subprocess.run(
+        [command, "--no-cache", "--config", linked_tree.parent / "pyproject.toml"],
+        cwd=linked_tree,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_the_tree_as_it_stands_keeps_every_arrow(linked_tree: Path) -> None:
+    status, shown = lint_imports(linked_tree)
+    assert status == 0, shown
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("client/scrub.py", "from ..server import aggregation", LAYERS),
+        ("server/aggregation/__init__.py", "from ... import client", LAYERS),
+        ("common/errors.py", "from .. import server", LAYERS),
+        ("server/__init__.py", "from .. import simulations", LAYERS),
+        ("confide/__main__.py", "from .common.settings import known_keys", DOOR),
+        ("common/privacy/__init__.py", "from ..settings import known_keys", PRIVACY),
+        ("common/privacy/noise.py", "from ..paths import cache_dir", PRIVACY),
+        ("common/errors.py", "from .settings import known_keys", WITHIN_COMMON),
+        ("common/adapter.py", "from .wire import Task", WITHIN_COMMON),
+        ("common/adapter.py", "from flwr.app import Message", FLOWER),
+    ],
+)
+def test_an_import_against_an_arrow_is_caught(
+    file: str, line: str, contract: str, linked_tree: Path, tree_copy: Path
+) -> None:
+    with (tree_copy / file).open("a", encoding="utf-8") as source:
+        source.write(f"\n{line}\n")
+    status, shown = lint_imports(linked_tree)
+    assert status != 0
+    assert f"{contract} BROKEN" in shown, shown

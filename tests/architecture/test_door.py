@@ -1,0 +1,166 @@
+"""The command line as a process: its exit statuses, its few words, and what it does not import."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from confide.__main__ import run
+from confide.common.errors import ConfideError
+from confide.common.privacy.ledger import Ledger
+
+HEAVY = ("torch", "transformers", "flwr", "ray", "opacus", "peft", "datasets", "sklearn")
+PRIVATE = "a private sentence"
+FAILED, USAGE, FAULT, INTERRUPTED, PIPE_CLOSED = 1, 2, 70, 130, 141
+
+LIST_HEAVY = f"""
+import json, sys
+from confide.__main__ import main
+status = 0
+try:
+    main()
+except SystemExit as leave:
+    status = leave.code
+print(json.dumps([status, [name for name in {HEAVY!r} if name in sys.modules]]), file=sys.stderr)
+"""
+
+
+def python(*arguments: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, *arguments],
+        **{"capture_output": True, "text": True, "timeout": 100, "check": False} | options,
+    )
+
+
+def raising(error: BaseException) -> Callable[[], NoReturn]:
+    def app() -> NoReturn:
+        raise error
+
+    return app
+
+
+def heavy_behind(*arguments: str | Path) -> list[str]:
+    done = python("-c", LIST_HEAVY, *arguments)
+    status, loaded = json.loads(done.stderr.splitlines()[-1])
+    assert status == 0, done.stderr
+    assert done.stdout.strip()
+    return list(loaded)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--help",
+        "--version",
+        "budget --help",
+        "budget plan --epsilon 8 --delta 1e-5 --records 400 --batch 64 --steps 20",
+        "budget spent --noise-multiplier 1.5 --sampling-rate 0.04 --steps 20 --delta 1e-5",
+        "ledger --help",
+        "report --help",
+    ],
+)
+def test_light_commands_import_nothing_heavy(arguments: str) -> None:
+    assert heavy_behind(*arguments.split()) == []
+
+
+@pytest.mark.parametrize("command", ["show", "verify"])
+def test_the_ledger_is_read_without_anything_heavy(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "ledger.sqlite"
+    with Ledger.open(file) as ledger:
+        ledger.register("0" * 64, 400)
+    assert heavy_behind("ledger", command, file) == []
+
+
+@pytest.mark.parametrize("command", [(), ("budget",), ("ledger",), ("report",), ("assets",)])
+def test_every_command_has_a_help_page(command: tuple[str, ...]) -> None:
+    done = python("-m", "confide", *command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Usage" in done.stdout
+
+
+def test_wrong_usage_is_status_2() -> None:
+    done = python("-m", "confide", "no-such-command")
+    assert done.returncode == USAGE
+    assert "no-such-command" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_is_its_code_its_sentence_and_its_hint(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(ConfideError("data.empty", "The file is empty.", "Fill it."))) == FAILED
+    assert capsys.readouterr().err == "error [data.empty] The file is empty.\nFill it.\n"
+
+
+def test_an_error_without_a_hint_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(ConfideError("data.empty", "The file is empty."))) == FAILED
+    assert capsys.readouterr().err == "error [data.empty] The file is empty.\n"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(INTERRUPTED)])
+def test_an_interrupt_is_one_line(error: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(error)) == INTERRUPTED
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
+def test_the_status_that_a_command_chose_is_kept() -> None:
+    chosen = 3
+    assert run(raising(SystemExit(chosen))) == chosen
+    assert run(raising(SystemExit(None))) == 0
+    assert run(lambda: None) == 0
+
+
+def test_a_fault_shows_its_type_and_never_its_message(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(raising(ValueError(PRIVATE))) == FAULT
+    shown = capsys.readouterr().err
+    assert "ValueError" in shown
+    assert "CONFIDE_DEBUG=1" in shown
+    assert PRIVATE not in shown
+    assert "Traceback" not in shown
+
+
+def test_a_traceback_is_shown_when_asked_for(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIDE_DEBUG", "1")
+    assert run(raising(ValueError(PRIVATE))) == FAULT
+    assert f"ValueError: {PRIVATE}" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+def test_a_full_disk_has_a_code() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = python(
+            "-m", "confide", "--version", capture_output=False, stdout=full, stderr=subprocess.PIPE
+        )
+    assert done.returncode == FAILED
+    assert done.stderr.startswith(f"error [disk.full] {'No space is left'}")
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_full_disk_names_the_file(capfd: pytest.CaptureFixture[str]) -> None:
+    code = (
+        "import errno, sys; from confide.__main__ import run\n"
+        "def app(): raise OSError(errno.ENOSPC, 'No space left on device', 'runs/metrics.jsonl')\n"
+        "sys.exit(run(app))"
+    )
+    done = python("-c", code)
+    assert done.returncode == FAILED
+    assert "at runs/metrics.jsonl." in done.stderr
+    assert os.strerror(errno.ENOSPC) not in capfd.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_met_quietly() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as gone:
+        done = python(
+            "-m", "confide", "--help", capture_output=False, stdout=gone, stderr=subprocess.PIPE
+        )
+    assert (done.returncode, done.stderr) == (PIPE_CLOSED, "")

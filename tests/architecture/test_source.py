@@ -1,0 +1,108 @@
+"""Habits of the source that neither ruff nor mypy checks."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+MOST_LINES = 400
+ROOM_NAMES = {"common", "client", "server", "simulations"}
+UNSAFE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+UNSAFE_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load"}
+
+
+def parsed(root: Path, files: list[Path]) -> Iterator[tuple[Path, ast.Module]]:
+    for file in files:
+        yield file, ast.parse((root / file).read_text(encoding="utf-8"), str(file))
+
+
+def nodes(root: Path, files: list[Path]) -> Iterator[tuple[str, ast.AST]]:
+    for file, tree in parsed(root, files):
+        for node in ast.walk(tree):
+            yield f"{file}:{getattr(node, 'lineno', 0)}", node
+
+
+def imported(node: ast.AST) -> list[str]:
+    """Absolute module names that an import statement names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [node.module]
+    return []
+
+
+def only_passes(handler: ast.ExceptHandler) -> bool:
+    return all(isinstance(step, ast.Pass) for step in handler.body)
+
+
+def test_every_module_says_what_it_is_for(root: Path, product_files: list[Path]) -> None:
+    mute = [
+        str(file)
+        for file, tree in parsed(root, product_files)
+        if tree.body
+        and not (ast.get_docstring(tree) or "").strip()
+        # The empty __init__.py of a room may hold an empty docstring.
+        and not (file.name == "__init__.py" and len(tree.body) == 1)
+    ]
+    assert mute == []
+
+
+def test_no_module_is_too_long_to_be_read_in_one_sitting(
+    root: Path, product_files: list[Path]
+) -> None:
+    lines = {str(file): len((root / file).read_text().splitlines()) for file in product_files}
+    assert {file: count for file, count in lines.items() if count >= MOST_LINES} == {}
+
+
+def test_no_room_is_imported_as_a_top_level_module(root: Path) -> None:
+    everywhere = [
+        file.relative_to(root)
+        for folder in ("confide", *sorted(ROOM_NAMES), "tests")
+        for file in sorted((root / folder).rglob("*.py"))
+    ]
+    found = [
+        f"{place} imports {name}"
+        for place, node in nodes(root, everywhere)
+        for name in imported(node)
+        if name.split(".")[0] in ROOM_NAMES
+    ]
+    assert found == []
+
+
+def test_the_rooms_call_each_other_by_relative_names(root: Path, product_files: list[Path]) -> None:
+    found = [
+        f"{place} imports {name}"
+        for place, node in nodes(root, product_files)
+        for name in imported(node)
+        if name.split(".")[0] == "confide"
+    ]
+    assert found == []
+
+
+def test_product_code_never_asserts(root: Path, product_files: list[Path]) -> None:
+    assert [p for p, node in nodes(root, product_files) if isinstance(node, ast.Assert)] == []
+
+
+def test_no_exception_is_swallowed(root: Path, product_files: list[Path]) -> None:
+    swallowed = [
+        place
+        for place, node in nodes(root, product_files)
+        if isinstance(node, ast.ExceptHandler) and (node.type is None or only_passes(node))
+    ]
+    assert swallowed == []
+
+
+def test_nothing_is_ever_unpickled(root: Path, product_files: list[Path]) -> None:
+    found = [
+        f"{place} imports {name}"
+        for place, node in nodes(root, product_files)
+        for name in imported(node)
+        if name.split(".")[0] in UNSAFE_MODULES
+    ]
+    found += [
+        f"{place} calls {ast.unparse(node.func)}"
+        for place, node in nodes(root, product_files)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE_CALLS
+    ]
+    assert found == []

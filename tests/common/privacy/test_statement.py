@@ -1,0 +1,57 @@
+"""The sentences say what was computed, and never promise more."""
+
+import math
+
+import pytest
+from confide.common.privacy.accountant import GaussianSteps
+from confide.common.privacy.plan import Plan, Trust
+from confide.common.privacy.statement import NOT_PRIVATE, claim, claim_of, in_plain_words
+
+TWENTY = GaussianSteps(noise_multiplier=2.6854, sampling_rate=1.0, steps=20)
+
+
+def test_the_claim_names_unit_adversary_numbers_and_neighbours() -> None:
+    assert claim(epsilon=7.99, delta=1e-5) == (
+        "Whether any single record of a holder was used changes what anyone, the coordinator"
+        " included, can learn by at most epsilon = 7.99 at delta = 1e-05"
+        " (add or remove one record; local noise)."
+    )
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "shown"),
+    [(7.991, "8.00"), (7.9949, "8.00"), (8.0, "8.00"), (2.01, "2.01"), (0.001234, "0.002")],
+)
+def test_epsilon_is_never_rounded_down(epsilon: float, shown: str) -> None:
+    assert f"epsilon = {shown} at" in claim(epsilon=epsilon, delta=1e-5)
+
+
+def test_without_noise_the_claim_is_that_there_is_none() -> None:
+    assert claim(epsilon=1.0, delta=1e-5, trust=Trust.OFF).startswith(NOT_PRIVATE)
+    assert claim(epsilon=math.inf, delta=1e-5).startswith(NOT_PRIVATE)
+
+
+def test_a_plan_claims_what_was_spent_of_it() -> None:
+    plan = Plan(
+        clip_norm=1.0,
+        noise_multiplier=2.0,
+        sampling_rate=1.0,
+        steps_per_round=1,
+        max_rounds=9,
+        delta=1e-6,
+    )
+    assert claim_of(plan, 3.5) == claim(epsilon=3.5, delta=1e-6)
+
+
+def test_plain_words_give_the_best_attack_at_both_rates() -> None:
+    words = in_plain_words([TWENTY])
+    # The likelihood-ratio test against 20 Gaussians: 25.46 % and 50.81 %; the bounds lie above.
+    assert "at most 25.5 %" in words
+    assert "at most 50.9 %" in words
+    assert "1%" in words
+    assert "5%" in words
+
+
+def test_plain_words_without_noise_are_blunt() -> None:
+    bare = GaussianSteps(noise_multiplier=0.0, sampling_rate=1.0, steps=1)
+    assert "with certainty" in in_plain_words([bare])

@@ -1,0 +1,79 @@
+"""from_flat: every key, type, range and combination."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from confide.common.errors import ConfideError
+from confide.common.settings import Settings, from_flat, known_keys
+
+GOOD = {"model.name": "m", "task.labels": "no,yes"}
+
+
+def test_flat_and_back_is_the_same() -> None:
+    settings = from_flat({**GOOD, "privacy.epsilon": 3.5, "round.count": 7})
+    assert from_flat(settings.to_flat()) == settings
+    assert settings.privacy.epsilon == 3.5
+
+
+def test_a_whole_number_may_stand_for_a_number() -> None:
+    assert from_flat({**GOOD, "privacy.epsilon": 3}).privacy.epsilon == 3.0
+
+
+def test_settings_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().privacy.epsilon = 1.0  # type: ignore[misc]
+
+
+MISTAKES: list[tuple[dict[str, Any], str, str]] = [
+    ({"privacy.epsilom": 8}, "settings.unknown-key", "privacy.epsilon"),
+    ({"zzz": 8}, "settings.unknown-key", "Known:"),
+    ({"privacy.epsilon": "8"}, "settings.type", "a number"),
+    ({"round.count": 2.5}, "settings.type", "a whole number"),
+    ({"round.count": True}, "settings.type", "a truth value"),
+    ({"round.count": [1]}, "settings.type", "list"),
+    ({"model.name": 3}, "settings.type", "text"),
+    ({"privacy.epsilon": 0}, "settings.range", "(0, 100]"),
+    ({"privacy.epsilon": float("nan")}, "settings.range", "(0, 100]"),
+    ({"privacy.epsilon": float("inf")}, "settings.range", "(0, 100]"),
+    ({"privacy.delta": -1e-5}, "settings.range", "(0, 0.1]"),
+    ({"privacy.clip": 0.0}, "settings.range", "(0, 1e+06]"),
+    ({"lora.rank": 0}, "settings.range", "[1, 256]"),
+    ({"lora.dropout": 1.0}, "settings.range", "[0, 0.9]"),
+    ({"train.lr": -1.0}, "settings.range", "train.lr"),
+    ({"privacy.trust": "locl"}, "settings.range", "'local'"),
+    ({"aggregate.method": "fedavg"}, "settings.range", "lora, ffa"),
+    ({"wire.encoding": "int3"}, "settings.range", "fp32"),
+    ({"model.name": ""}, "settings.combination", "model.name"),
+    ({"task.labels": "yes"}, "settings.combination", "at least two"),
+    ({"task.labels": "yes,yes"}, "settings.combination", "at least two"),
+    ({"round.mode": "gradient", "train.steps": 4}, "settings.combination", "train.steps = 1"),
+    ({"round.mode": "gradient", "train.optimizer": "adam"}, "settings.combination", "'sgd'"),
+    ({"round.holders": 2, "round.min-holders": 3}, "settings.combination", "abandoned"),
+    (
+        {"privacy.trust": "off", "privacy.noise-multiplier": 1.0},
+        "settings.combination",
+        "privacy.trust = 'local'",
+    ),
+    ({"lora.method": "head", "lora.targets": "query"}, "settings.combination", "lora.targets"),
+]
+
+
+@pytest.mark.parametrize(("change", "code", "says"), MISTAKES, ids=lambda x: str(x)[:40])
+def test_a_mistake_is_refused_with_name_value_range_and_remedy(
+    change: dict[str, Any], code: str, says: str
+) -> None:
+    with pytest.raises(ConfideError) as caught:
+        from_flat({**GOOD, **change})
+    assert caught.value.code == code
+    assert says in str(caught.value)
+    assert any(key in str(caught.value) for key in change)
+    assert caught.value.hint, "every refusal says what to do"
+
+
+def test_every_key_has_a_room_and_a_name() -> None:
+    assert all(key.count(".") == 1 and key == key.lower() for key in known_keys())
+    assert len(known_keys()) == len(set(known_keys()))

@@ -1,0 +1,81 @@
+"""Frozen layers computed once give the whole model's result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from confide.common.batches import EncodedText, chunks_by_length, forward
+from confide.common.models import LoadedModel, load_model
+from confide.common.settings import from_flat
+from confide.common.tasks import task_for
+from confide.common.text.readers import Record
+from tests import tiny
+
+CLOSE = 1e-5
+
+
+def loaded_and_text(
+    kind: str, folder: Path, **overrides: object
+) -> tuple[LoadedModel, EncodedText, list[torch.Tensor]]:
+    settings = from_flat(tiny.config(tiny.save_model(folder, kind), folder, folder, **overrides))
+    loaded, task = load_model(settings), task_for(settings.task)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    records = [Record(r["text"], r["label"], None) for r in tiny.rows(9, seed=5)]
+    examples = task.encode(records, loaded.tokenizer, loaded.max_length)
+    whole = []
+    with torch.no_grad():
+        for example in examples:  # the slow, obvious reference: one record at a time, all layers
+            ids = torch.tensor([example.ids])
+            output = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            whole.append(task.logits(output, torch.ones_like(ids))[0])
+    return loaded, EncodedText(examples, loaded), whole
+
+
+@pytest.mark.parametrize("pooling", ["mean", "model"])
+@pytest.mark.parametrize("layers", [1, 2, 0])
+@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama", "qwen2", "gpt2"])
+def test_cached_layers_give_the_whole_models_logits(
+    kind: str, layers: int, pooling: str, tmp_path: Path
+) -> None:
+    loaded, text, whole = loaded_and_text(
+        kind, tmp_path, lora__layers=layers, task__pooling=pooling
+    )
+    task = task_for(
+        from_flat(tiny.config(tmp_path, tmp_path, tmp_path, task__pooling=pooling)).task
+    )
+    for index, expected in enumerate(whole):
+        (batch,) = text.batches([index])
+        with torch.no_grad():
+            found = forward(loaded, task, batch)[0]
+        assert torch.allclose(found, expected, atol=CLOSE), kind
+    # And together, padded: a record does not depend on its neighbours.
+    chunks = chunks_by_length([len(e.ids) for e in text._examples], range(len(text)))
+    for chunk, batch in zip(chunks, text.batches(), strict=True):
+        with torch.no_grad():
+            found = forward(loaded, task, batch)
+        assert torch.allclose(found, torch.stack([whole[i] for i in chunk]), atol=CLOSE)
+
+
+def test_a_head_alone_needs_no_layer_twice(tmp_path: Path) -> None:
+    loaded, text, whole = loaded_and_text("bert", tmp_path, lora__method="head", lora__layers=0)
+    assert loaded.trunk.frozen == 3
+    assert all("classifier" in name for name in loaded.schema.trained)
+    (batch,) = text.batches([0])
+    assert "inputs_embeds" in batch.inputs
+    assert len(whole) == len(text)
+
+
+def test_chunks_hold_each_index_once_and_keep_to_the_budget() -> None:
+    lengths = [3, 50, 7, 7, 20, 1, 50, 200]
+    chunks = chunks_by_length(lengths, range(8), budget=100)
+    assert sorted(i for chunk in chunks for i in chunk) == list(range(8))
+    for chunk in chunks:
+        assert len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 100
+    assert chunks_by_length(lengths, [], budget=100) == []

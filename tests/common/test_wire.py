@@ -1,0 +1,99 @@
+"""Messages: exact, bounded, and refused when malformed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from confide.common.errors import ConfideError
+from confide.common.wire import (
+    Refusal,
+    Task,
+    Update,
+    decode_vector,
+    encode_vector,
+    reply_from_records,
+    reply_to_records,
+    task_from_records,
+    task_to_records,
+)
+
+TASK = Task(run="r", round=3, settings={"a.b": 1, "c.d": "x"}, schema="s", adapter=b"1234")
+UPDATE = Update(
+    holder="holder-00",
+    run="r",
+    round=3,
+    task_hash=TASK.hash,
+    schema="s",
+    encoding="fp32",
+    receipt={"head": "h", "steps_run": [{"steps": 1}]},
+    values=b"\x00\x00\x80\x3f",
+)
+
+
+def test_tasks_and_replies_come_back_as_they_went() -> None:
+    assert task_from_records(task_to_records(TASK)) == TASK
+    assert reply_from_records(reply_to_records(UPDATE)) == UPDATE
+    refusal = Refusal(holder="h", task_hash="t", code="policy.delta")
+    assert reply_from_records(reply_to_records(refusal)) == refusal
+    assert Update.from_bytes(UPDATE.to_bytes()) == UPDATE
+
+
+def test_every_part_of_a_task_is_in_its_hash() -> None:
+    changes = {"run": "q", "round": 4, "settings": {"a.b": 2}, "schema": "z", "adapter": b"1235"}
+    hashes = {dataclasses.replace(TASK, **{k: v}).hash for k, v in changes.items()}
+    assert len(hashes | {TASK.hash}) == len(changes) + 1
+
+
+def test_fp32_is_exact_and_bf16_is_within_its_rounding() -> None:
+    vector = torch.randn(1000) * 10.0 ** torch.randint(-20, 20, (1000,))
+    assert torch.equal(decode_vector(encode_vector(vector, "fp32"), "fp32", 1000), vector)
+    half = decode_vector(encode_vector(vector, "bf16"), "bf16", 1000)
+    assert ((half - vector).abs() <= vector.abs() * 2**-8).all()
+
+
+@pytest.mark.parametrize(("encoding", "size"), [("fp32", 3), ("fp32", 1), ("bf16", 3)])
+def test_a_payload_of_another_size_is_refused(encoding: str, size: int) -> None:
+    with pytest.raises(ConfideError, match=r"wire\.size"):
+        decode_vector(bytes(8), encoding, size)
+
+
+def test_an_unknown_encoding_is_refused() -> None:
+    with pytest.raises(ConfideError, match=r"wire\.encoding"):
+        decode_vector(bytes(8), "pickle", 2)
+
+
+def numpy_array() -> ArrayRecord:
+    return ArrayRecord(
+        {"values": Array(dtype="float32", shape=(1,), stype="numpy.ndarray", data=b"x")}
+    )
+
+
+MALFORMED = [
+    RecordDict(),
+    RecordDict({"reply": ConfigRecord({"kind": "update"})}),
+    RecordDict({"reply": ConfigRecord({"kind": 3})}),
+    RecordDict({"reply": reply_to_records(UPDATE)["reply"]}),
+    RecordDict({"reply": reply_to_records(UPDATE)["reply"], "delta": numpy_array()}),
+    RecordDict({"reply": ConfigRecord({"kind": "refusal", "holder": "h", "task_hash": "t"})}),
+]
+
+
+@pytest.mark.parametrize("records", MALFORMED)
+def test_a_malformed_reply_is_refused(records: RecordDict) -> None:
+    with pytest.raises(ConfideError, match=r"wire\.malformed"):
+        reply_from_records(records)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("round", -1), ("round", True), ("receipt", "[]"), ("receipt", "{"), ("run", "x" * 10**6)],
+)
+def test_a_field_of_the_wrong_kind_is_refused(field: str, value: object) -> None:
+    records = reply_to_records(UPDATE)
+    records["reply"][field] = value
+    with pytest.raises(ConfideError, match=r"wire\.malformed"):
+        reply_from_records(records)

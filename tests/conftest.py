@@ -1,0 +1,79 @@
+"""What every test stands on: no network, no writing into the user's folders, two threads at most.
+
+The environment is set before any test module, and so before torch, is imported.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from confide.common.paths import cache_dir
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parent.parent
+REAL_CACHE = cache_dir()
+SCRATCH = pytest.StashKey[str]()
+
+# A worker of pytest-xdist has one core to itself; alone, a process may use the two there are.
+THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    scratch = tempfile.mkdtemp(prefix="confide-tests-")
+    config.stash[SCRATCH] = scratch
+    os.environ.update(
+        CONFIDE_CACHE=f"{scratch}/confide",
+        FLWR_HOME=f"{scratch}/flwr",
+        HF_HOME=f"{scratch}/huggingface",
+        HF_HUB_OFFLINE="1",
+        FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION="1",
+        FLWR_DISABLE_UPDATE_CHECK="1",
+        FLWR_TELEMETRY_ENABLED="0",
+        RAY_USAGE_STATS_ENABLED="0",
+        TOKENIZERS_PARALLELISM="false",
+    )
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, THREADS)
+    os.environ.pop("CONFIDE_DEBUG", None)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    shutil.rmtree(config.stash[SCRATCH], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def real_cache_dir() -> Path:
+    """The user's own cache, filled by ``make assets``; to be read only."""
+    if not REAL_CACHE.is_dir():
+        pytest.fail(f"{REAL_CACHE} is missing: run `make assets` once")
+    return REAL_CACHE
+
+
+@pytest.fixture
+def real_cache(real_cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """For one test, confide finds models and text in the user's own cache."""
+    monkeypatch.setenv("CONFIDE_CACHE", str(real_cache_dir))
+    return real_cache_dir
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random BERT in a folder."""
+    return tiny.save_model(tmp_path_factory.mktemp("tiny-bert"))
+
+
+@pytest.fixture(scope="session")
+def tiny_federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three holders with 24 records each, and a public file."""
+    return tiny.save_federation(tmp_path_factory.mktemp("tiny-federation"))

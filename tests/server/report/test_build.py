@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.common.errors import ConfideError
+from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
+from confide.server.report import find_run, load_report, wilson
+from confide.server.report.build import _group_epsilon, build_report, write_report
+
+MakeRun = Callable[..., Path]
+Lines = list[dict[str, Any]]
+HOLDERS, ROUNDS, DELTA = 10, 20, 1e-5
+SOME_ROUNDS = 18
+
+
+def check(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(check for check in report["checks"] if check["name"] == name)
+
+
+def holder(report: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in report["holders"] if row["name"] == name)
+
+
+def rounds(lines: Lines) -> Lines:
+    return [line for line in lines if line["event"] == "round"]
+
+
+def drop(lines: Lines, name: str, after: int, seen_as: str, code: str) -> None:
+    """After a round, ``name`` is left out under another name, with a code."""
+    for line in rounds(lines)[after:]:
+        line["accepted"] = [row for row in line["accepted"] if row["holder"] != name]
+        line["left_out"].append({"holder": seen_as, "code": code})
+
+
+def test_the_claim_is_the_largest_epsilon_of_all_holders(torch_free_report: dict[str, Any]) -> None:
+    claim = torch_free_report["claim"]
+    spent = [row["epsilon_pld"] for row in torch_free_report["holders"]]
+    assert len(spent) == HOLDERS
+    assert min(spent) < max(spent) == claim["epsilon"]
+    assert claim["private"]
+    assert 0.99 * claim["planned_epsilon"] < claim["epsilon"] <= claim["planned_epsilon"]
+    assert all(row["passed"] for row in torch_free_report["checks"])
+
+
+def test_epsilon_is_recomputed_from_the_events_and_never_copied(make_run: MakeRun) -> None:
+    def understate(lines: Lines) -> None:
+        for line in rounds(lines):
+            for row in line["accepted"]:
+                row["receipt"]["epsilon"] = 0.1
+
+    report = build_report(make_run(understate), prv=False)
+    row = holder(report, "holder-04")
+    steps = [GaussianSteps.from_json(event) for event in row["events"]]
+    assert row["epsilon_pld"] == epsilon_pld(steps, DELTA)
+    assert row["epsilon_all_runs"] == 0.1
+
+
+def test_the_three_accountants_stand_side_by_side(run_folder: Path) -> None:
+    row = build_report(run_folder)["holders"][0]
+    assert row["epsilon_prv"] == pytest.approx(row["epsilon_pld"], abs=0.03)
+    assert row["epsilon_rdp"] > row["epsilon_pld"]
+
+
+def test_without_noise_nothing_is_promised(make_run: MakeRun) -> None:
+    report = build_report(make_run(privacy__trust="off"), prv=False)
+    assert report["claim"]["sentence"].startswith("NOT DIFFERENTIALLY PRIVATE")
+    assert not report["claim"]["private"]
+    assert report["claim"]["epsilon"] is None
+    assert report["released"]["accounted"] == []
+    assert "can reveal records" in report["released"]["not_accounted"][0]["why"]
+
+
+def test_a_receipt_without_noise_withdraws_the_claim(make_run: MakeRun) -> None:
+    def silence(lines: Lines) -> None:
+        rounds(lines)[-1]["accepted"][4]["receipt"]["steps_run"][0]["noise_multiplier"] = 0.0
+
+    report = build_report(make_run(silence), prv=False)
+    assert not check(report, "Every accepted update was noised")["passed"]
+    assert report["claim"]["epsilon"] is None
+    assert not report["claim"]["private"]
+    json.dumps(report, allow_nan=False)
+
+
+def test_a_holder_over_the_plan_withdraws_the_claim(make_run: MakeRun) -> None:
+    report = build_report(make_run(privacy__epsilon=7.0), prv=False)
+    assert not check(report, "No holder spent more than planned")["passed"]
+    assert report["claim"]["sentence"].startswith("NOT DIFFERENTIALLY PRIVATE")
+
+
+def test_a_ledger_that_went_back_withdraws_the_claim(make_run: MakeRun) -> None:
+    def go_back(lines: Lines) -> None:
+        rounds(lines)[10]["accepted"][3]["receipt"]["entries"] = 3
+
+    report = build_report(make_run(go_back), prv=False)
+    chained = check(report, "Receipts chain forward")
+    assert not chained["passed"]
+    assert "holder-03" in chained["detail"]
+    assert not report["claim"]["private"]
+
+
+def test_fewer_steps_charged_than_released_withdraws_the_claim(make_run: MakeRun) -> None:
+    def forget(lines: Lines) -> None:
+        for line in rounds(lines):
+            line["accepted"][5]["receipt"]["steps_run"][0]["steps"] = 1
+
+    report = build_report(make_run(forget), prv=False)
+    assert not check(report, "Every accepted update was charged")["passed"]
+    assert not report["claim"]["private"]
+
+
+def test_a_delta_above_one_over_the_records_withdraws_the_claim(make_run: MakeRun) -> None:
+    report = build_report(make_run(privacy__delta=0.01), prv=False)
+    assert not check(report, "delta is below one over the records of each holder")["passed"]
+
+
+def test_a_receipt_that_its_ledger_does_not_know_withdraws_the_claim(make_run: MakeRun) -> None:
+    def forge(lines: Lines) -> None:
+        rounds(lines)[-1]["accepted"][0]["receipt"]["head"] = "f" * 64
+
+    report = build_report(make_run(forge), prv=False)
+    assert not check(report, "Ledgers agree with the receipts")["passed"]
+    assert not report["claim"]["private"]
+
+
+@pytest.mark.parametrize("seen_as", ["holder-05", "node-77"])
+def test_rounds_without_an_answer_are_counted_as_spent(make_run: MakeRun, seen_as: str) -> None:
+    def vanish(lines: Lines) -> None:
+        drop(lines, "holder-05", SOME_ROUNDS, seen_as, "transport.no-answer")
+
+    report = build_report(make_run(vanish), prv=False)
+    row = holder(report, "holder-05")
+    assert row["rounds"] == SOME_ROUNDS
+    assert row["open_rounds"] == ROUNDS - SOME_ROUNDS
+    assert row["epsilon_pld"] == holder(report, "holder-02")["epsilon_pld"]
+    assert len(report["holders"]) == HOLDERS
+
+
+def test_a_refusal_before_the_charge_costs_nothing(make_run: MakeRun) -> None:
+    def refuse(lines: Lines) -> None:
+        drop(lines, "holder-05", SOME_ROUNDS, "holder-05", "ledger.budget-exhausted")
+
+    row = holder(build_report(make_run(refuse), prv=False), "holder-05")
+    assert row["open_rounds"] == 0
+    assert row["epsilon_pld"] < holder(build_report_cached(row), "it")["epsilon_pld"]
+
+
+def build_report_cached(row: dict[str, Any]) -> dict[str, Any]:
+    """The same row with all rounds taken part in."""
+    step = row["events"][0]
+    whole = GaussianSteps(**{**step, "steps": ROUNDS})
+    return {"holders": [{"name": "it", "epsilon_pld": epsilon_pld([whole], DELTA)}]}
+
+
+def test_a_node_that_never_told_its_name_may_have_spent_what_was_planned(make_run: MakeRun) -> None:
+    def stranger(lines: Lines) -> None:
+        for line in rounds(lines):
+            line["left_out"].append({"holder": "node-99", "code": "transport.no-answer"})
+
+    report = build_report(make_run(stranger), prv=False)
+    row = holder(report, "node-99")
+    assert row["basis"] == "plan"
+    assert row["epsilon_pld"] == report["claim"]["planned_epsilon"] == report["claim"]["epsilon"]
+
+
+def test_of_a_round_done_again_the_last_line_counts(make_run: MakeRun) -> None:
+    def again(lines: Lines) -> None:
+        lines.insert(-1, {"event": "resume", "time": "2026-01-01T12:05:00+00:00"})
+        last = next(e for e in reversed(lines) if e["event"] == "evaluation")
+        lines.insert(-1, {**last, "accuracy": 0.5})
+
+    report = build_report(make_run(again), prv=False)
+    assert report["utility"]["after"]["accuracy"] == 0.5
+    assert len(report["utility"]["rounds"]) == ROUNDS + 1
+
+
+def test_a_torn_last_line_is_left_out_and_a_torn_one_before_is_refused(run_folder: Path) -> None:
+    metrics = run_folder / "metrics.jsonl"
+    whole = metrics.read_text()
+    metrics.write_text(whole + '{"event": "rou')
+    assert build_report(run_folder, prv=False)["run"]["status"] == "finished"
+    metrics.write_text('{"event": "sta\n' + whole)
+    with pytest.raises(ConfideError) as caught:
+        build_report(run_folder, prv=False)
+    assert caught.value.code == "report.metrics"
+    assert caught.value.hint
+
+
+def test_an_adapter_that_did_not_move_is_told_without_touching_the_claim(run_folder: Path) -> None:
+    adapter = run_folder / "adapter" / "adapter_model.safetensors"
+    data = adapter.read_bytes()
+    adapter.write_bytes(data[:-4] + bytes(4))
+    report = build_report(run_folder, prv=False)
+    assert "lora_B" in check(report, "The adapter was trained")["detail"]
+    assert not check(report, "The adapter was trained")["passed"]
+    assert report["claim"]["private"]
+    adapter.write_bytes(data[:-4] + b"\0\0\xc0\x7f")  # NaN
+    assert (
+        "not finite"
+        in check(build_report(run_folder, prv=False), "The adapter was trained")["detail"]
+    )
+
+
+def test_no_folder_of_this_machine_is_in_the_report(run_folder: Path) -> None:
+    text = json.dumps(write_report(run_folder, prv=False))
+    assert "/somewhere" not in text
+    assert str(run_folder) not in text
+
+
+def test_report_json_is_what_was_computed_and_is_found_as_the_latest(run_folder: Path) -> None:
+    report = write_report(run_folder, prv=False)
+    older = run_folder.parent / "20250101-000000-older"
+    older.mkdir()
+    (older / "metrics.jsonl").write_text("")
+    assert load_report(find_run("latest", run_folder.parent)) == json.loads(json.dumps(report))
+    assert (run_folder / "report.html").read_text().startswith("<!doctype html>")
+
+
+def test_a_missing_run_and_a_torn_report_are_named(run_folder: Path, tmp_path: Path) -> None:
+    for name, runs in (("latest", tmp_path / "none"), (str(tmp_path), None)):
+        with pytest.raises(ConfideError) as caught:
+            find_run(name, runs)
+        assert caught.value.code == "run.missing"
+    for content, code in (("{", "report.corrupt"), ('{"schema": "x"}', "report.schema")):
+        (run_folder / "report.json").write_text(content)
+        with pytest.raises(ConfideError) as caught:
+            load_report(run_folder)
+        assert caught.value.code == code
+
+
+def test_the_epsilon_of_two_records_is_the_known_answer() -> None:
+    steps = (GaussianSteps(noise_multiplier=1.025, sampling_rate=1 / 32, steps=960),)
+    known, coarseness = 13.789, 0.03
+    found = _group_epsilon(steps, DELTA, 2)
+    assert found is not None
+    assert known <= found <= known + coarseness
+    loud = (GaussianSteps(noise_multiplier=0.05, sampling_rate=1.0, steps=100),)
+    assert _group_epsilon(loud, DELTA, 5) is None
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    low, high = wilson(0.5, 100) or (math.nan, math.nan)
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    assert wilson(None, 100) is None
+    assert wilson(0.5, 0) is None
+
+
+def test_the_report_needs_no_torch() -> None:
+    code = (
+        "import sys, confide.server.cli, confide.server.card, confide.server.report.build,"
+        " confide.server.report.html, confide.server.report.terminal;"
+        "sys.exit('torch' in sys.modules or 'opacus' in sys.modules)"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60)
+    assert done.returncode == 0

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import copy
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from confide.server.report import DARK, GROUNDS, INKS, LIGHT, line_chart
+from confide.server.report.html import STYLE, render
+
+LEAST_CONTRAST = 4.5  # WCAG 2.2, 1.4.3
+HOSTILE = "<script>alert('x')</script>\"&"
+VOID = {"meta", "br", "rect", "line", "circle"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; complains about a tag that is not closed."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.headings: list[str] = []
+        self._open: list[str] = []
+        self.feed(source)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "h2":
+            self.headings.append(data)
+        if "style" not in self._open:
+            self.text += data
+
+
+def luminance(colour: str) -> float:
+    def linear(channel: float) -> float:
+        return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+
+    red, green, blue = (linear(int(colour[at : at + 2], 16) / 255) for at in (1, 3, 5))
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def poisoned(value: Any) -> Any:
+    """The report with every word in it replaced by a hostile one."""
+    if isinstance(value, dict):
+        return {key: poisoned(inner) for key, inner in value.items()} | (
+            {HOSTILE: HOSTILE} if "confide" in value or "model.name" in value else {}
+        )
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_contrast_is_computed_as_the_standard_says() -> None:
+    assert contrast("#000000", "#ffffff") == pytest.approx(21.0)
+    assert contrast("#777777", "#ffffff") < LEAST_CONTRAST < contrast("#767676", "#ffffff")
+
+
+@pytest.mark.parametrize("palette", [LIGHT, DARK], ids=["light", "dark"])
+def test_every_ink_is_readable_on_every_ground(palette: dict[str, str]) -> None:
+    poor = {
+        (ink, ground): contrast(palette[ink], palette[ground])
+        for ink in INKS
+        for ground in GROUNDS
+        if contrast(palette[ink], palette[ground]) < LEAST_CONTRAST
+    }
+    assert poor == {}
+
+
+def test_every_colour_comes_from_the_palette() -> None:
+    used = set(re.findall(r"var\(--(\w+)\)", STYLE))
+    assert used <= set(LIGHT) == set(DARK)
+    assert not re.search(r"#[0-9a-fA-F]{3}|rgb|hsl", STYLE)
+    inked = set(re.findall(r"(?<![-\w])color:var\(--(\w+)\)", STYLE))
+    assert inked <= set(INKS)
+
+
+def test_the_page_needs_nothing_from_anywhere(torch_free_report: dict[str, Any]) -> None:
+    source = render(torch_free_report)
+    page = Page(source)
+    assert not {"script", "img", "link", "iframe", "object", "form", "a"} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name in {"src", "href", "xlink:href"}]
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert not re.search(r"https?:|url\(|@import|@font-face", source)
+    assert "default-src 'none'" in source
+
+
+def test_every_word_that_a_run_brings_is_escaped(torch_free_report: dict[str, Any]) -> None:
+    source = render(poisoned(copy.deepcopy(torch_free_report)))
+    page = Page(source)
+    assert "script" not in page.tags
+    assert HOSTILE in page.text
+    assert "<script" not in source
+
+
+def test_the_page_tells_its_story_in_order(torch_free_report: dict[str, Any]) -> None:
+    page = Page(render(torch_free_report))
+    assert page.headings == [
+        "What this means for one person",
+        "How useful the adapter is",
+        "Over the rounds",
+        "Holders",
+        "What left the holders",
+        "What is not protected",
+        "Checks",
+        "Settings and versions",
+    ]
+    assert page.text.index(torch_free_report["claim"]["sentence"]) < page.text.index("What this")
+    for word in ("holder-07", "TF-IDF", "policy.rounds", "One person at several holders"):
+        assert word in page.text
+
+
+def test_a_withdrawn_claim_is_in_the_title(torch_free_report: dict[str, Any]) -> None:
+    torch_free_report["claim"] |= {
+        "private": False,
+        "epsilon": None,
+        "attacker": [],
+        "groups": [],
+        "sentence": "NOT DIFFERENTIALLY PRIVATE. Noise was on: no.",
+    }
+    source = render(torch_free_report)
+    assert "<title>NOT DIFFERENTIALLY PRIVATE" in source
+    assert 'class="claim withdrawn"' in source
+    assert "NOT DIFFERENTIALLY" not in render(torch_free_report | {"claim": private()})
+
+
+def private() -> dict[str, Any]:
+    return {
+        "private": True,
+        "sentence": "A claim.",
+        "in_plain_words": "",
+        "unit": "record",
+        "epsilon": 1.0,
+        "delta": 1e-5,
+        "planned_epsilon": None,
+        "attacker": [],
+        "groups": [],
+    }
+
+
+def test_a_run_that_measured_nothing_still_has_a_page(torch_free_report: dict[str, Any]) -> None:
+    empty = torch_free_report | {"holders": [], "checks": [], "faults": [], "software": {}}
+    nothing = {"accuracy": None, "loss": None}
+    empty["utility"] = torch_free_report["utility"] | {
+        "before": nothing,
+        "after": nothing,
+        "interval": None,
+        "examples": None,
+        "rounds": [],
+        "yardsticks": [],
+    }
+    page = Page(render(empty))
+    assert "No holder took part." in page.text
+    assert "Nothing was measured." in page.text
+
+
+def test_epsilon_is_rounded_up_and_never_down(torch_free_report: dict[str, Any]) -> None:
+    torch_free_report["claim"] |= {"epsilon": 7.9912}
+    assert "<dd>8.00<small>" in render(torch_free_report)
+
+
+def test_a_line_ends_where_its_last_value_is() -> None:
+    drawn = line_chart([("it", [(0, 0), (10, 8)], True)], "title", limit=8.0)
+    limit = re.search(r'class="limit"[^>]* y1="([\d.]+)%"', drawn)
+    dot = re.search(r'<circle[^>]* cy="([\d.]+)%"', drawn)
+    assert limit is not None
+    assert dot is not None
+    assert dot.group(1) == limit.group(1)
+    assert 'cx="98.00%"' in drawn
+
+
+def test_a_long_run_is_thinned_but_keeps_its_end() -> None:
+    points = [(float(at), float(at)) for at in range(5000)]
+    drawn = line_chart([("it", points, True)], "title")
+    assert drawn.count('class="line main"') <= 60
+    assert "4999.00" in drawn

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
+
+from confide.server.cli import add_commands
+from confide.server.report.build import write_report
+from confide.server.report.terminal import show, show_verdict
+from confide.server.report.verify import HolderVerdict, Verdict
+
+WIDE, NARROW = 110, 60
+MARKUP = "[bold]x[/bold][/"
+
+
+def printed(report: dict[str, Any], width: int = WIDE) -> str:
+    console = Console(file=io.StringIO(), width=width, no_color=True)
+    show(report, console)
+    return str(console.file.getvalue())  # type: ignore[attr-defined]
+
+
+def command(*arguments: str) -> Any:
+    app = typer.Typer()
+    add_commands(app)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_claim_comes_first_and_everything_is_there(torch_free_report: dict[str, Any]) -> None:
+    text = printed(torch_free_report)
+    order = ["Privacy report", "Utility", "Holders", "What left the holders", "Checks", "Left out"]
+    places = [text.index(word) for word in order]
+    assert places == sorted(places)
+    for word in ("holder-07", "policy.rounds", "TF-IDF", "82.7 %", "not accounted", "passed"):
+        assert word in text
+
+
+def test_no_line_is_wider_than_the_terminal(torch_free_report: dict[str, Any]) -> None:
+    assert max(map(len, printed(torch_free_report, NARROW).splitlines())) <= NARROW
+
+
+def test_a_failed_check_is_not_to_be_overlooked(torch_free_report: dict[str, Any]) -> None:
+    assert "FAILED" not in printed(torch_free_report)
+    torch_free_report["checks"][0]["passed"] = False
+    assert "FAILED" in printed(torch_free_report)
+
+
+def test_words_of_a_run_are_never_read_as_markup(torch_free_report: dict[str, Any]) -> None:
+    torch_free_report["run"]["name"] = MARKUP
+    torch_free_report["holders"][0]["name"] = MARKUP
+    torch_free_report["utility"]["yardsticks"][0] |= {"name": MARKUP, "note": MARKUP}
+    torch_free_report["faults"][0]["code"] = MARKUP
+    assert printed(torch_free_report, 200).count(MARKUP) == 5
+
+
+def test_many_holders_are_cut_and_the_cut_is_told(torch_free_report: dict[str, Any]) -> None:
+    torch_free_report["holders"] *= 3
+    assert "and 18 more" in printed(torch_free_report)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_holder_without_a_ledger_is_never_shown_as_agreeing(checked: bool) -> None:
+    one = HolderVerdict(
+        name="holder-00", epsilon_pld=1.0 if checked else None, reported=1.0, differences=()
+    )
+    console = Console(file=io.StringIO(), width=WIDE, no_color=True)
+    show_verdict(Verdict(run="it", holders=(one,), differences=()), console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("not checked" in text) is not checked
+    assert f"{int(checked)} of 1 ledgers" in text
+
+
+def test_show_computes_a_report_that_is_not_there(run_folder: Path) -> None:
+    shown = command("report", "show", str(run_folder), "--json")
+    assert shown.exit_code == 0, shown.output
+    assert json.loads(shown.stdout)["claim"]["private"] is True
+    assert not (run_folder / "report.json").exists()
+
+
+def test_show_prints_what_was_written(run_folder: Path) -> None:
+    report = write_report(run_folder, prv=False)
+    assert json.loads(command("report", "show", str(run_folder), "--json").stdout) == report
+    text = command("report", "show", str(run_folder)).stdout
+    assert "report.html" in text
+    assert "Checks" in text

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    BertConfig,
+    PreTrainedTokenizerFast,
+)
+
+from confide.server.card import model_card, write_card
+from confide.server.report import SCHEMA
+
+HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
+LABELS = ["negative", "positive"]
+WORDS = ["[PAD]", "[UNK]", "The", "first", "text", ".", "Another"]
+
+
+def report(base: str = HUB_ID, pooling: str = "mean", **claim: object) -> dict[str, Any]:
+    return {
+        "schema": SCHEMA,
+        "claim": {
+            "private": True,
+            "sentence": "At most epsilon = 8.00.",
+            "in_plain_words": "Few are found.",
+            "unit": "record",
+            "neighbouring": "add-or-remove-one",
+            "epsilon": 7.991,
+            "delta": 1e-5,
+            "adversary": "everyone",
+        }
+        | claim,
+        "run": {"name": "editorials", "rounds": 20, "holders": 10, "model": {"name": base}},
+        "utility": {
+            "before": {"accuracy": 0.57},
+            "after": {"accuracy": 0.827},
+            "interval": [0.788, 0.86],
+            "examples": 418,
+            "yardsticks": [{"name": "a | b", "accuracy": 0.65, "epsilon": None}],
+        },
+        "not_protected": [{"what": "Facts shared by many", "why": "An adapter may learn them."}],
+        "settings": {
+            "task.labels": "negative,positive",
+            "task.pooling": pooling,
+            "train.max-length": 128,
+        },
+    }
+
+
+def front_matter(card: str) -> str:
+    return card.split("---\n")[1]
+
+
+def code_of(card: str) -> str:
+    found = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_the_front_matter_says_what_the_hub_asks_for() -> None:
+    head = front_matter(model_card(report()))
+    assert f'base_model: "{HUB_ID}"' in head
+    assert "library_name: peft" in head
+    assert "- differential-privacy" in head
+
+
+def test_a_folder_is_no_base_model_of_the_hub() -> None:
+    assert "base_model" not in front_matter(model_card(report(base="my-model")))
+
+
+def test_the_card_promises_what_the_report_does_and_no_more() -> None:
+    card = model_card(report())
+    assert "At most epsilon = 8.00." in card
+    assert "epsilon 8.00 at delta 1e-05" in card
+    assert "82.7 %" in card
+    assert "a \\| b" in card
+    assert "Facts shared by many" in card
+    withdrawn = model_card(
+        report(private=False, epsilon=None, sentence="NOT DIFFERENTIALLY PRIVATE. No noise.")
+    )
+    assert "**NOT DIFFERENTIALLY PRIVATE." in withdrawn
+    assert "- differential-privacy" not in front_matter(withdrawn)
+    assert "at delta" not in withdrawn
+
+
+def test_no_name_breaks_out_of_its_place() -> None:
+    hostile = report(base='x"\n---\n<script>`')
+    hostile["run"]["name"] = "<img>\n# other"
+    card = model_card(hostile)
+    assert "<img" not in card
+    assert "\n# other" not in card
+    assert card.count("\n---\n") == 1
+    compile(code_of(card), "card", "exec")
+
+
+def test_the_card_lies_in_the_adapter_folder(tmp_path: Path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(report()))
+    write_card(tmp_path)
+    assert (tmp_path / "adapter" / "README.md").read_text() == model_card(report())
+
+
+# peft 0.21 asks transformers 5.23 by a name that is going away.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("pooling", ["mean", "model"])
+def test_the_code_of_the_card_loads_the_adapter_and_predicts(
+    pooling: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    kind = (
+        AutoModelForTokenClassification if pooling == "mean" else AutoModelForSequenceClassification
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(WORDS),
+        hidden_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=8,
+        num_labels=len(LABELS),
+    )
+    model = kind.from_config(config)
+    model.save_pretrained(base)
+    words = Tokenizer(WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(base)
+    task = TaskType.TOKEN_CLS if pooling == "mean" else TaskType.SEQ_CLS
+    get_peft_model(model, LoraConfig(task_type=task, r=2)).save_pretrained(adapter)
+    monkeypatch.chdir(adapter)
+    exec(code_of(model_card(report(str(base), pooling))), {})  # noqa: S102 - our own text
+    shown = capsys.readouterr().out.strip().splitlines()[-1]
+    assert re.fullmatch(r"\['(negative|positive)', '(negative|positive)'\]", shown)
