@@ -164,15 +164,22 @@ def calibrate(*, epsilon: float, delta: float, sampling_rate: float, steps: int)
     return _search(spent(INTERVAL), epsilon, start)
 
 
+_EPSILONS = np.linspace(0, 15, 121)  # each gives a valid bound on an attacker; more only tighten
+
+
 @lru_cache(maxsize=1024)
+def _profile(merged: tuple[GaussianSteps, ...]) -> NDArray[np.float64]:
+    """Delta at each of ``_EPSILONS``."""
+    pld = _pld(merged, INTERVAL)
+    return np.array([pld.get_delta_for_epsilon(float(epsilon)) for epsilon in _EPSILONS])
+
+
 def _true_positive_rate(merged: tuple[GaussianSteps, ...], false_positive_rate: float) -> float:
-    pld, best = _pld(merged, INTERVAL), 1.0
-    for epsilon in np.linspace(0, 15, 121):  # each one a valid bound; finer is only tighter
-        delta = float(pld.get_delta_for_epsilon(float(epsilon)))
-        steep = delta + math.exp(epsilon) * false_positive_rate
-        flat = 1 - math.exp(-epsilon) * (1 - delta - false_positive_rate)
-        best = min(best, steep, flat)
-    return max(best, false_positive_rate)
+    deltas = _profile(merged)
+    steep = deltas + np.exp(_EPSILONS) * false_positive_rate
+    flat = 1 - np.exp(-_EPSILONS) * (1 - deltas - false_positive_rate)
+    best = float(np.minimum(steep, flat).min())
+    return min(1.0, max(best, false_positive_rate))
 
 
 def true_positive_rate(steps: Sequence[GaussianSteps], *, false_positive_rate: float) -> float:

@@ -50,7 +50,7 @@ _NO_HASH = "0" * 64
 _SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY, payload TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER, hash TEXT);
-CREATE TABLE replies (task TEXT PRIMARY KEY, number INTEGER NOT NULL, body BLOB NOT NULL);
+CREATE TABLE replies (number INTEGER PRIMARY KEY, task TEXT NOT NULL, body BLOB NOT NULL);
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 """
@@ -329,7 +329,7 @@ class Ledger:
             if self._book.tasks[task_hash]:
                 raise _task_spent()
             self._sql.execute(
-                "INSERT INTO replies VALUES (?, ?, ?)", (task_hash, self._book.entries, reply)
+                "INSERT INTO replies VALUES (?, ?, ?)", (self._book.entries, task_hash, reply)
             )
             self._sql.execute(
                 "DELETE FROM replies WHERE number NOT IN"

@@ -8,11 +8,12 @@ import threading
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
+
 from confide.common.errors import ConfideError
 from confide.common.privacy import noise
 from confide.common.privacy.noise import SecureGenerator
-from numpy.typing import NDArray
-from scipy import stats
 
 DRAWS = 1_000_000
 LEAST_P = 1e-6

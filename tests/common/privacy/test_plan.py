@@ -7,11 +7,12 @@ from typing import Any
 import dp_accounting
 import numpy as np
 import pytest
+from dp_accounting.pld import PLDAccountant
+
 from confide.common.errors import ConfideError
 from confide.common.privacy import accountant
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust, Unit
-from dp_accounting.pld import PLDAccountant
 
 PLAN = Plan(
     clip_norm=0.5,

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from confide.common.privacy.accountant import GaussianSteps
 from confide.common.privacy.plan import Plan, Trust
 from confide.common.privacy.statement import NOT_PRIVATE, claim, claim_of, in_plain_words

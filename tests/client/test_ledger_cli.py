@@ -1,0 +1,154 @@
+"""``confide ledger``: what an administrator and an auditor see of a ledger file."""
+
+import json
+import subprocess
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import confide
+from confide.client.cli import add_commands
+from confide.common.errors import ConfideError
+from confide.common.privacy.accountant import epsilon_pld
+from confide.common.privacy.ledger import Charge, Ledger, canonical
+from confide.common.privacy.plan import Plan, Trust
+
+ROOT = Path(confide.__file__).resolve().parent.parent
+DELTA = 1e-5
+PLAN = Plan(
+    clip_norm=1.0,
+    noise_multiplier=10.0,
+    sampling_rate=1.0,
+    steps_per_round=2,
+    max_rounds=9,
+    delta=DELTA,
+)
+
+
+def run(*arguments: str) -> Any:
+    app = typer.Typer()
+    add_commands(app)
+    app.callback()(lambda: None)
+    return CliRunner().invoke(app, ["ledger", *arguments])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> str:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        ledger.register("keyed-hash", 500)
+        for k, name in enumerate(["spring", "spring", "autumn"]):
+            ledger.charge(Charge(run=name, round=k, task_hash=f"task-{k}", plan=PLAN), limit=None)
+        ledger.release("task-0", b"update")
+    return str(path)
+
+
+def flip_a_bit(file: str) -> None:
+    data = bytearray(Path(file).read_bytes())
+    data[data.index(b"autumn")] ^= 1
+    Path(file).write_bytes(data)
+
+
+def test_show_adds_up_all_runs_and_each(file: str) -> None:
+    summary = json.loads(run("show", file, "--json").stdout)
+    assert summary["epsilon"] == epsilon_pld([PLAN.steps(3)], DELTA)
+    assert [(r["run"], r["charged"], r["released"]) for r in summary["runs"]] == [
+        ("spring", 2, 1),
+        ("autumn", 1, 0),
+    ]
+    assert summary["runs"][0]["epsilon"] == epsilon_pld([PLAN.steps(2)], DELTA)
+    assert summary["dataset"] == {"identity": "keyed-hash", "units": 500}
+
+
+def test_show_takes_another_delta(file: str) -> None:
+    summary = json.loads(run("show", file, "--delta", "1e-6", "--json").stdout)
+    assert summary["epsilon"] == epsilon_pld([PLAN.steps(3)], 1e-6)
+
+
+def test_people_get_a_table_with_the_sum_below(file: str) -> None:
+    output = run("show", file).stdout
+    assert "spring" in output
+    assert f"epsilon = {epsilon_pld([PLAN.steps(3)], DELTA):.4f}" in output
+
+
+def test_steps_without_noise_are_shown_as_not_private(file: str) -> None:
+    bare = Plan.from_json({**PLAN.to_json(), "trust": str(Trust.OFF), "noise_multiplier": 0.0})
+    with Ledger.open(file) as ledger:
+        ledger.charge(Charge(run="bare", round=0, task_hash="bare", plan=bare), limit=None)
+    assert "not private" in run("show", file).stdout
+    assert json.loads(run("show", file, "--json").stdout)["epsilon"] is None
+
+
+def test_an_empty_ledger_has_spent_nothing(tmp_path: Path) -> None:
+    Ledger.open(tmp_path / "new.sqlite").close()
+    assert "Nothing was spent." in run("show", str(tmp_path / "new.sqlite")).stdout
+
+
+def test_verify_says_that_a_sound_ledger_is_sound(file: str) -> None:
+    done = run("verify", file)
+    assert done.exit_code == 0
+    assert "sound: 6 entries" in done.stdout
+    assert json.loads(run("verify", file, "--json").stdout)["ok"] is True
+
+
+def test_verify_fails_on_a_flipped_bit(file: str) -> None:
+    flip_a_bit(file)
+    error = run("verify", file).exception
+    assert isinstance(error, ConfideError)
+    assert error.code == "ledger.corrupt"
+    done = run("verify", file, "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["ok"] is False
+
+
+def test_verify_fails_when_a_receipts_head_is_not_in_it(file: str) -> None:
+    with Ledger.open(file) as ledger:
+        head = ledger.head
+    assert run("verify", file, "--head", head).exit_code == 0
+    assert run("verify", file, "--head", "0" * 64).exit_code == 1
+
+
+def test_an_auditor_can_recompute_the_chain_from_an_export(file: str) -> None:
+    previous = "0" * 64
+    rows = [json.loads(line) for line in run("export", file).stdout.splitlines()]
+    for number, row in enumerate(rows):
+        assert row["number"] == row["payload"]["number"] == number
+        assert row["payload"]["previous"] == previous
+        previous = sha256(canonical(row["payload"]).encode()).hexdigest()
+        assert row["hash"] == previous
+    assert rows == json.loads(run("export", file, "--json").stdout)
+    assert len(rows) == 6
+
+
+def test_export_writes_a_new_file_and_overwrites_none(file: str, tmp_path: Path) -> None:
+    out = tmp_path / "ledger.jsonl"
+    assert run("export", file, "--out", str(out)).exit_code == 0
+    assert len(out.read_text().splitlines()) == 6
+    error = run("export", file, "--out", str(out)).exception
+    assert isinstance(error, ConfideError)
+    assert error.code == "ledger.export"
+
+
+@pytest.mark.parametrize("command", ["show", "verify", "export"])
+def test_reading_makes_no_ledger(command: str, tmp_path: Path) -> None:
+    error = run(command, str(tmp_path / "none.sqlite")).exception
+    assert isinstance(error, ConfideError)
+    assert error.code == "ledger.missing"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ledger_commands_do_not_import_torch(file: str) -> None:
+    code = (
+        "import sys, typer\n"
+        "from confide.client.cli import add_commands\n"
+        "app = typer.Typer(); add_commands(app); app.callback()(lambda: None)\n"
+        f"app(['ledger', 'show', {file!r}], standalone_mode=False)\n"
+        "sys.exit(bool({'torch', 'opacus', 'transformers', 'flwr'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0

@@ -1,0 +1,255 @@
+"""The private step against slow references: clipping, noise, empty and non-finite records."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from confide.client.private_step import PrivateOptimizer, empty_step
+from confide.client.trainer import Trainer, _check_moved
+from confide.common import batches
+from confide.common.adapter import adapter_parameters, set_adapter
+from confide.common.batches import EncodedText, forward
+from confide.common.errors import ConfideError
+from confide.common.models import LoadedModel, load_model
+from confide.common.privacy.noise import SecureGenerator
+from confide.common.privacy.plan import Plan, Relation, Trust, Unit
+from confide.common.settings import Settings, from_flat
+from confide.common.tasks import task_for
+from confide.common.tensors import flatten, unflatten
+from confide.common.text.readers import Record
+from tests import tiny
+
+CLIP = 0.5
+BATCH = 16
+EXACT = 1e-5  # relative, float32
+
+
+def plan(**changes: Any) -> Plan:
+    numbers: dict[str, Any] = {
+        "unit": Unit.RECORD,
+        "relation": Relation.ADD_OR_REMOVE_ONE,
+        "trust": Trust.OFF,
+        "clip_norm": CLIP,
+        "noise_multiplier": 0.0,
+        "sampling_rate": 1.0,
+        "steps_per_round": 1,
+        "max_rounds": 1,
+        "delta": 1e-5,
+    }
+    return Plan(**{**numbers, **changes})
+
+
+class Bench:
+    """A tiny model with random adapter, its text, and a trainer; noise off unless asked for."""
+
+    def __init__(self, model: Path, scratch: Path, **overrides: Any) -> None:
+        overrides = {"train__batch": BATCH, **overrides}
+        self.settings: Settings = from_flat(tiny.config(model, scratch, scratch, **overrides))
+        self.loaded: LoadedModel = load_model(self.settings)
+        self.task = task_for(self.settings.task)
+        generator = torch.Generator().manual_seed(7)
+        schema = self.loaded.schema
+        self.adapter = 0.5 * torch.randn(schema.size, generator=generator)
+        self.trainer = _trainer(self.loaded)
+
+    def text(self, count: int, seed: int = 1) -> EncodedText:
+        records = [Record(r["text"], r["label"], None) for r in tiny.rows(count, seed=seed)]
+        return EncodedText(
+            self.task.encode(records, self.loaded.tokenizer, self.loaded.max_length), self.loaded
+        )
+
+    def change(self, text: EncodedText, used: Plan) -> torch.Tensor:
+        return self.trainer.train(
+            self.adapter, text, self.settings, used, SecureGenerator.insecure_seeded(5)
+        )
+
+    def record_gradients(self, text: EncodedText) -> torch.Tensor:
+        """The slow reference: one record at a time through plain autograd, (records, M)."""
+        schema, model = self.loaded.schema, self.loaded.model
+        set_adapter(model, unflatten(self.adapter, schema.shapes))
+        rows = []
+        self.trainer._hooked.disable_hooks()
+        for index in range(len(text)):
+            (batch,) = text.batches([index])
+            for parameter in model.parameters():
+                parameter.grad = None
+            losses = self.task.losses(forward(self.loaded, self.task, batch), batch.targets)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Full backward hook is firing")
+                losses.sum().backward()
+            rows.append(_gradient(self.loaded))
+        self.trainer._hooked.enable_hooks()
+        return torch.stack(rows)
+
+
+_TRAINERS: dict[int, Trainer] = {}
+
+
+def _trainer(loaded: LoadedModel) -> Trainer:
+    if id(loaded) not in _TRAINERS:
+        _TRAINERS[id(loaded)] = Trainer(loaded)
+    return _TRAINERS[id(loaded)]
+
+
+def _gradient(loaded: LoadedModel) -> torch.Tensor:
+    live, shapes = adapter_parameters(loaded.model), loaded.schema.trained_shapes
+    return flatten({name: live[name].grad for name, _ in shapes}, shapes)
+
+
+def clipped_sum(rows: torch.Tensor) -> torch.Tensor:
+    norms = rows.double().norm(dim=1)
+    return (rows.double() * (CLIP / norms).clamp(max=1.0).unsqueeze(1)).sum(0).float()
+
+
+@pytest.fixture
+def bench(tiny_model: Path, tmp_path: Path) -> Bench:
+    return Bench(tiny_model, tmp_path)
+
+
+@pytest.mark.parametrize("layers", [1, 0])
+@pytest.mark.parametrize("method", ["ffa", "lora"])
+def test_without_noise_the_step_is_the_clipped_sum_of_batch_of_one_gradients(
+    tiny_model: Path, tmp_path: Path, method: str, layers: int
+) -> None:
+    bench = Bench(tiny_model, tmp_path, aggregate__method=method, lora__layers=layers)
+    text = bench.text(12)
+    rows = bench.record_gradients(text)
+    assert (rows.norm(dim=1) > CLIP).any(), "the test must clip something"
+    expected = -clipped_sum(rows) / BATCH
+    found = bench.change(text, plan())
+    assert (found - expected).norm() <= EXACT * expected.norm()
+
+
+def test_physical_batches_do_not_change_the_logical_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = bench.text(12)
+    whole = bench.change(text, plan())
+    monkeypatch.setattr(batches.chunks_by_length, "__defaults__", (20,))
+    assert len(list(text.batches())) > 4
+    cut = bench.change(text, plan())
+    assert (cut - whole).norm() <= 1e-6 * whole.norm()
+
+
+def test_one_record_moves_the_clipped_sum_by_at_most_the_clip_norm(bench: Bench) -> None:
+    for seed in range(20):
+        text = bench.text(8, seed=seed)
+        less = EncodedText(text._examples[1:], bench.loaded)
+        moved = (bench.change(text, plan()) - bench.change(less, plan())) * BATCH
+        assert moved.norm() <= CLIP * (1 + 1e-5)
+
+
+def parameters(*shapes: tuple[int, ...]) -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
+
+
+def optimizer_for(
+    values: list[torch.nn.Parameter], used: Plan, generator: SecureGenerator | None = None
+) -> PrivateOptimizer:
+    sgd = torch.optim.SGD(values, lr=1.0)
+    return PrivateOptimizer(sgd, used, 1, generator or SecureGenerator.insecure_seeded(1))
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 3e38])
+def test_a_non_finite_record_contributes_exactly_zero(poison: float) -> None:
+    values = parameters((3, 2), (4,))
+    generator = torch.Generator().manual_seed(0)
+    honest = [torch.randn(5, *p.shape, generator=generator) for p in values]
+
+    def step(with_bad: bool) -> tuple[list[torch.Tensor], int]:
+        for p, g in zip(values, honest, strict=True):
+            p.data.zero_()
+            bad = torch.full((1, *p.shape), poison) if with_bad else g[:0]
+            p.grad_sample = torch.cat([g.clone(), bad])
+        optimizer = optimizer_for(values, plan())
+        optimizer.step()
+        return [p.detach().clone() for p in values], optimizer.non_finite
+
+    (clean, none), (dirty, one) = step(False), step(True)
+    assert (none, one) == (0, 1)
+    assert all(torch.equal(a, b) for a, b in zip(clean, dirty, strict=True))
+
+
+def test_an_empty_batch_is_a_step_of_pure_noise_and_leaves_the_model_alone() -> None:
+    values = parameters((200, 100))
+    used = plan(trust=Trust.LOCAL, noise_multiplier=2.0)
+    empty_step(optimizer_for(values, used, SecureGenerator()))
+    draws = values[0].detach().double().numpy().ravel() / (2.0 * CLIP)
+    assert stats.kstest(draws, "norm").pvalue > 1e-6
+
+
+def noise_of(std_factor: float = 1.0) -> np.ndarray:
+    """Draws that a step adds, in units of what the plan says it should add."""
+    values = parameters((100, 100), (500, 20))
+    used = plan(trust=Trust.LOCAL, noise_multiplier=1.5)
+    optimizer = optimizer_for(values, used, SecureGenerator())
+    optimizer.noise_multiplier *= std_factor
+    for p in values:
+        p.grad_sample = torch.zeros(3, *p.shape)
+    optimizer.step()
+    return torch.cat([p.detach().double().ravel() for p in values]).numpy() / used.noise_std
+
+
+def test_the_noise_has_the_plans_standard_deviation_and_nothing_else() -> None:
+    draws = noise_of()
+    assert stats.kstest(draws, "norm").pvalue > 1e-6
+    half = len(draws) // 2
+    assert abs(np.corrcoef(draws[:half], draws[half:])[0, 1]) < 0.05  # 5 sd at 1e4 draws
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.1, 0.5])
+def test_the_noise_test_sees_a_wrong_standard_deviation(factor: float) -> None:
+    assert stats.kstest(noise_of(factor), "norm").pvalue < 1e-6
+
+
+def test_two_steps_and_two_holders_never_share_noise() -> None:
+    a, b = noise_of(), noise_of()
+    # Rounded to float32, a few of 4e8 pairs are equal by chance; shared noise would be all of them.
+    assert np.intersect1d(a, b).size < len(a) // 100
+
+
+def test_one_records_loss_does_not_depend_on_its_neighbours(bench: Bench) -> None:
+    text = bench.text(6)
+    set_adapter(bench.loaded.model, unflatten(bench.adapter, bench.loaded.schema.shapes))
+    with torch.no_grad():
+        alone = [
+            bench.task.losses(forward(bench.loaded, bench.task, b), b.targets)
+            for i in range(6)
+            for b in text.batches([i])
+        ]
+        together = [
+            bench.task.losses(forward(bench.loaded, bench.task, b), b.targets)
+            for b in text.batches()
+        ]
+    assert torch.allclose(torch.cat(alone).sort()[0], torch.cat(together).sort()[0], atol=1e-5)
+
+
+def test_a_poisson_run_counts_every_step_even_the_empty_ones(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    bench = Bench(tiny_model, tmp_path, round__mode="steps", train__steps=30, train__lr=0.01)
+    used = plan(trust=Trust.LOCAL, noise_multiplier=1.0, sampling_rate=0.05, steps_per_round=30)
+    steps = []
+    original = PrivateOptimizer.add_noise
+
+    def counting(self: PrivateOptimizer) -> None:
+        steps.append(1)
+        original(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrivateOptimizer, "add_noise", counting)
+        bench.change(bench.text(10), used)
+    assert len(steps) == 30
+
+
+def test_a_model_that_no_gradient_reaches_is_refused() -> None:
+    with pytest.raises(ConfideError, match=r"train\.no-gradient"):
+        _check_moved(torch.ones(3), torch.ones(3))

@@ -1,0 +1,483 @@
+"""The ledger: nothing released without a booked charge, nothing altered without being noticed."""
+
+import contextlib
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import confide
+from confide.common.errors import ConfideError
+from confide.common.privacy import ledger as ledger_module
+from confide.common.privacy.accountant import epsilon_pld
+from confide.common.privacy.ledger import KEPT_REPLIES, Charge, Ledger, Receipt, verify
+from confide.common.privacy.plan import Plan, Trust
+
+ROOT = Path(confide.__file__).resolve().parent.parent
+DELTA = 1e-5
+PLAN = Plan(
+    clip_norm=1.0,
+    noise_multiplier=10.0,
+    sampling_rate=1.0,
+    steps_per_round=1,
+    max_rounds=1000,
+    delta=DELTA,
+)
+FULL = 2  # of PRAGMA synchronous
+KILLS = 6
+MOST_CHARGES_BEFORE_A_KILL = 12
+CHARGES_EACH = 30
+
+# A holder at work: charge, then say that the charge was acknowledged, for ever or LIMITED times.
+WORKER = """
+import sys
+from confide.common.errors import ConfideError
+from confide.common.privacy.ledger import Charge, Ledger
+from confide.common.privacy.plan import Plan
+path, name, count, limit = sys.argv[1:5]
+plan = Plan(clip_norm=1.0, noise_multiplier=10.0, sampling_rate=1.0, steps_per_round=1,
+            max_rounds=1000, delta=1e-5)
+with Ledger.open(path) as ledger:
+    for k in range(int(count)):
+        try:
+            charge = Charge(run=name, round=k, task_hash=f"{name}-{k}", plan=plan)
+            ledger.charge(charge, float(limit) if limit else None)
+        except ConfideError as error:
+            print(error.code, flush=True)
+        else:
+            print("charged", flush=True)
+"""
+
+
+def task(number: int, plan: Plan = PLAN, run: str = "run") -> Charge:
+    return Charge(run=run, round=number, task_hash=f"task-{number}", plan=plan)
+
+
+def spent(ledger: Ledger) -> int:
+    return sum(s.steps for s in ledger.steps())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger.sqlite"
+
+
+@pytest.fixture
+def ledger(path: Path) -> Iterator[Ledger]:
+    with Ledger.open(path) as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def refused(code: str) -> Iterator[None]:
+    with pytest.raises(ConfideError) as caught:
+        yield
+    assert caught.value.code == code
+
+
+def start_worker(path: Path, name: str, count: int, limit: str = "") -> "subprocess.Popen[str]":
+    arguments = [sys.executable, "-c", WORKER, str(path), name, str(count), limit]
+    return subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_new_ledger_has_one_entry_and_its_own_name(ledger: Ledger, tmp_path: Path) -> None:
+    assert [e.payload["state"] for e in ledger.entries()] == ["created"]
+    assert ledger.steps() == ()
+    with Ledger.open(tmp_path / "other.sqlite") as other:
+        assert other.ledger_id != ledger.ledger_id
+
+
+def test_only_its_owner_may_read_a_new_ledger(ledger: Ledger, path: Path) -> None:
+    assert ledger.entries()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in path.parent.iterdir() if not p.name.endswith("-journal")] == [path.name]
+
+
+def test_a_commit_is_synced_before_it_returns(ledger: Ledger) -> None:
+    assert ledger._sql.execute("PRAGMA synchronous").fetchone() == (FULL,)
+    assert ledger._sql.execute("PRAGMA journal_mode").fetchone() == ("truncate",)
+
+
+def test_what_was_charged_is_there_after_reopening(ledger: Ledger, path: Path) -> None:
+    ledger.register("keyed-hash", 500)
+    ledger.charge(task(0), limit=8.0)
+    with Ledger.open(path, create=False) as again:
+        assert again.head == ledger.head
+        assert again.ledger_id == ledger.ledger_id
+        assert spent(again) == 1
+        reserved = again.entries()[-1].payload
+    assert reserved["state"] == "reserved"
+    assert reserved["dataset"] == "keyed-hash"
+    assert Plan.from_json(reserved["plan"]) == PLAN
+
+
+def test_a_charge_that_was_never_released_stays_spent(ledger: Ledger, path: Path) -> None:
+    ledger.charge(task(0), limit=None)
+    with Ledger.open(path) as again:
+        assert spent(again) == 1
+        with refused("ledger.task-spent"):
+            again.replay("task-0")
+        with refused("ledger.task-spent"):
+            again.charge(task(0), limit=None)
+
+
+def test_the_same_task_five_times_is_one_charge_and_five_equal_replies(
+    ledger: Ledger, path: Path
+) -> None:
+    replies = []
+    for _ in range(5):
+        with Ledger.open(path) as holder:
+            kept = holder.replay("task-0")
+            if kept is None:
+                holder.charge(task(0), limit=8.0)
+                kept = os.urandom(1000)
+                holder.release("task-0", kept)
+            replies.append(kept)
+    assert len(set(replies)) == 1
+    assert spent(ledger) == 1
+
+
+def test_an_old_reply_is_refused_rather_than_made_anew(ledger: Ledger) -> None:
+    for k in range(KEPT_REPLIES + 1):
+        ledger.charge(task(k), limit=None)
+        ledger.release(f"task-{k}", bytes([k]))
+    assert ledger.replay("task-1") == bytes([1])
+    with refused("ledger.task-spent"):
+        ledger.replay("task-0")
+    assert ledger.replay("never-seen") is None
+
+
+def test_nothing_is_released_before_it_is_charged_nor_twice(ledger: Ledger) -> None:
+    with refused("ledger.not-charged"):
+        ledger.release("task-0", b"update")
+    ledger.charge(task(0), limit=None)
+    ledger.release("task-0", b"update")
+    with refused("ledger.task-spent"):
+        ledger.release("task-0", b"other noise")
+    assert ledger.replay("task-0") == b"update"
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.2])
+def test_the_last_affordable_task_is_charged_and_the_next_refused(
+    ledger: Ledger, rate: float
+) -> None:
+    rounds = 5
+    plan = Plan.calibrate(
+        epsilon=2.0,
+        delta=DELTA,
+        sampling_rate=rate,
+        steps_per_round=2,
+        max_rounds=rounds,
+        clip_norm=1.0,
+    )
+    for k in range(rounds):
+        ledger.charge(task(k, plan, run=f"run-{k % 2}"), limit=2.0)
+    before = ledger.entries()
+    with pytest.raises(ConfideError) as caught:
+        ledger.charge(task(rounds, plan), limit=2.0)
+    assert caught.value.code == "ledger.budget-exhausted"
+    assert " of 2 " in caught.value.message
+    assert ledger.entries() == before
+    assert 0.999 * 2.0 <= epsilon_pld(ledger.steps(), DELTA) <= 2.0
+
+
+def test_a_task_without_noise_fits_no_limit(ledger: Ledger) -> None:
+    bare = replace(PLAN, trust=Trust.OFF, noise_multiplier=0.0)
+    with refused("ledger.budget-exhausted"):
+        ledger.charge(task(0, bare), limit=1e9)
+    ledger.charge(task(0, bare), limit=None)
+    assert Receipt.from_json(ledger.receipt(DELTA, "run").to_json()).epsilon == float("inf")
+
+
+def test_a_changed_data_set_is_a_new_entry_and_the_budget_goes_on(ledger: Ledger) -> None:
+    assert ledger.dataset() is None
+    ledger.register("first", 10)
+    ledger.register("first", 10)
+    ledger.charge(task(0), limit=None)
+    ledger.register("second", 12)
+    states = [e.payload["state"] for e in ledger.entries()]
+    assert states == ["created", "dataset", "reserved", "dataset"]
+    assert spent(ledger) == 1
+    dataset = ledger.dataset()
+    assert dataset is not None
+    assert (dataset.identity, dataset.units) == ("second", 12)
+
+
+def test_a_receipt_names_the_head_all_runs_and_this_run(ledger: Ledger) -> None:
+    ledger.charge(task(0, run="old"), limit=None)
+    ledger.charge(task(1, run="new"), limit=None)
+    ledger.charge(task(2, run="new"), limit=None)
+    receipt = ledger.receipt(DELTA, "new")
+    assert receipt.head == ledger.head
+    assert receipt.epsilon == epsilon_pld([PLAN.steps(3)], DELTA)
+    assert receipt.steps_run == (PLAN.steps(2),)
+    assert Receipt.from_json(receipt.to_json()) == receipt
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epsilon": -1.0},
+        {"epsilon": float("nan")},
+        {"epsilon": "1"},
+        {"entries": 0},
+        {"entries": True},
+        {"delta": 0.0},
+        {"head": 3},
+        {"steps_run": {}},
+        {"extra": 1},
+    ],
+)
+def test_a_malformed_receipt_is_refused(ledger: Ledger, bad: dict[str, object]) -> None:
+    data = ledger.receipt(DELTA, "run").to_json()
+    with refused("ledger.receipt"):
+        Receipt.from_json({**data, **bad})
+
+
+def test_kill_9_loses_no_acknowledged_charge(path: Path) -> None:
+    acknowledged = 0
+    for kill in range(KILLS):
+        with start_worker(path, f"run-{kill}", count=100_000) as worker:
+            assert worker.stdout is not None
+            for _ in range(random.randint(1, MOST_CHARGES_BEFORE_A_KILL)):
+                assert worker.stdout.readline() == "charged\n"
+                acknowledged += 1
+            worker.kill()
+            acknowledged += worker.stdout.read().count("charged\n")
+        with Ledger.open(path, create=False) as ledger:
+            # A charge may be booked whose acknowledgement was killed, never the other way round.
+            assert acknowledged <= spent(ledger) <= acknowledged + kill + 1
+    assert acknowledged >= KILLS
+
+
+def test_two_processes_that_charge_at_once_lose_nothing(path: Path) -> None:
+    workers = [start_worker(path, name, CHARGES_EACH) for name in ("one", "two")]
+    outputs = [worker.communicate(timeout=120)[0] for worker in workers]
+    assert outputs == ["charged\n" * CHARGES_EACH] * 2
+    with Ledger.open(path, create=False) as ledger:
+        assert spent(ledger) == 2 * CHARGES_EACH
+        assert len(ledger.entries()) == 1 + 2 * CHARGES_EACH
+
+
+def test_two_processes_cannot_overspend_together(path: Path) -> None:
+    affordable = 7
+    limit = epsilon_pld([PLAN.steps(affordable)], DELTA)
+    workers = [start_worker(path, name, affordable, repr(limit)) for name in ("one", "two")]
+    outputs = [worker.communicate(timeout=120)[0].splitlines() for worker in workers]
+    answers = outputs[0] + outputs[1]
+    assert answers.count("charged") == affordable
+    assert answers.count("ledger.budget-exhausted") == affordable
+    with Ledger.open(path, create=False) as ledger:
+        assert spent(ledger) == affordable
+
+
+def test_an_open_ledger_sees_what_another_process_charged(ledger: Ledger, path: Path) -> None:
+    ledger.charge(task(0), limit=None)
+    with Ledger.open(path) as other:
+        other.charge(task(1), limit=None)
+        assert ledger.head == other.head
+    with refused("ledger.task-spent"):
+        ledger.charge(task(1), limit=None)
+
+
+def test_a_ledger_in_use_for_too_long_is_named(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "BUSY_SECONDS", 0.01)
+    with Ledger.open(path) as other, ledger._transaction("IMMEDIATE"), refused("ledger.locked"):
+        other.charge(task(0), limit=None)
+    assert spent(ledger) == 0
+
+
+@pytest.fixture
+def booked(path: Path) -> Path:
+    with Ledger.open(path) as ledger:
+        ledger.register("keyed-hash", 500)
+        for k in range(4):
+            ledger.charge(task(k), limit=None)
+            ledger.release(f"task-{k}", b"update" * 10)
+    return path
+
+
+def edit(path: Path, *statements: str) -> None:
+    """What someone with a database editor can do; the triggers are no obstacle to them."""
+    with contextlib.closing(sqlite3.connect(path)) as sql:
+        sql.executescript("DROP TRIGGER entries_stay; DROP TRIGGER entries_last;")
+        for statement in statements:
+            sql.execute(statement)
+        sql.commit()
+
+
+SWAP = (
+    "UPDATE entries SET number = 1000 WHERE number = 2",
+    "UPDATE entries SET number = 2 WHERE number = 4",
+    "UPDATE entries SET number = 4 WHERE number = 1000",
+)
+TAMPERING = {
+    "less noise was used": ("UPDATE entries SET payload = replace(payload, '10.0', '99.0')",),
+    "a middle entry removed": ("DELETE FROM entries WHERE number = 3",),
+    "the tail removed": ("DELETE FROM entries WHERE number > 4",),
+    "the tail removed, the count mended": (
+        "DELETE FROM entries WHERE number > 4",
+        "UPDATE head SET entries = 5",
+    ),
+    "everything removed": ("DELETE FROM entries",),
+    "two entries swapped": SWAP,
+    "an entry repeated at the end": (
+        "INSERT INTO entries SELECT 10, payload, hash FROM entries WHERE number = 9",
+        "UPDATE head SET entries = 11",
+    ),
+    "another hash": ("UPDATE entries SET hash = replace(hash, 'a', 'b') WHERE number = 5",),
+    "the head row gone": ("DELETE FROM head",),
+    "the head row of another type": ("UPDATE head SET entries = 'ten'",),
+    "a payload of another type": ("UPDATE entries SET payload = x'00' WHERE number = 5",),
+    "a kept reply exchanged": ("UPDATE replies SET body = x'00'",),
+    "a kept reply of another type": ("UPDATE replies SET body = 5",),
+    "a reply that nobody released": ("INSERT INTO replies VALUES (99, 'task-9', x'00')",),
+    "a table gone": ("DROP TABLE head",),
+}
+
+
+def test_an_untouched_ledger_is_sound(booked: Path) -> None:
+    edit(booked)
+    assert verify(booked).ok
+
+
+@pytest.mark.parametrize("how", TAMPERING)
+def test_tampering_is_noticed_when_opened(booked: Path, how: str) -> None:
+    edit(booked, *TAMPERING[how])
+    with refused("ledger.corrupt"):
+        Ledger.open(booked)
+    verdict = verify(booked)
+    assert not verdict.ok
+    assert verdict.problem
+
+
+def test_a_flipped_bit_in_any_entry_is_noticed(booked: Path) -> None:
+    with Ledger.open(booked) as ledger:
+        payloads = [ledger_module.canonical(e.payload).encode() for e in ledger.entries()]
+    whole = booked.read_bytes()
+    chance = random.Random(0)
+    for payload in payloads:
+        start = whole.index(payload)
+        for _ in range(5):
+            damaged = bytearray(whole)
+            damaged[start + chance.randrange(len(payload))] ^= 1 << chance.randrange(8)
+            booked.write_bytes(damaged)
+            with refused("ledger.corrupt"):
+                Ledger.open(booked)
+
+
+def codes_or_book(path: Path) -> object:
+    try:
+        with Ledger.open(path) as opened:
+            return opened.head, opened.steps()
+    except ConfideError as error:
+        return error.code
+
+
+def test_a_flipped_bit_anywhere_never_lowers_what_was_spent(booked: Path) -> None:
+    with Ledger.open(booked) as ledger:
+        head, steps = ledger.head, ledger.steps()
+    whole = booked.read_bytes()
+    chance = random.Random(1)
+    for _ in range(150):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
+        booked.write_bytes(damaged)
+        outcome = codes_or_book(booked)
+        assert outcome in ("ledger.corrupt", "ledger.write", (head, steps))
+
+
+@pytest.mark.parametrize("length", [0, 1, 100, 4096, -4096, -1])
+def test_a_file_cut_short_is_never_a_fresh_start(booked: Path, length: int) -> None:
+    booked.write_bytes(booked.read_bytes()[:length])
+    with refused("ledger.corrupt"):
+        Ledger.open(booked)
+
+
+def test_a_removed_tail_is_noticed_by_a_ledger_that_is_open(booked: Path) -> None:
+    with Ledger.open(booked) as ledger:
+        edit(
+            booked,
+            "DELETE FROM entries WHERE number > 4",
+            "UPDATE head SET entries = 5, hash = (SELECT hash FROM entries WHERE number = 4)",
+        )
+        with refused("ledger.corrupt"):
+            ledger.charge(task(9), limit=None)
+
+
+def test_an_older_copy_looks_sound_but_lacks_the_head_of_a_receipt(
+    booked: Path, tmp_path: Path
+) -> None:
+    backup = tmp_path / "backup.sqlite"
+    shutil.copy(booked, backup)
+    with Ledger.open(booked) as ledger:
+        old = ledger.head
+        ledger.charge(task(9), limit=None)
+        new = ledger.head
+    assert verify(backup).ok
+    assert verify(booked, known_head=old).ok
+    verdict = verify(backup, known_head=new)
+    assert not verdict.ok
+    assert new in verdict.problem
+
+
+def test_entries_can_be_neither_changed_nor_deleted_by_accident(ledger: Ledger) -> None:
+    for statement in ("DELETE FROM entries", "UPDATE entries SET hash = ''"):
+        with pytest.raises(sqlite3.IntegrityError, match="append only"):
+            ledger._sql.execute(statement)
+
+
+@pytest.mark.parametrize("make", [None, Path.mkdir])
+def test_a_missing_ledger_is_not_made_when_only_read(
+    path: Path, make: Callable[[Path], None] | None
+) -> None:
+    if make is not None:
+        make(path)
+    before = path.exists()
+    with refused("ledger.missing"):
+        Ledger.open(path, create=False)
+    with refused("ledger.missing"):
+        verify(path)
+    assert path.exists() == before
+
+
+def test_a_ledger_in_a_missing_folder_is_refused(path: Path) -> None:
+    with refused("ledger.missing"):
+        Ledger.open(path / "ledger.sqlite")
+
+
+def test_a_full_disk_refuses_the_charge_and_books_nothing(ledger: Ledger) -> None:
+    pages = ledger._sql.execute("PRAGMA page_count").fetchone()[0]
+    ledger._sql.execute(f"PRAGMA max_page_count = {pages}")
+    ledger.charge(task(0), limit=None)
+    with refused("ledger.write"):
+        ledger.release("task-0", bytes(100_000))
+    assert [e.payload["state"] for e in ledger.entries()] == ["created", "reserved"]
+
+
+def test_a_ledger_of_a_later_format_is_not_called_damaged(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        later.setattr(ledger_module, "FORMAT", 2)
+        Ledger.open(path).close()
+    with refused("ledger.format"):
+        Ledger.open(path)
+
+
+@pytest.mark.parametrize("bad", [{"run": ""}, {"task_hash": ""}, {"round": 1.5}])
+def test_a_charge_that_names_nothing_is_refused(ledger: Ledger, bad: dict[str, object]) -> None:
+    with refused("ledger.charge"):
+        ledger.charge(replace(task(0), **bad), limit=None)  # type: ignore[arg-type]
+    for limit in (-1.0, float("nan")):
+        with refused("ledger.charge"):
+            ledger.charge(task(0), limit=limit)

@@ -1,0 +1,83 @@
+"""``confide budget``: figures on request, and no torch unless it is asked for."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+import confide
+from confide.common.cli import add_commands
+from confide.common.errors import ConfideError
+
+ROOT = Path(confide.__file__).resolve().parent.parent
+PLAN = "budget plan --epsilon 8 --delta 1e-5 --records 400 --batch 400 --steps 20"
+SPENT = "budget spent --noise-multiplier 1.025 --sampling-rate 0.03125 --steps 320 --delta 1e-5"
+
+
+def run(line: str) -> Any:
+    app = typer.Typer()
+    add_commands(app)
+    app.callback()(lambda: None)
+    return CliRunner().invoke(app, line.split())
+
+
+def test_plan_gives_the_multiplier_and_what_it_spends() -> None:
+    figures = json.loads(run(f"{PLAN} --json").stdout)
+    assert figures["noise_multiplier"] == pytest.approx(2.68, abs=0.01)
+    assert figures["sampling_rate"] == 1.0
+    assert 7.99 <= figures["epsilon_pld"] <= 8.0 < figures["epsilon_rdp"]
+    assert "epsilon_prv" not in figures
+
+
+def test_spent_gives_the_known_answer_by_three_accountants() -> None:
+    figures = json.loads(run(f"{SPENT} --prv --json").stdout)
+    assert figures["epsilon_pld"] == pytest.approx(3.4409, abs=5e-5)
+    assert figures["epsilon_prv"] == pytest.approx(figures["epsilon_pld"], abs=0.02)
+    assert figures["epsilon_rdp"] > figures["epsilon_pld"]
+
+
+def test_people_get_a_table() -> None:
+    output = run(SPENT).stdout
+    assert "epsilon by PLD (the figure)" in output
+    assert "3.4409" in output
+    assert "add-or-remove-one" in output
+
+
+def test_no_noise_is_infinite_and_still_json() -> None:
+    line = "budget spent --noise-multiplier 0 --sampling-rate 1 --steps 1 --delta 1e-5"
+    assert json.loads(run(f"{line} --json").stdout)["epsilon_pld"] is None
+    assert "infinite: not private" in run(line).stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        (PLAN.replace("1e-5", "0.5"), "privacy.delta"),
+        (PLAN.replace("1e-5", "0"), "privacy.delta"),
+        (PLAN.replace("--epsilon 8", "--epsilon 0"), "privacy.epsilon"),
+        (PLAN.replace("--steps 20", "--steps 0"), "privacy.steps"),
+        (SPENT.replace("0.03125", "1.5"), "privacy.steps"),
+        (SPENT.replace("1.025", "-1"), "privacy.steps"),
+    ],
+)
+def test_impossible_figures_are_refused_with_a_code(line: str, code: str) -> None:
+    error = run(line).exception
+    assert isinstance(error, ConfideError)
+    assert error.code == code
+
+
+def test_budget_plan_does_not_import_torch() -> None:
+    code = (
+        "import sys, typer\n"
+        "from confide.common.cli import add_commands\n"
+        "app = typer.Typer(); add_commands(app); app.callback()(lambda: None)\n"
+        f"app({SPENT.split()!r}, standalone_mode=False)\n"
+        "sys.exit(bool({'torch', 'opacus', 'transformers', 'flwr'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
+    assert done.returncode == 0
