@@ -23,6 +23,9 @@ from .scrub import code_of
 
 app = ClientApp()
 
+# What a holder sets itself; any of them marks a node as deployed, and none is ever guessed then.
+_OWN = frozenset({"data", "policy", "ledger", "name"})
+
 _HOLDERS: dict[Site, Holder] = {}
 
 
@@ -49,20 +52,18 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
     Raises:
         ConfideError: ``holder.not-configured`` or ``simulation.federation``.
     """
-    if "data" in node:
+    if node.keys() & _OWN:
+        if "data" not in node:
+            raise _not_configured()
         policy = load_policy(Path(str(node["policy"]))) if "policy" in node else Policy()
         data = Path(str(node["data"]))
         ledger = Path(str(node.get("ledger", f"{data}.ledger.sqlite")))
         return Site(name=str(node.get("name", "holder")), data=data, ledger=ledger, policy=policy)
     if "partition-id" not in node:
-        raise ConfideError(
-            "holder.not-configured",
-            "This holder's node configuration names no data.",
-            'Start the SuperNode with --node-config \'data="..." policy="..."\'.',
-        )
+        raise _not_configured()
     name = f"holder-{int(node['partition-id']):02d}"
     federation = local_or_cached(str(run.get("data.path", "")), "federations")
-    folder = Path(str(run.get("run.out", "runs"))).resolve() / Path(task.run).name
+    folder = Path(str(run.get("run.out", "runs"))).resolve() / task.run
     if federation is None or not folder.is_dir():
         raise ConfideError(
             "simulation.federation",
@@ -76,4 +77,12 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         data=federation / f"{name}.jsonl",
         ledger=folder / "holders" / name / "ledger.sqlite",
         policy=policy,
+    )
+
+
+def _not_configured() -> ConfideError:
+    return ConfideError(
+        "holder.not-configured",
+        "This holder's node configuration names no data.",
+        'Start the SuperNode with --node-config \'data="..." policy="..."\'.',
     )

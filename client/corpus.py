@@ -1,7 +1,8 @@
 """A holder's text: file -> records -> token ids, read once and kept in memory only.
 
-``identity`` tells the ledger which data set a charge belongs to without saying anything about the
-text to somebody who sees the ledger alone: it is keyed with the ledger's own secret id.
+``identity`` tells the ledger which data set a charge belongs to. It is keyed with the ledger's
+id, so that two ledgers of one file cannot be linked; it is no secret from somebody who has both
+the ledger and a guess of the whole file. It never leaves in a reply.
 """
 
 from __future__ import annotations
@@ -15,51 +16,69 @@ from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.settings import DataSpec, TaskSpec
 from ..common.tasks import task_for
-from ..common.text.readers import Record, read_records
+from ..common.text.readers import read_records
+
+
+def identity_of(path: Path, key: str) -> str:
+    """Keyed hash of the file's bytes (HMAC-SHA-256), hex.
+
+    Raises:
+        ConfideError: ``data.missing-file``.
+    """
+    digest = hmac.new(key.encode(), digestmod=hashlib.sha256)
+    reason = ""
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    if reason:
+        raise ConfideError(
+            "data.missing-file",
+            f"{path} cannot be read: {reason}.",
+            "Set `data` in the holder's node configuration.",
+        )
+    return digest.hexdigest()
 
 
 class Corpus:
-    """The text of one holder.
+    """The text of one holder as its file was at one moment.
 
     Args:
         path: a jsonl, csv, parquet or txt file on this machine, named by the holder alone.
         spec: which columns to read.
+        key: of the identity, see the module's docstring.
+
+    Attributes:
+        records: all records, in the order of the file.
+
+    Raises:
+        ConfideError: the codes of the readers, or ``data.changed`` when somebody wrote to the
+            file meanwhile: the ledger must know exactly the text that is used.
     """
 
-    def __init__(self, path: Path, spec: DataSpec) -> None:
-        self.path, self.spec = path, spec
-        self._records: list[Record] | None = None
-        self._encoded: dict[tuple[TaskSpec, int], EncodedText] = {}
-
-    def identity(self, key: str) -> str:
-        """Keyed hash of the file's bytes (HMAC-SHA-256), hex."""
-        if not self.path.is_file():
+    def __init__(self, path: Path, spec: DataSpec, key: str) -> None:
+        self.spec = spec
+        self.identity = identity_of(path, key)
+        self.records = read_records(
+            path, text=spec.text, target=spec.target, person=spec.person or None
+        )
+        if identity_of(path, key) != self.identity:
             raise ConfideError(
-                "data.missing-file",
-                f"There is no file {self.path}.",
-                "Set `data` in the holder's node configuration.",
+                "data.changed",
+                f"{path} changed while it was read.",
+                "Write a new file beside it and rename that into its place.",
             )
-        digest = hmac.new(key.encode(), digestmod=hashlib.sha256)
-        with self.path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest()
-
-    def records(self) -> list[Record]:
-        """All records, in the order of the file."""
-        if self._records is None:
-            self._records = read_records(
-                self.path,
-                text=self.spec.text,
-                target=self.spec.target,
-                person=self.spec.person or None,
-            )
-        return self._records
+        self._encoded: tuple[TaskSpec, LoadedModel, EncodedText] | None = None
 
     def encoded(self, task: TaskSpec, loaded: LoadedModel) -> EncodedText:
-        """The records as the model reads them; the same object at every call for one model."""
-        key = (task, id(loaded))
-        if key not in self._encoded:
-            examples = task_for(task).encode(self.records(), loaded.tokenizer, loaded.max_length)
-            self._encoded[key] = EncodedText(examples, loaded)
-        return self._encoded[key]
+        """The records as the model reads them; the same object until the model changes (only
+        one is kept: a coordinator that asks for ever new models must not fill the memory)."""
+        if self._encoded is not None:
+            known_task, known_model, text = self._encoded
+            if known_task == task and known_model is loaded:
+                return text
+        examples = task_for(task).encode(self.records, loaded.tokenizer, loaded.max_length)
+        self._encoded = (task, loaded, EncodedText(examples, loaded))
+        return self._encoded[2]

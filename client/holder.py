@@ -1,8 +1,8 @@
 """A holder: one data set, its ledger, its policy, and the last word on every task.
 
-``handle`` is the whole of it, in this order: parse, policy, seen before?, read and count, plan,
-charge (durable), train, release. The charge comes before any text is used and is never given
-back once a private value may have left.
+``handle`` is the whole of it, in this order: parse, policy, seen before?, affordable?, read and
+count, plan, charge (durable), train, release. What a task can get wrong is refused before the
+charge; the charge comes before any text is used, and is never given back.
 """
 
 from __future__ import annotations
@@ -10,14 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
+from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
-from ..common.models import LoadedModel, load_model
+from ..common.models import load_model
+from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
 from ..common.settings import PrivacySpec, Settings, from_flat
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector
-from .corpus import Corpus
+from .corpus import Corpus, identity_of
 from .policy import Policy, review
 from .release import release
 from .scrub import code_of
@@ -51,7 +56,10 @@ class Holder:
         """Answer a task with an update or a refusal; no exception but an interrupt gets out."""
         try:
             return self._answer(task)
-        except Exception as error:  # noqa: BLE001 - its text must not leave, whatever it is
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # Not Exception: a panic in a Rust extension (tokenizers) is none, and quotes its input.
+        except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
             return Refusal(holder=self.site.name, task_hash=task.hash, code=code_of(error))
 
     def _answer(self, task: Task) -> Update:
@@ -62,18 +70,16 @@ class Holder:
             seen = ledger.replay(task.hash)
             if seen is not None:
                 return Update.from_bytes(seen)
+            _check_round(task, settings, ledger)
+            self._check_known(settings, ledger)
             corpus = self._open_corpus(settings, ledger)
-            plan = plan_for(settings, len(corpus.records()))
+            plan = plan_for(settings, len(corpus.records))
             loaded = load_model(settings)
-            if loaded.schema.digest != task.schema:
-                raise ConfideError(
-                    "task.schema", "The coordinator's adapter does not fit the model here."
-                )
-            adapter = decode_vector(task.adapter, "fp32", loaded.schema.size)
+            adapter = _adapter(task, loaded.schema)
             text = corpus.encoded(settings.task, loaded)
             charge = Charge(run=task.run, round=task.round, task_hash=task.hash, plan=plan)
             ledger.charge(charge, self._limit(settings))
-            change = _trainer(loaded).train(adapter, text, settings, plan, self._generator)
+            change = Trainer(loaded).train(adapter, text, settings, plan, self._generator)
             return release(
                 change,
                 task,
@@ -86,16 +92,64 @@ class Holder:
     def _limit(self, settings: Settings) -> float | None:
         return None if settings.privacy.trust == "off" else self.site.policy.max_epsilon
 
+    def _check_known(self, settings: Settings, ledger: Ledger) -> None:
+        """Refuse what cannot fit without opening the text, from the units that the ledger knows.
+        A file written to since then may hold other units: it is read, and the charge decides."""
+        known, limit = ledger.dataset(), self._limit(settings)
+        if known is None or limit is None or not self._untouched():
+            return
+        plan = plan_for(settings, known.units)
+        if not within((*ledger.steps(), plan.steps()), plan.delta, limit):
+            raise ConfideError(
+                "ledger.budget-exhausted",
+                f"This task does not fit into max-epsilon = {limit:g} at delta = {plan.delta:g}.",
+                "The holder may raise its limit, or take part with more noise or fewer steps.",
+            )
+
+    def _untouched(self) -> bool:
+        """Whether the ledger was written to after the text."""
+        try:
+            return self.site.data.stat().st_mtime_ns < self.site.ledger.stat().st_mtime_ns
+        except OSError:
+            return False
+
     def _open_corpus(self, settings: Settings, ledger: Ledger) -> Corpus:
         """The text, read once; the ledger learns which data set it is and how many units."""
-        if self._corpus is None or self._corpus.spec != settings.data:
-            self._corpus = Corpus(self.site.data, settings.data)
-        identity = self._corpus.identity(ledger.ledger_id)
-        known = ledger.dataset()
-        if known is None or known.identity != identity:
-            self._corpus = Corpus(self.site.data, settings.data)
-            ledger.register(identity, len(self._corpus.records()))
-        return self._corpus
+        kept = self._corpus
+        fresh = kept is not None and kept.spec == settings.data
+        if (
+            kept is None
+            or not fresh
+            or kept.identity != identity_of(self.site.data, ledger.ledger_id)
+        ):
+            kept = self._corpus = Corpus(self.site.data, settings.data, ledger.ledger_id)
+        ledger.register(kept.identity, len(kept.records))
+        return kept
+
+
+def _check_round(task: Task, settings: Settings, ledger: Ledger) -> None:
+    """The noise is calibrated to ``round.count`` rounds: no holder takes part in more."""
+    count, steps = settings.round.count, settings.train.steps
+    if not 1 <= task.round <= count:
+        raise ConfideError("task.round", f"Round {task.round} is outside 1 to {count}.")
+    if sum(s.steps for s in ledger.steps(task.run)) + steps > steps * count:
+        raise ConfideError(
+            "task.too-many-rounds",
+            f"The ledger has {count} rounds of {task.run} already.",
+            "Start another run; the budget goes on.",
+        )
+
+
+def _adapter(task: Task, schema: AdapterSchema) -> Tensor:
+    """The coordinator's adapter (N,), checked before anything is charged for it."""
+    if schema.digest != task.schema:
+        raise ConfideError("task.schema", "The coordinator's adapter does not fit the model here.")
+    adapter = decode_vector(task.adapter, "fp32", schema.size)
+    if not torch.isfinite(adapter).all():
+        raise ConfideError(
+            "adapter.not-finite", "The coordinator's adapter contains NaN or infinity."
+        )
+    return adapter
 
 
 def plan_for(settings: Settings, units: int) -> Plan:
@@ -123,13 +177,3 @@ def plan_for(settings: Settings, units: int) -> Plan:
     if privacy.trust != "off":
         plan.check_units(units)
     return plan
-
-
-# One model with hooks per process: Opacus refuses to hook a model twice.
-_TRAINERS: dict[int, Trainer] = {}
-
-
-def _trainer(loaded: LoadedModel) -> Trainer:
-    if id(loaded) not in _TRAINERS:
-        _TRAINERS[id(loaded)] = Trainer(loaded)
-    return _TRAINERS[id(loaded)]

@@ -7,12 +7,17 @@ defaults below.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ..common.errors import ConfideError, nearest
+from ..common.paths import cache_dir, local_or_cached
 from ..common.settings import Settings
+
+# A name of the Hub, with or without its owner: never a path.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +27,11 @@ class Policy:
     Attributes:
         max_epsilon: over every run ever made on this data set, at the run's delta.
         max_delta: largest delta of a run.
-        allow_unprotected: whether a run with ``privacy.trust = off`` may read the text at all.
-        base_models: names of allowed base models; empty allows any that lies on this machine.
+        allow_unprotected: whether the text is public and the machine the researcher's own, so
+            that a run with ``privacy.trust = off`` may read the text, and ``model.name`` may be
+            any folder or Hub id.
+        base_models: names of allowed base models, which may be paths or Hub ids; empty allows
+            those in the cache's models folder, by their plain names.
     """
 
     max_epsilon: float = 10.0
@@ -40,8 +48,10 @@ def load_policy(path: Path) -> Policy:
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfideError("policy.missing", f"There is no policy at {path}.") from None
+    except OSError as error:
+        raise ConfideError(
+            "policy.missing", f"The policy {path} cannot be read: {error.strerror}."
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfideError("policy.format", f"{path} is not TOML: {error}.") from None
     defaults = {f.name.replace("_", "-"): getattr(Policy(), f.name) for f in fields(Policy)}
@@ -91,7 +101,22 @@ def review(settings: Settings, policy: Policy) -> None:
             f"privacy.delta = {settings.privacy.delta:g} is above max-delta"
             f" = {policy.max_delta:g}.",
         )
-    if policy.base_models and settings.model.name not in policy.base_models:
+    if not _allows_model(settings.model.name, policy):
         raise ConfideError(
-            "policy.base-model", f"{settings.model.name!r} is not among the allowed base models."
+            "policy.base-model",
+            f"{settings.model.name!r} is not among the allowed base models.",
+            "The holder may list it in base-models, or put it into the cache's models folder.",
         )
+
+
+def _allows_model(name: str, policy: Policy) -> bool:
+    """The coordinator names the model, so that an unlisted name must not become a download, or a
+    path to some other folder of this machine."""
+    if policy.base_models:
+        return name in policy.base_models
+    if policy.allow_unprotected:
+        return True
+    if not _PLAIN_NAME.fullmatch(name) or ".." in name:
+        return False
+    cached = cache_dir() / "models" / name
+    return cached.is_dir() and local_or_cached(name, "models") == cached.resolve()

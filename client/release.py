@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Ledger
-from ..common.wire import Task, Update, encode_vector
+from ..common.wire import Task, Update, decode_vector, encode_vector
 
 
 def release(
@@ -24,7 +24,9 @@ def release(
         ConfideError: ``release.not-finite``, or the ledger's own codes; nothing leaves then, and
             the charge stays.
     """
-    if not torch.isfinite(change).all():
+    values = encode_vector(change, encoding)
+    # After the encoding: the largest float32 values are infinite in bf16.
+    if not torch.isfinite(decode_vector(values, encoding, change.numel())).all():
         raise ConfideError(
             "release.not-finite",
             "The change of the adapter contains NaN or infinity, so nothing is released.",
@@ -38,7 +40,7 @@ def release(
         schema=task.schema,
         encoding=encoding,
         receipt=ledger.receipt(delta, task.run).to_json(),
-        values=encode_vector(change, encoding),
+        values=values,
     )
     ledger.release(task.hash, update.to_bytes())
     return update

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 
 from ..common.errors import ConfideError
+
+# A code is a constant of the program; whatever looks otherwise may have been made from text.
+_CODE = re.compile(r"[a-z]+(-[a-z]+)*(\.[a-z]+(-[a-z]+)*)+")
 
 logger = logging.getLogger("confide.holder")
 
@@ -20,7 +24,7 @@ def code_of(error: BaseException) -> str:
     the type and the place, never the text."""
     if isinstance(error, ConfideError):
         logger.warning("refused: %s", error)
-        return error.code
+        return error.code if _CODE.fullmatch(error.code) else "holder.failed"
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

@@ -84,7 +84,7 @@ class EncodedText:
         return Batch({"inputs_embeds": padded}, mask, targets)
 
     def _padded(self, chunk: Sequence[int]) -> tuple[Tensor, Tensor]:
-        rows = [torch.tensor(self._examples[i].ids) for i in chunk]
+        rows = [torch.tensor(self._examples[i].ids, dtype=torch.long) for i in chunk]
         pad = self._loaded.tokenizer.pad_token_id or 0
         ids = pad_sequence(rows, batch_first=True, padding_value=pad)
         lengths = torch.tensor([len(row) for row in rows])

@@ -17,14 +17,15 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, schema_of
 from .errors import ConfideError
 from .paths import local_or_cached
-from .settings import ModelSpec, Settings, TaskSpec
+from .settings import Settings, TaskSpec
 from .tasks import task_for
 from .trunk import Trunk
 
@@ -37,6 +38,8 @@ _TARGETS = {
     "t5": ("q", "v"),
 }
 _OTHER_TARGETS = ("q_proj", "v_proj")
+# The heads that PEFT trains and saves by itself.
+_HEADS = ("classifier", "score")
 # Families whose own classification head reads the first token.
 _FIRST_TOKEN_HEADS = ("bert", "roberta", "distilbert")
 
@@ -76,8 +79,8 @@ def load_model(settings: Settings) -> LoadedModel:
 def _load(settings: Settings) -> LoadedModel:
     folder = model_folder(settings.model.name)
     tokenizer = _load_tokenizer(folder or settings.model.name)
-    base = _load_base(settings.model, settings.task, folder)
-    model = _attach(base, settings)
+    base, new_heads = _load_base(settings, folder, tokenizer.pad_token_id or 0)
+    model = _attach(base, settings, new_heads)
     longest = _longest(base, settings)
     return LoadedModel(
         tokenizer=tokenizer,
@@ -106,7 +109,7 @@ def weights_sha256(folder: Path) -> str:
 
 def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfideError(
             "model.tokenizer",
@@ -125,33 +128,74 @@ def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_base(spec: ModelSpec, task: TaskSpec, folder: Path | None) -> nn.Module:
+def _load_base(
+    settings: Settings, folder: Path | None, pad: int
+) -> tuple[PreTrainedModel, list[str]]:
+    """The base model, and the modules of its head that are new beside PEFT's own."""
+    spec, task = settings.model, settings.task
     level = transformers_logging.get_verbosity()
     # The head is new by design; the report of missing head weights would look like a fault.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(str(folder or spec.name))
-        names = dict(enumerate(task.label_names))
-        config.id2label, config.label2id = names, {v: k for k, v in names.items()}
-        base = task_for(task).auto_class().from_pretrained(str(folder or spec.name), config=config)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(str(folder or spec.name), trust_remote_code=False)
+        _prepare(config, task, pad)
+        with torch.random.fork_rng():
+            torch.manual_seed(settings.run.seed)  # new weights are the same at every place
+            base, found = (
+                task_for(task)
+                .auto_class()
+                .from_pretrained(
+                    str(folder or spec.name),
+                    config=config,
+                    dtype=torch.float32,  # and not the file's own: adapters and heads are float32
+                    trust_remote_code=False,
+                    use_safetensors=True,  # a pickled model is a program
+                    ignore_mismatched_sizes=True,  # a head for other classes is replaced
+                    output_loading_info=True,
+                )
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfideError(
             "model.missing",
             f"The base model {spec.name!r} cannot be loaded ({type(error).__name__}).",
-            "Run `confide assets fetch`, or name a model folder or a Hub id that can be reached.",
+            "Run `confide assets fetch`, or name a complete model folder with safetensors weights"
+            " or a Hub id that can be reached.",
         ) from None
     finally:
         transformers_logging.set_verbosity(level)
     for module in base.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout):  # some heads have one that no config field is for
             module.p = 0.0
-    if getattr(base.config, "pad_token_id", None) is None:
-        base.config.pad_token_id = 0
-    return base
+    new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
+    return base, _new_heads(new, base, spec.name)
 
 
-def _attach(base: nn.Module, settings: Settings) -> PeftModel:
+def _prepare(config: Any, task: TaskSpec, pad: int) -> None:
+    """Classes, no dropout, and one padding token for model and batches: a decoder's head looks
+    for the last token that is no padding, and would otherwise see how long the neighbours are."""
+    names = dict(enumerate(task.label_names))
+    config.id2label, config.label2id = names, {v: k for k, v in names.items()}
+    config.pad_token_id = pad
+    for name, value in list(vars(config).items()):
+        if ("drop" in name) and isinstance(value, float):
+            setattr(config, name, 0.0)
+
+
+def _new_heads(new: set[str], base: PreTrainedModel, name: str) -> list[str]:
+    """What the folder has no weights for must be trained and travel, or every place would have
+    its own; below the head that is no head but an incomplete model."""
+    lost = sorted(key for key in new if key.startswith(f"{base.base_model_prefix}."))
+    if lost:
+        raise ConfideError(
+            "model.weights",
+            f"{name!r} lacks {len(lost)} weights of the base model (first: {lost[0]}).",
+            "Use a complete model folder; task.pooling = 'mean' needs no pooler.",
+        )
+    return sorted({key.split(".")[0] for key in new} - set(_HEADS))
+
+
+def _attach(base: PreTrainedModel, settings: Settings, new_heads: list[str]) -> PeftModel:
     lora, total = settings.lora, base.config.num_hidden_layers
     if lora.layers > total:
         raise ConfideError(
@@ -171,6 +215,7 @@ def _attach(base: nn.Module, settings: Settings) -> PeftModel:
         lora_dropout=0.0 if head_only else lora.dropout,
         target_modules=targets or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS)),
         layers_to_transform=list(range(total - layers, total)),
+        modules_to_save=new_heads or None,
         fan_in_fan_out=base.config.model_type == "gpt2",  # its Conv1D stores W transposed
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -187,14 +232,23 @@ def _attach(base: nn.Module, settings: Settings) -> PeftModel:
                 "Name modules as the model does, for example query,value.",
             ) from None
     for name, parameter in model.named_parameters():
-        if "modules_to_save" in name:
-            parameter.data.zero_()
-        elif head_only or (settings.aggregate.method == "ffa" and "lora_A" in name):
+        frozen = head_only or (settings.aggregate.method == "ffa" and "lora_A" in name)
+        if frozen and "modules_to_save" not in name:
             parameter.requires_grad_(False)
+    _zero_head(model)
     return model.train()
 
 
-def _frozen_layers(base: nn.Module, settings: Settings) -> int:
+def _zero_head(model: PeftModel) -> None:
+    """The last layer of the head alone: with two layers at zero neither gets a gradient."""
+    for name, module in model.named_modules():
+        if name.endswith(tuple(f".{head}.modules_to_save.default" for head in _HEADS)):
+            last = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
+            for parameter in last.parameters():
+                parameter.data.zero_()
+
+
+def _frozen_layers(base: PreTrainedModel, settings: Settings) -> int:
     total: int = base.config.num_hidden_layers
     if settings.task.pooling == "model" and base.config.model_type not in _FIRST_TOKEN_HEADS:
         # A decoder's own head finds the last token by the padding of the ids, and hidden states
@@ -205,8 +259,15 @@ def _frozen_layers(base: nn.Module, settings: Settings) -> int:
     return total - (settings.lora.layers or total)
 
 
-def _longest(base: nn.Module, settings: Settings) -> int:
+def _longest(base: PreTrainedModel, settings: Settings) -> int:
     longest: Any = getattr(base.config, "max_position_embeddings", None)
+    for name, module in base.named_modules():
+        # RoBERTa and its kin count positions from behind the padding index.
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            longest = module.num_embeddings - module.padding_idx - 1
     wanted = settings.train.max_length
     if isinstance(longest, int) and wanted > longest:
         raise ConfideError(

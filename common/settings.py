@@ -44,7 +44,7 @@ class LoraSpec:
 
     method: str = _choice("lora", "lora", "head")
     rank: int = _number(8, 1, 256)
-    alpha: float = _number(16.0, 0, 4096, above=True)
+    alpha: int = _number(16, 1, 4096)
     dropout: float = _number(0.0, 0, 0.9)
     targets: str = ""
     layers: int = _number(0, 0, 1000)
@@ -198,7 +198,7 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
     return settings
 
 
-def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> Scalar:
+def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> Any:
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(default):
@@ -221,7 +221,7 @@ def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> 
                 f"{key} = {value!r} is outside {'(' if above else '['}{low:g}, {high:g}].",
                 f"The default is {default!r}.",
             )
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _kind(value: Any) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 # model type -> (backbone, embeddings or None where inputs_embeds skips them, layers, final norm)
 _FAMILIES: dict[str, tuple[str, str | None, str, str | None]] = {
@@ -46,7 +47,7 @@ class Trunk:
         dtype: ``bfloat16`` computes the frozen layers under autocast; adapters stay float32.
     """
 
-    def __init__(self, base: nn.Module, frozen: int, dtype: str = "float32") -> None:
+    def __init__(self, base: PreTrainedModel, frozen: int, dtype: str = "float32") -> None:
         family = _FAMILIES.get(base.config.model_type)
         self.frozen = frozen if family else 0
         self._base, self._family = base, family
@@ -89,7 +90,7 @@ class Trunk:
             setattr(owner, attribute, module)
 
         try:
-            lend(layers, nn.ModuleList(list(backbone.get_submodule(layers))[part]))
+            lend(layers, nn.ModuleList(list(backbone.get_submodule(layers).children())[part]))
             if embeddings and skip_embeddings:
                 lend(embeddings, _PassThrough())
             if norm and not final_norm:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -24,10 +25,13 @@ from .errors import ConfideError
 _WIDTH = {"fp32": 4, "bf16": 2}
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
+_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 def encode_vector(vector: Tensor, encoding: str) -> bytes:
     """A float32 vector (N,) as bytes; bf16 rounds to nearest even (relative error <= 2^-8)."""
+    if encoding not in _WIDTH:
+        raise _unknown_encoding(encoding)
     if encoding == "bf16":
         return vector.to(torch.bfloat16).view(torch.int16).numpy().astype("<i2").tobytes()
     return vector.to(torch.float32).numpy().astype("<f4").tobytes()
@@ -40,7 +44,7 @@ def decode_vector(payload: bytes, encoding: str, size: int) -> Tensor:
         ConfideError: ``wire.encoding`` or ``wire.size``.
     """
     if encoding not in _WIDTH:
-        raise ConfideError("wire.encoding", f"Encoding {encoding[:20]!r} is not fp32 or bf16.")
+        raise _unknown_encoding(encoding)
     if len(payload) != size * _WIDTH[encoding]:
         raise ConfideError(
             "wire.size",
@@ -95,7 +99,7 @@ class Update:
     def to_bytes(self) -> bytes:
         """One byte string; equal updates give equal bytes (the ledger keeps them for repeats)."""
         fields = asdict(self)
-        values = fields.pop("values")
+        values: bytes = fields.pop("values")
         head = json.dumps(fields, sort_keys=True).encode()
         return len(head).to_bytes(4, "big") + head + values
 
@@ -119,7 +123,7 @@ Reply = Update | Refusal
 
 def task_to_records(task: Task) -> RecordDict:
     """A task as Flower's records."""
-    header = {"run": task.run, "round": task.round, "schema": task.schema}
+    header: dict[str, Any] = {"run": task.run, "round": task.round, "schema": task.schema}
     return RecordDict(
         {
             "task": ConfigRecord({**header, "settings": json.dumps(dict(task.settings))}),
@@ -137,7 +141,7 @@ def task_from_records(records: RecordDict) -> Task:
     header, payload = _open(records, "task", "adapter")
     settings = _json_object(header.get("settings"))
     return Task(
-        run=_text(header.get("run")),
+        run=_run(header.get("run")),
         round=_count(header.get("round")),
         settings=settings,
         schema=_text(header.get("schema")),
@@ -172,7 +176,7 @@ def reply_from_records(records: RecordDict) -> Reply:
     header, payload = _open(records, "reply", "delta")
     return Update(
         **names,
-        run=_text(header.get("run")),
+        run=_run(header.get("run")),
         round=_count(header.get("round")),
         schema=_text(header.get("schema")),
         encoding=_text(header.get("encoding")),
@@ -200,6 +204,13 @@ def _text(value: Any) -> str:
     return value
 
 
+def _run(value: Any) -> str:
+    """A run's id; it becomes a folder's name in a simulation and an entry of the ledger."""
+    if not isinstance(value, str) or not _RUN.fullmatch(value):
+        raise _malformed("a run's id: up to 128 letters, digits, dots, dashes")
+    return value
+
+
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**31:
         raise _malformed("a round number")
@@ -209,11 +220,15 @@ def _count(value: Any) -> int:
 def _json_object(value: Any) -> dict[str, Any]:
     try:
         parsed = json.loads(_text(value))
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of 5,000 digits
         parsed = None
     if not isinstance(parsed, dict):
         raise _malformed("an object of scalars")
     return parsed
+
+
+def _unknown_encoding(encoding: str) -> ConfideError:
+    return ConfideError("wire.encoding", f"Encoding {encoding[:20]!r} is not fp32 or bf16.")
 
 
 def _malformed(wanted: str) -> ConfideError:

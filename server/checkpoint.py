@@ -1,4 +1,4 @@
-"""After every round, what the coordinator needs to go on: adapter, optimizer state, round.
+"""After every round, what the coordinator needs to go on: adapter, optimizer state, receipts.
 
 One safetensors file, replaced atomically, so a coordinator killed at any instant finds either the
 last round or this one. It holds public values only.
@@ -7,38 +7,57 @@ last round or this one. It holds public values only.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.privacy.ledger import Receipt
 from .run_folder import RunFolder
 
 FILE = "checkpoint/state.safetensors"
 _OPTIMIZER = "optimizer."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """State after ``round``: the whole adapter (N,), optimizer tensors, and the schema's digest."""
+    """State after ``round``.
+
+    Attributes:
+        advanced: how many rounds moved the adapter; the others were abandoned.
+        schema: the digest of the adapter's schema.
+        adapter: the whole adapter (N,).
+        optimizer: the tensors of the optimizer, by name.
+        receipts: the newest of each holder, which the next one has to go on from.
+    """
 
     round: int
+    advanced: int
     schema: str
     adapter: Tensor
     optimizer: dict[str, Tensor]
+    receipts: Mapping[str, Receipt] = field(default_factory=dict)
 
 
 def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
     """Replace the run's checkpoint, durably."""
     tensors = {"adapter": state.adapter.contiguous()}
     tensors |= {_OPTIMIZER + name: tensor.contiguous() for name, tensor in state.optimizer.items()}
-    header = {"state": json.dumps({"round": state.round, "schema": state.schema})}
-    folder.write(FILE, save(tensors, metadata=header))
+    header = {
+        "round": state.round,
+        "advanced": state.advanced,
+        "schema": state.schema,
+        "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
+    }
+    folder.write(FILE, save(tensors, metadata={"state": json.dumps(header)}))
 
 
-def load_checkpoint(folder: RunFolder, schema: str) -> Checkpoint:
+def load_checkpoint(folder: RunFolder, schema: AdapterSchema) -> Checkpoint:
     """Read the checkpoint of a run.
 
     Raises:
@@ -46,23 +65,45 @@ def load_checkpoint(folder: RunFolder, schema: str) -> Checkpoint:
     """
     path = folder.path / FILE
     try:
-        with safe_open(str(path), framework="pt") as file:
-            header = json.loads((file.metadata() or {})["state"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = Checkpoint(
-            round=header["round"],
-            schema=header["schema"],
-            adapter=tensors.pop("adapter"),
-            optimizer={name.removeprefix(_OPTIMIZER): t for name, t in tensors.items()},
-        )
+        found = _read(str(path))
     except Exception as error:  # noqa: BLE001 - safetensors raises a type of its own and others
         raise ConfideError(
             "run.resume", f"{path} cannot be read ({type(error).__name__}).", "Start a new run."
         ) from None
-    if found.schema != schema:
+    if found.schema != schema.digest:
         raise ConfideError(
             "run.resume",
             f"{path} is of another model, rank or set of layers than the settings name.",
             "Resume with the settings in the run's config.toml.",
         )
+    if not _fits(found, schema):
+        raise ConfideError("run.resume", f"{path} is damaged.", "Start a new run.")
     return found
+
+
+def _read(path: str) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {})["state"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    return Checkpoint(
+        round=header["round"],
+        advanced=header["advanced"],
+        schema=header["schema"],
+        adapter=tensors.pop("adapter"),
+        optimizer={name.removeprefix(_OPTIMIZER): t for name, t in tensors.items()},
+        receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
+    )
+
+
+def _fits(found: Checkpoint, schema: AdapterSchema) -> bool:
+    """Whether a run can go on from it: sizes, types, and no NaN that would end it later."""
+    states = [tensor for tensor in found.optimizer.values() if tensor.dim()]
+    return (
+        type(found.round) is int
+        and type(found.advanced) is int
+        and 0 <= found.advanced <= found.round
+        and found.adapter.shape == (schema.size,)
+        and found.adapter.dtype == torch.float32
+        and all(tensor.shape == (schema.trained_size,) for tensor in states)
+        and all(bool(torch.isfinite(t).all()) for t in (found.adapter, *found.optimizer.values()))
+    )

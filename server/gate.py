@@ -1,14 +1,20 @@
 """The gate: what an update must be before the coordinator looks at its values.
 
-Everything a holder could choose freely is fixed here: it answers this task of this run, has
-exactly the schema's values in the agreed encoding, all finite, and states a receipt under the
-plan's terms. Weights are never taken from a holder: every accepted update counts the same. What
-fails is left out of the round and named with a code; the round goes on.
+Everything a holder could choose freely is fixed here: it answers this task of this run under a
+plain name, has exactly the schema's values in the agreed encoding, all finite and no longer than
+an honest change can be, and states a receipt under the plan's terms that goes on where the
+holder's last one ended. Weights are never taken from a holder: every accepted update counts the
+same. What fails is left out of the round and named with a code; the round goes on.
+
+A receipt is the holder's word. What the gate can tell is that it contradicts the plan or itself;
+the report recomputes epsilon from it.
 """
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +23,24 @@ from torch import Tensor
 
 from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.privacy.accountant import GaussianSteps, calibrate, within
+from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
-from ..common.wire import Task, Update, decode_vector
+from ..common.wire import Refusal, Task, Update, decode_vector
+
+# A name goes into file names, log lines and the report. "node-" is how the coordinator calls a
+# holder whose name it does not know.
+_NAME = re.compile(r"(?!node-)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+_CODE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
+_MOST_CODE = 64
+_HASH = re.compile(r"[0-9a-f]{64}")
+_LEDGER_ID = re.compile(r"[0-9a-f]{16,64}")
+_MOST_NOISE = 1e9
+_MOST_ENTRIES = 2**53
+# New plans in one receipt: each costs the accountant up to a second.
+_MOST_NEW_PLANS = 8
+_ROUNDING = 1.01  # of fp32 sums and bf16 values
+_ADAM_STEP = 4.0  # no coordinate of Adam moves further than 3.2 * lr in a step
 
 
 @dataclass(frozen=True)
@@ -27,17 +49,39 @@ class Accepted:
 
     holder: str
     change: Tensor
-    receipt: dict[str, Any]
+    receipt: Receipt
     size: int
 
 
-def check(update: Update, task: Task, settings: Settings, schema: AdapterSchema) -> Accepted:
+def named(claimed: str, node: int) -> str:
+    """The name that a holder gives itself, if it is one that can be written anywhere."""
+    return claimed if _NAME.fullmatch(claimed) else f"node-{node}"
+
+
+def refusal_code(refusal: Refusal) -> str:
+    """The code of a refusal, if it is one."""
+    good = len(refusal.code) <= _MOST_CODE and _CODE.fullmatch(refusal.code)
+    return refusal.code if good else "holder.failed"
+
+
+def check(
+    update: Update,
+    task: Task,
+    settings: Settings,
+    schema: AdapterSchema,
+    last: Receipt | None = None,
+) -> Accepted:
     """Let an update pass or say why not.
 
+    Args:
+        last: the receipt of the newest update of this holder that passed in this run.
+
     Raises:
-        ConfideError: ``gate.task``, ``gate.schema``, ``gate.encoding``, ``gate.not-finite``,
-            ``gate.receipt``, ``gate.noise``, ``wire.size``.
+        ConfideError: ``gate.name``, ``gate.task``, ``gate.schema``, ``gate.encoding``,
+            ``gate.not-finite``, ``gate.norm``, ``gate.receipt``, ``gate.noise``, ``wire.size``.
     """
+    if not _NAME.fullmatch(update.holder):
+        raise ConfideError("gate.name", "The holder's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
     if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):
         raise ConfideError("gate.task", "The update answers another task.")
     if update.schema != schema.digest:
@@ -47,20 +91,91 @@ def check(update: Update, task: Task, settings: Settings, schema: AdapterSchema)
     change = decode_vector(update.values, update.encoding, schema.trained_size)
     if not torch.isfinite(change).all():
         raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
-    receipt = dict(update.receipt)
-    _check_receipt(receipt, settings)
+    most = largest_norm(settings, schema.trained_size)
+    if not float(change.double().norm()) <= most:
+        raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")
+    receipt = _receipt(update.receipt, settings)
+    _check_progress(receipt, last, settings)
+    if settings.privacy.trust != "off":
+        _check_noise(receipt, last, settings)
     return Accepted(update.holder, change, receipt, len(update.values))
 
 
-def _check_receipt(receipt: dict[str, Any], settings: Settings) -> None:
-    steps = receipt.get("steps_run")
-    if not isinstance(receipt.get("head"), str) or not isinstance(steps, list) or not steps:
-        raise ConfideError("gate.receipt", "The update carries no receipt of a charge.")
-    if settings.privacy.trust == "off":
-        return
-    for run in steps:
-        numbers = [run.get(k) for k in ("noise_multiplier", "sampling_rate", "steps")]
-        if not all(isinstance(x, (int, float)) and math.isfinite(x) and x > 0 for x in numbers):
-            raise ConfideError("gate.noise", "The receipt states steps without noise.")
-        if run["noise_multiplier"] < settings.privacy.noise_multiplier:
+def largest_norm(settings: Settings, size: int) -> float:
+    """What the L2 norm of an honest change of ``size`` values does not exceed.
+
+    A step is at most ``drawn`` clipped records plus noise, over the public batch. More than
+    batch + 10 sqrt(batch) + 20 drawn, or a noise longer than sigma C (sqrt(size) + 10), has a
+    probability below 1e-20. The noise of the largest sampling rate is the largest there is.
+    """
+    privacy, train = settings.privacy, settings.train
+    drawn = train.batch + 10 * math.sqrt(train.batch) + 20
+    noise = _most_noise(settings) * (math.sqrt(size) + 10)
+    gradient = _ROUNDING * privacy.clip * (drawn + noise) / train.batch
+    if settings.round.mode == "gradient":
+        return gradient
+    if train.optimizer == "adam":
+        return _ADAM_STEP * train.steps * train.lr * math.sqrt(size)
+    return train.steps * train.lr * gradient
+
+
+def _most_noise(settings: Settings) -> float:
+    privacy = settings.privacy
+    if privacy.trust == "off" or privacy.noise_multiplier:
+        return privacy.noise_multiplier
+    steps = settings.train.steps * settings.round.count
+    return calibrate(epsilon=privacy.epsilon, delta=privacy.delta, sampling_rate=1.0, steps=steps)
+
+
+def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
+    """A receipt that is one: every field of its type, and numbers that a plan can have."""
+    try:
+        receipt = Receipt.from_json(told)
+    except ConfideError:
+        raise ConfideError("gate.receipt", "The update carries no receipt of a charge.") from None
+    sound = (
+        _HASH.fullmatch(receipt.head)
+        and _LEDGER_ID.fullmatch(receipt.ledger_id)
+        and receipt.entries < _MOST_ENTRIES
+        and receipt.delta == settings.privacy.delta
+        and all(s.steps > 0 and s.noise_multiplier < _MOST_NOISE for s in receipt.steps_run)
+        and _total(receipt) <= settings.train.steps * settings.round.count
+    )
+    if not sound:
+        raise ConfideError("gate.receipt", "The receipt contradicts the plan of the run.")
+    return receipt
+
+
+def _check_progress(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
+    """The same ledger as before, longer, with this task's steps in it."""
+    before = _total(last) if last else 0
+    if _total(receipt) < before + settings.train.steps:
+        raise ConfideError("gate.receipt", "The receipt does not contain the steps of this task.")
+    if last and (
+        receipt.ledger_id != last.ledger_id
+        or receipt.entries <= last.entries
+        or receipt.head == last.head
+    ):
+        raise ConfideError("gate.receipt", "The ledger is another one or went back.")
+
+
+def _check_noise(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
+    """At least the plan's noise in every step; with an epsilon given, what that asks for at the
+    sampling rate stated. What the last receipt said was looked at then."""
+    known = {(s.noise_multiplier, s.sampling_rate) for s in last.steps_run} if last else set()
+    new = {(s.noise_multiplier, s.sampling_rate) for s in receipt.steps_run} - known
+    if len(new) > _MOST_NEW_PLANS:
+        raise ConfideError("gate.receipt", f"The receipt states {len(new)} new plans at once.")
+    privacy, steps = settings.privacy, settings.train.steps * settings.round.count
+    for noise, rate in new:
+        if privacy.noise_multiplier:
+            enough = noise >= privacy.noise_multiplier
+        else:
+            whole = GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=steps)
+            enough = noise > 0 and within((whole,), privacy.delta, privacy.epsilon * (1 + 1e-6))
+        if not enough:
             raise ConfideError("gate.noise", "The receipt states less noise than the plan.")
+
+
+def _total(receipt: Receipt) -> int:
+    return sum(s.steps for s in receipt.steps_run)

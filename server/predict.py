@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,9 @@ from ..common.adapter import load_adapter, set_adapter
 from ..common.batches import EncodedText, forward
 from ..common.errors import ConfideError
 from ..common.models import load_model
-from ..common.settings import Settings, from_flat
 from ..common.tasks import task_for
 from ..common.text.readers import Record
+from .run_folder import run_settings
 
 
 @dataclass(frozen=True)
@@ -26,18 +25,17 @@ class Prediction:
     probabilities: dict[str, float]
 
 
-def run_settings(folder: Path) -> Settings:
-    """The settings of a run, from its config.toml."""
-    path = folder / "config.toml"
-    if not path.is_file():
-        raise ConfideError("run.missing", f"{folder} is no run folder.", "Name a folder in runs/.")
-    tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    return from_flat({f"{t}.{k}": v for t, values in tables.items() for k, v in values.items()})
-
-
 @torch.no_grad()
 def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
-    """Classify ``texts`` with the adapter of the run in ``folder``."""
+    """Classify ``texts`` with the adapter of the run in ``folder``.
+
+    Raises:
+        ConfideError: ``data.empty`` for a blank text, ``run.missing`` or ``adapter.missing`` for a
+            folder that is no finished run.
+    """
+    for number, one in enumerate(texts, start=1):
+        if not one.strip():
+            raise ConfideError("data.empty", f"Text {number} is blank.", "Give it some words.")
     settings = run_settings(folder)
     loaded, task = load_model(settings), task_for(settings.task)
     set_adapter(loaded.model, load_adapter(folder / "adapter"))

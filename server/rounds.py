@@ -1,16 +1,17 @@
 """The rounds: ask, gate, aggregate, step, evaluate, checkpoint. The whole run is here.
 
 A round with fewer accepted updates than ``round.min-holders`` is abandoned whole: the adapter
-stays, while the holders that released stay charged. The adapter is the only state that rounds
-share, and the checkpoint after each is enough to go on after a crash.
+stays, while the holders that released stay charged. So none is begun before that many holders are
+connected. The checkpoint after each round is all that it takes to go on after a crash.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -19,38 +20,38 @@ from torch import Tensor
 from ..common.adapter import get_adapter, set_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
+from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
 from ..common.tensors import flatten, unflatten
-from ..common.wire import Refusal, Task
+from ..common.wire import Refusal, Reply, Task
 from .aggregation import ServerOptimizer, mean_change
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
-from .gate import Accepted, check
+from .gate import Accepted, check, named, refusal_code
 from .run_folder import RunFolder
 from .selection import select
-from .transport import Transport
+from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
 
 # What a holder needs to know. It never hears a path, and the coordinator never names one.
-_PRIVATE_TO_COORDINATOR = ("data.path", "run.out", "run.resume", "run.name")
+PRIVATE_TO_COORDINATOR = ("data.path", "run.out", "run.resume", "run.name")
 
 
 @dataclass
 class _State:
-    """The adapter (N,) and the step that moves it; ``done`` is the last finished round."""
+    """The adapter (N,) and the step that moves it; ``done`` is the last finished round, and
+    ``advanced`` counts those that were not abandoned."""
 
     adapter: Tensor
     optimizer: ServerOptimizer
-    done: int
+    done: int = 0
+    advanced: int = 0
+    receipts: dict[str, Receipt] = field(default_factory=dict)
 
 
 class Rounds:
-    """A run over a transport, in a folder.
-
-    Args:
-        wanted: how many holders must be connected before the first round.
-    """
+    """A run over a transport, in a folder."""
 
     def __init__(
         self,
@@ -67,19 +68,21 @@ class Rounds:
     def run(self, nodes: Sequence[int]) -> Score:
         """All rounds that are left; returns the last score.
 
+        Args:
+            nodes: the holders that were there at the start; who is missing later is named.
+
         Raises:
-            ConfideError: ``run.no-round`` when not one round could be finished.
+            ConfideError: ``run.no-round`` when not one round could be finished,
+                ``run.too-few-holders`` when too few are connected for a round; the run can be
+                resumed then.
         """
         state = self._begin()
         score = self._evaluate(state)
-        trained = state.done > 0
         for number in range(state.done + 1, self._settings.round.count + 1):
-            accepted = self._round(number, nodes, state)
-            if accepted:
-                trained = True
+            if self._round(number, nodes, state):
                 score = self._evaluate(state)
             self._save(state)
-        if not trained:
+        if not state.advanced:
             raise ConfideError(
                 "run.no-round",
                 f"None of {self._settings.round.count} rounds had enough accepted updates"
@@ -91,55 +94,71 @@ class Rounds:
     def _begin(self) -> _State:
         trained_shapes = self._schema.trained_shapes
         if self._settings.run.resume:
-            found = load_checkpoint(self._folder, self._schema.digest)
-            named = unflatten(found.adapter, self._schema.shapes)
-            optimizer = ServerOptimizer(flatten(named, trained_shapes), self._settings)
-            optimizer.restore(flatten(named, trained_shapes), found.optimizer)
-            return _State(found.adapter, optimizer, found.round)
+            found = load_checkpoint(self._folder, self._schema)
+            tensors = unflatten(found.adapter, self._schema.shapes)
+            optimizer = ServerOptimizer(flatten(tensors, trained_shapes), self._settings)
+            optimizer.restore(found.optimizer)
+            receipts = dict(found.receipts)
+            return _State(found.adapter, optimizer, found.round, found.advanced, receipts)
         adapter = get_adapter(self._loaded.model)
         optimizer = ServerOptimizer(flatten(adapter, trained_shapes), self._settings)
-        state = _State(flatten(adapter, self._schema.shapes), optimizer, 0)
+        state = _State(flatten(adapter, self._schema.shapes), optimizer)
         self._save(state)
         return state
 
     def _round(self, number: int, nodes: Sequence[int], state: _State) -> bool:
         settings, started = self._settings, time.monotonic()
-        task = self._task(number, state.adapter)
-        connected = set(self._transport.nodes())
-        chosen = select(nodes, settings.round.holders, seed=settings.run.seed, round_number=number)
-        replies = self._transport.ask(
-            [node for node in chosen if node in connected], task, settings.round.timeout
+        least, timeout = settings.round.min_holders, settings.round.timeout
+        connected = wait_for_nodes(self._transport, least, timeout)
+        chosen = select(
+            connected, settings.round.holders, seed=settings.run.seed, round_number=number
         )
-        accepted: dict[str, Accepted] = {}
-        left_out = [
-            {"holder": f"node-{node}", "code": "transport.gone"}
-            for node in chosen
-            if node not in connected
-        ]
-        for node in sorted(replies):
-            reply = replies[node]
-            name = reply.holder or f"node-{node}"
-            try:
-                if isinstance(reply, Refusal):
-                    raise ConfideError(reply.code or "holder.failed", "The holder refused.")
-                if name in accepted:
-                    raise ConfideError("gate.duplicate", "Two nodes answer under one name.")
-                accepted[name] = check(reply, task, settings, self._schema)
-            except ConfideError as error:
-                left_out.append({"holder": name, "code": error.code})
-        abandoned = len(accepted) < settings.round.min_holders
+        task = self._task(number, state.adapter)
+        replies = self._transport.ask(chosen, task, timeout)
+        accepted, left_out = self._judge(replies, task, state.receipts)
+        gone = sorted(set(nodes) - set(connected))
+        left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
+        abandoned = len(accepted) < least
+        state.receipts |= {holder: update.receipt for holder, update in accepted.items()}
         if not abandoned:
             self._advance(state, accepted)
         state.done = number
         self._record(number, time.monotonic() - started, task, accepted, left_out, abandoned)
         return not abandoned
 
+    def _judge(
+        self, replies: Mapping[int, Reply], task: Task, receipts: Mapping[str, Receipt]
+    ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
+        """Who is accepted, by name, and who is left out with which code."""
+        passed: dict[int, Accepted] = {}
+        failed: dict[int, str] = {}
+        for node, reply in sorted(replies.items()):
+            if isinstance(reply, Refusal):
+                failed[node] = refusal_code(reply)
+                continue
+            try:
+                last = receipts.get(reply.holder)
+                passed[node] = check(reply, task, self._settings, self._schema, last)
+            except ConfideError as error:
+                failed[node] = error.code
+        # Nobody can say which of two is the one that the name belongs to, so neither counts.
+        times = Counter(update.holder for update in passed.values())
+        failed |= {n: "gate.duplicate" for n, update in passed.items() if times[update.holder] > 1}
+        accepted = {u.holder: u for n, u in passed.items() if n not in failed}
+        left_out = []
+        for node, code in sorted(failed.items()):
+            name = named(replies[node].holder, node)
+            # Under the name of a holder that was accepted, somebody else must have answered.
+            name = f"node-{node}" if name in accepted else name
+            left_out.append({"holder": name, "code": code})
+        return accepted, left_out
+
     def _task(self, number: int, adapter: Tensor) -> Task:
         flat = self._settings.to_flat()
         return Task(
             run=self._folder.id,
             round=number,
-            settings={k: v for k, v in flat.items() if k not in _PRIVATE_TO_COORDINATOR},
+            settings={k: v for k, v in flat.items() if k not in PRIVATE_TO_COORDINATOR},
             schema=self._schema.digest,
             adapter=adapter.numpy().astype("<f4").tobytes(),
         )
@@ -147,9 +166,10 @@ class Rounds:
     def _advance(self, state: _State, accepted: dict[str, Accepted]) -> None:
         change = mean_change({holder: update.change for holder, update in accepted.items()})
         trained = state.optimizer.step(change)
-        named = unflatten(state.adapter.clone(), self._schema.shapes)
-        named |= unflatten(trained, self._schema.trained_shapes)
-        state.adapter = flatten(named, self._schema.shapes)
+        tensors = unflatten(state.adapter, self._schema.shapes)
+        tensors |= unflatten(trained, self._schema.trained_shapes)
+        state.adapter = flatten(tensors, self._schema.shapes)
+        state.advanced += 1
 
     def _record(
         self,
@@ -161,7 +181,7 @@ class Rounds:
         abandoned: bool,
     ) -> None:
         rows: list[dict[str, Any]] = [
-            {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt}
+            {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt.to_json()}
             for _, a in sorted(accepted.items())
         ]
         sizes = [a.size for a in accepted.values()]
@@ -203,12 +223,19 @@ class Rounds:
     def _save(self, state: _State) -> None:
         save_checkpoint(
             self._folder,
-            Checkpoint(state.done, self._schema.digest, state.adapter, state.optimizer.state()),
+            Checkpoint(
+                round=state.done,
+                advanced=state.advanced,
+                schema=self._schema.digest,
+                adapter=state.adapter,
+                optimizer=state.optimizer.state(),
+                receipts=state.receipts,
+            ),
         )
 
 
 def final_adapter(folder: RunFolder, loaded: LoadedModel) -> None:
     """Put the adapter of the last checkpoint into the model, ready to be saved."""
-    state = load_checkpoint(folder, loaded.schema.digest)
+    state = load_checkpoint(folder, loaded.schema)
     with torch.no_grad():
         set_adapter(loaded.model, unflatten(state.adapter, loaded.schema.shapes))

@@ -5,14 +5,18 @@ The same function serves the ServerApp, tests and yardsticks; they differ in the
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import json
 import logging
+import os
 import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from ..common.adapter import save_adapter
 from ..common.errors import ConfideError
@@ -22,8 +26,8 @@ from ..common.settings import Settings, from_flat
 from .card import write_card
 from .evaluation import Evaluator
 from .report.build import write_report
-from .rounds import Rounds, final_adapter
-from .run_folder import RunFolder, now
+from .rounds import PRIVATE_TO_COORDINATOR, Rounds, final_adapter
+from .run_folder import RunFolder, now, run_settings, translated
 from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
@@ -40,8 +44,7 @@ def run(config: Mapping[str, Any], transport: Transport) -> RunFolder:
     folder = _open_folder(config)
     started = time.monotonic()
     try:
-        settings = from_flat(config)
-        _train(settings, transport, folder)
+        _train(from_flat(config), transport, folder)
     except ConfideError as error:
         _end(folder, "failed", error.code, started)
         raise
@@ -50,18 +53,31 @@ def run(config: Mapping[str, Any], transport: Transport) -> RunFolder:
         _end(folder, "stopped" if code == "run.stopped" else "failed", code, started)
         raise
     _end(folder, "finished", "", started)
-    report = write_report(folder.path)
-    write_card(folder.path)
+    with translated(folder.path):
+        report = write_report(folder.path)
+        write_card(folder.path)
     _say_goodbye(folder, report)
     return folder
 
 
 def _open_folder(config: Mapping[str, Any]) -> RunFolder:
-    """The folder comes first, so that even refused settings leave their reason there."""
-    resume = config.get("run.resume", "")
-    if resume:
-        return RunFolder.reopen(str(resume))
-    return RunFolder.create(str(config.get("run.out", "runs")), str(config.get("run.name", "run")))
+    """A new folder comes first, so that even refused settings leave their reason there. A folder
+    that is there already is left as it is until the resumed run can go on in it."""
+    if not config.get("run.resume", ""):
+        out, name = config.get("run.out", "runs"), config.get("run.name", "run")
+        return RunFolder.create(str(out), str(name))
+    settings = from_flat(config)
+    folder = RunFolder.reopen(settings.run.resume)
+    asked, then = settings.to_flat(), run_settings(folder.path).to_flat()
+    changed = [key for key in then if key not in PRIVATE_TO_COORDINATOR and asked[key] != then[key]]
+    if changed:
+        raise ConfideError(
+            "run.resume",
+            f"{changed[0]} = {asked[changed[0]]!r}, but the run to be resumed has"
+            f" {then[changed[0]]!r}; its noise and its report are made for that.",
+            "Resume with the settings in the run's config.toml, or start a new run.",
+        )
+    return folder
 
 
 def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
@@ -73,8 +89,9 @@ def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
             "Run `confide assets fetch`, or name a folder with public.jsonl.",
         )
     loaded = load_model(settings)
+    wanted = _wanted(settings, data)
     evaluator = Evaluator(loaded, settings, data)
-    nodes = wait_for_nodes(transport, _wanted(settings, data), settings.round.timeout)
+    nodes = wait_for_nodes(transport, wanted, settings.round.timeout)
     if settings.run.resume:
         folder.event("resume", time=now())
     else:
@@ -82,8 +99,17 @@ def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
         folder.event("start", **_start(settings, loaded, folder, len(nodes)))
     Rounds(settings, loaded, transport, folder, evaluator).run(nodes)
     final_adapter(folder, loaded)
-    save_adapter(loaded.model, folder.path / "adapter", settings.model.name)
-    loaded.tokenizer.save_pretrained(str(folder.path / "adapter"))
+    _save_adapter(settings, loaded, folder.path / "adapter")
+
+
+def _save_adapter(settings: Settings, loaded: LoadedModel, path: Path) -> None:
+    with translated(path):
+        try:
+            save_adapter(loaded.model, path, settings.model.name)
+        except SafetensorError as error:  # how safetensors tells of a full disk
+            number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+            raise OSError(number, os.strerror(number)) from None
+        loaded.tokenizer.save_pretrained(str(path))
 
 
 def _wanted(settings: Settings, data: Path) -> int:
@@ -92,7 +118,14 @@ def _wanted(settings: Settings, data: Path) -> int:
     least = max(settings.round.holders, settings.round.min_holders)
     if settings.round.holders or not manifest.is_file():
         return least
-    return max(least, int(json.loads(manifest.read_text(encoding="utf-8"))["holders"]))
+    try:
+        return max(least, int(json.loads(manifest.read_text(encoding="utf-8"))["holders"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfideError(
+            "data.format",
+            f"{manifest} does not say how many holders there are ({type(error).__name__}).",
+            "Prepare the federation again: `confide assets fetch`.",
+        ) from None
 
 
 def _start(
@@ -121,14 +154,19 @@ def _version() -> str:
 
 def _end(folder: RunFolder, status: str, code: str, started: float) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    folder.event(
-        "end",
-        time=now(),
-        status=status,
-        code=code,
-        seconds=round(time.monotonic() - started, 2),
-        peak_memory_mb=round(peak, 1),
-    )
+    try:
+        folder.event(
+            "end",
+            time=now(),
+            status=status,
+            code=code,
+            seconds=round(time.monotonic() - started, 2),
+            peak_memory_mb=round(peak, 1),
+        )
+    except ConfideError as error:
+        if status == "finished":
+            raise
+        logger.error("%s", error)  # what ended the run is what the caller must hear
 
 
 def _say_goodbye(folder: RunFolder, report: Mapping[str, Any]) -> None:

@@ -1,24 +1,31 @@
 """The run folder: the one place where a run leaves everything that it leaves.
 
-Created before anything can go wrong, so that a run that fails leaves its reason. Lines of
-``metrics.jsonl`` are appended and flushed, files are replaced atomically, and no other module of
-the server writes to disk.
+Created before anything can go wrong, so that a run that fails leaves its reason. A line of
+``metrics.jsonl`` is there whole or not at all, files are replaced atomically, and a full disk is
+an error that a person can act on.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError
+from ..common.settings import Settings, from_flat
 
+METRICS = "metrics.jsonl"
+CONFIG = "config.toml"
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class RunFolder:
@@ -33,66 +40,140 @@ class RunFolder:
         """A new folder.
 
         Raises:
-            ConfideError: ``run.folder`` when it cannot be made.
+            ConfideError: ``run.folder`` or ``disk.full`` when it cannot be made.
         """
         stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         base = Path(out).expanduser().resolve()
         safe = _NAME.sub("-", name).strip("-.")[:60] or "run"
         for attempt in range(100):
             path = base / (f"{stamp}-{safe}" + (f"-{attempt}" if attempt else ""))
-            try:
-                path.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise ConfideError(
-                    "run.folder", f"{path} cannot be made ({error.strerror}).", "Set run.out."
-                ) from None
+            with translated(path):
+                base.mkdir(parents=True, exist_ok=True)
+                try:
+                    path.mkdir()
+                except FileExistsError:
+                    continue
             return cls(path)
-        raise ConfideError("run.folder", f"{base} holds 100 runs of this second.")
+        raise ConfideError("run.folder", f"{base} holds 100 runs of this second.", "Try again.")
 
     @classmethod
     def reopen(cls, folder: str) -> RunFolder:
-        """The folder of a run to be resumed."""
+        """The folder of a run to be resumed; what a crash left half written is cut off."""
         path = Path(folder).expanduser().resolve()
         if not (path / "checkpoint").is_dir():
             raise ConfideError(
                 "run.resume", f"{path} has no checkpoint.", "Name the folder of a run that trained."
             )
+        metrics = path / METRICS
+        if metrics.is_file():
+            with translated(metrics):
+                os.truncate(metrics, metrics.read_bytes().rfind(b"\n") + 1)
         return cls(path)
 
     def event(self, event: str, **fields: Any) -> None:
-        """Append one line to metrics.jsonl."""
-        line = json.dumps({"event": event, **fields})
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        """Append one line to metrics.jsonl, whole or not at all."""
+        line = json.dumps({"event": event, **fields}) + "\n"
+        path = self.path / METRICS
+        with translated(path):
+            _append(path, line.encode())
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file durably: written beside it, synced, renamed."""
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with translated(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(temporary).replace(path)
+                _sync_folder(path.parent)
+            except BaseException:
+                Path(temporary).unlink(missing_ok=True)
+                raise
 
     def write_config(self, flat: Mapping[str, Any]) -> None:
         """config.toml: the settings as nested tables."""
         tables: dict[str, list[str]] = {}
         for key, value in flat.items():
             table, _, name = key.partition(".")
-            # JSON's strings, numbers and truth values are TOML's too.
-            tables.setdefault(table, []).append(f"{name} = {json.dumps(value)}")
+            tables.setdefault(table, []).append(f"{name} = {_toml(value)}")
         text = "\n\n".join(f"[{table}]\n" + "\n".join(rows) for table, rows in tables.items())
-        self.write("config.toml", (text + "\n").encode())
+        self.write(CONFIG, (text + "\n").encode())
+
+
+def run_settings(folder: Path) -> Settings:
+    """The settings of a run, from its config.toml.
+
+    Raises:
+        ConfideError: ``run.missing`` or ``run.config``.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ConfideError("run.missing", f"{folder} is no run folder.", "Name a folder in runs/.")
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        flat = {f"{t}.{k}": v for t, values in tables.items() for k, v in values.items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise ConfideError(
+            "run.config", f"{path} cannot be read ({type(error).__name__}).", "Restore the file."
+        ) from None
+    return from_flat(flat)
+
+
+@contextmanager
+def translated(path: Path) -> Iterator[None]:
+    """Failures of the disk as what a person can act on.
+
+    Raises:
+        ConfideError: ``disk.full`` or ``run.folder``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise ConfideError(
+                "disk.full",
+                f"The disk is full; {path} was not written.",
+                "Make room and go on with run.resume = <the run's folder>, or set run.out.",
+            ) from None
+        raise ConfideError(
+            "run.folder",
+            f"{path} cannot be written ({error.strerror}).",
+            "Set run.out to a folder that can be written.",
+        ) from None
 
 
 def now() -> str:
     """The time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _append(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        size, rest = os.fstat(handle).st_size, memoryview(data)
+        try:
+            while rest:  # a disk that fills up takes a part and says nothing
+                rest = rest[os.write(handle, rest) :]
+        except BaseException:
+            os.ftruncate(handle, size)
+            raise
+    finally:
+        os.close(handle)
+
+
+def _sync_folder(path: Path) -> None:
+    """Without this a power failure may bring the replaced file back."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _toml(value: Any) -> str:
+    """JSON's strings, numbers and truth values are TOML's too, but for surrogate pairs and DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

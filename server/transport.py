@@ -6,8 +6,9 @@ yardsticks run the same rounds over holders of their own process.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from flwr.app import Message, MessageType
@@ -15,6 +16,8 @@ from flwr.serverapp import Grid
 
 from ..common.errors import ConfideError
 from ..common.wire import Refusal, Reply, Task, reply_from_records, task_to_records
+
+logger = logging.getLogger("confide.server")
 
 _POLL_SECONDS = 0.2
 
@@ -32,6 +35,7 @@ class GridTransport:
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
+        self._one_by_one = False
 
     def nodes(self) -> Sequence[int]:
         return sorted(self._grid.get_node_ids())
@@ -42,6 +46,29 @@ class GridTransport:
         A node that fails, answers nonsense or not at all gets a refusal in its name; the text of
         a Flower error is dropped, since it may quote what the holder holds.
         """
+        asked = self._send(nodes, task, timeout)
+        replies: dict[int, Reply] = {}
+        open_ids, deadline = set(asked), time.monotonic() + timeout
+        while open_ids and time.monotonic() < deadline:
+            # Flower's own send_and_receive looks every three seconds, the length of a round.
+            for message in self._pull(open_ids):
+                # Who answers is told by what is answered: a reply that Flower could not fetch
+                # has the coordinator for its source.
+                answered = message.metadata.reply_to_message_id
+                if answered in open_ids:
+                    open_ids.discard(answered)
+                    replies[asked[answered]] = _reply(message, task)
+            if open_ids:
+                time.sleep(_POLL_SECONDS)
+        sent = set(asked.values())
+        return {
+            node: replies.get(node)
+            or _refusal(task, "transport.no-answer" if node in sent else "transport.not-sent")
+            for node in nodes
+        }
+
+    def _send(self, nodes: Sequence[int], task: Task, timeout: float) -> dict[str, int]:
+        """The node by the number of the message that is on its way to it."""
         messages = [
             Message(
                 content=task_to_records(task),
@@ -52,17 +79,22 @@ class GridTransport:
             )
             for node in nodes
         ]
-        # Flower's own send_and_receive looks for replies every three seconds, a round's length.
-        open_ids = set(self._grid.push_messages(messages))
-        replies: dict[int, Reply] = {}
-        deadline = time.monotonic() + timeout
-        while open_ids and time.monotonic() < deadline:
-            for message in self._grid.pull_messages(open_ids):
-                open_ids.discard(message.metadata.reply_to_message_id)
-                replies[message.metadata.src_node_id] = _reply(message, task)
-            if open_ids:
-                time.sleep(_POLL_SECONDS)
-        return {n: replies.get(n) or _refusal(task, "transport.no-answer") for n in nodes}
+        pushed = set(self._grid.push_messages(messages))  # with None for what was not accepted
+        ids = {message.metadata.message_id: message.metadata.dst_node_id for message in messages}
+        return {number: node for number, node in ids.items() if number in pushed}
+
+    def _pull(self, open_ids: set[str]) -> Iterable[Message]:
+        """What has come in. Flower raises when it cannot unpack one message, and the others of
+        the same call are lost; after the first such failure each is fetched alone."""
+        groups = [{number} for number in sorted(open_ids)] if self._one_by_one else [set(open_ids)]
+        found: list[Message] = []
+        for group in groups:
+            try:
+                found += self._grid.pull_messages(group)
+            except Exception as error:  # noqa: BLE001 - a holder's bytes decide what is raised
+                self._one_by_one = True
+                logger.warning("a reply could not be fetched (%s)", type(error).__name__)
+        return found
 
 
 def _reply(message: Message, task: Task) -> Reply:
@@ -72,6 +104,9 @@ def _reply(message: Message, task: Task) -> Reply:
         return reply_from_records(message.content)
     except ConfideError as error:
         return _refusal(task, error.code)
+    except Exception as error:  # noqa: BLE001 - whatever one holder sends, the round goes on
+        logger.warning("a reply could not be parsed (%s)", type(error).__name__)
+        return _refusal(task, "wire.malformed")
 
 
 def _refusal(task: Task, code: str) -> Refusal:

@@ -1,4 +1,4 @@
-"""The commands of this room: ``confide assets fetch`` and ``confide assets list``."""
+"""The commands of this room: ``confide assets fetch|list`` and ``confide simulate``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+    from rich.console import Console
+
+    from ..common.settings import Scalar
     from .assets import Asset
     from .scenario import Scenario
 
@@ -27,6 +33,11 @@ def add_commands(app: typer.Typer) -> None:
     assets.command("fetch")(fetch)
     assets.command("list")(show)
     app.add_typer(assets, name="assets")
+    app.command("simulate")(simulate)
+    bench = typer.Typer(help="Benchmarks; each prints a table.", no_args_is_help=True)
+    bench.callback()(lambda: None)
+    bench.command("utility")(bench_utility)
+    app.add_typer(bench, name="bench")
 
 
 def fetch(names: Names = None, as_json: Json = False) -> None:
@@ -72,6 +83,118 @@ def show(as_json: Json = False) -> None:
         state = f"in {row['path']}" if row["fetched"] else "not fetched"
         typer.echo(f"{row['name']}  {row['title']}\n    licence: {row['licence']}")
         typer.echo(f"    source:  {row['source']}\n    cache:   {state}")
+
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs; may be repeated."),
+]
+
+
+def simulate(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = _DEFAULT,
+    changes: Set = None,
+    yardsticks: Annotated[
+        bool, typer.Option("--yardsticks", help="Also train what the run is to be held against.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a federation on this machine, by Flower's simulation engine, with a live display."""
+    from rich.console import Console
+
+    from ..common.settings import from_flat
+    from .display import Display
+    from .flower import simulate as run_flower
+    from .scenario import load_scenario, prepare, run_config
+
+    chosen = load_scenario(scenario)
+    config = run_config(chosen, changes or [])
+    settings = from_flat(config)
+    prepare(chosen)
+    console = Console(stderr=True)
+    with Display(console, settings.round.count, settings.privacy.epsilon) as display:
+        try:
+            folder = run_flower(config, chosen.holders, display.show)
+        except KeyboardInterrupt:
+            hint = "Stopped. To go on: --set run.resume=FOLDER with the run's folder in"
+            console.print(f"{hint} {config['run.out']}/", markup=False)
+            raise
+    if yardsticks:
+        _measure_yardsticks(folder, config, console)
+    _show_outcome(folder, as_json)
+
+
+def _measure_yardsticks(folder: Path, config: Mapping[str, Scalar], console: Console) -> None:
+    from ..server.report.build import write_report
+    from .yardsticks import measure
+
+    with console.status("yardsticks") as status:
+        measure(folder, config, lambda name: status.update(f"yardstick: {name}"))
+    write_report(folder)
+
+
+def _show_outcome(folder: Path, as_json: bool) -> None:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    before, after = (report["utility"][when]["accuracy"] for when in ("before", "after"))
+    if as_json:
+        claim = {name: report["claim"][name] for name in ("sentence", "epsilon", "delta")}
+        typer.echo(json.dumps({"run": str(folder), "before": before, "after": after, **claim}))
+        return
+    typer.echo(f"Accuracy {before:.3f} before, {after:.3f} after.")
+    typer.echo(report["claim"]["sentence"])
+    typer.echo(f"Run folder: {folder}")
+
+
+def bench_utility(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "movies",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 5,
+    methods: Annotated[str, typer.Option(help="Of ffa, lora, head; commas between.")] = "ffa,head",
+    epsilons: Annotated[str, typer.Option(help="Numbers, or off; commas between.")] = "off,8,3,1",
+    changes: Set = None,
+    as_json: Json = False,
+) -> None:
+    """Accuracy by method and epsilon, several seeds each, with 95 % intervals."""
+    from rich.console import Console
+
+    from . import bench
+    from .scenario import load_scenario
+
+    console, rows = Console(stderr=True), []
+    with console.status("utility") as status:
+        for row in bench.utility(
+            load_scenario(scenario),
+            methods=[_one_of(m.strip(), bench.METHODS) for m in methods.split(",")],
+            epsilons=[_epsilon(e.strip()) for e in epsilons.split(",")],
+            seeds=seeds,
+            changes=changes or [],
+            say=status.update,
+        ):
+            rows.append(row)
+            if as_json:
+                typer.echo(json.dumps(row.to_json()))
+    if not as_json:
+        typer.echo(bench.markdown(rows))
+
+
+def _one_of(name: str, known: Iterable[str]) -> str:
+    from ..common.errors import ConfideError, nearest
+
+    if name not in set(known):
+        raise ConfideError("bench.method", f"{name!r} is no method.", nearest(name, known))
+    return name
+
+
+def _epsilon(text: str) -> float | None:
+    from ..common.errors import ConfideError
+
+    if text == "off":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfideError(
+            "bench.epsilon", f"{text!r} is no epsilon.", "Write a number, or off."
+        ) from None
 
 
 def _wanted(names: list[str]) -> tuple[list[Asset], list[Scenario]]:

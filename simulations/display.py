@@ -33,11 +33,11 @@ class Display:
         self._first: tuple[float, int] | None = None
 
     def __enter__(self) -> Self:
-        self._progress.__enter__()
+        self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._progress.__exit__(*exception)
+        self._progress.stop()
 
     def show(self, event: dict[str, Any]) -> None:
         """Take in one event of metrics.jsonl."""

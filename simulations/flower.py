@@ -12,19 +12,21 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from ..common.errors import ConfideError
 from ..common.settings import Scalar
+from ..server.run_folder import RunFolder, now
 
 SWITCHES = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -81,12 +83,13 @@ def simulate(
         ConfideError: the run's own code, or ``simulation.flower`` when Flower itself failed.
         KeyboardInterrupt: after everything that was started has ended.
     """
-    out = Path(str(config.get("run.out", "runs"))).expanduser().resolve()
+    resumed = _resumed(config)
+    out = resumed.parent if resumed else Path(str(config["run.out"])).expanduser().resolve()
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
         place = Path(scratch)
         _write_app(place / "app", {**config, "run.out": str(out)})
         _write_home(place / "home", holders)
-        known = _folders(out) - {Path(str(config.get("run.resume", ""))).resolve()}
+        watch = _Watch(out, resumed, progress)
         with _superlink(place) as env:
             command = ["flwr", "run", str(place / "app"), "--stream"]
             log = (place / "flwr.log").open("wb")
@@ -97,16 +100,24 @@ def simulate(
                 ) as client,
             ):
                 try:
-                    folder = _follow(client, out, known, progress)
+                    watch.follow(client)
+                except KeyboardInterrupt:
+                    watch.stopped()
+                    raise
                 finally:
-                    _end_group(client)
-        if folder is None:
+                    _end(client)
+        if watch.folder is None:
             raise ConfideError(
                 "simulation.flower",
                 "Flower ended before the run began.",
                 _last_words((place / "flwr.log").read_text(errors="replace")),
             )
-    return _verdict(folder)
+    return _verdict(watch.folder)
+
+
+def _resumed(config: Mapping[str, Scalar]) -> Path | None:
+    resume = str(config.get("run.resume", ""))
+    return Path(resume).expanduser().resolve() if resume else None
 
 
 def _write_app(folder: Path, config: Mapping[str, Scalar]) -> None:
@@ -167,7 +178,7 @@ def _superlink(place: Path) -> Iterator[dict[str, str]]:
             _wait_for_port(api_port, process)
             yield env
         finally:
-            _end_group(process)
+            _end(process)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -189,31 +200,41 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
     raise ConfideError("simulation.flower", "Flower's SuperLink did not start.")
 
 
-def _follow(
-    client: subprocess.Popen[bytes],
-    out: Path,
-    known: set[Path],
-    progress: Callable[[dict[str, Any]], None],
-) -> Path | None:
-    """Pass on the run's events until it has ended; None when no run ever began."""
-    folder: Path | None = None
-    seen = 0
-    while True:
-        ended = client.poll() is not None
-        if folder is None:
-            folder = max(_folders(out) - known, default=None)
-        if folder is not None:
-            events = read_events(folder)
-            for event in events[seen:]:
-                progress(event)
-            seen = len(events)
-            if events and events[-1]["event"] == "end":
-                # The report is written after the last event; the client's end says it is there.
-                client.wait(timeout=_START_SECONDS)
-                return folder
-        if ended:
-            return folder
-        time.sleep(_POLL_SECONDS)
+class _Watch:
+    """Finds the run's folder and passes on its events until Flower's client has ended."""
+
+    def __init__(
+        self, out: Path, resumed: Path | None, progress: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.folder = resumed
+        self._out, self._known, self._progress = out, _folders(out), progress
+        self._seen = len(read_events(resumed)) if resumed else 0
+
+    def follow(self, client: subprocess.Popen[bytes]) -> None:
+        """Return when the run has ended; ``folder`` stays None when no run ever began."""
+        while True:
+            ended = client.poll() is not None
+            if self.folder is None:
+                self.folder = max(_folders(self._out) - self._known, default=None)
+            if self.folder is not None:
+                new = read_events(self.folder)[self._seen :]
+                self._seen += len(new)
+                for event in new:
+                    self._progress(event)
+                if new and new[-1]["event"] == "end":
+                    # The report comes after the last event; the client's end says it is there.
+                    client.wait(timeout=_START_SECONDS)
+                    return
+            if ended:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def stopped(self) -> None:
+        """Leave word in the folder that somebody stopped the run."""
+        if self.folder is not None:
+            RunFolder(self.folder).event(
+                "end", time=now(), status="stopped", code="run.stopped", seconds=0.0
+            )
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -240,28 +261,29 @@ def _verdict(folder: Path) -> Path:
     return folder
 
 
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End a child that we started, and all that it started in its session."""
-    for stop in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, stop)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            continue
-        if not _alive(process.pid):
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a child that we started and everything below it, and wait until it is gone.
+
+    Flower's simulation and Ray start sessions of their own and would linger for some seconds,
+    so the tree is listed while it still hangs together.
+    """
+    tree = _tree(process.pid)
+    for stop in (psutil.Process.terminate, psutil.Process.kill):
+        for member in tree:
+            with suppress(psutil.NoSuchProcess):
+                stop(member)
+        _, tree = psutil.wait_procs(tree, timeout=_STOP_SECONDS)
+        if not tree:
             break
     process.wait()
 
 
-def _alive(group: int) -> bool:
+def _tree(pid: int) -> list[psutil.Process]:
     try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    return True
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _last_words(log: str) -> str:

@@ -7,13 +7,13 @@ by its path. The values of ``[config]`` are checked where the run config is read
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
-from ..common.settings import Scalar, known_keys
+from ..common.settings import Scalar, Settings, known_keys
 
 _FOLDER = Path(__file__).parent / "scenarios"
 
@@ -70,6 +70,38 @@ def load_scenario(name: str) -> Scenario:
     except ValueError as error:
         _refuse(path, f"is not TOML: {error}")
     return _scenario(path, content)
+
+
+def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Scalar]:
+    """The whole flat run config: defaults, then the scenario's values, then ``KEY=VALUE`` changes.
+
+    Raises:
+        ConfideError: ``settings.unknown-key`` or ``settings.type`` for a change; values are
+            checked by ``from_flat``.
+    """
+    config = {**Settings().to_flat(), **scenario.run_config()}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        key = key.strip()
+        if not equals or key not in config:
+            raise ConfideError(
+                "settings.unknown-key",
+                f"--set {change!r} changes no setting.",
+                nearest(key, config),
+            )
+        config[key] = _value(value.strip(), config[key])
+    return config
+
+
+def _value(text: str, like: Scalar) -> Scalar:
+    """Text as it stands for a text; otherwise what TOML makes of it, or the text to be refused."""
+    if isinstance(like, str):
+        return text.strip("'\"")
+    try:
+        parsed: Scalar = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return parsed
 
 
 def prepare(scenario: Scenario) -> Path:

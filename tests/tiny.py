@@ -104,7 +104,7 @@ def config(model: Path, federation: Path, out: Path, **overrides: Any) -> dict[s
     flat: dict[str, Any] = {
         "model.name": str(model),
         "lora.rank": 2,
-        "lora.alpha": 4.0,
+        "lora.alpha": 4,
         "lora.layers": 1,
         "task.labels": "negative,positive",
         "data.path": str(federation),

@@ -400,16 +400,10 @@ class Ledger:
                     self._sql.execute("ROLLBACK")
 
     def _catch_up(self) -> None:
-        known, head = self._book.entries, self._book.head
+        known = self._book.entries
         stored = self._sql.execute("SELECT entries, hash FROM head WHERE one = 1").fetchone()
         if stored is None or type(stored[0]) is not int or known > stored[0]:
             raise _corrupt("Entries are missing at its end.")
-        if known:
-            last = self._sql.execute(
-                "SELECT hash FROM entries WHERE number = ?", (known - 1,)
-            ).fetchone()
-            if last != (head,):
-                raise _corrupt(f"Entry {known - 1} changed while the ledger was open.")
         for row in self._rows(known):
             self._book.take(*row)
         if (self._book.entries, self._book.head) != stored:

@@ -69,7 +69,9 @@ class Classification:
         texts = [record.text for record in records]
         ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if texts else []
         targets = [index[r.target] if labelled and r.target is not None else 0 for r in records]
-        return [Example(tuple(i), t) for i, t in zip(ids, targets, strict=True)]
+        # A text of which the tokenizer leaves nothing is one token long: no mean is over nothing.
+        blank = (tokenizer.pad_token_id or 0,)
+        return [Example(tuple(i) or blank, t) for i, t in zip(ids, targets, strict=True)]
 
     def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
         """Class logits (B, L) from the model's output."""

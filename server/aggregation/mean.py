@@ -19,5 +19,8 @@ def mean_change(changes: Mapping[str, Tensor]) -> Tensor:
     """Uniform mean (M,) of the changes by holder; empty input is refused."""
     if not changes:
         raise ConfideError("aggregate.empty", "No update was accepted, so there is no mean.")
-    stacked = torch.stack([changes[holder].double() for holder in sorted(changes)])
-    return stacked.mean(dim=0).float()
+    # A running sum: a stack of a thousand holders in float64 would be the largest thing here.
+    total = torch.zeros_like(next(iter(changes.values())), dtype=torch.float64)
+    for holder in sorted(changes):
+        total += changes[holder]
+    return (total / len(changes)).float()

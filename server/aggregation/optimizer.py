@@ -41,13 +41,11 @@ class ServerOptimizer:
         return self._vector.detach().clone()
 
     def state(self) -> dict[str, Tensor]:
-        """Its tensors by name, for the checkpoint."""
+        """A copy of its tensors by name, for the checkpoint."""
         held: dict[str, Any] = self._optimizer.state.get(self._vector, {})
-        return {name: value for name, value in held.items() if isinstance(value, Tensor)}
+        return {name: value.clone() for name, value in held.items() if isinstance(value, Tensor)}
 
-    def restore(self, vector: Tensor, state: dict[str, Tensor]) -> None:
-        """Continue as if never stopped."""
-        with torch.no_grad():
-            self._vector.copy_(vector)
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from ``state()`` as if never stopped."""
         if state:
-            self._optimizer.state[self._vector] = dict(state)
+            self._optimizer.state[self._vector] = {n: value.clone() for n, value in state.items()}

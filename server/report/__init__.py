@@ -81,7 +81,7 @@ def load_report(folder: Path) -> dict[str, Any]:
 
 def epsilon_text(epsilon: float | None) -> str:
     """An epsilon for people, rounded up, since a claim may only err upwards."""
-    if epsilon is None:
+    if epsilon is None or not math.isfinite(epsilon):
         return "–"
     return f"{math.ceil(epsilon * 100 - 1e-6) / 100:.2f}"
 

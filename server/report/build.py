@@ -300,15 +300,14 @@ def _utility(run: Run) -> Json:
         {"round": number, "accuracy": event.get("accuracy"), "loss": event.get("loss")}
         for number, event in run.evaluations.items()
     ]
-    before = points[0] if points and points[0]["round"] == 0 else {}
-    after = points[-1] if points else {}
-    examples = run.evaluations[after["round"]].get("examples") if points else None
+    before = run.evaluations.get(0, {})
+    after: Json = next(reversed(run.evaluations.values()), {})
     return {
         "metric": "accuracy",
         "before": {key: before.get(key) for key in ("accuracy", "loss")},
         "after": {key: after.get(key) for key in ("accuracy", "loss")},
-        "interval": wilson(after.get("accuracy"), examples),
-        "examples": examples,
+        "interval": wilson(after.get("accuracy"), after.get("examples")),
+        "examples": after.get("examples"),
         "rounds": points,
         "yardsticks": list(run.yardsticks),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from confide.common.errors import ConfideError
 from confide.common.settings import from_flat
 from confide.simulations.partition import PARTITIONS
-from confide.simulations.scenario import Scenario, load_scenario, scenario_names
+from confide.simulations.scenario import Scenario, load_scenario, run_config, scenario_names
 from confide.simulations.sources import SOURCES
 
 WHOLE = 'source = "nyt"\nholders = 2\npartition = "iid"\n'
@@ -83,3 +84,25 @@ def test_a_scenario_with_a_fault_is_refused_with_the_fault(
     assert caught.value.code == "scenario.format"
     assert found in str(caught.value)
     assert caught.value.hint
+
+
+def test_the_apps_own_config_is_the_demo_scenarios(root: Path) -> None:
+    app = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    flat = {
+        f"{room}.{name}": value for room, values in app.items() for name, value in values.items()
+    }
+    assert flat == {**run_config(load_scenario("nyt")), "run.name": "demo"}
+
+
+def test_changes_take_the_type_of_the_setting() -> None:
+    config = run_config(
+        load_scenario("nyt"), ["privacy.epsilon=3.5", "round.count = 4", "task.labels=a,b"]
+    )
+    assert (config["privacy.epsilon"], config["round.count"]) == (3.5, 4)
+    assert config["task.labels"] == "a,b"
+
+
+@pytest.mark.parametrize("change", ["privacy.epsilom=3", "privacy.epsilon", "=3", ""])
+def test_a_change_of_no_setting_is_refused(change: str) -> None:
+    with pytest.raises(ConfideError, match=r"settings\.unknown-key"):
+        run_config(load_scenario("nyt"), [change])

@@ -85,6 +85,13 @@ def test_calibrated_noise_spends_the_target_and_no_more(
     assert 0.999 * epsilon <= spent <= epsilon
 
 
+def test_where_the_figure_jumps_calibration_stays_below_the_target() -> None:
+    target, rate, steps = 190, 0.3, 20  # at 200 the RDP bound takes over, where PLD is 178
+    noise = accountant.calibrate(epsilon=target, delta=DELTA, sampling_rate=rate, steps=steps)
+    assert accountant.epsilon_pld(taken(noise, rate, steps), DELTA) <= target
+    assert accountant.epsilon_pld(taken(noise * 0.99, rate, steps), DELTA) > target
+
+
 def test_twenty_full_batch_steps_at_epsilon_8_need_a_multiplier_of_about_2_68() -> None:
     noise = accountant.calibrate(epsilon=8, delta=DELTA, sampling_rate=1.0, steps=20)
     assert noise == pytest.approx(2.68, abs=0.01)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -323,9 +324,10 @@ SWAP = (
 TAMPERING = {
     "less noise was used": ("UPDATE entries SET payload = replace(payload, '10.0', '99.0')",),
     "a middle entry removed": ("DELETE FROM entries WHERE number = 3",),
-    "the tail removed": ("DELETE FROM entries WHERE number > 4",),
+    "the tail removed": ("DELETE FROM entries WHERE number > 4", "DELETE FROM replies"),
     "the tail removed, the count mended": (
         "DELETE FROM entries WHERE number > 4",
+        "DELETE FROM replies",
         "UPDATE head SET entries = 5",
     ),
     "everything removed": ("DELETE FROM entries",),
@@ -358,6 +360,34 @@ def test_tampering_is_noticed_when_opened(booked: Path, how: str) -> None:
     verdict = verify(booked)
     assert not verdict.ok
     assert verdict.problem
+
+
+def forge(path: Path, number: int) -> str:
+    """Rewrite one charge with a hash that fits it; returns that hash."""
+    with contextlib.closing(sqlite3.connect(path)) as sql:
+        query = "SELECT payload FROM entries WHERE number = ?"
+        text = sql.execute(query, (number,)).fetchone()[0].replace("10.0", "99.0")
+        digest = sha256(text.encode()).hexdigest()
+        sql.execute("DROP TRIGGER entries_stay")
+        change = "UPDATE entries SET payload = ?, hash = ? WHERE number = ?"
+        sql.execute(change, (text, digest, number))
+        sql.commit()
+    return digest
+
+
+def test_a_forged_entry_with_a_hash_of_its_own_breaks_the_chain(booked: Path) -> None:
+    forge(booked, 2)
+    with refused("ledger.corrupt"):
+        Ledger.open(booked)
+
+
+def test_an_entry_forged_under_an_open_ledger_is_noticed(path: Path, ledger: Ledger) -> None:
+    ledger.charge(task(0), limit=None)
+    assert spent(ledger) == 1
+    digest = forge(path, 1)
+    ledger._sql.execute("UPDATE head SET hash = ?", (digest,))
+    with refused("ledger.corrupt"):
+        ledger.charge(task(1), limit=None)
 
 
 def test_a_flipped_bit_in_any_entry_is_noticed(booked: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -185,23 +186,34 @@ def safetensors(tensors: dict[str, bytes]) -> bytes:
     return len(text).to_bytes(8, "little") + text + b"".join(tensors.values())
 
 
+@pytest.fixture(scope="session")
+def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder that every test gets a copy of; forty synced charges take a while."""
+    folder = tmp_path_factory.mktemp("pattern") / RUN
+    folder.mkdir()
+    text = "".join(json.dumps(line) + "\n" for line in events(folder))
+    (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+    (folder / "yardsticks.json").write_text(json.dumps(YARDSTICKS), encoding="utf-8")
+    (folder / "adapter").mkdir()
+    trained = safetensors({"lora_A.weight": b"\0\0\x80\x3f", "lora_B.weight": b"\0\0\0\x3f"})
+    (folder / "adapter" / "adapter_model.safetensors").write_bytes(trained)
+    return folder
+
+
 @pytest.fixture
-def make_run(tmp_path: Path) -> MakeRun:
+def make_run(pattern: Path, tmp_path: Path) -> MakeRun:
     """Make the run folder; ``edit`` may change its metrics, keywords its config."""
 
     def make(edit: Edit | None = None, **changes: object) -> Path:
         folder = tmp_path / "runs" / RUN
-        folder.mkdir(parents=True)
-        lines = events(folder)
+        shutil.copytree(pattern, folder)
+        metrics = folder / "metrics.jsonl"
+        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
         if edit:
             edit(lines)
         text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
+        metrics.write_text(text, encoding="utf-8")
         (folder / "config.toml").write_text(config(**changes), encoding="utf-8")
-        (folder / "yardsticks.json").write_text(json.dumps(YARDSTICKS), encoding="utf-8")
-        (folder / "adapter").mkdir()
-        trained = safetensors({"lora_A.weight": b"\0\0\x80\x3f", "lora_B.weight": b"\0\0\0\x3f"})
-        (folder / "adapter" / "adapter_model.safetensors").write_bytes(trained)
         return folder
 
     return make

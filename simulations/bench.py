@@ -1,0 +1,124 @@
+"""Benchmarks that print tables: what privacy costs in accuracy, with seeds and intervals.
+
+Every row is the product's own run, in this process, on the scenario's own split; a seed decides
+the initial adapter, and the noise is fresh each time, as it is for everybody. Intervals are of
+the mean over seeds (Student's t); the held-out records are the same, so they say how far another
+run would land on these records, not on others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common.settings import Scalar
+from ..server.run import run
+from .inprocess import federation
+from .scenario import Scenario, prepare, run_config
+
+# Two-sided 95 % quantiles of Student's t by degrees of freedom.
+_T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+METHODS: Mapping[str, Mapping[str, Scalar]] = {
+    "ffa": {"aggregate.method": "ffa"},
+    "lora": {"aggregate.method": "lora"},
+    "head": {"lora.method": "head"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Accuracy of one method at one epsilon over the seeds; epsilon None means no privacy."""
+
+    method: str
+    epsilon: float | None
+    accuracies: tuple[float, ...]
+    seconds: float
+    bytes_up: int
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def half_width(self) -> float:
+        """Of the 95 % interval of the mean; infinite for one seed."""
+        n = len(self.accuracies)
+        if n < 2:
+            return math.inf
+        quantile = _T95[n - 1] if n <= len(_T95) else 1.96
+        return quantile * statistics.stdev(self.accuracies) / math.sqrt(n)
+
+    def to_json(self) -> dict[str, Any]:
+        """The row with its mean and interval."""
+        return {**asdict(self), "mean": self.mean, "half_width": self.half_width}
+
+
+def utility(
+    scenario: Scenario,
+    *,
+    methods: Sequence[str],
+    epsilons: Sequence[float | None],
+    seeds: int,
+    changes: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+) -> Iterator[Row]:
+    """Rows as they are ready."""
+    data = prepare(scenario)
+    for method in methods:
+        for epsilon in epsilons:
+            results = []
+            for seed in range(seeds):
+                say(f"{method}, epsilon {epsilon or 'off'}, seed {seed}")
+                config = {**run_config(scenario, changes), **METHODS[method], "run.seed": seed}
+                results.append(_one(config | _privacy(epsilon), data))
+            yield Row(
+                method=method,
+                epsilon=epsilon,
+                accuracies=tuple(r["accuracy"] for r in results),
+                seconds=statistics.fmean(r["seconds"] for r in results),
+                bytes_up=results[0]["bytes_up"],
+            )
+
+
+def _privacy(epsilon: float | None) -> dict[str, Scalar]:
+    return {"privacy.trust": "off"} if epsilon is None else {"privacy.epsilon": epsilon}
+
+
+def _one(config: Mapping[str, Scalar], data: Path) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
+        out = Path(scratch)
+        files = sorted(data.glob("holder-*.jsonl"))
+        started = time.monotonic()
+        changed = {"run.out": str(out / "runs"), "data.path": str(data)}
+        folder = run({**config, **changed}, federation(files, out / "ledgers"))
+        seconds = time.monotonic() - started
+        lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    events = [json.loads(line) for line in lines]
+    return {
+        "accuracy": [e["accuracy"] for e in events if e["event"] == "evaluation"][-1],
+        "bytes_up": [e["bytes_up"] for e in events if e["event"] == "round"][-1],
+        "seconds": seconds,
+    }
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table as docs/benchmarks.md has it."""
+    lines = [
+        "| method | epsilon | accuracy (95 % interval) | seeds | seconds | bytes up |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        epsilon = "no privacy" if row.epsilon is None else f"{row.epsilon:g}"
+        lines.append(
+            f"| {row.method} | {epsilon} | {row.mean:.3f} ± {row.half_width:.3f} |"
+            f" {len(row.accuracies)} | {row.seconds:.0f} | {row.bytes_up:,} |"
+        )
+    return "\n".join(lines)

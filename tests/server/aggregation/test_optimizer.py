@@ -1,0 +1,94 @@
+"""The coordinator's step against the rules written out by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from confide.common.settings import Settings, from_flat
+from confide.server.aggregation import ServerOptimizer
+from tests import tiny
+
+SIZE, ROUNDS, LR, MOMENTUM = 50, 6, 0.3, 0.8
+CLOSE = 1e-6
+
+
+def settings(kind: str, **overrides: Any) -> Settings:
+    wanted = {"aggregate__optimizer": kind, "aggregate__momentum": MOMENTUM, "train__lr": LR}
+    return from_flat(tiny.config(Path("m"), Path("d"), Path("o"), **{**wanted, **overrides}))
+
+
+def changes() -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(SIZE, generator=generator) for _ in range(ROUNDS)]
+
+
+def by_hand(kind: str, start: torch.Tensor, step: float) -> torch.Tensor:
+    vector, first, second = start.double(), torch.zeros(SIZE).double(), torch.zeros(SIZE).double()
+    for number, change in enumerate(changes(), start=1):
+        gradient = -change.double()
+        if kind == "none":
+            vector = vector - step * gradient
+        elif kind == "momentum":
+            first = MOMENTUM * first + gradient
+            vector = vector - step * first
+        else:
+            first = MOMENTUM * first + (1 - MOMENTUM) * gradient
+            second = 0.99 * second + 0.01 * gradient.square()
+            unbiased = first / (1 - MOMENTUM**number)
+            scale = (second / (1 - 0.99**number)).sqrt() + 1e-8
+            vector = vector - step * unbiased / scale
+    return vector.float()
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "step"),
+    [
+        ("none", "gradient", LR),
+        ("none", "steps", 1.0),
+        ("momentum", "gradient", LR),
+        ("momentum", "steps", 1.0),
+        ("adam", "gradient", LR),
+        ("adam", "steps", LR),
+    ],
+)
+def test_the_step_is_what_the_rule_says(kind: str, mode: str, step: float) -> None:
+    start = torch.linspace(-1, 1, SIZE)
+    optimizer = ServerOptimizer(start, settings(kind, round__mode=mode))
+    for change in changes():
+        found = optimizer.step(change)
+    assert torch.allclose(found, by_hand(kind, start, step), atol=CLOSE, rtol=CLOSE)
+
+
+def test_a_step_goes_along_the_change_and_leaves_the_start_alone() -> None:
+    start = torch.zeros(SIZE)
+    moved = ServerOptimizer(start, settings("none")).step(torch.ones(SIZE))
+    assert torch.equal(moved, torch.full((SIZE,), LR))
+    assert not start.any()
+
+
+@pytest.mark.parametrize("kind", ["none", "momentum", "adam"])
+@pytest.mark.parametrize("stop", [0, 1, 4])
+def test_stopped_and_restored_it_goes_on_bit_for_bit(kind: str, stop: int) -> None:
+    whole = ServerOptimizer(torch.zeros(SIZE), settings(kind))
+    vector = torch.zeros(SIZE)
+    for change in changes()[:stop]:
+        vector = whole.step(change)
+    kept = whole.state()
+    restored = ServerOptimizer(vector, settings(kind))
+    restored.restore(kept)
+    for change in changes()[stop:]:
+        assert torch.equal(restored.step(change), whole.step(change))
+
+
+def test_a_state_once_taken_does_not_move_with_the_optimizer() -> None:
+    optimizer = ServerOptimizer(torch.zeros(SIZE), settings("momentum"))
+    optimizer.step(torch.ones(SIZE))
+    state = optimizer.state()
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    optimizer.step(torch.ones(SIZE))
+    assert state
+    assert all(torch.equal(state[name], kept[name]) for name in kept)

@@ -1,0 +1,366 @@
+"""The gate: thirteen payloads of a hostile holder, receipts that cannot be, and names."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+
+from confide.common.adapter import AdapterSchema
+from confide.common.errors import ConfideError
+from confide.common.privacy.accountant import GaussianSteps, calibrate
+from confide.common.privacy.ledger import Receipt
+from confide.common.settings import Settings, from_flat
+from confide.common.wire import (
+    Refusal,
+    Task,
+    Update,
+    encode_vector,
+    reply_from_records,
+    reply_to_records,
+)
+from confide.server.gate import Accepted, check, largest_norm, named, refusal_code
+from tests import tiny
+
+NOISE = 2.0
+BATCH = 32
+SCHEMA = AdapterSchema(
+    shapes=(("frozen", (4,)), ("head", (2, 3))), trained=frozenset({"head"})
+)
+CHANGE = torch.tensor([0.5, -0.25, 0.0, 1.0, -1.0, 0.125])
+MUTATED_MESSAGES = 300
+
+
+def settings(**overrides: Any) -> Settings:
+    wanted = {"privacy__noise_multiplier": NOISE, "round__count": 3, **overrides}
+    return from_flat(tiny.config(Path("m"), Path("d"), Path("o"), **wanted))
+
+
+SETTINGS = settings()
+TASK = Task(run="20260101-000000-t", round=2, settings={}, schema=SCHEMA.digest, adapter=b"1234")
+
+
+def receipt(rounds: int = 2, **changes: Any) -> dict[str, Any]:
+    """What an honest holder says after ``rounds`` rounds."""
+    steps = (GaussianSteps(noise_multiplier=NOISE, sampling_rate=0.5, steps=rounds),)
+    honest = Receipt(
+        ledger_id="ab" * 16,
+        head=f"{rounds:064x}",
+        entries=2 + 2 * rounds,
+        delta=1e-3,
+        epsilon=1.5,
+        steps_run=steps,
+    )
+    return honest.to_json() | changes
+
+
+def update(**changes: Any) -> Update:
+    honest: dict[str, Any] = {
+        "holder": "holder-00",
+        "run": TASK.run,
+        "round": TASK.round,
+        "task_hash": TASK.hash,
+        "schema": SCHEMA.digest,
+        "encoding": "fp32",
+        "receipt": receipt(),
+        "values": encode_vector(CHANGE, "fp32"),
+    }
+    return Update(**{**honest, **changes})
+
+
+def values(number: float) -> bytes:
+    poisoned = CHANGE.clone()
+    poisoned[3] = number
+    return encode_vector(poisoned, "fp32")
+
+
+def code_of(sent: Update, used: Settings = SETTINGS, last: Receipt | None = None) -> str:
+    with pytest.raises(ConfideError) as caught:
+        check(sent, TASK, used, SCHEMA, last)
+    return caught.value.code
+
+
+def test_an_honest_update_passes_unchanged() -> None:
+    passed = check(update(), TASK, SETTINGS, SCHEMA, Receipt.from_json(receipt(1)))
+    assert isinstance(passed, Accepted)
+    assert torch.equal(passed.change, CHANGE)
+    assert (passed.holder, passed.size) == ("holder-00", 4 * len(CHANGE))
+    assert passed.receipt.to_json() == receipt()
+
+
+def test_a_weight_that_a_holder_claims_changes_nothing() -> None:
+    claimed = reply_to_records(update())
+    for weight in (1e12, -50.0, math.nan):
+        claimed["reply"]["num-examples"] = weight
+        claimed["metrics"] = ConfigRecord({"weight": weight})
+        reply = reply_from_records(claimed)
+        assert reply == update()
+        assert torch.equal(check(reply, TASK, SETTINGS, SCHEMA).change, CHANGE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"values": values(math.nan)}, "gate.not-finite"),
+        ({"values": values(math.inf)}, "gate.not-finite"),
+        ({"values": values(-math.inf)}, "gate.not-finite"),
+        ({"values": values(1e30)}, "gate.norm"),
+        ({"values": values(3e38)}, "gate.norm"),
+        ({"values": encode_vector(CHANGE[:5], "fp32")}, "wire.size"),
+        ({"values": encode_vector(CHANGE.repeat(2), "fp32")}, "wire.size"),
+        ({"values": b""}, "wire.size"),
+        ({"schema": "0" * 64}, "gate.schema"),
+        ({"task_hash": "0" * 64}, "gate.task"),
+        ({"run": "another"}, "gate.task"),
+        ({"round": 1}, "gate.task"),
+        ({"encoding": "bf16"}, "gate.encoding"),
+        ({"encoding": "pickle"}, "gate.encoding"),
+        ({"receipt": {}}, "gate.receipt"),
+    ],
+)
+def test_a_hostile_payload_is_refused(changes: dict[str, Any], code: str) -> None:
+    assert code_of(update(**changes)) == code
+
+
+@pytest.mark.parametrize("encoding", ["fp32", "bf16"])
+def test_the_agreed_encoding_decides(encoding: str) -> None:
+    used = settings(wire__encoding=encoding)
+    sent = update(encoding=encoding, values=encode_vector(CHANGE, encoding))
+    assert torch.equal(check(sent, TASK, used, SCHEMA).change, CHANGE)
+
+
+def steps(noise: Any = NOISE, rate: Any = 0.5, count: Any = 2) -> dict[str, Any]:
+    return {"noise_multiplier": noise, "sampling_rate": rate, "steps": count}
+
+
+ABSURD: list[dict[str, Any]] = [
+    {"steps_run": None},
+    {"steps_run": []},
+    {"steps_run": "steps"},
+    {"steps_run": ["steps"]},
+    {"steps_run": [{}]},
+    {"steps_run": [steps(count=-2)]},
+    {"steps_run": [steps(count=0)]},
+    {"steps_run": [steps(count=2.5)]},
+    {"steps_run": [steps(count=1)], "head": None},
+    {"steps_run": [steps(count=10**6)]},
+    {"steps_run": [steps(noise=math.nan)]},
+    {"steps_run": [steps(noise=math.inf)]},
+    {"steps_run": [steps(noise=-1.0)]},
+    {"steps_run": [steps(noise=10**400)]},
+    {"steps_run": [steps(rate=0.0)]},
+    {"steps_run": [steps(rate=1.5)]},
+    {"steps_run": [steps(noise=True)]},
+    {"head": "<script>"},
+    {"head": ""},
+    {"head": 3},
+    {"ledger_id": "../../etc"},
+    {"entries": -1},
+    {"entries": 10**400},
+    {"delta": 1e-9},
+    {"delta": math.nan},
+    {"epsilon": math.nan},
+    {"epsilon": -1.0},
+    {"extra": "field"},
+]
+
+
+@pytest.mark.parametrize("changes", ABSURD, ids=lambda changes: json.dumps(changes)[:60])
+def test_an_absurd_receipt_is_refused(changes: dict[str, Any]) -> None:
+    assert code_of(update(receipt=receipt(**changes))) == "gate.receipt"
+
+
+@pytest.mark.parametrize("missing", list(receipt()))
+def test_a_receipt_without_one_of_its_fields_is_refused(missing: str) -> None:
+    told = {name: value for name, value in receipt().items() if name != missing}
+    assert code_of(update(receipt=told)) == "gate.receipt"
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.01, 0.99 * NOISE])
+def test_less_noise_than_the_plan_in_any_step_is_refused(noise: float) -> None:
+    told = receipt(steps_run=[steps(count=1), steps(noise=noise, count=1)])
+    assert code_of(update(receipt=told)) == "gate.noise"
+
+
+def test_with_an_epsilon_the_noise_must_be_what_that_asks_for_at_the_rate_stated() -> None:
+    used = settings(privacy__noise_multiplier=0.0, privacy__epsilon=2.0)
+    honest = calibrate(epsilon=2.0, delta=1e-3, sampling_rate=0.5, steps=3)
+    enough = update(receipt=receipt(steps_run=[steps(noise=honest)]))
+    assert check(enough, TASK, used, SCHEMA)
+    for noise in (0.0, 0.95 * honest):
+        assert code_of(update(receipt=receipt(steps_run=[steps(noise=noise)])), used) == (
+            "gate.noise"
+        )
+    # The same noise is too little for a holder that takes every record.
+    at_one = update(receipt=receipt(steps_run=[steps(noise=honest, rate=1.0)]))
+    assert code_of(at_one, used) == "gate.noise"
+
+
+def test_many_plans_in_one_receipt_are_refused_before_they_cost_time() -> None:
+    used = settings(round__count=100)
+    many = [steps(rate=0.5 + i / 1000, count=1) for i in range(20)]
+    assert code_of(update(receipt=receipt(steps_run=many)), used) == "gate.receipt"
+
+
+def test_without_noise_by_agreement_a_receipt_states_none() -> None:
+    used = settings(privacy__noise_multiplier=0.0, privacy__trust="off")
+    told = receipt(steps_run=[steps(noise=0.0)], epsilon=None)
+    assert check(update(receipt=told), TASK, used, SCHEMA)
+    assert code_of(update(receipt=told)) == "gate.noise"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ledger_id": "cd" * 16},
+        {"entries": 4},
+        {"entries": 3},
+        {"head": f"{1:064x}"},
+        {"steps_run": [steps(count=1)]},
+    ],
+)
+def test_a_ledger_that_does_not_go_on_from_the_last_round_is_refused(
+    changes: dict[str, Any],
+) -> None:
+    last = Receipt.from_json(receipt(1))
+    assert code_of(update(receipt=receipt(2, **changes)), last=last) == "gate.receipt"
+
+
+def test_a_first_receipt_must_contain_this_tasks_steps() -> None:
+    used = settings(round__mode="steps", train__steps=5)
+    assert code_of(update(receipt=receipt(4)), used) == "gate.receipt"
+    assert check(update(receipt=receipt(5)), TASK, used, SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a" * 65, "a b", "../x", "..", ".hidden", "<b>", "a\nb", "name\n", "ä", "node-3", "a/b"],
+)
+def test_a_name_that_cannot_be_written_anywhere_is_refused(name: str) -> None:
+    assert code_of(update(holder=name)) == "gate.name"
+    assert named(name, 7) == "node-7"
+
+
+@pytest.mark.parametrize("name", ["a", "a" * 64, "holder-00", "St.Mary_2", "0"])
+def test_a_plain_name_is_kept(name: str) -> None:
+    assert check(update(holder=name), TASK, SETTINGS, SCHEMA).holder == name
+    assert named(name, 7) == name
+
+
+@pytest.mark.parametrize(
+    "code", ["", "a" * 65, "x" * 10**5, "a b", "<b>", "a\nb", "ledger.x\n", "Ä", "..", "a..b"]
+)
+def test_a_code_that_is_none_is_replaced(code: str) -> None:
+    assert refusal_code(Refusal(holder="h", task_hash="t", code=code)) == "holder.failed"
+
+
+@pytest.mark.parametrize("code", ["ledger.budget-exhausted", "disk.full", "transport.error-3"])
+def test_a_code_is_kept(code: str) -> None:
+    assert refusal_code(Refusal(holder="h", task_hash="t", code=code)) == code
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        {},
+        {"round__mode": "steps", "train__steps": 4, "train__lr": 0.1},
+        {"privacy__noise_multiplier": 0.0, "privacy__epsilon": 1.0},
+        {"privacy__noise_multiplier": 0.0, "privacy__trust": "off"},
+    ],
+)
+def test_an_honest_change_is_never_too_long_and_ten_times_the_longest_is(
+    overrides: dict[str, Any],
+) -> None:
+    used, size = settings(**overrides), 10_000
+    most = largest_norm(used, size)
+    generator = torch.Generator().manual_seed(3)
+    noise = used.privacy.noise_multiplier
+    if used.privacy.trust == "local" and not noise:
+        noise = calibrate(epsilon=1.0, delta=1e-3, sampling_rate=1.0, steps=3)
+    scale = used.train.steps * (used.train.lr if used.round.mode == "steps" else 1.0)
+    for _ in range(20):
+        drawn = noise * torch.randn(size, generator=generator)
+        drawn[0] += BATCH  # every record of the batch clipped to the same direction
+        norm = float((scale * drawn / BATCH).norm())
+        assert norm <= most
+    assert norm * 10 > most
+
+
+def test_adam_at_the_holder_is_bounded_by_its_own_scale() -> None:
+    overrides = {"round__mode": "steps", "train__optimizer": "adam", "train__steps": 5}
+    used = settings(**overrides, train__lr=0.01)
+    parameter = torch.nn.Parameter(torch.zeros(100))
+    optimizer = torch.optim.Adam([parameter], lr=0.01)
+    for scale in (1e-3, 1e-3, 1e-3, 1e-3, 1e6):
+        parameter.grad = torch.full((100,), scale)
+        optimizer.step()
+    assert float(parameter.norm()) <= largest_norm(used, 100) <= 100 * float(parameter.norm())
+
+
+def _random(rng: random.Random) -> Any:
+    texts = ["", "x", "update", "refusal", TASK.hash, "x" * 70_000, "\u0000", "{", "[[[[", "1" * 5000]
+    numbers = [0, -1, 2, 2**31, 2**62, -(2**62), True, 0.5, math.nan, math.inf]
+    lists = [[1, 2], ["a"], [1.0], [b"x"], []]
+    return rng.choice([*texts, *numbers, *lists, b"", b"\xff" * 9])
+
+
+def _json(rng: random.Random) -> str:
+    odd = ["NaN", "Infinity", "-1", "1e999", "[" * 5000, "null", "{}", '"\\ud800"', "9" * 400]
+    text = json.dumps(receipt())
+    return text.replace(rng.choice(['"head"', "2.0", "1.5", "0.001", "2", ":"]), rng.choice(odd))
+
+
+def _array(rng: random.Random) -> Array:
+    return Array(
+        dtype=rng.choice(["uint8", "float32", "object"]),
+        shape=rng.choice([(24,), (-1,), (2**40,), ()]),
+        stype=rng.choice(["confide.raw", "numpy.ndarray", ""]),
+        data=rng.choice([b"", values(1.0), values(math.nan), b"x" * 23, b"x" * 10_000]),
+    )
+
+
+def _mutated(rng: random.Random) -> RecordDict:
+    records = reply_to_records(update())
+    mutations: list[Callable[[], Any]] = [
+        lambda: records["reply"].update({rng.choice(list(records["reply"])): _random(rng)}),
+        lambda: records["reply"].pop(rng.choice(list(records["reply"]))),
+        lambda: records["reply"].update({"receipt": _json(rng)}),
+        lambda: records.update({"delta": ArrayRecord({"values": _array(rng)})}),
+        lambda: records.update({"delta": ArrayRecord({"other": _array(rng)})}),
+        lambda: records.pop(rng.choice(list(records))),
+        lambda: records.update({f"extra-{rng.random()}": ConfigRecord({"a": _random(rng)})}),
+    ]
+    for _ in range(rng.randint(1, 3)):
+        try:
+            rng.choice(mutations)()
+        except (KeyError, IndexError, TypeError, ValueError):
+            continue  # Flower itself does not carry this
+    return records
+
+
+def test_mutated_messages_raise_nothing_but_our_own_error() -> None:
+    rng, refused = random.Random(5), 0
+    for _ in range(MUTATED_MESSAGES):
+        try:
+            reply = reply_from_records(_mutated(rng))
+            if isinstance(reply, Update):
+                check(reply, TASK, SETTINGS, SCHEMA, Receipt.from_json(receipt(1)))
+            else:
+                refusal_code(reply)
+        except ConfideError:
+            refused += 1
+    assert refused > MUTATED_MESSAGES // 2
+
+
+def test_an_answer_to_the_same_round_of_another_adapter_is_refused() -> None:
+    other = dataclasses.replace(TASK, adapter=b"1235")
+    with pytest.raises(ConfideError, match=r"gate\.task"):
+        check(update(), other, SETTINGS, SCHEMA)

@@ -1,0 +1,133 @@
+"""Flower's surprises, taken care of: real runs by its simulation engine on a tiny model."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.common.errors import ConfideError
+from confide.simulations import flower
+from confide.simulations.flower import read_events, simulate
+from tests import tiny
+
+HOLDERS = 3
+
+
+def flower_processes() -> set[str]:
+    """Command lines of SuperLinks and simulations of this user that are alive."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue  # it ended while we looked
+            if state != "Z" and ("flower-superlink" in line or "flwr-simulation" in line):
+                found.add(f"{entry.name} {line}")
+    return found
+
+
+@pytest.fixture
+def foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder is another project's, with rooms of the same names as ours."""
+    for room in ("client", "common", "server"):
+        (tmp_path / "theirs" / room).mkdir(parents=True)
+        (tmp_path / "theirs" / room / "__init__.py").write_text("raise SystemExit('foreign')\n")
+    monkeypatch.chdir(tmp_path / "theirs")
+    return tmp_path
+
+
+@pytest.mark.timeout(240)
+def test_a_simulated_run_from_a_foreign_folder_finishes_and_leaves_nothing_running(
+    foreign_folder: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    before = flower_processes()
+    events: list[dict[str, Any]] = []
+    config = tiny.config(tiny_model, tiny_federation, foreign_folder / "runs")
+    folder = simulate(config, HOLDERS, events.append)
+    assert [e["event"] for e in events] == [
+        "start",
+        "evaluation",
+        *["round", "evaluation"] * 2,
+        "end",
+    ]
+    assert events == read_events(folder)
+    for event in events:
+        if event["event"] == "round":
+            assert len(event["accepted"]) == HOLDERS, "a round must wait until all are there"
+    ledgers = sorted(folder.glob("holders/*/ledger.sqlite"))
+    assert [p.parent.name for p in ledgers] == ["holder-00", "holder-01", "holder-02"]
+    assert (folder / "report.html").is_file()
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert flower_processes() == before
+
+
+@pytest.mark.timeout(240)
+def test_a_failed_run_is_an_error_with_the_runs_own_code_though_flower_says_zero(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", round__timeout=3.0)
+    before = flower_processes()
+    with pytest.raises(ConfideError) as caught:
+        simulate(config, HOLDERS - 1, lambda _: None)
+    assert caught.value.code == "run.too-few-holders"
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert read_events(folder)[-1]["status"] == "failed"
+    assert str(folder) in caught.value.message
+    assert flower_processes() == before
+
+
+@pytest.mark.timeout(240)
+def test_plain_flwr_run_does_the_same_job_from_the_checkout(
+    root: Path, tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", round__min_holders=3)
+    rows = [f"{k}='{v}'" if isinstance(v, str) else f"{k}={v}" for k, v in config.items()]
+    flower._write_home(tmp_path / "home", HOLDERS)
+    with flower._superlink(tmp_path) as env:
+        done = subprocess.run(
+            ["flwr", "run", str(root), "--stream", "--run-config", " ".join(rows)],
+            env=env,
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=200,
+            check=True,
+        )
+    (folder,) = (tmp_path / "runs").iterdir()
+    said = done.stdout + done.stderr
+    assert read_events(folder)[-1]["status"] == "finished", said[-2000:]
+    assert str(folder) in said
+    assert "epsilon" in said
+
+
+def test_the_private_flower_installs_nothing_reports_nothing_and_uses_its_own_ports(
+    tmp_path: Path,
+) -> None:
+    env = flower.environment(tmp_path, 1234, 1235)
+    assert env["FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"] == "1"
+    assert env["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert env["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert env["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert env["FLWR_HOME"] == str(tmp_path)
+    assert env["FLWR_LOCAL_SUPERLINK_HTTP_API_PORT"] == "1234"
+    assert env["FLWR_LOCAL_CONTROL_API_PORT"] == "1235"
+    assert env["PATH"].split(os.pathsep)[0].endswith("bin")
+
+
+def test_free_ports_are_different() -> None:
+    assert len(set(flower._free_ports(5))) == 5
+
+
+def test_flower_that_cannot_start_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_federation: Path
+) -> None:
+    monkeypatch.setattr(flower.shutil, "which", lambda *_, **__: None)
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs")
+    with pytest.raises(ConfideError, match=r"simulation\.flower"):
+        simulate(config, HOLDERS, lambda _: None)
