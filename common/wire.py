@@ -192,7 +192,8 @@ def _array(payload: bytes) -> ArrayRecord:
 
 def _open(records: RecordDict, head: str, body: str) -> tuple[dict[str, Any], bytes]:
     header = dict(records.config_records.get(head, {}))
-    array = records.array_records.get(body, {}).get("values")
+    arrays = records.array_records.get(body)
+    array = arrays.get("values") if arrays is not None else None
     if not header or array is None or array.stype != "confide.raw":
         raise _malformed(f"records {head!r} and {body!r}")
     return header, array.data

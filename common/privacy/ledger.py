@@ -23,15 +23,12 @@ Never here: private text, or a message that quotes it. Nor a refund.
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import secrets
 import sqlite3
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -39,13 +36,27 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConfideError
-from .accountant import GaussianSteps, epsilon_pld, merge, within
-from .plan import Plan
+from .accountant import GaussianSteps, epsilon_pld, within
+from .chain import (
+    FORMAT,
+    NO_HASH,
+    Book,
+    Charge,
+    DataSet,
+    Entry,
+    Receipt,
+    canonical,
+    check_charge,
+    checked_reply,
+    corrupt,
+    exhausted,
+    task_spent,
+)
 
-FORMAT = 1
 KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets the same bytes
 BUSY_SECONDS = 30.0
-_NO_HASH = "0" * 64
+
+__all__ = ["Charge", "DataSet", "Entry", "Ledger", "Receipt", "Verdict", "canonical", "verify"]
 
 _SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY, payload TEXT NOT NULL, hash TEXT NOT NULL);
@@ -54,78 +65,6 @@ CREATE TABLE replies (number INTEGER PRIMARY KEY, task TEXT NOT NULL, body BLOB 
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash."""
-
-    identity: str
-    units: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Charge:
-    """One task's price: ``plan.steps_per_round`` steps of ``plan``."""
-
-    run: str
-    round: int
-    task_hash: str
-    plan: Plan
-    bundle_hash: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One line of the book. ``payload`` holds number, previous, state, time, and by state:
-    ``created`` format, ledger; ``dataset`` identity, units; ``reserved`` run, round, task, plan,
-    dataset, bundle; ``released`` task, reply (SHA-256 of the bytes that left)."""
-
-    number: int
-    hash: str
-    payload: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """What an update says of its holder's ledger; ``epsilon`` is that of all runs together."""
-
-    ledger_id: str
-    head: str
-    entries: int
-    delta: float
-    epsilon: float  # inf when anything was released without noise; null in JSON
-    steps_run: tuple[GaussianSteps, ...]  # of this run alone
-
-    def to_json(self) -> dict[str, Any]:
-        epsilon = self.epsilon if math.isfinite(self.epsilon) else None
-        return {
-            **asdict(self),
-            "epsilon": epsilon,
-            "steps_run": [asdict(s) for s in self.steps_run],
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Receipt:
-        """Strict about types, since it comes from another machine; says nothing of its truth."""
-        kinds = {
-            "ledger_id": str,
-            "head": str,
-            "entries": int,
-            "delta": float,
-            "epsilon": float,
-            "steps_run": list,
-        }
-        if not isinstance(data, Mapping) or set(data) != set(kinds):
-            raise ConfideError("ledger.receipt", f"A receipt has exactly {', '.join(kinds)}.")
-        values = {**data, "epsilon": math.inf if data["epsilon"] is None else data["epsilon"]}
-        for name, kind in kinds.items():
-            if type(values[name]) is not kind:
-                raise ConfideError("ledger.receipt", f"The receipt's {name} has the wrong type.")
-        if not (values["epsilon"] >= 0 and 0 < values["delta"] < 1 and values["entries"] >= 1):
-            raise ConfideError("ledger.receipt", "The receipt's numbers are out of range.")
-        values["steps_run"] = tuple(GaussianSteps.from_json(s) for s in values["steps_run"])
-        return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,76 +78,6 @@ class Verdict:
     problem: str = ""
 
 
-def canonical(value: Mapping[str, Any]) -> str:
-    """The one way to write a payload: sorted keys, no spaces, ASCII, no nan."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-@dataclass
-class _Book:
-    """The verified entries, added up. Only ever moves forward, by ``take``."""
-
-    entries: int = 0
-    head: str = _NO_HASH
-    ledger_id: str = ""
-    dataset: DataSet | None = None
-    tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
-    spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
-
-    def take(self, number: int, text: str, digest: str) -> Entry:
-        """Check one stored row against everything before it, and count it."""
-        if not isinstance(text, str) or sha256(text.encode()).hexdigest() != digest:
-            raise _corrupt(f"Entry {self.entries} does not match its hash.")
-        try:
-            payload = json.loads(text)
-            in_order = number == payload["number"] == self.entries
-            if canonical(payload) != text or not in_order or payload["previous"] != self.head:
-                raise _corrupt(f"Entry {self.entries} does not follow the one before it.")
-            self._count(payload)
-        except (KeyError, TypeError, ValueError) as error:
-            raise _corrupt(f"Entry {self.entries} is not a ledger entry.") from error
-        except ConfideError as error:
-            if error.code.startswith("ledger."):
-                raise
-            raise _corrupt(f"Entry {self.entries} holds no valid plan.") from error
-        self.entries, self.head = self.entries + 1, digest
-        return Entry(number=number, hash=digest, payload=payload)
-
-    def _count(self, payload: dict[str, Any]) -> None:
-        state = payload["state"]
-        if (state == "created") != (self.entries == 0):
-            raise ValueError("a ledger is created once, first")
-        if state == "created":
-            if payload["format"] != FORMAT:
-                raise ConfideError(
-                    "ledger.format",
-                    f"The ledger has format {payload['format']!r}, this version reads {FORMAT}.",
-                    "Use the version of confide that wrote it.",
-                )
-            self.ledger_id = payload["ledger"]
-        elif state == "dataset":
-            self.dataset = DataSet(identity=payload["identity"], units=payload["units"])
-        elif state == "reserved":
-            steps = Plan.from_json(payload["plan"]).steps()
-            if payload["task"] in self.tasks:
-                raise ValueError("a task is charged once")
-            self.tasks[payload["task"]] = ""
-            self.spent[payload["run"], steps.noise_multiplier, steps.sampling_rate] += steps.steps
-        elif state == "released":
-            if self.tasks[payload["task"]] or not payload["reply"]:
-                raise ValueError("a task is released once")
-            self.tasks[payload["task"]] = payload["reply"]
-        else:
-            raise ValueError("unknown state")
-
-    def steps(self, run: str | None) -> tuple[GaussianSteps, ...]:
-        return merge(
-            GaussianSteps(noise_multiplier=z, sampling_rate=q, steps=n)
-            for (of, z, q), n in self.spent.items()
-            if run is None or of == run
-        )
-
-
 class Ledger:
     """An open ledger; several processes may have the same one open. Not for several threads."""
 
@@ -216,7 +85,7 @@ class Ledger:
         """Use ``Ledger.open``."""
         self._sql = connection
         self._path = path
-        self._book = _Book()
+        self._book = Book()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, create: bool = True) -> Ledger:
@@ -274,7 +143,7 @@ class Ledger:
     def entries(self) -> tuple[Entry, ...]:
         """Everything from the first entry on, verified once more."""
         with self._transaction("DEFERRED"):
-            book = _Book()
+            book = Book()
             return tuple(book.take(*row) for row in self._rows(0))
 
     def dataset(self) -> DataSet | None:
@@ -299,16 +168,16 @@ class Ledger:
             ConfideError: ``ledger.task-spent`` if this task was charged before,
                 ``ledger.budget-exhausted`` if it does not fit.
         """
-        _check_charge(charge, limit)
+        check_charge(charge, limit)
         if limit is not None:
             # Once outside the transaction, so that others rarely wait for the computation.
             self._fits(charge, limit, self._current())
         with self._transaction("IMMEDIATE"):
             book = self._book
             if charge.task_hash in book.tasks:
-                raise _task_spent()
+                raise task_spent()
             if limit is not None and not self._fits(charge, limit, book):
-                raise _exhausted(book, charge, limit)
+                raise exhausted(book, charge, limit)
             self._append(
                 state="reserved",
                 run=charge.run,
@@ -327,7 +196,7 @@ class Ledger:
                     "ledger.not-charged", "A task must be charged before its release."
                 )
             if self._book.tasks[task_hash]:
-                raise _task_spent()
+                raise task_spent()
             self._sql.execute(
                 "INSERT INTO replies VALUES (?, ?, ?)", (self._book.entries, task_hash, reply)
             )
@@ -351,8 +220,8 @@ class Ledger:
                 "SELECT body FROM replies WHERE task = ?", (task_hash,)
             ).fetchone()
         if row is None:
-            raise _task_spent()
-        return _checked_reply(row[0], self._book.tasks[task_hash])
+            raise task_spent()
+        return checked_reply(row[0], self._book.tasks[task_hash])
 
     def steps(self, run: str | None = None) -> tuple[GaussianSteps, ...]:
         """All that was charged, by every run or by one; what is only reserved counts as spent."""
@@ -374,10 +243,10 @@ class Ledger:
             steps_run=book.steps(run),
         )
 
-    def _fits(self, charge: Charge, limit: float, book: _Book) -> bool:
+    def _fits(self, charge: Charge, limit: float, book: Book) -> bool:
         return within((*book.steps(None), charge.plan.steps()), charge.plan.delta, limit)
 
-    def _current(self) -> _Book:
+    def _current(self) -> Book:
         """The book with what other processes appended meanwhile."""
         with self._transaction("DEFERRED"):
             return self._book
@@ -403,11 +272,11 @@ class Ledger:
         known = self._book.entries
         stored = self._sql.execute("SELECT entries, hash FROM head WHERE one = 1").fetchone()
         if stored is None or type(stored[0]) is not int or known > stored[0]:
-            raise _corrupt("Entries are missing at its end.")
+            raise corrupt("Entries are missing at its end.")
         for row in self._rows(known):
             self._book.take(*row)
         if (self._book.entries, self._book.head) != stored:
-            raise _corrupt(f"It has {self._book.entries} entries, its head row says {stored[0]}.")
+            raise corrupt(f"It has {self._book.entries} entries, its head row says {stored[0]}.")
 
     def _rows(self, first: int) -> Iterable[tuple[int, str, str]]:
         return self._sql.execute(
@@ -419,7 +288,7 @@ class Ledger:
 
     def _check_replies(self) -> None:
         for task, body in self._sql.execute("SELECT task, body FROM replies"):
-            _checked_reply(body, self._book.tasks.get(task, ""))
+            checked_reply(body, self._book.tasks.get(task, ""))
 
 
 def verify(path: str | os.PathLike[str], *, known_head: str = "") -> Verdict:
@@ -470,9 +339,9 @@ def _make(path: Path) -> None:
         try:
             connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
             connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT INTO head VALUES (1, 0, ?)", (_NO_HASH,))
+            connection.execute("INSERT INTO head VALUES (1, 0, ?)", (NO_HASH,))
             payload = {"state": "created", "format": FORMAT, "ledger": secrets.token_hex(16)}
-            _append(connection, 0, _NO_HASH, payload)
+            _append(connection, 0, NO_HASH, payload)
             connection.execute("COMMIT")
         finally:
             connection.close()
@@ -517,7 +386,7 @@ def _translated(path: Path) -> Iterator[None]:
             code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
         ):
             raise _unwritable(path, str(error)) from error
-        raise _corrupt("It is not a sound database.") from error
+        raise corrupt("It is not a sound database.") from error
     except OSError as error:
         raise _unwritable(path, error.strerror or "input/output error") from error
 
@@ -528,44 +397,3 @@ def _unwritable(path: Path, why: str) -> ConfideError:
         f"The ledger {path} cannot be read or written: {why}.",
         "Check permissions and free space; what was not booked must not be released.",
     )
-
-
-def _corrupt(what: str) -> ConfideError:
-    return ConfideError(
-        "ledger.corrupt",
-        f"The ledger is damaged or was tampered with. {what}",
-        "Put the newest whole copy back and compare its head with the receipts already sent.",
-    )
-
-
-def _task_spent() -> ConfideError:
-    return ConfideError(
-        "ledger.task-spent",
-        "This task was charged before, and its reply cannot be given again.",
-        "Send a new task; fresh noise for the same task would be free of charge.",
-    )
-
-
-def _exhausted(book: _Book, charge: Charge, limit: float) -> ConfideError:
-    delta = charge.plan.delta
-    spent = epsilon_pld(book.steps(None), delta)
-    wanted = epsilon_pld((*book.steps(None), charge.plan.steps()), delta)
-    return ConfideError(
-        "ledger.budget-exhausted",
-        f"epsilon = {spent:.4g} of {limit:g} is spent at delta = {delta:g}; this task would make"
-        f" it {wanted:.4g}.",
-        "The holder may raise its limit, or take part with more noise or fewer steps.",
-    )
-
-
-def _check_charge(charge: Charge, limit: float | None) -> None:
-    if not charge.task_hash or not charge.run or type(charge.round) is not int:
-        raise ConfideError("ledger.charge", "A charge needs a run, a whole round and a task hash.")
-    if limit is not None and not limit >= 0:  # nan included
-        raise ConfideError("ledger.charge", f"limit = {limit!r} is not a number >= 0.")
-
-
-def _checked_reply(body: object, digest: str) -> bytes:
-    if not isinstance(body, bytes) or sha256(body).hexdigest() != digest:
-        raise _corrupt("A kept reply does not match the entry of its release.")
-    return body

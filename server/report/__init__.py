@@ -25,6 +25,7 @@ from ...common.settings import Settings, from_flat
 SCHEMA = "confide-report/1"
 CHART_TOP, CHART_BOTTOM, CHART_LEFT, CHART_RIGHT = 12.0, 88.0, 8.0, 98.0  # per cent
 DRAWN_POINTS = 60
+MOST_PROMISE = 100.0  # above it an epsilon is no promise, and its digits would mislead
 
 Json = dict[str, Any]
 Series = tuple[str, Sequence[tuple[float, float]], bool]
@@ -84,6 +85,13 @@ def epsilon_text(epsilon: float | None) -> str:
     if epsilon is None or not math.isfinite(epsilon):
         return "–"
     return f"{math.ceil(epsilon * 100 - 1e-6) / 100:.2f}"
+
+
+def group_text(epsilon: float | None) -> str:
+    """The epsilon of several records together."""
+    if epsilon is None or epsilon > MOST_PROMISE:
+        return "above 100, which is no promise"
+    return epsilon_text(epsilon)
 
 
 def percent(share: float | None) -> str:

@@ -20,7 +20,7 @@ from ...common.privacy import accountant, statement
 from ...common.privacy.accountant import GaussianSteps
 from ...common.privacy.plan import Relation, Unit
 from ..run_folder import RunFolder
-from . import SCHEMA, Json, Run, finite, no_path, read_run, wilson
+from . import SCHEMA, Json, Run, finite, group_text, no_path, read_run, wilson
 from .html import render
 from .verify import Account, LedgerFacts, read_ledgers, run_checks
 
@@ -57,14 +57,15 @@ def build_report(folder: Path, *, prv: bool = True) -> Json:
     holders = [_holder(run, account, prv=prv) for account in accounts]
     _add_curves(run, accounts, holders)
     checks = run_checks(run, accounts, holders)
+    claim = _claim(run, accounts, holders, checks)
     report = {
         "schema": SCHEMA,
-        "claim": _claim(run, accounts, holders, checks),
+        "claim": claim,
         "run": _about(run),
         "holders": holders,
         "utility": _utility(run),
         "released": _released(run, accounts),
-        "not_protected": _not_protected(run),
+        "not_protected": _not_protected(run, claim["groups"]),
         "checks": checks,
         "faults": [{"round": r, "holder": h, "code": c} for r, h, c in _left_out(run)],
         "costs": _costs(run),
@@ -237,11 +238,11 @@ def _claim(
 
 
 def _sentence(run: Run, epsilon: float | None, failed: Sequence[str]) -> str:
-    if failed or epsilon is None:
-        reasons = "; ".join(f"{name}: no" for name in failed)
-        return f"{statement.NOT_PRIVATE}. {reasons or 'What some holder spent is not known'}."
-    privacy = run.settings.privacy
-    return statement.claim(epsilon=epsilon, delta=privacy.delta, unit=Unit(privacy.unit))
+    if run.private and (failed or epsilon is None):
+        reasons = f"A check failed: {'; '.join(failed)}" if failed else "A holder's part is unknown"
+        return f"{statement.NOT_PRIVATE}. {reasons}."
+    privacy, spent = run.settings.privacy, math.inf if epsilon is None else epsilon
+    return statement.claim(epsilon=spent, delta=privacy.delta, unit=Unit(privacy.unit))
 
 
 def _in_plain_words(private: bool, steps: Steps) -> str:
@@ -350,11 +351,15 @@ _NOT_ACCOUNTED = (
 )
 
 
-def _not_protected(run: Run) -> list[Json]:
+def _not_protected(run: Run, groups: Sequence[Json]) -> list[Json]:
     """What the claim does not say, in plain words."""
     person = run.settings.data.person
     column = f" The column {person!r} names persons, but was not the unit." if person else ""
-    several = f"The promise is for one record; for a person with more it is weaker.{column}"
+    weaker = "".join(
+        f" With {group['records']} at one holder, epsilon is {group_text(group['epsilon'])}."
+        for group in groups
+    )
+    several = f"The promise is for one record; for a person with more it is weaker.{weaker}{column}"
     return _things([("A person with several records", several), *_NOT_PROTECTED])
 
 
@@ -375,11 +380,7 @@ _NOT_PROTECTED = (
         "The noise is added by the holder's own copy of confide. A receipt is the holder's word; "
         "only its ledger can be verified.",
     ),
-    (
-        "Limits of the machine",
-        "The noise is drawn in double precision from a secure generator. Attacks on rounding, and "
-        "on the time that computing takes, are not excluded.",
-    ),
+    ("Limits of the machine", "Attacks on rounding, or on computing time, are not excluded."),
 )
 
 

@@ -9,12 +9,12 @@ contrast of 4.5:1 or more on every ground of ``GROUNDS`` (WCAG 2.2, 1.4.3).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
-from . import DARK, LIGHT, Json, bar, epsilon_text, escape, line_chart, percent
+from . import DARK, LIGHT, Json, bar, epsilon_text, escape, group_text, line_chart, percent
 
 SHOWN_HOLDERS = 50
-MOST_PROMISE = 100.0  # above it an epsilon is no promise, and its digits would mislead
 
 STYLE = """
 *{box-sizing:border-box}
@@ -29,8 +29,6 @@ h3{font-size:.95rem;font-weight:650;margin-bottom:.6rem}p+p,p+ul{margin-top:.7re
 Cambria,Georgia,"Liberation Serif",serif;letter-spacing:-.006em;margin:1.1rem 0 2.2rem;
 max-width:24em;text-wrap:pretty;overflow-wrap:anywhere}
 .withdrawn{color:var(--bad);font-weight:600}
-.stamp{display:inline-block;border:2px solid var(--bad);color:var(--bad);font-weight:700;
-letter-spacing:.04em;padding:.15rem .6rem;border-radius:.3rem;margin-top:1rem}
 .facts{display:grid;grid-template-columns:repeat(4,1fr);border-top:1px solid var(--rule);
 border-bottom:1px solid var(--rule)}
 .facts div{padding:1rem 1.2rem}.facts div+div{border-left:1px solid var(--rule)}
@@ -162,10 +160,9 @@ def _header(report: Json) -> str:
     started = str(run["started"] or "")[:10]
     line = " · ".join(escape(part) for part in ("Privacy report", run["name"], started) if part)
     good = claim["private"]
-    stamp = "" if good else '<p class="stamp">NOT DIFFERENTIALLY PRIVATE</p>'
     look = "claim" if good else "claim withdrawn"
     return (
-        f'<header><h1>{line}</h1>{stamp}<p class="{look}">{escape(claim["sentence"])}</p>'
+        f'<header><h1>{line}</h1><p class="{look}">{escape(claim["sentence"])}</p>'
         f"{_facts(report)}</header>"
     )
 
@@ -202,7 +199,7 @@ def _person(claim: Json) -> str:
         parts.append('<div class="pair">' + "".join(map(_attack, claim["attacker"])) + "</div>")
     if claim["groups"]:
         told = "; ".join(
-            f"with {group['records']} records it is {_group(group['epsilon'])}"
+            f"with {group['records']} records it is {group_text(group['epsilon'])}"
             for group in claim["groups"]
         )
         parts.append(
@@ -212,23 +209,22 @@ def _person(claim: Json) -> str:
     return "".join(parts)
 
 
-def _group(epsilon: float | None) -> str:
-    if epsilon is None or epsilon > MOST_PROMISE:
-        return "above 100, which is no promise"
-    return epsilon_text(epsilon)
-
-
 def _attack(case: Json) -> str:
     blind, best = case["false_positive_rate"], case["true_positive_rate"]
     rows = (("Blind guess", blind, ""), ("Best attack", best, "main"), ("No protection", 1, ""))
     bars = "".join(
-        f'<span class="{look}">{name}</span>{bar(share, look)}<b>{100 * share:.0f} %</b>'
+        f'<span class="{look}">{name}</span>{bar(share, look)}<b>{_upwards(share)} %</b>'
         for name, share, look in rows
     )
     return (
         f"<figure><h3>Found, when {100 * blind:g} % of the others are wrongly named</h3>"
         f'<div class="bars">{bars}</div></figure>'
     )
+
+
+def _upwards(share: float) -> str:
+    """Per cent, rounded up: an attacker is never made to look weaker."""
+    return f"{math.ceil(1000 * share - 1e-6) / 10:g}"
 
 
 def _examples(report: Json) -> str:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from confide.common.errors import ConfideError
+from confide.common.privacy.ledger import Ledger
 from confide.simulations import flower
 from confide.simulations.flower import read_events, simulate
 from tests import tiny
@@ -131,3 +135,42 @@ def test_flower_that_cannot_start_is_named(
     config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs")
     with pytest.raises(ConfideError, match=r"simulation\.flower"):
         simulate(config, HOLDERS, lambda _: None)
+
+
+STOPPED = """
+import json, sys
+from confide.simulations.flower import simulate
+simulate(json.loads(sys.argv[1]), 3, lambda event: print(event["event"], flush=True))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_stopped_by_ctrl_c_says_so_and_goes_on_where_it_was(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    before = flower_processes()
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", round__count=400)
+    with subprocess.Popen(
+        [sys.executable, "-c", STOPPED, json.dumps(config)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "round":
+                process.send_signal(signal.SIGINT)
+                break
+        process.stdout.read()
+    assert process.returncode != 0
+    assert flower_processes() == before
+    (folder,) = (tmp_path / "runs").iterdir()
+    last = read_events(folder)[-1]
+    assert (last["event"], last["status"], last["code"]) == ("end", "stopped", "run.stopped")
+
+    done = [e["round"] for e in read_events(folder) if e["event"] == "round"][-1]
+    more = config | {"round.count": done + 2, "run.resume": str(folder)}
+    assert simulate(more, HOLDERS, lambda _: None) == folder
+    rounds = [e["round"] for e in read_events(folder) if e["event"] == "round"]
+    assert rounds[-1] == done + 2
+    with Ledger.open(folder / "holders" / "holder-00" / "ledger.sqlite") as ledger:
+        charged = sum(s.steps for s in ledger.steps(folder.name))
+    assert charged >= len(rounds), "every round that left the holder was charged, in one ledger"

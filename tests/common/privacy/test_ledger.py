@@ -16,6 +16,7 @@ import pytest
 
 import confide
 from confide.common.errors import ConfideError
+from confide.common.privacy import chain
 from confide.common.privacy import ledger as ledger_module
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import KEPT_REPLIES, Charge, Ledger, Receipt, verify
@@ -498,7 +499,8 @@ def test_a_ledger_of_a_later_format_is_not_called_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(ledger_module, "FORMAT", 2)
+        later.setattr(ledger_module, "FORMAT", 2)  # as a later version would write
+        later.setattr(chain, "FORMAT", 2)  # and read
         Ledger.open(path).close()
     with refused("ledger.format"):
         Ledger.open(path)

@@ -195,3 +195,17 @@ def test_a_long_run_is_thinned_but_keeps_its_end() -> None:
     drawn = line_chart([("it", points, True)], "title")
     assert drawn.count('class="line main"') <= 60
     assert "4999.00" in drawn
+
+
+def test_an_attacker_never_looks_weaker_than_computed(torch_free_report: dict[str, Any]) -> None:
+    torch_free_report["claim"]["attacker"][0]["true_positive_rate"] = 0.25411
+    assert "<b>25.5 %</b>" in render(torch_free_report)
+
+
+def test_what_several_records_of_one_person_cost_is_told(torch_free_report: dict[str, Any]) -> None:
+    pair = torch_free_report["claim"]["groups"][0]
+    assert pair["records"] == 2
+    assert pair["epsilon"] > 2 * torch_free_report["claim"]["epsilon"]
+    assert f"with 2 records it is {pair['epsilon']:.1f}" in render(torch_free_report)
+    pair["epsilon"] = 700.0
+    assert "with 2 records it is above 100" in render(torch_free_report)

@@ -1,0 +1,211 @@
+"""The chain of a privacy ledger: its entries, how each is checked, and what they add up to.
+
+An entry is canonical JSON that names its place and the hash of the entry before it; its own hash
+is the SHA-256 of those bytes. ``Book`` takes entries one by one, refuses whatever does not
+follow, and counts what was charged. Nothing here touches a file (``ledger.py`` does).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from ..errors import ConfideError
+from .accountant import GaussianSteps, epsilon_pld, merge
+from .plan import Plan
+
+FORMAT = 1
+NO_HASH = "0" * 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash."""
+
+    identity: str
+    units: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Charge:
+    """One task's price: ``plan.steps_per_round`` steps of ``plan``."""
+
+    run: str
+    round: int
+    task_hash: str
+    plan: Plan
+    bundle_hash: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One line of the book. ``payload`` holds number, previous, state, time, and by state:
+    ``created`` format, ledger; ``dataset`` identity, units; ``reserved`` run, round, task, plan,
+    dataset, bundle; ``released`` task, reply (SHA-256 of the bytes that left)."""
+
+    number: int
+    hash: str
+    payload: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What an update says of its holder's ledger; ``epsilon`` is that of all runs together."""
+
+    ledger_id: str
+    head: str
+    entries: int
+    delta: float
+    epsilon: float  # inf when anything was released without noise; null in JSON
+    steps_run: tuple[GaussianSteps, ...]  # of this run alone
+
+    def to_json(self) -> dict[str, Any]:
+        epsilon = self.epsilon if math.isfinite(self.epsilon) else None
+        return {
+            **asdict(self),
+            "epsilon": epsilon,
+            "steps_run": [asdict(s) for s in self.steps_run],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Receipt:
+        """Strict about types, since it comes from another machine; says nothing of its truth."""
+        kinds = {
+            "ledger_id": str,
+            "head": str,
+            "entries": int,
+            "delta": float,
+            "epsilon": float,
+            "steps_run": list,
+        }
+        if not isinstance(data, Mapping) or set(data) != set(kinds):
+            raise ConfideError("ledger.receipt", f"A receipt has exactly {', '.join(kinds)}.")
+        values = {**data, "epsilon": math.inf if data["epsilon"] is None else data["epsilon"]}
+        for name, kind in kinds.items():
+            if type(values[name]) is not kind:
+                raise ConfideError("ledger.receipt", f"The receipt's {name} has the wrong type.")
+        if not (values["epsilon"] >= 0 and 0 < values["delta"] < 1 and values["entries"] >= 1):
+            raise ConfideError("ledger.receipt", "The receipt's numbers are out of range.")
+        values["steps_run"] = tuple(GaussianSteps.from_json(s) for s in values["steps_run"])
+        return cls(**values)
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """The one way to write a payload: sorted keys, no spaces, ASCII, no nan."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+@dataclass
+class Book:
+    """The verified entries, added up. Only ever moves forward, by ``take``."""
+
+    entries: int = 0
+    head: str = NO_HASH
+    ledger_id: str = ""
+    dataset: DataSet | None = None
+    tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
+    spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
+
+    def take(self, number: int, text: str, digest: str) -> Entry:
+        """Check one stored row against everything before it, and count it."""
+        if not isinstance(text, str) or sha256(text.encode()).hexdigest() != digest:
+            raise corrupt(f"Entry {self.entries} does not match its hash.")
+        try:
+            payload = json.loads(text)
+            in_order = number == payload["number"] == self.entries
+            if canonical(payload) != text or not in_order or payload["previous"] != self.head:
+                raise corrupt(f"Entry {self.entries} does not follow the one before it.")
+            self._count(payload)
+        except (KeyError, TypeError, ValueError) as error:
+            raise corrupt(f"Entry {self.entries} is not a ledger entry.") from error
+        except ConfideError as error:
+            if error.code.startswith("ledger."):
+                raise
+            raise corrupt(f"Entry {self.entries} holds no valid plan.") from error
+        self.entries, self.head = self.entries + 1, digest
+        return Entry(number=number, hash=digest, payload=payload)
+
+    def _count(self, payload: dict[str, Any]) -> None:
+        state = payload["state"]
+        if (state == "created") != (self.entries == 0):
+            raise ValueError("a ledger is created once, first")
+        if state == "created":
+            if payload["format"] != FORMAT:
+                raise ConfideError(
+                    "ledger.format",
+                    f"The ledger has format {payload['format']!r}, this version reads {FORMAT}.",
+                    "Use the version of confide that wrote it.",
+                )
+            self.ledger_id = payload["ledger"]
+        elif state == "dataset":
+            self.dataset = DataSet(identity=payload["identity"], units=payload["units"])
+        elif state == "reserved":
+            steps = Plan.from_json(payload["plan"]).steps()
+            if payload["task"] in self.tasks:
+                raise ValueError("a task is charged once")
+            self.tasks[payload["task"]] = ""
+            self.spent[payload["run"], steps.noise_multiplier, steps.sampling_rate] += steps.steps
+        elif state == "released":
+            if self.tasks[payload["task"]] or not payload["reply"]:
+                raise ValueError("a task is released once")
+            self.tasks[payload["task"]] = payload["reply"]
+        else:
+            raise ValueError("unknown state")
+
+    def steps(self, run: str | None) -> tuple[GaussianSteps, ...]:
+        return merge(
+            GaussianSteps(noise_multiplier=z, sampling_rate=q, steps=n)
+            for (of, z, q), n in self.spent.items()
+            if run is None or of == run
+        )
+
+
+def corrupt(what: str) -> ConfideError:
+    """The error of a ledger whose file is not what it was."""
+    return ConfideError(
+        "ledger.corrupt",
+        f"The ledger is damaged or was tampered with. {what}",
+        "Put the newest whole copy back and compare its head with the receipts already sent.",
+    )
+
+
+def task_spent() -> ConfideError:
+    """The error of a task that comes a second time and has no kept reply."""
+    return ConfideError(
+        "ledger.task-spent",
+        "This task was charged before, and its reply cannot be given again.",
+        "Send a new task; fresh noise for the same task would be free of charge.",
+    )
+
+
+def exhausted(book: Book, charge: Charge, limit: float) -> ConfideError:
+    """The error of a charge that does not fit."""
+    delta = charge.plan.delta
+    spent = epsilon_pld(book.steps(None), delta)
+    wanted = epsilon_pld((*book.steps(None), charge.plan.steps()), delta)
+    return ConfideError(
+        "ledger.budget-exhausted",
+        f"epsilon = {spent:.4g} of {limit:g} is spent at delta = {delta:g}; this task would make"
+        f" it {wanted:.4g}.",
+        "The holder may raise its limit, or take part with more noise or fewer steps.",
+    )
+
+
+def check_charge(charge: Charge, limit: float | None) -> None:
+    """Refuse a charge that names nothing, or a limit that is no number."""
+    if not charge.task_hash or not charge.run or type(charge.round) is not int:
+        raise ConfideError("ledger.charge", "A charge needs a run, a whole round and a task hash.")
+    if limit is not None and not limit >= 0:  # nan included
+        raise ConfideError("ledger.charge", f"limit = {limit!r} is not a number >= 0.")
+
+
+def checked_reply(body: object, digest: str) -> bytes:
+    """The kept bytes of a reply, or the error of a ledger that lost them."""
+    if not isinstance(body, bytes) or sha256(body).hexdigest() != digest:
+        raise corrupt("A kept reply does not match the entry of its release.")
+    return body

@@ -1,0 +1,486 @@
+"""The holder: the order of events, the budget, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import math
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from confide.client.holder import Holder, plan_for
+from confide.client.policy import Policy
+from confide.client.trainer import Trainer
+from confide.common.models import load_model
+from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
+from confide.common.privacy.ledger import Ledger
+from confide.common.settings import from_flat
+from confide.common.wire import Task, Update, reply_to_records
+from tests import tiny
+from tests.client.conftest import RECORDS, Place, code
+
+DELTA = 1e-3
+NOISE = 4.0
+MakePlace = Callable[..., Place]
+
+
+def update(place: Place, task: Task) -> Update:
+    reply = place.holder.handle(task)
+    assert isinstance(reply, Update), reply
+    return reply
+
+
+def spent(rounds: int) -> float:
+    """Epsilon of that many rounds with all records and NOISE."""
+    steps = GaussianSteps(noise_multiplier=NOISE, sampling_rate=1.0, steps=rounds)
+    return epsilon_pld([steps], DELTA)
+
+
+def epsilon_of(place: Place) -> float:
+    with Ledger.open(place.site.ledger) as ledger:
+        return ledger.epsilon(DELTA)
+
+
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens, in order."""
+    seen: list[str] = []
+
+    def record(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            seen.append(name)
+            return result
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    record(Ledger, "charge")
+    record(Trainer, "train")
+    record(Ledger, "release")
+    return seen
+
+
+# The order of events
+
+
+def test_a_task_is_charged_then_trained_then_released(place: Place, events: list[str]) -> None:
+    update(place, place.task())
+    assert events == ["charge", "train", "release"]
+    assert place.states() == ["created", "dataset", "reserved", "released"]
+
+
+def test_the_charge_is_in_the_file_before_a_step_is_made(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[list[str]] = []
+    train = Trainer.train
+
+    def looking(*args: Any) -> torch.Tensor:
+        found.append(place.states())  # through a connection of its own
+        return train(*args)
+
+    monkeypatch.setattr(Trainer, "train", looking)
+    update(place, place.task())
+    assert [states[-1] for states in found] == ["reserved"]
+
+
+def test_nothing_is_trained_and_nothing_leaves_when_the_charge_is_refused(
+    make_place: MakePlace, events: list[str]
+) -> None:
+    place = make_place(privacy__noise_multiplier=NOISE)
+    place.restart(max_epsilon=spent(1) / 2)
+    assert code(place.holder.handle(place.task())) == "ledger.budget-exhausted"
+    assert events == []
+    assert place.charges() == 0
+
+
+def test_a_release_that_cannot_be_booked_does_not_leave_and_stays_charged(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    task = place.task()
+    with monkeypatch.context() as patch:
+        patch.setattr(Ledger, "release", broken)
+        assert code(place.holder.handle(task)) == "holder.failed"
+    assert place.charges() == 1
+    assert code(place.holder.handle(task)) == "ledger.task-spent"
+
+
+def test_an_interrupt_gets_out_and_the_charge_stays(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        place.holder.handle(place.task())
+    assert place.charges() == 1
+
+
+def test_a_task_delivered_five_times_is_one_charge_and_five_equal_replies(place: Place) -> None:
+    task = place.task()
+    replies = [update(place, task) for _ in range(3)]
+    replies += [update(place, task) for _ in range(2) if place.restart()]
+    assert len({reply.to_bytes() for reply in replies}) == 1
+    assert len({str(reply_to_records(reply)) for reply in replies}) == 1
+    assert place.charges() == 1
+
+
+def test_two_tasks_never_get_the_same_noise(place: Place) -> None:
+    first, second = update(place, place.task(1)), update(place, place.task(2))
+    assert first.values != second.values
+
+
+def test_the_receipt_is_that_of_the_ledger(place: Place) -> None:
+    reply = update(place, place.task())
+    with Ledger.open(place.site.ledger) as ledger:
+        entries = ledger.entries()
+        assert reply.receipt["head"] == entries[-2].hash  # of the charge; the release comes after
+        assert reply.receipt["ledger_id"] == ledger.ledger_id
+        assert reply.receipt["epsilon"] == ledger.epsilon(DELTA)
+
+
+# The budget
+
+
+def test_the_last_affordable_round_runs_and_the_next_is_refused_without_opening_a_file(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(privacy__noise_multiplier=NOISE, round__count=10)
+    place.restart(max_epsilon=spent(3))
+    opened: list[Path] = []
+    io_open = io.open
+
+    def recording(file: Any, *args: Any, **kwargs: Any) -> Any:
+        opened.append(Path(file))
+        return io_open(file, *args, **kwargs)
+
+    monkeypatch.setattr(io, "open", recording)
+    for number in (1, 2, 3):
+        update(place, place.task(number))
+        assert place.data in opened
+        opened.clear()
+        place.restart()
+    task = place.task(4)
+    opened.clear()
+    assert code(place.holder.handle(task)) == "ledger.budget-exhausted"
+    assert place.data not in opened
+    assert epsilon_of(place) == spent(3) <= place.site.policy.max_epsilon
+    assert place.charges() == 3
+
+
+@pytest.mark.parametrize("slack", [0.0, -1e-6])
+def test_the_limit_is_met_exactly_and_never_passed(make_place: MakePlace, slack: float) -> None:
+    place = make_place(privacy__noise_multiplier=NOISE)
+    place.restart(max_epsilon=spent(1) + slack)
+    expected = "update" if slack == 0 else "ledger.budget-exhausted"
+    assert code(place.holder.handle(place.task())) == expected
+
+
+def test_another_run_goes_on_from_what_was_spent(make_place: MakePlace) -> None:
+    place = make_place(privacy__noise_multiplier=NOISE)
+    place.restart(max_epsilon=spent(3))
+    update(place, place.task(1))
+    update(place, place.task(2))
+    place.restart()
+    update(place, place.task(1, run="run-2"))
+    assert code(place.holder.handle(place.task(2, run="run-2"))) == "ledger.budget-exhausted"
+    assert epsilon_of(place) == spent(3)
+
+
+def test_a_run_has_no_more_rounds_than_its_noise_is_for(place: Place) -> None:
+    place.restart(max_epsilon=100.0)
+    for number in (1, 2):
+        update(place, place.task(number))
+    again = place.task(2, adapter=bytes(len(place.task().adapter)))
+    assert code(place.holder.handle(again)) == "task.too-many-rounds"
+    assert place.charges() == 2
+    assert code(place.holder.handle(place.task(1, run="run-2"))) == "update"
+
+
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_round_that_the_run_does_not_have_is_refused(place: Place, number: int) -> None:
+    assert code(place.holder.handle(place.task(number))) == "task.round"
+    assert place.charges() == 0
+
+
+def test_the_noise_is_for_all_rounds_of_the_run(place: Place) -> None:
+    settings = from_flat(place.settings | {"round.count": 20})
+    plan = plan_for(settings, RECORDS)
+    assert epsilon_pld([plan.steps(20)], DELTA) <= settings.privacy.epsilon
+    assert epsilon_pld([plan.steps(21)], DELTA) > settings.privacy.epsilon
+
+
+def test_a_delta_of_one_record_or_more_is_refused(make_place: MakePlace) -> None:
+    place = make_place(privacy__delta=1 / RECORDS)
+    place.restart(max_delta=0.1)
+    assert code(place.holder.handle(place.task())) == "privacy.delta"
+    assert place.charges() == 0
+
+
+def test_without_noise_the_budget_is_gone_for_good(make_place: MakePlace) -> None:
+    place = make_place(privacy__trust="off")
+    assert code(place.holder.handle(place.task())) == "policy.unprotected"
+    place.restart(allow_unprotected=True)
+    assert update(place, place.task()).receipt["epsilon"] is None
+    place.settings["privacy.trust"] = "local"
+    assert code(place.holder.handle(place.task(2))) == "ledger.budget-exhausted"
+
+
+# The data set and its ledger
+
+
+def test_a_changed_file_is_registered_and_the_budget_goes_on(make_place: MakePlace) -> None:
+    place = make_place(train__batch=6)
+    update(place, place.task(1))
+    tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
+    second = update(place, place.task(2))
+    assert place.states().count("dataset") == 2
+    rates = {steps["sampling_rate"] for steps in second.receipt["steps_run"]}
+    assert rates == {6 / RECORDS, 6 / 30}
+
+
+def test_a_holder_notices_a_file_that_another_process_registered(make_place: MakePlace) -> None:
+    place = make_place(train__batch=6)
+    update(place, place.task(1))
+    tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
+    Holder(place.site).handle(place.task(1, run="other"))
+    second = update(place, place.task(2))
+    rates = {steps["sampling_rate"] for steps in second.receipt["steps_run"]}
+    assert rates == {6 / RECORDS, 6 / 30}
+
+
+def test_a_file_with_more_records_may_afford_what_the_old_one_could_not(
+    make_place: MakePlace,
+) -> None:
+    place = make_place(train__batch=RECORDS, privacy__noise_multiplier=NOISE)
+    place.restart(max_epsilon=spent(1) * 1.1)
+    update(place, place.task(1))
+    assert code(place.holder.handle(place.task(2))) == "ledger.budget-exhausted"
+    tiny.write_jsonl(place.data, tiny.rows(20 * RECORDS, seed=9))
+    assert code(place.holder.handle(place.task(2))) == "update"
+    assert epsilon_of(place) <= place.site.policy.max_epsilon
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from confide.client import corpus
+
+    read = corpus.read_records
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        records = read(*args, **kwargs)
+        tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
+        return records
+
+    monkeypatch.setattr(corpus, "read_records", slow)
+    assert code(place.holder.handle(place.task())) == "data.changed"
+    assert place.charges() == 0
+
+
+def test_a_tampered_ledger_stops_the_holder(place: Place) -> None:
+    update(place, place.task())
+    with sqlite3.connect(place.site.ledger) as sql:
+        sql.execute("DROP TRIGGER entries_stay")
+        sql.execute("UPDATE entries SET payload = replace(payload, 'run-1', 'run-2')")
+    sql.close()
+    assert code(place.holder.handle(place.task(2))) == "ledger.corrupt"
+
+
+# Hostile tasks: every one is refused before the holder writes anything
+
+LONG = "x" * 5000
+HOSTILE: list[tuple[dict[str, Any], str]] = [
+    ({"privacy__trust": "off"}, "policy.unprotected"),
+    ({"privacy__delta": 0.05}, "policy.delta"),
+    ({"privacy__delta": 0.0}, "settings.range"),
+    ({"privacy__delta": 1.0}, "settings.range"),
+    ({"privacy__epsilon": 1e9}, "settings.range"),
+    ({"privacy__epsilon": math.nan}, "settings.range"),
+    ({"privacy__epsilon": -1.0}, "settings.range"),
+    ({"privacy__noise_multiplier": -1.0}, "settings.range"),
+    ({"privacy__noise_multiplier": math.inf}, "settings.range"),
+    ({"privacy__clip": 0.0}, "settings.range"),
+    ({"privacy__clip": math.inf}, "settings.range"),
+    ({"privacy__unit": "holder"}, "settings.range"),
+    ({"privacy__trust": "central"}, "settings.range"),
+    ({"train__steps": 10**9}, "settings.range"),
+    ({"train__steps": 0}, "settings.range"),
+    ({"train__steps": 2}, "settings.combination"),
+    ({"train__batch": 0}, "settings.range"),
+    ({"train__batch": 2.5}, "settings.type"),
+    ({"train__batch": True}, "settings.type"),
+    ({"train__batch": "32"}, "settings.type"),
+    ({"train__batch": [32]}, "settings.type"),
+    ({"train__lr": None}, "settings.type"),
+    ({"train__lr": {"a": 1}}, "settings.type"),
+    ({"train__epochs": 1000}, "settings.unknown-key"),
+    ({"data__ledger": "/tmp/x"}, "settings.unknown-key"),
+    ({"model__trust_remote_code": True}, "settings.unknown-key"),
+    ({"policy": "none"}, "settings.unknown-key"),
+    ({"round__count": 10**9}, "settings.range"),
+    ({"wire__encoding": "pickle"}, "settings.range"),
+    ({"task__labels": "one"}, "settings.combination"),
+    ({"task__labels": ["negative", "positive"]}, "settings.type"),
+    ({"lora__rank": 10**6}, "settings.range"),
+    ({"model__name": ""}, "settings.combination"),
+    ({"model__name": "/etc"}, "policy.base-model"),
+    ({"model__name": "../../etc"}, "policy.base-model"),
+    ({"model__name": "~/.ssh"}, "policy.base-model"),
+    ({"model__name": "models/../../../etc"}, "policy.base-model"),
+    ({"model__name": "someone/remote-model"}, "policy.base-model"),
+    ({"model__name": "https://example.org/model"}, "policy.base-model"),
+    ({"model__name": "a\x00b"}, "policy.base-model"),
+    ({"model__name": LONG}, "policy.base-model"),
+]
+
+
+@pytest.mark.parametrize(("changes", "expected"), HOSTILE)
+def test_a_hostile_task_is_refused_with_a_code_and_leaves_no_trace(
+    place: Place, changes: dict[str, Any], expected: str, events: list[str]
+) -> None:
+    before = sorted(place.data.parent.iterdir())
+    assert code(place.holder.handle(place.hostile(**changes))) == expected
+    assert sorted(place.data.parent.iterdir()) == before
+    assert events == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"lora__rank": 3}, "task.schema"),
+        ({"lora__layers": 2}, "task.schema"),
+        ({"lora__layers": 9}, "settings.range"),
+        ({"lora__targets": "word_embeddings"}, "settings.range"),
+        ({"lora__targets": "../x"}, "settings.range"),
+        ({"train__max_length": 65}, "settings.range"),
+        ({"data__text": "body"}, "data.missing-column"),
+        ({"data__person": "/etc/passwd"}, "data.missing-column"),
+        ({"task__labels": "good,bad"}, "data.unknown-label"),
+    ],
+)
+def test_a_task_that_does_not_fit_the_text_or_the_model_is_not_charged(
+    place: Place, changes: dict[str, Any], expected: str, events: list[str]
+) -> None:
+    assert code(place.holder.handle(place.hostile(**changes))) == expected
+    assert events == []
+
+
+def poisoned(place: Place, value: float) -> bytes:
+    size = load_model(from_flat(place.settings)).schema.size
+    adapter = torch.zeros(size)
+    adapter[size // 2] = value
+    return adapter.numpy().tobytes()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_an_adapter_that_is_not_finite_is_refused_before_it_costs_anything(
+    place: Place, value: float, events: list[str]
+) -> None:
+    task = place.task(adapter=poisoned(place, value))
+    assert code(place.holder.handle(task)) == "adapter.not-finite"
+    assert events == []
+
+
+def test_an_adapter_so_large_that_every_gradient_overflows_gives_finite_noise(
+    place: Place,
+) -> None:
+    reply = update(place, place.task(adapter=poisoned(place, 3e38)))
+    values = torch.frombuffer(bytearray(reply.values), dtype=torch.float32)
+    assert torch.isfinite(values).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [({"adapter": b""}, "wire.size"), ({"adapter": b"12345"}, "wire.size"),
+     ({"schema": ""}, "task.schema"), ({"schema": "0" * 64}, "task.schema")],
+)  # fmt: skip
+def test_an_adapter_of_another_shape_is_refused_before_it_costs_anything(
+    place: Place, changes: dict[str, Any], expected: str, events: list[str]
+) -> None:
+    assert code(place.holder.handle(place.task(**changes))) == expected
+    assert events == []
+
+
+# Bad input at the holder
+
+GOOD_ROW = {"text": "a fine day", "label": "positive", "person": "1"}
+BAD_FILES: list[tuple[str, bytes | None, str]] = [
+    ("text.jsonl", None, "data.missing-file"),
+    ("text.jsonl", b"", "data.empty"),
+    ("text.jsonl", b"\n\n", "data.empty"),
+    ("text.jsonl", b"\x00\x01\x02", "data.binary"),
+    ("text.jsonl", b"\xff\xfe", "data.binary"),
+    ("text.jsonl", b"not json\n", "data.format"),
+    ("text.jsonl", json.dumps({"text": "a day"}).encode(), "data.missing-column"),
+    ("text.jsonl", json.dumps(GOOD_ROW | {"label": "mixed"}).encode(), "data.unknown-label"),
+    ("text.jsonl", json.dumps(GOOD_ROW | {"text": ""}).encode(), "data.bad-value"),
+    ("text.jsonl", json.dumps(GOOD_ROW | {"text": None}).encode(), "data.bad-value"),
+    ("text.csv", b"text,label\na day\n", "data.format"),
+    ("text.parquet", b"no parquet", "data.format"),
+    ("text.txt", b"a day\n", "data.unknown-label"),
+    ("text.doc", b"a day\n", "data.unknown-suffix"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "expected"), BAD_FILES)
+def test_bad_input_is_refused_with_its_code_and_not_charged(
+    place: Place, name: str, content: bytes | None, expected: str, events: list[str]
+) -> None:
+    place.data.unlink()
+    data = place.data.with_name(name)
+    if content is not None:
+        data.write_bytes(content)
+    holder = Holder(dataclasses.replace(place.site, data=data))
+    assert code(holder.handle(place.task())) == expected
+    assert events == []
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(place: Place) -> None:
+    place.data.unlink()
+    place.data.mkdir()
+    assert code(place.holder.handle(place.task())) == "data.missing-file"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [GOOD_ROW],
+        [GOOD_ROW, GOOD_ROW | {"text": "people of the town " * 1000}],
+        [GOOD_ROW] * 5,  # one label only
+        [GOOD_ROW, GOOD_ROW | {"text": "\u200b"}, GOOD_ROW | {"text": "𝔘𝔫𝔨𝔫𝔬𝔴𝔫 письмо"}],
+    ],
+    ids=["one record", "longer than the model", "one label", "no known word"],
+)
+def test_unusual_text_is_trained_on(place: Place, rows: list[dict[str, str]]) -> None:
+    tiny.write_jsonl(place.data, rows)
+    assert code(place.holder.handle(place.task())) == "update"
+
+
+def test_a_holder_goes_on_after_every_kind_of_refusal(place: Place) -> None:
+    place.holder.handle(place.hostile(train__batch=0))
+    kept = place.data.read_bytes()
+    place.data.write_bytes(b"broken")
+    os.utime(place.data, ns=(0, 0))
+    place.holder.handle(place.task())
+    place.data.write_bytes(kept)
+    assert code(place.holder.handle(place.task())) == "update"
+
+
+def test_a_simulated_holder_may_use_any_model_folder(make_place: MakePlace) -> None:
+    open_to_all = Policy(max_epsilon=math.inf, max_delta=1.0, allow_unprotected=True)
+    place = make_place(open_to_all)
+    assert code(place.holder.handle(place.task())) == "update"

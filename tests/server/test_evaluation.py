@@ -1,0 +1,104 @@
+"""The score on public text against a loop over single records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from confide.common.adapter import set_adapter
+from confide.common.errors import ConfideError
+from confide.common.models import LoadedModel, load_model
+from confide.common.settings import Settings, from_flat
+from confide.common.tensors import unflatten
+from confide.server.evaluation import Evaluator
+from tests import tiny
+
+PUBLIC = 40
+
+
+@pytest.fixture
+def settings(tiny_model: Path, tmp_path: Path) -> Settings:
+    return from_flat(tiny.config(tiny_model, tmp_path, tmp_path))
+
+
+@pytest.fixture
+def loaded(settings: Settings) -> LoadedModel:
+    """With some adapter; at the start the head is zero and every label is as likely."""
+    loaded = load_model(settings)
+    generator = torch.Generator().manual_seed(11)
+    values = torch.randn(loaded.schema.size, generator=generator)
+    set_adapter(loaded.model, unflatten(values, loaded.schema.shapes))
+    return loaded
+
+
+@torch.no_grad()
+def by_hand(loaded: LoadedModel) -> tuple[float, float]:
+    """Each record alone through the plain model."""
+    loss, right = 0.0, 0
+    for row in tiny.rows(PUBLIC, seed=1000):
+        encoded = loaded.tokenizer(row["text"], return_tensors="pt", truncation=True, max_length=32)
+        logits = loaded.model(
+            input_ids=encoded["input_ids"], attention_mask=encoded["attention_mask"]
+        ).logits.mean(1)[0]
+        target = ["negative", "positive"].index(row["label"])
+        loss -= float(logits.log_softmax(-1)[target])
+        right += int(logits.argmax()) == target
+    return loss / PUBLIC, right / PUBLIC
+
+
+def test_the_score_is_that_of_the_records_one_by_one(
+    settings: Settings, loaded: LoadedModel, tiny_federation: Path
+) -> None:
+    score = Evaluator(loaded, settings, tiny_federation).score()
+    loss, accuracy = by_hand(loaded)
+    assert score.examples == PUBLIC
+    assert score.loss == pytest.approx(loss, abs=1e-5)
+    assert score.accuracy == accuracy
+    assert 0 < accuracy < 1
+
+
+def test_the_adapter_that_the_model_carries_now_is_scored(
+    settings: Settings, loaded: LoadedModel, tiny_federation: Path
+) -> None:
+    evaluator = Evaluator(loaded, settings, tiny_federation)
+    before = evaluator.score()
+    zero = torch.zeros(loaded.schema.size)
+    set_adapter(loaded.model, unflatten(zero, loaded.schema.shapes))
+    after = evaluator.score()
+    assert after.loss == pytest.approx(0.693147, abs=1e-5)
+    assert before.loss != after.loss
+
+
+def test_evaluation_leaves_no_gradient_behind(
+    settings: Settings, loaded: LoadedModel, tiny_federation: Path
+) -> None:
+    for parameter in loaded.model.parameters():
+        parameter.grad = None
+    Evaluator(loaded, settings, tiny_federation).score()
+    assert all(p.grad is None for p in loaded.model.parameters())
+
+
+def test_without_public_text_the_file_is_named(
+    settings: Settings, loaded: LoadedModel, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfideError, match=r"data\.missing-file.*public\.jsonl"):
+        Evaluator(loaded, settings, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "data.empty"),
+        ('{"text": "a", "label": "unheard of"}\n', "data.unknown-label"),
+        ('{"text": "a"}\n', "data.missing-column"),
+    ],
+)
+def test_public_text_that_cannot_be_scored_is_refused(
+    settings: Settings, loaded: LoadedModel, tmp_path: Path, text: str, code: str
+) -> None:
+    (tmp_path / "public.jsonl").write_text(text)
+    with pytest.raises(ConfideError) as caught:
+        Evaluator(loaded, settings, tmp_path)
+    assert caught.value.code == code
