@@ -17,11 +17,11 @@ PYTEST_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all bench lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all lint format types arrows unit clean"
+	echo "others: venv assets test-all bench lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -116,6 +116,13 @@ test: lint types arrows unit
 test-all: lint types arrows assets
 	@echo "== tests: all"
 	timeout 5400 pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# The tables of docs/benchmarks.md; hours on two cores.
+bench: assets
+	@confide assets fetch movies
+	echo "== bench: what privacy costs in accuracy"
+	confide bench utility nyt --seeds 5
+	confide bench utility movies --seeds 5
 
 format: venv
 	@ruff check --fix .

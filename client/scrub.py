@@ -22,9 +22,9 @@ logger = logging.getLogger("confide.holder")
 def code_of(error: BaseException) -> str:
     """The code that may leave. The local log gets our own messages, and of foreign exceptions
     the type and the place, never the text."""
-    if isinstance(error, ConfideError):
+    if isinstance(error, ConfideError) and _CODE.fullmatch(error.code):
         logger.warning("refused: %s", error)
-        return error.code if _CODE.fullmatch(error.code) else "holder.failed"
+        return error.code
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

@@ -17,6 +17,7 @@ def add_commands(app: typer.Typer) -> None:
     report.command("show")(report_show)
     report.command("verify")(report_verify)
     app.add_typer(report, name="report")
+    app.command("predict")(predict_texts)
 
 
 def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
@@ -55,3 +56,20 @@ def report_verify(run: RunArgument = "latest", as_json: JsonOption = False) -> N
         show_verdict(verdict, Console())
     if not verdict.agrees:
         raise typer.Exit(1)
+
+
+def predict_texts(
+    run: RunArgument,
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to classify.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Classify texts with the adapter of a run."""
+    from .predict import predict
+    from .report import find_run
+
+    for text, found in zip(texts, predict(find_run(run), texts), strict=True):
+        if as_json:
+            row = {"text": text, "label": found.label, "probabilities": found.probabilities}
+            typer.echo(json.dumps(row))
+        else:
+            typer.echo(f"{found.label} ({found.probabilities[found.label]:.2f})  {text}")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from ..common.adapter import get_adapter, set_adapter
@@ -100,7 +101,7 @@ class Rounds:
             optimizer.restore(found.optimizer)
             receipts = dict(found.receipts)
             return _State(found.adapter, optimizer, found.round, found.advanced, receipts)
-        adapter = get_adapter(self._loaded.model)
+        adapter = initial_adapter(self._loaded, self._settings.run.seed)
         optimizer = ServerOptimizer(flatten(adapter, trained_shapes), self._settings)
         state = _State(flatten(adapter, self._schema.shapes), optimizer)
         self._save(state)
@@ -232,6 +233,20 @@ class Rounds:
                 receipts=state.receipts,
             ),
         )
+
+
+def initial_adapter(loaded: LoadedModel, seed: int) -> dict[str, Tensor]:
+    """The adapter that a run starts from, made anew from the public seed: the model is warm, and
+    an earlier run or a prediction in this process has left its own adapter in it."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, module in loaded.model.named_modules():
+            if isinstance(module, LoraLayer):
+                module.reset_lora_parameters("default", init_lora_weights=True)
+            elif name.endswith("modules_to_save.default"):
+                for parameter in module.parameters():
+                    parameter.zero_()
+    return get_adapter(loaded.model)
 
 
 def final_adapter(folder: RunFolder, loaded: LoadedModel) -> None:

@@ -18,15 +18,16 @@ from pathlib import Path
 from ...common.errors import ConfideError
 from ...common.privacy import accountant, statement
 from ...common.privacy.accountant import GaussianSteps
+from ...common.privacy.groups import group_epsilon
 from ...common.privacy.plan import Relation, Unit
 from ..run_folder import RunFolder
-from . import SCHEMA, Json, Run, finite, group_text, no_path, read_run, wilson
+from . import SCHEMA, Json, finite, group_text, no_path, wilson
+from .checks import run_checks
 from .html import render
-from .verify import Account, LedgerFacts, read_ledgers, run_checks
+from .reading import Run, read_run
+from .verify import Account, LedgerFacts, read_ledgers
 
 GROUP_SIZES = (2, 5)
-GROUP_INTERVAL = 1e-2  # coarse and quick; PLD discretisation errs upwards
-MOST_GROUP_RDP = 2000.0  # beyond it no promise is left, and the distribution fills the memory
 CURVE_POINTS = 12  # rounds at which epsilon is recomputed for the chart
 CURVE_HOLDERS = 12  # more different holders than this: only the extremes are drawn
 # Failures that come before a holder charges its ledger, so that nothing was spent.
@@ -231,7 +232,7 @@ def _claim(
             for rate in (statement.FALSE_POSITIVE_RATES if steps else ())
         ],
         "groups": [
-            {"records": size, "epsilon": _group_epsilon(steps, privacy.delta, size)}
+            {"records": size, "epsilon": group_epsilon(steps, privacy.delta, size)}
             for size in (GROUP_SIZES if steps else ())
         ],
     }
@@ -251,30 +252,6 @@ def _in_plain_words(private: bool, steps: Steps) -> str:
     if not steps:
         return "No more is known than the bound above, which every holder planned with."
     return statement.in_plain_words(steps)
-
-
-@lru_cache(maxsize=256)
-def _group_epsilon(steps: Steps, delta: float, size: int) -> float | None:
-    """epsilon for a person with ``size`` records at one holder; None where no promise is left.
-
-    Each record is drawn and clipped on its own, so that the sum moves by as many clip norms as
-    were drawn, Binomial(size, q): a mixture of Gaussians (Choquette-Choo et al. 2024).
-    """
-    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
-    from dp_accounting.pld import PLDAccountant
-
-    account = PLDAccountant(value_discretization_interval=GROUP_INTERVAL)
-    for step in steps:
-        z, q = step.noise_multiplier, step.sampling_rate
-        whole = GaussianSteps(
-            noise_multiplier=z / size, sampling_rate=1 - (1 - q) ** size, steps=step.steps
-        )
-        if accountant.epsilon_rdp([whole], delta) > MOST_GROUP_RDP:
-            return None
-        drawn = [(k, math.comb(size, k) * q**k * (1 - q) ** (size - k)) for k in range(size + 1)]
-        moves, chances = zip(*((k, p) for k, p in drawn if p > 0), strict=True)
-        account.compose(MixtureOfGaussiansDpEvent(z, list(moves), list(chances)), step.steps)
-    return float(account.get_epsilon(delta))
 
 
 # --- the rest of the report ---

@@ -12,7 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from . import DARK, LIGHT, Json, bar, epsilon_text, escape, group_text, line_chart, percent
+from . import Json, epsilon_text, escape, group_text, percent
+from .svg import DARK, LIGHT, bar, line_chart
 
 SHOWN_HOLDERS = 50
 

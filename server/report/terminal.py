@@ -37,7 +37,7 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
     table = _table("holder", ">epsilon by its ledger", ">in the report", "")
     for holder in verdict.holders:
         if not holder.checked and not holder.differences:
-            state = Text("not checked: no ledger here", style="yellow")
+            state = Text("not checked", style="yellow")
         elif holder.differences:
             state = Text("; ".join(holder.differences), style="bold red")
         else:

@@ -8,20 +8,17 @@ is gone is a difference. Reads only; never writes a ledger, and never needs torc
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ...common.errors import ConfideError
 from ...common.privacy import accountant
 from ...common.privacy.accountant import GaussianSteps
 from ...common.privacy.ledger import Ledger, Receipt
-from . import Json, Run, epsilon_text, finite, load_report
+from . import finite, load_report
 
 TOLERANCE = 1e-6  # relative; both sides run the same accountant on the same events
 
@@ -233,166 +230,3 @@ def _read_ledger(path: Path, run: str) -> LedgerFacts:
             )
     except ConfideError as error:
         return LedgerFacts(path=place, fault=f"its ledger cannot be relied on [{error.code}]")
-
-
-# --- the checks of a report ---
-
-
-def run_checks(run: Run, accounts: Sequence[Account], holders: Sequence[Json]) -> list[Json]:
-    """What was verified. A hard check that fails withdraws the claim."""
-    checks = [_check_noise_is_on(run)]
-    if run.private:
-        checks += [
-            _check_noised(run),
-            _check_charged(run, accounts),
-            _check_chains(accounts),
-            _check_ledgers(accounts),
-            _check_limit(run, holders),
-            _check_delta(run, accounts),
-        ]
-    return [*checks, _check_trained(run), _check_finished(run)]
-
-
-def _check(name: str, problems: Sequence[str], detail: str, *, hard: bool = True) -> Json:
-    shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if problems[3:] else "")
-    return {"name": name, "passed": not problems, "hard": hard, "detail": shown or detail}
-
-
-def _check_noise_is_on(run: Run) -> Json:
-    problems = [] if run.private else ["privacy.trust = 'off': no holder added noise"]
-    return _check("Noise was on", problems, "Every holder adds all of the noise itself.")
-
-
-def _check_noised(run: Run) -> Json:
-    problems = []
-    for update in run.accepted:
-        steps = update.receipt.steps_run if update.receipt else ()
-        if not steps or min(step.noise_multiplier for step in steps) <= 0:
-            problems.append(f"{update.holder}, round {update.round}: no noised step in its receipt")
-    return _check(
-        "Every accepted update was noised",
-        problems,
-        f"{len(run.accepted)} updates, each with a receipt of noised steps only.",
-    )
-
-
-def _check_charged(run: Run, accounts: Sequence[Account]) -> Json:
-    """As many steps on the books as rounds were accepted."""
-    problems = []
-    for account in accounts:
-        charged = sum(step.steps for step in account.steps)
-        due = len(account.rounds) * run.settings.train.steps
-        if charged < due:
-            problems.append(f"{account.name}: {charged} steps charged, {due} released")
-    return _check(
-        "Every accepted update was charged", problems, "No holder released more than it charged."
-    )
-
-
-def _check_chains(accounts: Sequence[Account]) -> Json:
-    """Between two receipts a ledger grows; a restored backup would step back."""
-    problems = []
-    for account in accounts:
-        for before, after in zip(account.receipts, account.receipts[1:], strict=False):
-            if after.ledger_id != before.ledger_id:
-                problems.append(f"{account.name}: another ledger took over")
-            elif after.entries < before.entries or after.epsilon < before.epsilon:
-                problems.append(f"{account.name}: its ledger went back")
-            elif after.entries == before.entries and after.head != before.head:
-                problems.append(f"{account.name}: its ledger was rewritten")
-    return _check(
-        "Receipts chain forward", problems, "No holder's ledger ever went back between rounds."
-    )
-
-
-def _check_ledgers(accounts: Sequence[Account]) -> Json:
-    problems = []
-    for account in accounts:
-        facts = account.ledger
-        if facts is not None:
-            newest = account.receipts[-1] if account.receipts else None
-            problems += [f"{account.name}: {problem}" for problem in facts.against(newest)]
-    present = sum(account.ledger is not None for account in accounts)
-    detail = (
-        f"{present} of {len(accounts)} ledgers are in the run folder; their hash chains hold and "
-        "the receipts are part of them."
-        if present
-        else "No ledger is in the run folder; the figures rest on the receipts."
-    )
-    return _check("Ledgers agree with the receipts", problems, detail)
-
-
-def _check_limit(run: Run, holders: Sequence[Json]) -> Json:
-    name = "No holder spent more than planned"
-    if run.limit is None:
-        return _check(name, [], "The noise was given, so that no epsilon was planned.")
-    problems = [
-        f"{holder['name']}: epsilon {epsilon_text(holder['epsilon_pld'])} > {run.limit:g}"
-        for holder in holders
-        if holder["epsilon_pld"] is None or holder["epsilon_pld"] > run.limit * (1 + 1e-9)
-    ]
-    return _check(name, problems, f"Every holder stays at or below epsilon = {run.limit:g}.")
-
-
-def _check_delta(run: Run, accounts: Sequence[Account]) -> Json:
-    """A holder's size follows from its sampling rate, q = min(1, batch / n)."""
-    delta, batch = run.settings.privacy.delta, run.settings.train.batch
-    problems = [
-        f"{account.name}: delta {delta:g} >= 1 / {batch / step.sampling_rate:.0f}"
-        for account in accounts
-        for step in account.steps
-        if delta >= step.sampling_rate / batch
-    ]
-    return _check(
-        "delta is below one over the records of each holder",
-        problems,
-        f"delta = {delta:g}, with sizes as the sampling rates tell them.",
-    )
-
-
-def _check_trained(run: Run) -> Json:
-    """LoRA's B starts at zero: where it is still zero, nothing was learnt (Opacus issue 820)."""
-    path = run.folder / "adapter" / "adapter_model.safetensors"
-    if not path.is_file():
-        return _check("The adapter was trained", ["there is no adapter"], "", hard=False)
-    problems = []
-    tensors = list(_tensors(path.read_bytes()))
-    for name, dtype, data in tensors:
-        if "lora_B" in name and not any(data):
-            problems.append(f"{name} is still zero")
-        if not _all_finite(dtype, data):
-            problems.append(f"{name} is not finite")
-    return _check(
-        "The adapter was trained",
-        problems,
-        f"{len(tensors)} tensors, all finite, no LoRA factor left at its start.",
-        hard=False,
-    )
-
-
-def _tensors(file: bytes) -> Iterable[tuple[str, str, bytes]]:
-    """Name, dtype and bytes of every tensor of a safetensors file."""
-    length = int.from_bytes(file[:8], "little")
-    header = json.loads(file[8 : 8 + length])
-    for name, entry in header.items():
-        if name != "__metadata__":
-            low, high = entry["data_offsets"]
-            yield name, entry["dtype"], file[8 + length + low : 8 + length + high]
-
-
-def _all_finite(dtype: str, data: bytes) -> bool:
-    if dtype == "BF16":
-        exponents = np.frombuffer(data, "<u2") & 0x7F80
-        return bool((exponents != 0x7F80).all())
-    known = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-    return dtype not in known or bool(np.isfinite(np.frombuffer(data, known[dtype])).all())
-
-
-def _check_finished(run: Run) -> Json:
-    status = run.end.get("status", "not ended")
-    abandoned = [number for number, event in run.rounds.items() if event["abandoned"]]
-    problems = [] if status == "finished" else [f"the run is {status} {run.end.get('code', '')}"]
-    problems += [f"round {number} was abandoned" for number in abandoned]
-    return _check(
-        "All rounds were completed", problems, f"{len(run.rounds)} rounds were run.", hard=False
-    )

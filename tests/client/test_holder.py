@@ -328,7 +328,7 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"train__lr": None}, "settings.type"),
     ({"train__lr": {"a": 1}}, "settings.type"),
     ({"train__epochs": 1000}, "settings.unknown-key"),
-    ({"data__ledger": "/tmp/x"}, "settings.unknown-key"),
+    ({"data__ledger": "/root/x"}, "settings.unknown-key"),
     ({"model__trust_remote_code": True}, "settings.unknown-key"),
     ({"policy": "none"}, "settings.unknown-key"),
     ({"round__count": 10**9}, "settings.range"),
@@ -461,7 +461,7 @@ def test_a_folder_in_the_place_of_the_file_is_refused(place: Place) -> None:
         [GOOD_ROW],
         [GOOD_ROW, GOOD_ROW | {"text": "people of the town " * 1000}],
         [GOOD_ROW] * 5,  # one label only
-        [GOOD_ROW, GOOD_ROW | {"text": "\u200b"}, GOOD_ROW | {"text": "𝔘𝔫𝔨𝔫𝔬𝔴𝔫 письмо"}],
+        [GOOD_ROW, GOOD_ROW | {"text": "\u200b"}, GOOD_ROW | {"text": "日記 été ???"}],
     ],
     ids=["one record", "longer than the model", "one label", "no known word"],
 )

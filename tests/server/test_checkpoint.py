@@ -95,9 +95,7 @@ def test_what_is_written_is_synced_before_it_takes_the_name(
     order: list[str] = []
     sync, replace = os.fsync, Path.replace
     monkeypatch.setattr(run_folder.os, "fsync", lambda h: (order.append("sync"), sync(h))[1])
-    monkeypatch.setattr(
-        Path, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1]
-    )
+    monkeypatch.setattr(Path, "replace", lambda a, b: (order.append("replace"), replace(a, b))[1])
     save_checkpoint(folder, state())
     assert order == ["sync", "replace", "sync"]
 

@@ -32,9 +32,7 @@ from tests import tiny
 
 NOISE = 2.0
 BATCH = 32
-SCHEMA = AdapterSchema(
-    shapes=(("frozen", (4,)), ("head", (2, 3))), trained=frozenset({"head"})
-)
+SCHEMA = AdapterSchema(shapes=(("frozen", (4,)), ("head", (2, 3))), trained=frozenset({"head"}))
 CHANGE = torch.tensor([0.5, -0.25, 0.0, 1.0, -1.0, 0.125])
 MUTATED_MESSAGES = 300
 
@@ -307,7 +305,18 @@ def test_adam_at_the_holder_is_bounded_by_its_own_scale() -> None:
 
 
 def _random(rng: random.Random) -> Any:
-    texts = ["", "x", "update", "refusal", TASK.hash, "x" * 70_000, "\u0000", "{", "[[[[", "1" * 5000]
+    texts = [
+        "",
+        "x",
+        "update",
+        "refusal",
+        TASK.hash,
+        "x" * 70_000,
+        "\u0000",
+        "{",
+        "[[[[",
+        "1" * 5000,
+    ]
     numbers = [0, -1, 2, 2**31, 2**62, -(2**62), True, 0.5, math.nan, math.inf]
     lists = [[1, 2], ["a"], [1.0], [b"x"], []]
     return rng.choice([*texts, *numbers, *lists, b"", b"\xff" * 9])

@@ -21,7 +21,7 @@ from tests import tiny
 
 ODD_NAMES = [
     "plain",
-    'quoted "twice" \'once\'',
+    "quoted \"twice\" 'once'",
     "back\\slash\\n C:\\new",
     "two\nlines\tand\ra tab",
     "\x00\x01\x1f\x7f\x85",

@@ -12,8 +12,11 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
+from confide.common.privacy.groups import group_epsilon
+from confide.common.privacy.ledger import Charge, Ledger
+from confide.common.privacy.plan import Plan
 from confide.server.report import find_run, load_report, wilson
-from confide.server.report.build import _group_epsilon, build_report, write_report
+from confide.server.report.build import build_report, write_report
 
 MakeRun = Callable[..., Path]
 Lines = list[dict[str, Any]]
@@ -232,11 +235,11 @@ def test_a_missing_run_and_a_torn_report_are_named(run_folder: Path, tmp_path: P
 def test_the_epsilon_of_two_records_is_the_known_answer() -> None:
     steps = (GaussianSteps(noise_multiplier=1.025, sampling_rate=1 / 32, steps=960),)
     known, coarseness = 13.789, 0.03
-    found = _group_epsilon(steps, DELTA, 2)
+    found = group_epsilon(steps, DELTA, 2)
     assert found is not None
     assert known <= found <= known + coarseness
     loud = (GaussianSteps(noise_multiplier=0.05, sampling_rate=1.0, steps=100),)
-    assert _group_epsilon(loud, DELTA, 5) is None
+    assert group_epsilon(loud, DELTA, 5) is None
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:
@@ -255,3 +258,24 @@ def test_the_report_needs_no_torch() -> None:
     root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=False, timeout=60)
     assert done.returncode == 0
+
+
+def test_a_charge_that_never_reached_the_coordinator_is_counted_from_the_ledger(
+    run_folder: Path,
+) -> None:
+    quiet = Plan(
+        clip_norm=1.0,
+        noise_multiplier=4.0,
+        sampling_rate=1.0,
+        steps_per_round=1,
+        max_rounds=1,
+        delta=DELTA,
+    )
+    with Ledger.open(run_folder / "holders" / "holder-00" / "ledger.sqlite") as ledger:
+        charge = Charge(run=run_folder.name, round=21, task_hash="ab" * 32, plan=quiet)
+        ledger.charge(charge, None)
+    report = build_report(run_folder, prv=False)
+    row = holder(report, "holder-00")
+    assert row["basis"] == "ledger"
+    assert row["epsilon_pld"] > holder(report, "holder-02")["epsilon_pld"]
+    assert not report["claim"]["private"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from confide.server.report import DARK, GROUNDS, INKS, LIGHT, line_chart
 from confide.server.report.html import STYLE, render
+from confide.server.report.svg import DARK, GROUNDS, INKS, LIGHT, line_chart
 
 LEAST_CONTRAST = 4.5  # WCAG 2.2, 1.4.3
 HOSTILE = "<script>alert('x')</script>\"&"

@@ -1,0 +1,35 @@
+"""What a record-level promise is worth to a person with several records at one holder."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from .accountant import GaussianSteps, epsilon_rdp
+
+_INTERVAL = 1e-2  # coarse and quick; PLD discretisation errs upwards
+_MOST_RDP = 2000.0  # beyond it no promise is left, and the distribution fills the memory
+
+
+@lru_cache(maxsize=256)
+def group_epsilon(steps: tuple[GaussianSteps, ...], delta: float, size: int) -> float | None:
+    """epsilon for a person with ``size`` records at one holder; None where no promise is left.
+
+    Each record is drawn and clipped on its own, so that the sum moves by as many clip norms as
+    were drawn, Binomial(size, q): a mixture of Gaussians (Choquette-Choo et al. 2024).
+    """
+    from dp_accounting.dp_event import MixtureOfGaussiansDpEvent
+    from dp_accounting.pld import PLDAccountant
+
+    account = PLDAccountant(value_discretization_interval=_INTERVAL)
+    for step in steps:
+        z, q = step.noise_multiplier, step.sampling_rate
+        whole = GaussianSteps(
+            noise_multiplier=z / size, sampling_rate=1 - (1 - q) ** size, steps=step.steps
+        )
+        if epsilon_rdp([whole], delta) > _MOST_RDP:
+            return None
+        drawn = [(k, math.comb(size, k) * q**k * (1 - q) ** (size - k)) for k in range(size + 1)]
+        moves, chances = zip(*((k, p) for k, p in drawn if p > 0), strict=True)
+        account.compose(MixtureOfGaussiansDpEvent(z, list(moves), list(chances)), step.steps)
+    return float(account.get_epsilon(delta))

@@ -1,0 +1,241 @@
+"""Local training against loops written by hand, and nothing that carries over between tasks."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from confide.client import trainer as trainer_module
+from confide.client.trainer import Trainer
+from confide.common import models
+from confide.common.batches import EncodedText
+from confide.common.errors import ConfideError
+from confide.common.models import load_model
+from confide.common.privacy.noise import SecureGenerator
+from confide.common.privacy.plan import Plan, Trust
+from confide.common.tasks import Classification
+from confide.common.tensors import flatten, unflatten
+from tests.client.test_private_step import BATCH, EXACT, Bench, clipped_sum, plan
+
+SEED = 5
+STEPS = 4
+NOISE = 1.3
+
+
+@pytest.fixture(autouse=True)
+def fresh_models() -> Iterator[None]:
+    """No model that another test has used."""
+    models._load.cache_clear()
+    yield
+    models._load.cache_clear()
+
+
+def trained_change(bench: Bench, text: EncodedText, used: Plan, seed: int = SEED) -> torch.Tensor:
+    return Trainer(bench.loaded).train(
+        bench.adapter, text, bench.settings, used, SecureGenerator.insecure_seeded(seed)
+    )
+
+
+def noisy(**changes: Any) -> Plan:
+    return plan(trust=Trust.LOCAL, noise_multiplier=NOISE, **changes)
+
+
+def test_gradient_mode_returns_minus_the_private_gradient(tiny_model: Path, tmp_path: Path) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    text, used = bench.text(12), noisy()
+    twin = SecureGenerator.insecure_seeded(SEED)  # draws as the step does: batch, then noise
+    used.draw(len(text), twin)
+    live = dict(bench.loaded.model.named_parameters())
+    shapes = bench.loaded.schema.trained_shapes
+    by_name: dict[str, torch.Tensor] = {}
+    for name, parameter in live.items():
+        if parameter.requires_grad:
+            saved = name.replace(".default", "").replace(".modules_to_save", "")
+            draw = torch.from_numpy(twin.normal(parameter.numel()))
+            by_name[saved] = draw.view_as(parameter)
+    noise = flatten(by_name, shapes) * used.noise_std
+    rows = bench.record_gradients(text)
+    found = trained_change(bench, text, used)
+    expected = -(clipped_sum(rows) + noise) / BATCH
+    assert (found - expected).norm() <= EXACT * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_local_steps_are_those_of_a_loop_written_by_hand(
+    tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    lr = 0.05
+    bench = Bench(
+        tiny_model,
+        tmp_path,
+        round__mode="steps",
+        train__steps=STEPS,
+        train__optimizer=name,
+        train__lr=lr,
+    )
+    text, schema, start = bench.text(12), bench.loaded.schema, bench.adapter
+    whole = unflatten(start.clone(), schema.shapes)
+    values = flatten(whole, schema.trained_shapes).requires_grad_()
+    before = values.detach().clone()
+    kinds = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}
+    optimizer = kinds[name]([values], lr=lr)
+    for _ in range(STEPS):
+        whole |= unflatten(values.detach().clone(), schema.trained_shapes)
+        bench.adapter = flatten(whole, schema.shapes)
+        values.grad = clipped_sum(bench.record_gradients(text)) / BATCH
+        optimizer.step()
+    bench.adapter = start
+    found = trained_change(bench, text, plan(steps_per_round=STEPS))
+    expected = values.detach() - before
+    assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+def adam(model: Path, scratch: Path) -> Bench:
+    return Bench(
+        model,
+        scratch,
+        round__mode="steps",
+        train__steps=STEPS,
+        train__optimizer="adam",
+        train__lr=0.05,
+    )
+
+
+USED = noisy(steps_per_round=STEPS, sampling_rate=0.5)
+
+
+def alone(model: Path, scratch: Path) -> torch.Tensor:
+    """The change of the second holder in a process that has done nothing before."""
+    models._load.cache_clear()
+    bench = adam(model, scratch)
+    return trained_change(bench, bench.text(10, seed=2), USED)
+
+
+def test_nothing_carries_over_from_one_holder_to_the_next(tiny_model: Path, tmp_path: Path) -> None:
+    expected = alone(tiny_model, tmp_path)
+    models._load.cache_clear()
+    bench = adam(tiny_model, tmp_path)
+    other = bench.text(8, seed=1)
+    for seed in (11, 12):
+        trained_change(bench, other, USED, seed)
+    assert torch.equal(trained_change(bench, bench.text(10, seed=2), USED), expected)
+
+
+class BackwardFails(torch.autograd.Function):
+    """A gradient that breaks after Opacus has seen part of the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grad: torch.Tensor) -> Any:
+        raise RuntimeError("backward")
+
+
+def fail_in_forward(*_: Any) -> Any:
+    raise RuntimeError("after the forward pass")
+
+
+def fail_in_backward(self: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return BackwardFails.apply(logits).sum(1)  # type: ignore[no-any-return]
+
+
+def fail_in_the_second_chunk(self: Any, logits: torch.Tensor, targets: torch.Tensor) -> Any:
+    if fail_in_the_second_chunk.calls:  # type: ignore[attr-defined]
+        raise RuntimeError("second physical batch")
+    fail_in_the_second_chunk.calls = 1  # type: ignore[attr-defined]
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+
+
+@pytest.mark.parametrize("failure", [fail_in_forward, fail_in_backward, fail_in_the_second_chunk])
+def test_a_task_that_fails_halfway_leaves_nothing_for_the_next(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Any
+) -> None:
+    expected = alone(tiny_model, tmp_path)
+    models._load.cache_clear()
+    bench = adam(tiny_model, tmp_path)
+    fail_in_the_second_chunk.calls = 0  # type: ignore[attr-defined]
+    with monkeypatch.context() as patch:
+        patch.setattr(Classification, "losses", failure)
+        patch.setattr("confide.common.batches.chunks_by_length.__defaults__", (20,))
+        with pytest.raises(RuntimeError):
+            trained_change(bench, bench.text(8, seed=1), noisy(steps_per_round=STEPS))
+    assert leftovers(bench) == []
+    assert torch.equal(trained_change(bench, bench.text(10, seed=2), USED), expected)
+
+
+def leftovers(bench: Bench) -> list[str]:
+    """What of a task's text is still on the model."""
+    model, found = bench.loaded.model, []
+    for name, parameter in model.named_parameters():
+        kept = ("grad", "grad_sample", "summed_grad", "_current_grad_sample")
+        found += [f"{name}.{k}" for k in kept if getattr(parameter, k, None) is not None]
+    for name, module in model.named_modules():
+        found += [f"{name}.{k}" for k in ("activations", "max_batch_len") if vars(module).get(k)]
+    return found
+
+
+def test_after_a_task_nothing_of_its_text_is_on_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    trained_change(bench, bench.text(8), noisy())
+    assert leftovers(bench) == []
+
+
+def test_a_model_left_in_evaluation_mode_is_trained_all_the_same(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    text = bench.text(8)
+    expected = trained_change(bench, text, noisy())
+    bench.loaded.model.eval()
+    assert torch.equal(trained_change(bench, text, noisy()), expected)
+
+
+def test_a_tensor_that_stands_still_under_noise_is_refused(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    forgetful = trainer_module.trained_parameters
+    monkeypatch.setattr(trainer_module, "trained_parameters", lambda model: forgetful(model)[:-1])
+    with pytest.raises(ConfideError, match=r"train\.no-gradient"):
+        trained_change(bench, bench.text(8), noisy())
+
+
+def test_without_noise_an_empty_batch_changes_nothing_and_is_no_fault(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    found = trained_change(bench, bench.text(8), plan(sampling_rate=1e-12))
+    assert torch.count_nonzero(found) == 0
+
+
+def test_only_the_trained_part_changes(tiny_model: Path, tmp_path: Path) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    frozen = {n: p.clone() for n, p in bench.loaded.model.named_parameters() if not p.requires_grad}
+    found = trained_change(bench, bench.text(8), noisy())
+    assert found.shape == (bench.loaded.schema.trained_size,)
+    after = dict(bench.loaded.model.named_parameters())
+    written = {n for n in frozen if not torch.equal(frozen[n], after[n])}
+    assert all("lora_A" in n for n in written), "the coordinator's A is written, nothing else"
+
+
+def test_a_model_that_is_not_needed_any_more_is_freed(tiny_model: Path, tmp_path: Path) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    trained_change(bench, bench.text(4), noisy())
+    gone = weakref.ref(bench.loaded.model)
+    settings = bench.settings
+    from tests.client import test_private_step
+
+    test_private_step._TRAINERS.clear()
+    del bench
+    models._load.cache_clear()
+    gc.collect()
+    assert gone() is None
+    assert load_model(settings) is load_model(settings)

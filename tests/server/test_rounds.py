@@ -1,0 +1,321 @@
+"""Rounds with holders that fail, refuse, lie, share a name, or are gone."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from confide.client.trainer import Trainer
+from confide.common.errors import ConfideError
+from confide.common.models import LoadedModel, load_model
+from confide.common.privacy.ledger import Ledger
+from confide.common.settings import Settings, from_flat
+from confide.common.tensors import flatten, unflatten
+from confide.common.wire import Refusal, Reply, Task, Update
+from confide.server import transport as transport_module
+from confide.server.checkpoint import load_checkpoint
+from confide.server.evaluation import Evaluator
+from confide.server.rounds import Rounds
+from confide.server.run_folder import RunFolder
+from tests.server.federated import Transport, config, events, holders
+
+Spoil = Callable[[Task, dict[int, Reply]], Mapping[int, Reply]]
+NAMES = ["holder-00", "holder-01", "holder-02"]
+
+
+class Spoiled(Transport):
+    """``spoil`` is given from outside."""
+
+    spoiler: Spoil = staticmethod(lambda task, replies: replies)  # type: ignore[assignment]
+
+    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        return self.spoiler(task, replies)
+
+
+class Bench:
+    """Rounds over the tiny federation, in a folder of their own."""
+
+    def __init__(self, model: Path, data: Path, out: Path, **overrides: Any) -> None:
+        self.settings: Settings = from_flat(config(model, data, out, **overrides))
+        self.loaded: LoadedModel = load_model(self.settings)
+        self.folder = RunFolder.create(str(out), "rounds")
+        self.transport = Spoiled(holders(data, out / "ledgers"))
+        self.evaluator = Evaluator(self.loaded, self.settings, data)
+
+    def run(self, spoil: Spoil | None = None, nodes: Sequence[int] = (0, 1, 2)) -> None:
+        if spoil:
+            self.transport.spoiler = spoil
+        Rounds(self.settings, self.loaded, self.transport, self.folder, self.evaluator).run(nodes)
+
+    def rounds(self) -> list[dict[str, Any]]:
+        return events(self.folder, "round")
+
+    def adapter(self) -> torch.Tensor:
+        return load_checkpoint(self.folder, self.loaded.schema).adapter
+
+    def accepted(self) -> list[list[str]]:
+        return [[a["holder"] for a in one["accepted"]] for one in self.rounds()]
+
+    def left_out(self) -> list[list[tuple[str, str]]]:
+        return [[(a["holder"], a["code"]) for a in one["left_out"]] for one in self.rounds()]
+
+
+Make = Callable[..., Bench]
+
+
+@pytest.fixture
+def make(tiny_model: Path, tiny_federation: Path, tmp_path: Path) -> Make:
+    def bench(**overrides: Any) -> Bench:
+        made = len(list(tmp_path.iterdir()))
+        return Bench(tiny_model, tiny_federation, tmp_path / str(made), **overrides)
+
+    return bench
+
+
+def replace(node: int, **changes: Any) -> Spoil:
+    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        return {**replies, node: dataclasses.replace(replies[node], **changes)}
+
+    return spoil
+
+
+def values(update: Reply) -> torch.Tensor:
+    assert isinstance(update, Update)
+    return torch.from_numpy(np.frombuffer(update.values, dtype="<f4").copy())
+
+
+def test_a_round_is_the_mean_of_the_changes_through_the_optimizer(make: Make) -> None:
+    bench, seen = make(round__count=1, aggregate__optimizer="none", train__lr=0.5), []
+
+    def keep(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        seen.append((np.frombuffer(task.adapter, dtype="<f4").copy(), dict(replies)))
+        return replies
+
+    bench.run(keep)
+    ((before, replies),) = seen
+    mean = torch.stack([values(r).double() for r in replies.values()]).mean(0)
+    schema = bench.loaded.schema
+    named = unflatten(torch.from_numpy(before), schema.shapes)
+    trained = flatten(named, schema.trained_shapes).double() + 0.5 * mean
+    named |= unflatten(trained.float(), schema.trained_shapes)
+    expected = flatten(named, schema.shapes)
+    assert torch.allclose(bench.adapter(), expected, atol=1e-6)
+    assert not torch.equal(bench.adapter(), torch.from_numpy(before))
+
+
+def test_a_run_starts_anew_in_a_process_where_another_one_ran(make: Make) -> None:
+    first, second, other = make(), make(), make(run__seed=1)
+    for bench in (first, second, other):
+        bench.run()
+    starts = [bench.transport.tasks[0].adapter for bench in (first, second, other)]
+    assert starts[0] == starts[1] != starts[2]
+    assert events(first.folder, "evaluation")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert torch.equal(first.adapter(), second.adapter())
+
+
+def test_what_a_round_did_is_in_metrics(make: Make) -> None:
+    bench = make()
+    bench.run()
+    first, second = bench.rounds()
+    size = bench.loaded.schema.trained_size * 4
+    assert bench.accepted() == [NAMES, NAMES]
+    assert (first["round"], second["round"]) == (1, 2)
+    assert first["bytes_up"] == size
+    assert first["bytes_down"] == bench.loaded.schema.size * 4
+    assert not first["abandoned"]
+    assert [e["round"] for e in events(bench.folder, "evaluation")] == [0, 1, 2]
+    steps = [r["accepted"][1]["receipt"]["steps_run"][0]["steps"] for r in (first, second)]
+    assert steps == [1, 2]
+
+
+def test_no_setting_that_holders_hear_names_a_place_of_the_coordinator(
+    make: Make, tiny_federation: Path, tmp_path: Path
+) -> None:
+    bench = make()
+    bench.run()
+    told = bench.transport.tasks[0].settings
+    assert not {"data.path", "run.out", "run.resume", "run.name"} & told.keys()
+    assert {"privacy.clip", "privacy.delta", "train.batch"} <= told.keys()
+    places = [k for k, v in told.items() if "/" in str(v)]
+    assert places == ["model.name"]  # a folder here, since the tiny model is on no hub
+    assert str(tmp_path) not in str(told)
+    assert str(tiny_federation) not in str(told)
+
+
+def test_a_holder_that_fails_is_left_out_and_named(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, calls, train = make(), [], Trainer.train
+
+    def second_fails(self: Trainer, *args: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) % 3 == 2:
+            raise RuntimeError("quotes a private text")
+        return train(self, *args)
+
+    monkeypatch.setattr(Trainer, "train", second_fails)
+    bench.run()
+    assert bench.accepted() == [["holder-00", "holder-02"]] * 2
+    assert bench.left_out() == [[("holder-01", "holder.failed")]] * 2
+    assert "private" not in (bench.folder.path / "metrics.jsonl").read_text()
+
+
+def test_a_holder_that_refuses_is_left_out_and_named(make: Make) -> None:
+    bench = make()
+    members = bench.transport._holders
+    strict = dataclasses.replace(members[2].site.policy, max_delta=1e-9)
+    members[2].site = dataclasses.replace(members[2].site, policy=strict)
+    bench.run()
+    assert bench.left_out() == [[("holder-02", "policy.delta")]] * 2
+
+
+def poisoned(number: float) -> Spoil:
+    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        bad = torch.full_like(values(replies[1]), number)
+        return replace(1, values=bad.numpy().tobytes())(task, replies)
+
+    return spoil
+
+
+HOSTILE: list[tuple[Spoil, str]] = [
+    (replace(1, task_hash="0" * 64), "gate.task"),
+    (replace(1, round=9), "gate.task"),
+    (replace(1, schema="0" * 64), "gate.schema"),
+    (replace(1, values=b""), "wire.size"),
+    (replace(1, receipt={}), "gate.receipt"),
+    (poisoned(math.nan), "gate.not-finite"),
+    (poisoned(math.inf), "gate.not-finite"),
+    (poisoned(1e30), "gate.norm"),
+    (poisoned(1e3), "gate.norm"),
+]
+
+
+def test_a_hostile_holder_is_named_and_the_adapter_is_that_of_the_others(make: Make) -> None:
+    def attack(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        return HOSTILE[task.round - 1][0](task, replies)
+
+    def drop(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        return {**replies, 1: Refusal(holder="holder-01", task_hash=task.hash, code="gone")}
+
+    hostile, honest = make(round__count=len(HOSTILE)), make(round__count=len(HOSTILE))
+    hostile.run(attack)
+    honest.run(drop)
+    assert hostile.left_out() == [[("holder-01", code)] for _, code in HOSTILE]
+    assert torch.equal(hostile.adapter(), honest.adapter())
+
+
+def test_a_ledger_that_goes_back_between_rounds_is_left_out(make: Make) -> None:
+    bench, first = make(round__count=3), {}
+
+    def old_receipt(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        assert isinstance(replies[1], Update)
+        told = first.setdefault("receipt", replies[1].receipt)
+        return {**replies, 1: dataclasses.replace(replies[1], receipt=told)}
+
+    bench.run(old_receipt)
+    assert bench.left_out() == [[]] + [[("holder-01", "gate.receipt")]] * 2
+
+
+def test_a_name_that_is_none_is_never_written(make: Make) -> None:
+    names = ["<script>alert(1)</script>", "../../up", "a" * 99, "two\nlines"]
+    bench = make(round__count=len(names))
+    bench.run(lambda task, replies: replace(2, holder=names[task.round - 1])(task, replies))
+    assert bench.left_out() == [[("node-2", "gate.name")]] * len(names)
+    written = (bench.folder.path / "metrics.jsonl").read_text()
+    assert not any(name in written or repr(name)[1:-1] in written for name in names)
+
+
+def test_two_holders_of_one_name_are_both_left_out(make: Make) -> None:
+    bench = make(round__count=1, round__min_holders=1)
+    bench.run(replace(2, holder="holder-00"))
+    assert bench.accepted() == [["holder-01"]]
+    assert bench.left_out() == [[("holder-00", "gate.duplicate")] * 2]
+
+
+def test_a_refusal_under_the_name_of_another_does_not_push_it_out(make: Make) -> None:
+    bench = make(round__count=1)
+
+    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        liar = Refusal(holder="holder-00", task_hash=task.hash, code="<b>" * 40)
+        return {**replies, 2: liar}
+
+    bench.run(spoil)
+    assert bench.accepted() == [["holder-00", "holder-01"]]
+    assert bench.left_out() == [[("node-2", "holder.failed")]]
+
+
+def test_below_min_holders_the_round_is_abandoned_whole(make: Make) -> None:
+    bench = make(round__min_holders=3)
+
+    def first_round(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        return replace(1, schema="0" * 64)(task, replies) if task.round == 1 else replies
+
+    bench.run(first_round)
+    one, two = bench.rounds()
+    assert (one["abandoned"], two["abandoned"]) == (True, False)
+    assert [a["holder"] for a in one["accepted"]] == ["holder-00", "holder-02"]
+    first, second = bench.transport.tasks
+    assert first.adapter == second.adapter
+    assert [e["round"] for e in events(bench.folder, "evaluation")] == [0, 2]
+    # What was released stays charged: three tasks of round one, three of round two.
+    assert two["accepted"][0]["receipt"]["steps_run"][0]["steps"] == 2
+
+
+def test_when_every_round_is_abandoned_the_run_says_so(make: Make) -> None:
+    bench = make(round__min_holders=3)
+    with pytest.raises(ConfideError, match=r"run\.no-round.*2 rounds.*metrics\.jsonl"):
+        bench.run(replace(0, schema=""))
+    assert [one["abandoned"] for one in bench.rounds()] == [True, True]
+    again = dataclasses.replace(
+        bench.settings, run=dataclasses.replace(bench.settings.run, resume=str(bench.folder.path))
+    )
+    bench.settings = again
+    with pytest.raises(ConfideError, match=r"run\.no-round"):
+        bench.run()
+
+
+def test_holders_that_are_gone_are_named_and_not_asked(make: Make) -> None:
+    bench = make(round__count=1)
+    bench.transport.nodes = lambda: [0, 2]  # type: ignore[method-assign]
+    bench.run()
+    assert bench.transport.asked == [[0, 2]]
+    assert bench.left_out() == [[("node-1", "transport.gone")]]
+
+
+def test_a_holder_that_comes_back_under_another_number_takes_part(make: Make) -> None:
+    bench = make(round__count=1)
+    bench.run(nodes=(0, 1, 77))
+    assert bench.accepted() == [NAMES]
+    assert bench.left_out() == [[("node-77", "transport.gone")]]
+
+
+def test_with_too_few_connected_nobody_is_asked_and_nothing_is_charged(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport_module, "_POLL_SECONDS", 0.01)
+    bench = make(round__timeout=1.0)
+    bench.transport.nodes = lambda: [1]  # type: ignore[method-assign]
+    with pytest.raises(ConfideError, match=r"run\.too-few-holders"):
+        bench.run()
+    assert bench.transport.asked == []
+    assert bench.rounds() == []
+    assert not list(bench.transport._holders[1].site.ledger.parent.glob("*"))
+
+
+def test_a_part_of_the_holders_takes_turns(make: Make) -> None:
+    bench = make(round__count=6, round__holders=2)
+    bench.run()
+    assert all(len(asked) == 2 for asked in bench.transport.asked)
+    assert len({tuple(asked) for asked in bench.transport.asked}) > 1
+    charged = 0
+    for holder in bench.transport._holders:
+        with Ledger.open(holder.site.ledger) as ledger:
+            charged += sum(s.steps for s in ledger.steps())
+    assert charged == 12
