@@ -72,6 +72,10 @@ class Corpus:
             )
         self._encoded: tuple[TaskSpec, LoadedModel, EncodedText] | None = None
 
+    def is_that_of(self, path: Path, spec: DataSpec, key: str) -> bool:
+        """Whether reading the file again would give the same."""
+        return self.spec == spec and self.identity == identity_of(path, key)
+
     def encoded(self, task: TaskSpec, loaded: LoadedModel) -> EncodedText:
         """The records as the model reads them; the same object until the model changes (only
         one is kept: a coordinator that asks for ever new models must not fill the memory)."""

@@ -22,7 +22,7 @@ from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
 from ..common.settings import PrivacySpec, Settings, from_flat
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector
-from .corpus import Corpus, identity_of
+from .corpus import Corpus
 from .policy import Policy, review
 from .release import release
 from .scrub import code_of
@@ -115,16 +115,11 @@ class Holder:
 
     def _open_corpus(self, settings: Settings, ledger: Ledger) -> Corpus:
         """The text, read once; the ledger learns which data set it is and how many units."""
-        kept = self._corpus
-        fresh = kept is not None and kept.spec == settings.data
-        if (
-            kept is None
-            or not fresh
-            or kept.identity != identity_of(self.site.data, ledger.ledger_id)
-        ):
-            kept = self._corpus = Corpus(self.site.data, settings.data, ledger.ledger_id)
-        ledger.register(kept.identity, len(kept.records))
-        return kept
+        corpus, key = self._corpus, ledger.ledger_id
+        if corpus is None or not corpus.is_that_of(self.site.data, settings.data, key):
+            corpus = self._corpus = Corpus(self.site.data, settings.data, key)
+        ledger.register(corpus.identity, len(corpus.records))
+        return corpus
 
 
 def _check_round(task: Task, settings: Settings, ledger: Ledger) -> None:

@@ -38,7 +38,7 @@ _TARGETS = {
     "t5": ("q", "v"),
 }
 _OTHER_TARGETS = ("q_proj", "v_proj")
-# The heads that PEFT trains and saves by itself.
+# The heads that PEFT trains and saves by itself, by the end of their names.
 _HEADS = ("classifier", "score")
 # Families whose own classification head reads the first token.
 _FIRST_TOKEN_HEADS = ("bert", "roberta", "distilbert")
@@ -79,8 +79,8 @@ def load_model(settings: Settings) -> LoadedModel:
 def _load(settings: Settings) -> LoadedModel:
     folder = model_folder(settings.model.name)
     tokenizer = _load_tokenizer(folder or settings.model.name)
-    base, new_heads = _load_base(settings, folder, tokenizer.pad_token_id or 0)
-    model = _attach(base, settings, new_heads)
+    base = _load_base(settings, folder, tokenizer.pad_token_id or 0)
+    model = _attach(base, settings)
     longest = _longest(base, settings)
     return LoadedModel(
         tokenizer=tokenizer,
@@ -128,10 +128,7 @@ def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _load_base(
-    settings: Settings, folder: Path | None, pad: int
-) -> tuple[PreTrainedModel, list[str]]:
-    """The base model, and the modules of its head that are new beside PEFT's own."""
+def _load_base(settings: Settings, folder: Path | None, pad: int) -> PreTrainedModel:
     spec, task = settings.model, settings.task
     level = transformers_logging.get_verbosity()
     # The head is new by design; the report of missing head weights would look like a fault.
@@ -168,7 +165,8 @@ def _load_base(
         if isinstance(module, nn.Dropout):  # some heads have one that no config field is for
             module.p = 0.0
     new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-    return base, _new_heads(new, base, spec.name)
+    _check_whole(new, spec.name)
+    return base  # type: ignore[no-any-return]
 
 
 def _prepare(config: Any, task: TaskSpec, pad: int) -> None:
@@ -182,20 +180,19 @@ def _prepare(config: Any, task: TaskSpec, pad: int) -> None:
             setattr(config, name, 0.0)
 
 
-def _new_heads(new: set[str], base: PreTrainedModel, name: str) -> list[str]:
+def _check_whole(new: set[str], name: str) -> None:
     """What the folder has no weights for must be trained and travel, or every place would have
-    its own; below the head that is no head but an incomplete model."""
-    lost = sorted(key for key in new if key.startswith(f"{base.base_model_prefix}."))
+    its own: PEFT sees to that in a head by one of its names (``pre_classifier`` included)."""
+    lost = sorted(key for key in new if not key.split(".")[0].endswith(_HEADS))
     if lost:
         raise ConfideError(
             "model.weights",
             f"{name!r} lacks {len(lost)} weights of the base model (first: {lost[0]}).",
             "Use a complete model folder; task.pooling = 'mean' needs no pooler.",
         )
-    return sorted({key.split(".")[0] for key in new} - set(_HEADS))
 
 
-def _attach(base: PreTrainedModel, settings: Settings, new_heads: list[str]) -> PeftModel:
+def _attach(base: PreTrainedModel, settings: Settings) -> PeftModel:
     lora, total = settings.lora, base.config.num_hidden_layers
     if lora.layers > total:
         raise ConfideError(
@@ -215,7 +212,6 @@ def _attach(base: PreTrainedModel, settings: Settings, new_heads: list[str]) -> 
         lora_dropout=0.0 if head_only else lora.dropout,
         target_modules=targets or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS)),
         layers_to_transform=list(range(total - layers, total)),
-        modules_to_save=new_heads or None,
         fan_in_fan_out=base.config.model_type == "gpt2",  # its Conv1D stores W transposed
     )
     with torch.random.fork_rng(), warnings.catch_warnings():

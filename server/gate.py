@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from ..common.errors import ConfideError
 from ..common.privacy.accountant import GaussianSteps, calibrate, within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
-from ..common.wire import Refusal, Task, Update, decode_vector
+from ..common.wire import Refusal, Reply, Task, Update, decode_vector
 
 # A name goes into file names, log lines and the report. "node-" is how the coordinator calls a
 # holder whose name it does not know.
@@ -51,6 +52,41 @@ class Accepted:
     change: Tensor
     receipt: Receipt
     size: int
+
+
+def judge(
+    replies: Mapping[int, Reply],
+    task: Task,
+    settings: Settings,
+    schema: AdapterSchema,
+    receipts: Mapping[str, Receipt],
+) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
+    """Who of a round is accepted, by name, and who is left out with which code.
+
+    Args:
+        receipts: the newest of each holder that passed in an earlier round of this run.
+    """
+    passed: dict[int, Accepted] = {}
+    failed: dict[int, str] = {}
+    for node, reply in sorted(replies.items()):
+        if isinstance(reply, Refusal):
+            failed[node] = refusal_code(reply)
+            continue
+        try:
+            passed[node] = check(reply, task, settings, schema, receipts.get(reply.holder))
+        except ConfideError as error:
+            failed[node] = error.code
+    # Nobody can say which of two is the one that the name belongs to, so neither counts.
+    times = Counter(update.holder for update in passed.values())
+    failed |= {n: "gate.duplicate" for n, update in passed.items() if times[update.holder] > 1}
+    accepted = {u.holder: u for n, u in passed.items() if n not in failed}
+    left_out = []
+    for node, code in sorted(failed.items()):
+        name = named(replies[node].holder, node)
+        # Under the name of a holder that was accepted, somebody else must have answered.
+        name = f"node-{node}" if name in accepted else name
+        left_out.append({"holder": name, "code": code})
+    return accepted, left_out
 
 
 def named(claimed: str, node: int) -> str:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,16 +23,20 @@ from ..common.models import LoadedModel
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
 from ..common.tensors import flatten, unflatten
-from ..common.wire import Refusal, Reply, Task
+from ..common.wire import Task
 from .aggregation import ServerOptimizer, mean_change
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
-from .gate import Accepted, check, named, refusal_code
+from .gate import Accepted, judge
 from .run_folder import RunFolder
 from .selection import select
 from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
+
+# Rounds in a row without a single accepted update before a run gives up: what they all refuse now
+# they will refuse again, while two such rounds may be a network's bad minute.
+_MOST_SILENT_ROUNDS = 3
 
 # What a holder needs to know. It never hears a path, and the coordinator never names one.
 PRIVATE_TO_COORDINATOR = ("data.path", "run.out", "run.resume", "run.name")
@@ -65,6 +68,7 @@ class Rounds:
         self._settings, self._loaded, self._transport = settings, loaded, transport
         self._folder, self._evaluator = folder, evaluator
         self._schema = loaded.schema
+        self._last_accepted, self._last_codes = 0, list[str]()
 
     def run(self, nodes: Sequence[int]) -> Score:
         """All rounds that are left; returns the last score.
@@ -79,16 +83,22 @@ class Rounds:
         """
         state = self._begin()
         score = self._evaluate(state)
+        silent = 0
         for number in range(state.done + 1, self._settings.round.count + 1):
             if self._round(number, nodes, state):
                 score = self._evaluate(state)
             self._save(state)
+            silent = silent + 1 if not self._last_accepted else 0
+            if silent == _MOST_SILENT_ROUNDS:
+                logger.warning("no holder contributed in %d rounds; the run ends here", silent)
+                break
         if not state.advanced:
+            least = self._settings.round.min_holders
             raise ConfideError(
                 "run.no-round",
-                f"None of {self._settings.round.count} rounds had enough accepted updates"
-                f" ({self._settings.round.min_holders}).",
-                "The codes of the holders that were left out are in metrics.jsonl.",
+                f"None of {state.done} rounds had {least} accepted updates; the last answers were"
+                f" {_counted(self._last_codes)}.",
+                "Mend what the codes name; confide's docs and metrics.jsonl have more.",
             )
         return score
 
@@ -116,7 +126,7 @@ class Rounds:
         )
         task = self._task(number, state.adapter)
         replies = self._transport.ask(chosen, task, timeout)
-        accepted, left_out = self._judge(replies, task, state.receipts)
+        accepted, left_out = judge(replies, task, settings, self._schema, state.receipts)
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
         abandoned = len(accepted) < least
@@ -124,35 +134,10 @@ class Rounds:
         if not abandoned:
             self._advance(state, accepted)
         state.done = number
+        self._last_accepted = len(accepted)
+        self._last_codes = [row["code"] for row in left_out]
         self._record(number, time.monotonic() - started, task, accepted, left_out, abandoned)
         return not abandoned
-
-    def _judge(
-        self, replies: Mapping[int, Reply], task: Task, receipts: Mapping[str, Receipt]
-    ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
-        """Who is accepted, by name, and who is left out with which code."""
-        passed: dict[int, Accepted] = {}
-        failed: dict[int, str] = {}
-        for node, reply in sorted(replies.items()):
-            if isinstance(reply, Refusal):
-                failed[node] = refusal_code(reply)
-                continue
-            try:
-                last = receipts.get(reply.holder)
-                passed[node] = check(reply, task, self._settings, self._schema, last)
-            except ConfideError as error:
-                failed[node] = error.code
-        # Nobody can say which of two is the one that the name belongs to, so neither counts.
-        times = Counter(update.holder for update in passed.values())
-        failed |= {n: "gate.duplicate" for n, update in passed.items() if times[update.holder] > 1}
-        accepted = {u.holder: u for n, u in passed.items() if n not in failed}
-        left_out = []
-        for node, code in sorted(failed.items()):
-            name = named(replies[node].holder, node)
-            # Under the name of a holder that was accepted, somebody else must have answered.
-            name = f"node-{node}" if name in accepted else name
-            left_out.append({"holder": name, "code": code})
-        return accepted, left_out
 
     def _task(self, number: int, adapter: Tensor) -> Task:
         flat = self._settings.to_flat()
@@ -233,6 +218,11 @@ class Rounds:
                 receipts=state.receipts,
             ),
         )
+
+
+def _counted(codes: Sequence[str]) -> str:
+    counts = Counter(codes).most_common(3)
+    return ", ".join(f"{code} ({times})" for code, times in counts) or "none"
 
 
 def initial_adapter(loaded: LoadedModel, seed: int) -> dict[str, Tensor]:

@@ -18,6 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from .. import __version__
 from ..common.adapter import save_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel, load_model
@@ -142,14 +143,8 @@ def _start(
         },
         "federation": {"holders": holders},
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
-        | {"confide": _version()},
+        | {"confide": __version__},
     }
-
-
-def _version() -> str:
-    from confide import __version__
-
-    return __version__
 
 
 def _end(folder: RunFolder, status: str, code: str, started: float) -> None:

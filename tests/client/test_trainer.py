@@ -188,6 +188,24 @@ def test_after_a_task_nothing_of_its_text_is_on_the_model(tiny_model: Path, tmp_
     assert leftovers(bench) == []
 
 
+def test_everything_that_opacus_hangs_on_a_model_is_taken_off(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    trainer = Trainer(bench.loaded)
+    for parameter in bench.loaded.model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)
+            for kept in ("grad_sample", "summed_grad", "_current_grad_sample"):
+                setattr(parameter, kept, torch.ones(2, *parameter.shape))
+    for module in bench.loaded.model.modules():
+        if any(p.requires_grad for p in module.parameters(recurse=False)):
+            module.activations, module.max_batch_len = [[torch.ones(2)]], 2  # type: ignore[assignment]
+    assert leftovers(bench)
+    trainer_module._forget(trainer._hooked)
+    assert leftovers(bench) == []
+
+
 def test_a_model_left_in_evaluation_mode_is_trained_all_the_same(
     tiny_model: Path, tmp_path: Path
 ) -> None:

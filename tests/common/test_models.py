@@ -271,6 +271,16 @@ def test_a_folder_that_lacks_a_layers_weights(folder: Path) -> None:
     assert "layer.2" in error.message
 
 
+def test_a_model_without_a_pooler_cannot_use_it(tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name in weights if "pooler" in name]:
+        weights.pop(name)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert refused(folder, task__pooling="model").code == "model.weights"
+    load(folder, task__pooling="mean")
+
+
 def test_no_code_of_a_model_folder_is_run(folder: Path) -> None:
     trap = folder / "ran"
     (folder / "trap.py").write_text(f"open({str(trap)!r}, 'w')\nclass Trap: pass\n")

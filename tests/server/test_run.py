@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
@@ -289,6 +290,21 @@ def test_when_all_rounds_are_abandoned_the_run_has_failed(
     path = only_folder(tmp_path / "runs")
     assert ended(path) == ("failed", "run.no-round")
     assert not (path / "adapter").exists()
+
+
+def test_after_an_abandoned_last_round_the_adapter_is_that_of_the_round_before(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    class SilentAtTheEnd(Transport):
+        def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+            return replies if task.round == 1 else {}
+
+    flat = config(tiny_model, tiny_federation, tmp_path / "runs", round__mode="steps")
+    transport = SilentAtTheEnd(holders(tiny_federation, tmp_path / "ledgers"))
+    saved = weights(run(flat, transport))
+    left = np.frombuffer(transport.tasks[1].adapter, dtype="<f4")
+    flattened = torch.cat([saved[name].reshape(-1) for name in sorted(saved)])
+    assert np.array_equal(flattened.numpy(), left)
 
 
 def test_a_fault_of_the_transport_ends_the_run_and_its_round_can_be_done_again(

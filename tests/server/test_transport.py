@@ -179,6 +179,22 @@ def test_a_malformed_reply_is_a_refusal_in_its_nodes_name(records: RecordDict) -
     assert found[2] == update(2)
 
 
+def test_whatever_a_reply_makes_the_parser_raise_the_others_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parse = transport.reply_from_records
+
+    def stumbling(records: RecordDict) -> Reply:
+        if not records:
+            raise OverflowError(SECRET)
+        return parse(records)
+
+    monkeypatch.setattr(transport, "reply_from_records", stumbling)
+    found = ask(Grid({1: saying(RecordDict()), 2: good}), [1, 2])
+    assert code(found[1]) == "wire.malformed"
+    assert found[2] == update(2)
+
+
 def test_who_answers_is_told_by_what_is_answered() -> None:
     def from_elsewhere(message: Message) -> Message:
         reply = failed(message)

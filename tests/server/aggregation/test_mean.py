@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -35,6 +36,14 @@ def test_the_order_of_arrival_does_not_change_one_bit() -> None:
     for seed in range(20):
         random.Random(seed).shuffle(names)
         assert torch.equal(mean_change({name: first[name] for name in names}), expected)
+
+
+def test_even_where_the_order_of_a_sum_decides_the_result_it_is_the_same() -> None:
+    values = {"a": 1e20, "b": 1.0, "c": -1e20, "d": 3.0}
+    found = set()
+    for names in itertools.permutations(values):
+        found.add(float(mean_change({name: torch.tensor([values[name]]) for name in names})))
+    assert len(found) == 1
 
 
 def test_the_sum_is_made_in_double_precision() -> None:
