@@ -200,8 +200,10 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
 
 def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> Any:
     if isinstance(default, float) and type(value) is int:
-        value = float(value)
-    if type(value) is not type(default):
+        # A whole number too large for a float is out of every range.
+        value = float(value) if abs(value) < 2**1000 else math.inf
+    same = type(value) is type(default)  # exactly: a truth value is no number here
+    if not same:
         raise ConfideError(
             "settings.type",
             f"{key} = {value!r} is {_kind(value)}, but must be {_kind(default)}.",

@@ -34,10 +34,10 @@ def main() -> None:
 
 def build_app() -> typer.Typer:
     """The command line with the commands of every room."""
-    from .client import cli as client_cli
-    from .common import cli as common_cli
-    from .server import cli as server_cli
-    from .simulations import cli as simulations_cli
+    from .client.cli import add_commands as add_holder
+    from .common.cli import add_commands as add_budget
+    from .server.cli import add_commands as add_coordinator
+    from .simulations.cli import add_commands as add_simulations
 
     app = typer.Typer(
         name="confide",
@@ -48,8 +48,8 @@ def build_app() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
     app.callback()(_root)
-    for room in (common_cli, client_cli, server_cli, simulations_cli):
-        room.add_commands(app)
+    for add_commands in (add_simulations, add_coordinator, add_holder, add_budget):
+        add_commands(app)
     return app
 
 

@@ -37,6 +37,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"round.count": [1]}, "settings.type", "list"),
     ({"model.name": 3}, "settings.type", "text"),
     ({"privacy.epsilon": 0}, "settings.range", "(0, 100]"),
+    ({"privacy.epsilon": 10**400}, "settings.range", "(0, 100]"),
     ({"privacy.epsilon": float("nan")}, "settings.range", "(0, 100]"),
     ({"privacy.epsilon": float("inf")}, "settings.range", "(0, 100]"),
     ({"privacy.delta": -1e-5}, "settings.range", "(0, 0.1]"),
