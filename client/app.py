@@ -63,7 +63,7 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         raise _not_configured()
     name = f"holder-{int(node['partition-id']):02d}"
     federation = local_or_cached(str(run.get("data.path", "")), "federations")
-    folder = Path(str(run.get("run.out", "runs"))).resolve() / task.run
+    folder = _run_folder(task, run)
     if federation is None or not folder.is_dir():
         raise ConfideError(
             "simulation.federation",
@@ -86,3 +86,10 @@ def _not_configured() -> ConfideError:
         "This holder's node configuration names no data.",
         'Start the SuperNode with --node-config \'data="..." policy="..."\'.',
     )
+
+
+def _run_folder(task: Task, run: Mapping[str, Any]) -> Path:
+    """The run's folder in a simulation: where it was, if it is a resumed one."""
+    resumed = str(run.get("run.resume", ""))
+    out = Path(resumed).expanduser().resolve().parent if resumed else None
+    return (out or Path(str(run.get("run.out", "runs"))).expanduser().resolve()) / task.run

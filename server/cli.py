@@ -26,7 +26,7 @@ def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> Non
 
     from .report import find_run, load_report
     from .report.build import build_report
-    from .report.terminal import show
+    from .report.terminal import outcome, show
 
     folder = find_run(run)
     there = (folder / "report.json").is_file()
@@ -39,6 +39,7 @@ def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> Non
     page = folder / "report.html"
     if page.is_file():
         console.print(f"\nTo read and to print: {page}", markup=False, soft_wrap=True)
+    console.print(outcome(report), markup=False, soft_wrap=True)
 
 
 def report_verify(run: RunArgument = "latest", as_json: JsonOption = False) -> None:

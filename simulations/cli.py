@@ -134,15 +134,15 @@ def _measure_yardsticks(folder: Path, config: Mapping[str, Scalar], console: Con
 
 
 def _show_outcome(folder: Path, as_json: bool) -> None:
+    from ..server.report.terminal import outcome
+
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    before, after = (report["utility"][when]["accuracy"] for when in ("before", "after"))
     if as_json:
         claim = {name: report["claim"][name] for name in ("sentence", "epsilon", "delta")}
+        before, after = (report["utility"][when]["accuracy"] for when in ("before", "after"))
         typer.echo(json.dumps({"run": str(folder), "before": before, "after": after, **claim}))
         return
-    typer.echo(f"Accuracy {before:.3f} before, {after:.3f} after.")
-    typer.echo(report["claim"]["sentence"])
-    typer.echo(f"Run folder: {folder}")
+    typer.echo(f"{report['claim']['sentence']}\n{outcome(report)}\nRun folder: {folder}")
 
 
 def bench_utility(

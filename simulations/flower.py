@@ -90,22 +90,11 @@ def simulate(
         _write_app(place / "app", {**config, "run.out": str(out)})
         _write_home(place / "home", holders)
         watch = _Watch(out, resumed, progress)
-        with _superlink(place) as env:
-            command = ["flwr", "run", str(place / "app"), "--stream"]
-            log = (place / "flwr.log").open("wb")
-            with (
-                log,
-                subprocess.Popen(
-                    command, env=env, cwd=place, stdout=log, stderr=log, start_new_session=True
-                ) as client,
-            ):
-                try:
-                    watch.follow(client)
-                except KeyboardInterrupt:
-                    watch.stopped()
-                    raise
-                finally:
-                    _end(client)
+        try:
+            _run(place, watch)
+        except KeyboardInterrupt:
+            watch.stopped()  # now that nothing is left that could still write
+            raise
         if watch.folder is None:
             raise ConfideError(
                 "simulation.flower",
@@ -113,6 +102,21 @@ def simulate(
                 _last_words((place / "flwr.log").read_text(errors="replace")),
             )
     return _verdict(watch.folder)
+
+
+def _run(place: Path, watch: _Watch) -> None:
+    command = ["flwr", "run", str(place / "app"), "--stream"]
+    with (
+        _superlink(place) as env,
+        (place / "flwr.log").open("wb") as log,
+        subprocess.Popen(
+            command, env=env, cwd=place, stdout=log, stderr=log, start_new_session=True
+        ) as client,
+    ):
+        try:
+            watch.follow(client)
+        finally:
+            _end(client)
 
 
 def _resumed(config: Mapping[str, Scalar]) -> Path | None:

@@ -32,6 +32,17 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     )
 
 
+def outcome(report: Mapping[str, Any]) -> str:
+    """The run in one sentence: what it brought, and what it cost."""
+    utility, claim = report["utility"], report["claim"]
+    before, after = (utility[when]["accuracy"] for when in ("before", "after"))
+    gained = f"Accuracy {percent(before)} before, {percent(after)} after"
+    if claim["epsilon"] is None:
+        return f"{gained}; NOT DIFFERENTIALLY PRIVATE."
+    spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
+    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}."
+
+
 def show_verdict(verdict: Verdict, console: Console) -> None:
     """Print what ``verify`` found."""
     table = _table("holder", ">epsilon by its ledger", ">in the report", "")
