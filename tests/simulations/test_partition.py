@@ -223,7 +223,7 @@ def test_the_manifest_says_what_was_made(prepare: Prepare) -> None:
         ({"load": lambda name: source(name)[:1]}, "1 person"),
         ({"name": "../escape"}, "'../escape'"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else ", ".join(value),
 )
 def test_what_cannot_be_met_is_refused(
     prepare: Prepare, options: dict[str, Any], found: str
