@@ -16,7 +16,9 @@ from confide.common.paths import cache_dir
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parent.parent
-REAL_CACHE = cache_dir()
+# A worker of pytest-xdist inherits the scratch folders of the process that started it, and with
+# them the word of where the user's own cache is.
+REAL_CACHE = Path(os.environ.setdefault("CONFIDE_TEST_REAL_CACHE", str(cache_dir())))
 SCRATCH = pytest.StashKey[str]()
 
 # A worker of pytest-xdist has one core to itself; alone, a process may use the two there are.

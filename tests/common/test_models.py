@@ -78,7 +78,8 @@ def test_settings_that_it_depends_on_do(tiny_model: Path, changes: dict[str, Any
 
 
 def test_the_head_starts_at_zero_and_so_do_the_products(tiny_model: Path) -> None:
-    for name, tensor in get_adapter(load(tiny_model).model).items():
+    # A seed of its own: models are warm, and other tests may have written into theirs.
+    for name, tensor in get_adapter(load(tiny_model, run__seed=77).model).items():
         if "classifier" in name or "lora_B" in name:
             assert torch.count_nonzero(tensor) == 0, name
         else:
