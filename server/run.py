@@ -47,7 +47,7 @@ def run(config: Mapping[str, Any], transport: Transport) -> RunFolder:
     try:
         _train(from_flat(config), transport, folder)
     except ConfideError as error:
-        _end(folder, "failed", error.code, started)
+        _end(folder, "failed", error.code, started, message=str(error))
         raise
     except BaseException as error:
         code = "run.stopped" if isinstance(error, KeyboardInterrupt) else "run.failed"
@@ -147,7 +147,8 @@ def _start(
     }
 
 
-def _end(folder: RunFolder, status: str, code: str, started: float) -> None:
+def _end(folder: RunFolder, status: str, code: str, started: float, *, message: str = "") -> None:
+    """The last event; ``message`` is the coordinator's own, and stays in its own folder."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     try:
         folder.event(
@@ -155,6 +156,7 @@ def _end(folder: RunFolder, status: str, code: str, started: float) -> None:
             time=now(),
             status=status,
             code=code,
+            message=message,
             seconds=round(time.monotonic() - started, 2),
             peak_memory_mb=round(peak, 1),
         )

@@ -237,7 +237,7 @@ class _Watch:
         """Leave word in the folder that somebody stopped the run."""
         if self.folder is not None:
             RunFolder(self.folder).event(
-                "end", time=now(), status="stopped", code="run.stopped", seconds=0.0
+                "end", time=now(), status="stopped", code="run.stopped", message="", seconds=0.0
             )
 
 
@@ -257,10 +257,11 @@ def _verdict(folder: Path) -> Path:
     last = next((e for e in reversed(read_events(folder)) if e["event"] == "end"), None)
     if last is None or last["status"] != "finished":
         code = last["code"] if last else "run.stopped"
+        said = (last or {}).get("message") or "The run did not finish."
         raise ConfideError(
             code,
-            f"The run did not finish; what there is lies in {folder}.",
-            f"Resume it with --set run.resume={folder} once the cause is mended.",
+            said.removeprefix(f"[{code}] "),
+            f"What there is lies in {folder}; a run with a checkpoint goes on with run.resume.",
         )
     return folder
 

@@ -82,7 +82,8 @@ def test_a_failed_run_is_an_error_with_the_runs_own_code_though_flower_says_zero
     assert caught.value.code == "run.too-few-holders"
     (folder,) = (tmp_path / "runs").iterdir()
     assert read_events(folder)[-1]["status"] == "failed"
-    assert str(folder) in caught.value.message
+    assert "2 holders are connected" in caught.value.message
+    assert str(folder) in caught.value.hint
     assert flower_processes() == before
 
 
