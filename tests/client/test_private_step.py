@@ -253,3 +253,61 @@ def test_a_poisson_run_counts_every_step_even_the_empty_ones(
 def test_a_model_that_no_gradient_reaches_is_refused() -> None:
     with pytest.raises(ConfideError, match=r"train\.no-gradient"):
         _check_moved(torch.ones(3), torch.ones(3))
+
+
+PAIRS = 1000
+SLACK = 1e-6  # of the clip norm, for the rounding of float32
+SMALL_BATCH, DEMO_BATCH = 16, 320
+SHAPES = ((3, 2), (4,))
+SCALES = (-6.0, 6.0)  # of a record's gradient, powers of ten
+# One coordinate of a record, or all of it.
+ODD = (0.0, math.nan, math.inf, -math.inf, 1e-30, 1e25, 3e38)
+
+
+def any_records(count: int, draw: torch.Generator) -> list[torch.Tensor]:
+    """Gradients of ``count`` records, one in three of them odd; those of one sign add up worst."""
+    low, high = SCALES
+    scale = 10 ** (low + (high - low) * torch.rand(count, generator=draw))
+    one_sign = bool(torch.randint(2, (1,), generator=draw))
+    columns = []
+    for shape in SHAPES:
+        normal = torch.randn(count, *shape, generator=draw)
+        normal = normal.abs() if one_sign else normal
+        columns.append(normal * scale.view(-1, *(1 for _ in shape)))
+    for index in range(count):
+        kind = int(torch.randint(3 * len(ODD), (1,), generator=draw))
+        if kind < len(ODD):
+            whole = bool(torch.randint(2, (1,), generator=draw))
+            columns[0][index, slice(None) if whole else 0] = ODD[kind]
+            if whole:
+                columns[1][index] = ODD[kind]
+    return columns
+
+
+def released(columns: list[torch.Tensor], chosen: slice) -> torch.Tensor:
+    """The clipped sum before noise, float64."""
+    values = parameters(*SHAPES)
+    optimizer = optimizer_for(values, plan())
+    for parameter, column in zip(values, columns, strict=True):
+        parameter.grad_sample = column[chosen].clone()
+    optimizer.clip_and_accumulate()
+    sums = [p.summed_grad.double().flatten() for p in values]
+    assert all(bool(torch.isfinite(s).all()) for s in sums)
+    return torch.cat(sums)
+
+
+def largest_move(batch: int) -> float:
+    """Over 1,000 pairs of neighbours, in units of the clip norm."""
+    draw = torch.Generator().manual_seed(batch)
+    moves = []
+    for _ in range(PAIRS):
+        columns = any_records(int(torch.randint(1, batch + 1, (1,), generator=draw)), draw)
+        without_first, whole = released(columns, slice(1, None)), released(columns, slice(None))
+        moves.append(float((whole - without_first).norm()) / CLIP)
+    return max(moves)
+
+
+@pytest.mark.parametrize("batch", [SMALL_BATCH, DEMO_BATCH])
+def test_neighbours_differ_by_at_most_the_clip_norm_whatever_their_gradients(batch: int) -> None:
+    found = largest_move(batch)
+    assert 0.9 < found <= 1 + SLACK, "and some record must have been clipped"

@@ -1,0 +1,153 @@
+"""Layers other than LoRA: a linear layer, those that Opacus has samplers for, and any other.
+
+Each is an autograd function around the layer's own forward, so that autograd never sums its
+parameters' gradients over the batch. The last resort, ``AnyLayer``, goes through the batch one
+example at a time: exact for every layer that treats examples apart, and as slow as it sounds,
+though for this one layer alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from opacus.grad_sample import GradSampleModule
+from torch import Tensor, nn
+
+from .record import examples_first, outer, record
+
+Forward = Callable[..., Any]
+# Opacus's grad samplers that are used; linear layers and LoRA have faster ones here.
+SAMPLED = (nn.LayerNorm, nn.Embedding, nn.RMSNorm)
+
+
+class Linear(torch.autograd.Function):
+    """y = x W^T + b in the weight's own precision, whatever the layers below compute in."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter | None) -> Tensor:
+        ctx.weight, ctx.bias, ctx.came_in = weight, bias, x.dtype
+        x = x.to(weight.dtype)
+        ctx.save_for_backward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return nn.functional.linear(x.flatten(0, -2), weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        g = grads[0].view(*x.shape[:-1], -1)
+        weight, bias = ctx.weight, ctx.bias
+        if weight.requires_grad:
+            record(weight, outer(g, x))
+        if bias is not None and bias.requires_grad:
+            record(bias, examples_first(g).sum(1))
+        gx = (g @ weight).to(ctx.came_in) if ctx.needs_input_grad[0] else None
+        return gx, None, None
+
+
+class Replayed(torch.autograd.Function):
+    """A layer whose forward is repeated in the backward pass; ``rule`` records the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rule: Rule, *parameters: nn.Parameter) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.rule, ctx.count = rule, len(parameters)
+        device = x.device.type
+        ctx.autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        return rule.forward(x)  # type: ignore[no-any-return]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (x,), (g,), rule = ctx.saved_tensors, grads, ctx.rule
+        enabled, dtype = ctx.autocast
+        with torch.autocast(x.device.type, dtype, enabled=enabled):
+            gx = rule.backward(x, g, ctx.needs_input_grad[0])
+        return (gx, None, *(None for _ in range(ctx.count)))
+
+
+class Rule:
+    """How a replayed layer is computed, and how its per-example gradients are found.
+
+    Args:
+        layer: the module.
+        forward: its own forward, unpatched.
+        parameters: those of it that are trained.
+    """
+
+    def __init__(
+        self, layer: nn.Module, forward: Forward, parameters: Sequence[nn.Parameter]
+    ) -> None:
+        self.layer, self.forward, self.parameters = layer, forward, list(parameters)
+
+    def backward(self, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
+        """Record every parameter's rows; the gradient of ``x`` (B, ...) if it is wanted."""
+        raise NotImplementedError
+
+
+class SampledLayer(Rule):
+    """By Opacus's grad sampler of the layer's type."""
+
+    def backward(self, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
+        sampler = GradSampleModule.GRAD_SAMPLERS[type(self.layer)]
+        for parameter, rows in sampler(self.layer, [x], g).items():
+            padding = getattr(self.layer, "padding_idx", None)
+            if padding is not None:  # autograd gives the padding token no gradient, Opacus does
+                rows[:, padding] = 0
+            record(parameter, rows)
+        if not wanted:
+            return None
+        with torch.enable_grad():
+            copy = x.detach().requires_grad_()
+            return torch.autograd.grad(self.forward(copy), copy, g)[0]
+
+
+class AnyLayer(Rule):
+    """By a loop over the examples of the batch, through this layer alone."""
+
+    def backward(self, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
+        rows = [p.new_zeros(len(x), *p.shape) for p in self.parameters]
+        gx = torch.empty_like(x) if wanted else None
+        for i in range(len(x)):
+            with torch.enable_grad():
+                one = x[i : i + 1].detach().requires_grad_(wanted)
+                inputs = [*self.parameters, *([one] if wanted else [])]
+                found = torch.autograd.grad(
+                    self.forward(one), inputs, g[i : i + 1], allow_unused=True
+                )
+            for row, gradient in zip(rows, found, strict=False):
+                if gradient is not None:
+                    row[i] = gradient
+            if gx is not None and found[-1] is not None:
+                gx[i] = found[-1][0]
+        for parameter, row in zip(self.parameters, rows, strict=True):
+            record(parameter, row)
+        return gx
+
+
+class Prompt(torch.autograd.Function):
+    """A learnt prompt that is the same for all examples: made once, (1, V, H), repeated to
+    (B, V, H), and pulled back example by example."""
+
+    @staticmethod
+    def forward(ctx: Any, make: Forward, size: int, *parameters: nn.Parameter) -> Tensor:
+        ctx.make, ctx.parameters = make, parameters
+        one: Tensor = make(1)
+        return one.repeat(size, *(1 for _ in one.shape[1:]))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        (g,), parameters = grads, ctx.parameters
+        rows = [p.new_zeros(len(g), *p.shape) for p in parameters]
+        with torch.enable_grad():
+            one = ctx.make(1)
+        for i in range(len(g)):
+            found = torch.autograd.grad(
+                one, parameters, g[i : i + 1], retain_graph=True, allow_unused=True
+            )
+            for row, gradient in zip(rows, found, strict=True):
+                if gradient is not None:
+                    row[i] = gradient
+        for parameter, row in zip(parameters, rows, strict=True):
+            record(parameter, row)
+        return (None, None, *(None for _ in parameters))
