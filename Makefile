@@ -17,11 +17,11 @@ PYTEST_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all bench lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all bench bench-step lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all bench lint format types arrows unit clean"
+	echo "others: venv assets test-all bench bench-step lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -123,6 +123,11 @@ bench: assets
 	echo "== bench: what privacy costs in accuracy"
 	confide bench utility nyt --seeds 5
 	confide bench utility movies --seeds 5
+
+# Ratios of interleaved steps; nothing else should run meanwhile. About an hour on one core.
+bench-step: assets
+	@echo "== bench: time and memory of a private step"
+	confide bench step --threads 1 --epoch
 
 format: venv
 	@ruff check --fix .

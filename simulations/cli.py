@@ -1,7 +1,8 @@
-"""The commands of this room: ``confide assets fetch|list`` and ``confide simulate``."""
+"""The commands of this room: ``confide assets fetch|list``, ``simulate`` and ``bench``."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +38,7 @@ def add_commands(app: typer.Typer) -> None:
     bench = typer.Typer(help="Benchmarks; each prints a table.", no_args_is_help=True)
     bench.callback()(lambda: None)
     bench.command("utility")(bench_utility)
+    bench.command("step")(bench_step)
     app.add_typer(bench, name="bench")
 
 
@@ -156,14 +158,14 @@ def bench_utility(
     """Accuracy by method and epsilon, several seeds each, with 95 % intervals."""
     from rich.console import Console
 
-    from . import bench
+    from .benchmarks import utility
     from .scenario import load_scenario
 
     console, rows = Console(stderr=True), []
     with console.status("utility") as status:
-        for row in bench.utility(
+        for row in utility.utility(
             load_scenario(scenario),
-            methods=[_one_of(m.strip(), bench.METHODS) for m in methods.split(",")],
+            methods=_each_of(methods, utility.METHODS, "method"),
             epsilons=[_epsilon(e.strip()) for e in epsilons.split(",")],
             seeds=seeds,
             changes=changes or [],
@@ -173,14 +175,65 @@ def bench_utility(
             if as_json:
                 typer.echo(json.dumps(row.to_json()))
     if not as_json:
-        typer.echo(bench.markdown(rows))
+        typer.echo(utility.markdown(rows))
 
 
-def _one_of(name: str, known: Iterable[str]) -> str:
+def bench_step(
+    models: Annotated[str, typer.Option(help="Shapes of models, commas between.")] = "all",
+    engines: Annotated[str, typer.Option(help="Who steps; plain always does.")] = "all",
+    batch: Annotated[int, typer.Option(min=2, help="Examples in a step.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each example.")] = 128,
+    repetitions: Annotated[int, typer.Option(min=1, help="Steps of each, interleaved.")] = 9,
+    threads: Annotated[int, typer.Option(min=0, help="0 leaves it to torch.")] = 1,
+    dtype: Annotated[str, typer.Option(help="Of the frozen base: float32, bfloat16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    epoch: Annotated[
+        bool, typer.Option("--epoch", help="Also an epoch of the demo's text, lever by lever.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of a private step by each engine, as ratios to plain PEFT's."""
+    from rich.console import Console
+
+    from .benchmarks.engines import ENGINES
+    from .benchmarks.epoch import epoch_rows
+    from .benchmarks.pairs import HEADER, line
+    from .benchmarks.step import step_rows
+    from .benchmarks.workload import DEVICES, DTYPES, MODELS, Setup
+    from .scenario import load_scenario
+
+    setup = Setup(
+        batch=batch,
+        tokens=tokens,
+        dtype=_one_of(dtype, DTYPES, "dtype"),
+        device=_one_of(device, DEVICES, "device"),
+        threads=threads,
+    )
+    shapes = [MODELS[name] for name in _each_of(models, MODELS, "model")]
+    chosen = [ENGINES[name] for name in _each_of(engines, ENGINES, "engine")]
+    if not as_json:
+        typer.echo(HEADER)
+    with Console(stderr=True).status("step") as status:
+        say = status.update
+        parts = [step_rows(shapes, chosen, setup, repetitions=repetitions, say=say)]
+        if epoch:
+            demo = load_scenario(_DEFAULT)
+            parts.append(epoch_rows(demo, repetitions=repetitions, threads=threads, say=say))
+        for row in itertools.chain(*parts):
+            typer.echo(json.dumps(row.to_json()) if as_json else line(row))
+
+
+def _each_of(names: str, known: Iterable[str], what: str) -> list[str]:
+    if names == "all":
+        return list(known)
+    return [_one_of(name.strip(), known, what) for name in names.split(",")]
+
+
+def _one_of(name: str, known: Iterable[str], what: str) -> str:
     from ..common.errors import ConfideError, nearest
 
     if name not in set(known):
-        raise ConfideError("bench.method", f"{name!r} is no method.", nearest(name, known))
+        raise ConfideError(f"bench.{what}", f"{name!r} is no {what}.", nearest(name, known))
     return name
 
 

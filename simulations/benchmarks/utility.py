@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.settings import Scalar
-from ..server.run import run
-from .inprocess import federation
-from .scenario import Scenario, prepare, run_config
+from ...common.settings import Scalar
+from ...server.run import run
+from ..inprocess import federation
+from ..scenario import Scenario, prepare, run_config
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from confide.simulations import bench
-from confide.simulations.bench import Row, markdown, utility
+from confide.simulations.benchmarks import utility as bench
+from confide.simulations.benchmarks.utility import Row, markdown, utility
 from confide.simulations.scenario import Scenario
 from tests import tiny
 

@@ -1,0 +1,155 @@
+"""Who computes a private step: one function each that makes a step of a workload.
+
+A step zeroes, runs forward and backward, and changes the weights; it leaves behind what it stepped
+with. Of a private step that is the noisy clipped sum divided by the batch size, so that with
+``noise = 0`` every engine can be held against the others (``step.check``).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+import torch
+from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientClipping
+from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
+from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
+
+from ...client.per_example import PerExample
+from ...client.private_step import PrivateOptimizer
+from ...common.privacy.noise import SecureGenerator
+from ...common.privacy.plan import Plan, Trust
+from . import rivals
+from .workload import Workload
+
+Step = Callable[[], None]
+# What is timed: neither changes the time.
+CLIP, NOISE = 1.0, 1.0
+# Small, so that no number of repetitions takes the weights anywhere.
+_RATE = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """``make`` takes a workload, the clip norm and the noise multiplier; ``needs`` is a package
+    that confide does not depend on."""
+
+    name: str
+    make: Callable[[Workload, float, float], Step]
+    private: bool = True
+    needs: str = ""
+
+    @property
+    def installed(self) -> bool:
+        return not self.needs or find_spec(self.needs) is not None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what Opacus's hooks make torch say of every first layer, true and harmless."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Full backward hook is firing")
+        yield
+
+
+def _plain(work: Workload, clip: float, noise: float) -> Step:
+    """PEFT without privacy: the mean loss; nothing is clipped, no noise is drawn."""
+    del clip, noise
+    optimizer = _sgd(work)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        work.losses().mean().backward()
+        optimizer.step()
+
+    return step
+
+
+def _confide(work: Workload, clip: float, noise: float) -> Step:
+    """What confide's trainer does, with noise from its secure source."""
+    plan = Plan(
+        trust=Trust.LOCAL if noise else Trust.OFF,
+        clip_norm=clip,
+        noise_multiplier=noise,
+        sampling_rate=1.0,
+        steps_per_round=1,
+        max_rounds=1,
+        delta=1e-5,
+    )
+    PerExample(work.model)
+    optimizer = PrivateOptimizer(_sgd(work), plan, work.size, SecureGenerator())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        work.losses().sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def _hooks(work: Workload, clip: float, noise: float, *, functorch: bool = False) -> Step:
+    """Opacus's grad samplers, or (``functorch``) vmap over each layer's own gradient."""
+    wrapped = GradSampleModule(
+        work.model, batch_first=True, loss_reduction="sum", force_functorch=functorch
+    )
+    optimizer = DPOptimizer(
+        _sgd(work), noise_multiplier=noise, max_grad_norm=clip, expected_batch_size=work.size
+    )
+
+    def step() -> None:
+        optimizer.zero_grad()
+        work.losses(wrapped).sum().backward()
+        optimizer.step()
+
+    return step
+
+
+def _functorch(work: Workload, clip: float, noise: float) -> Step:
+    return _hooks(work, clip, noise, functorch=True)
+
+
+def _ghost(work: Workload, clip: float, noise: float) -> Step:
+    """Opacus's ghost clipping: a backward pass for the norms, a second for the clipped sum."""
+    wrapped = GradSampleModuleFastGradientClipping(
+        work.model, batch_first=True, loss_reduction="mean", max_grad_norm=clip
+    )
+    optimizer = DPOptimizerFastGradientClipping(
+        _sgd(work), noise_multiplier=noise, max_grad_norm=clip, expected_batch_size=work.size
+    )
+
+    def losses() -> torch.Tensor:
+        return work.losses(wrapped)
+
+    criterion = DPLossFastGradientClipping(wrapped, optimizer, losses)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        criterion().backward()
+        optimizer.step()
+
+    return step
+
+
+def _sgd(work: Workload) -> torch.optim.Optimizer:
+    return torch.optim.SGD(work.trained(), lr=_RATE)
+
+
+PLAIN = Engine(name="plain", make=_plain, private=False)
+CONFIDE = Engine(name="confide", make=_confide)
+_ENGINES = (
+    PLAIN,
+    CONFIDE,
+    Engine(name="opacus-hooks", make=_hooks),
+    Engine(name="opacus-functorch", make=_functorch),
+    Engine(name="opacus-ghost", make=_ghost),
+    Engine(name="fastdp", make=rivals.fastdp, needs="fastDP"),
+    Engine(
+        name="private-transformers",
+        make=rivals.private_transformers,
+        needs="private_transformers",
+    ),
+)
+ENGINES: Mapping[str, Engine] = {engine.name: engine for engine in _ENGINES}

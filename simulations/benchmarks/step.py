@@ -1,0 +1,174 @@
+"""What one private step costs: time and memory against the same step without privacy.
+
+In one process every engine has a model of its own that shares the frozen weights, and makes steps
+on the same batch (``pairs`` says how they are timed). Before that each private engine must be
+seen to compute the right thing: without noise and in float64, its clipped sum against that of a
+loop over batches of one example on the plain model, for four examples of which two are clipped.
+(In float32 the loop itself is off by 2e-4 for T5: rounding would hide a fault, or look like one.)
+Confide's own engine must pass, or the benchmark stops; of another the row says what is wrong.
+The peak of memory is taken in a fresh process for each row (``memory``).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...common.errors import ConfideError
+from .engines import CLIP, CONFIDE, NOISE, PLAIN, Engine, Step, quiet
+from .memory import peak
+from .pairs import Row, interleaved, ratios
+from .workload import Model, Setup, Workload, make
+
+TOLERANCE = 1e-6
+_CHECKED = 4  # examples: in float64 a large model needs gigabytes for more
+_STABILITY = 1e-6  # what Opacus adds to a norm before it divides by it
+
+Say = Callable[[str], None]
+_T = TypeVar("_T")
+
+
+def step_rows(
+    models: Sequence[Model],
+    engines: Sequence[Engine],
+    setup: Setup,
+    *,
+    repetitions: int,
+    say: Say = lambda _: None,
+) -> Iterator[Row]:
+    """A row for each model and engine, a model at a time; plain PEFT is always there, first.
+
+    Raises:
+        ConfideError: ``bench.unequal``, when confide's own engine computes something else, or
+            ``bench.device``.
+    """
+    if setup.device != "cpu" and not torch.cuda.is_available():
+        raise ConfideError("bench.device", f"There is no {setup.device} here.", "Use --device cpu.")
+    if setup.threads:
+        torch.set_num_threads(setup.threads)
+    chosen = [PLAIN, *(engine for engine in engines if engine is not PLAIN)]
+    for model in models:
+        yield from _rows_of(model, chosen, setup, repetitions, say)
+
+
+def _rows_of(
+    model: Model, engines: Sequence[Engine], setup: Setup, repetitions: int, say: Say
+) -> Iterator[Row]:
+    say(f"{model.name}: clipped sums")
+    rows = _checked(model, engines, setup)
+    say(f"{model.name}: first steps")
+    steps, rows = _ready(model, engines, setup, rows)
+    say(f"{model.name}: time of {repetitions} steps each")
+    with quiet():
+        seconds = interleaved(steps, repetitions, setup.device)
+    base: int | None = None
+    for engine in engines:
+        row = rows[engine.name]
+        if engine.name in steps:
+            say(f"{model.name}: memory of {engine.name}")
+            top = peak(model, engine.name, setup)
+            base = top if engine is PLAIN else base
+            row = replace(
+                row,
+                seconds=tuple(seconds[engine.name]),
+                ratios=ratios(seconds, engine.name, PLAIN.name),
+                peak=top,
+                memory=top / base if top and base else None,
+            )
+        yield row
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a private step without noise has to compute: the clipped sum (N,), at ``clip``."""
+
+    clip: float
+    total: Tensor
+
+
+def reference(work: Workload) -> Reference:
+    """By a loop over batches of one example, the slow and obvious way; half of them clipped."""
+    model = work.twin()
+    rows = []
+    for index in range(work.size):
+        model.model.zero_grad()
+        model.row(index).losses().sum().backward()
+        rows.append(model.gradient())
+    norms = [float(row.norm()) for row in rows]
+    clip = statistics.median(norms)
+    factors = [min(1.0, clip / (norm + _STABILITY)) for norm in norms]
+    total = torch.stack([row * factor for row, factor in zip(rows, factors, strict=True)]).sum(0)
+    return Reference(clip, total)
+
+
+def check(engine: Engine, work: Workload, expected: Reference) -> float:
+    """The largest difference of an engine's clipped sum, as a share of the sum's largest value.
+
+    Raises:
+        ConfideError: ``bench.unequal``, above ``TOLERANCE``.
+    """
+    twin = work.twin()
+    engine.make(twin, expected.clip, 0.0)()
+    total = twin.gradient() * work.size
+    difference = float((total - expected.total).abs().max() / expected.total.abs().max())
+    if not difference <= TOLERANCE:  # NaN included
+        raise ConfideError(
+            "bench.unequal",
+            f"The clipped sum of {engine.name} is off by {difference:.1e} of its largest value.",
+            f"At most {TOLERANCE:g} may come from rounding; do not time what is wrong.",
+        )
+    return difference
+
+
+def _checked(model: Model, engines: Sequence[Engine], setup: Setup) -> dict[str, Row]:
+    work = make(model, replace(setup, dtype="float64", batch=min(setup.batch, _CHECKED)))
+    expected = reference(work)
+    rows = {}
+    for engine in engines:
+        row = Row(model=model.name, engine=engine.name)
+        if not engine.installed:
+            row = replace(row, note="not installed")
+        elif engine.private:
+            found, note = _tried(engine, check, work, expected)
+            row = replace(row, difference=found, note=note)
+        rows[engine.name] = row
+    return rows
+
+
+def _ready(
+    model: Model, engines: Sequence[Engine], setup: Setup, rows: dict[str, Row]
+) -> tuple[dict[str, Step], dict[str, Row]]:
+    """The step of each engine that can make one, warmed up by a first."""
+    work, steps, after = make(model, setup), {}, dict(rows)
+    for engine in engines:
+        if rows[engine.name].note:
+            continue
+        step, note = _tried(engine, _first, work)
+        if step is None:
+            after[engine.name] = replace(rows[engine.name], note=note)
+        else:
+            steps[engine.name] = step
+    return steps, after
+
+
+def _first(engine: Engine, work: Workload) -> Step:
+    """The step that is timed, after one that warms it up."""
+    step = engine.make(work.twin(), CLIP, NOISE)
+    step()
+    return step
+
+
+def _tried(engine: Engine, act: Callable[..., _T], *args: Any) -> tuple[_T | None, str]:
+    """The result of a library's code, or what it fails with: that, too, is a finding."""
+    try:
+        with quiet():
+            return act(engine, *args), ""
+    except Exception as error:
+        if engine in (PLAIN, CONFIDE):
+            raise
+        return None, error.message if isinstance(error, ConfideError) else type(error).__name__
