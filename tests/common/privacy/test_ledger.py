@@ -16,8 +16,7 @@ import pytest
 
 import confide
 from confide.common.errors import ConfideError
-from confide.common.privacy import chain
-from confide.common.privacy import ledger as ledger_module
+from confide.common.privacy import chain, ledger_file
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import KEPT_REPLIES, Charge, Ledger, Receipt, verify
 from confide.common.privacy.plan import Plan, Trust
@@ -292,7 +291,7 @@ def test_an_open_ledger_sees_what_another_process_charged(ledger: Ledger, path: 
 def test_a_ledger_in_use_for_too_long_is_named(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(ledger_file, "BUSY_SECONDS", 0.01)
     with Ledger.open(path) as other, ledger._transaction("IMMEDIATE"), refused("ledger.locked"):
         other.charge(task(0), limit=None)
     assert spent(ledger) == 0
@@ -393,7 +392,7 @@ def test_an_entry_forged_under_an_open_ledger_is_noticed(path: Path, ledger: Led
 
 def test_a_flipped_bit_in_any_entry_is_noticed(booked: Path) -> None:
     with Ledger.open(booked) as ledger:
-        payloads = [ledger_module.canonical(e.payload).encode() for e in ledger.entries()]
+        payloads = [chain.canonical(e.payload).encode() for e in ledger.entries()]
     whole = booked.read_bytes()
     chance = random.Random(0)
     for payload in payloads:
@@ -499,7 +498,7 @@ def test_a_ledger_of_a_later_format_is_not_called_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(ledger_module, "FORMAT", 2)  # as a later version would write
+        later.setattr(ledger_file, "FORMAT", 2)  # as a later version would write
         later.setattr(chain, "FORMAT", 2)  # and read
         Ledger.open(path).close()
     with refused("ledger.format"):
