@@ -22,7 +22,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -38,16 +38,29 @@ from .chain import (
     Receipt,
     canonical,
     check_charge,
+    check_unit,
     checked_reply,
     corrupt,
     exhausted,
+    in_words,
     task_spent,
 )
 from .ledger_file import append, connect, make, translated
+from .plan import Trust, Unit
 
 KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets the same bytes
 
-__all__ = ["Charge", "DataSet", "Entry", "Ledger", "Receipt", "Verdict", "canonical", "verify"]
+__all__ = [
+    "Charge",
+    "DataSet",
+    "Entry",
+    "Ledger",
+    "Receipt",
+    "Verdict",
+    "canonical",
+    "in_words",
+    "verify",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +146,25 @@ class Ledger:
         """The data set registered last, or None."""
         return self._current().dataset
 
-    def register(self, identity: str, units: int) -> None:
+    @property
+    def unit(self) -> tuple[Unit, str] | None:
+        """The unit of every charge with noise, with its column of persons; None before one."""
+        return self._current().unit
+
+    def check_unit(self, unit: Unit, person: str = "") -> None:
+        """Refuse another unit than that of the charges so far, with ``ledger.unit``."""
+        check_unit(self._current(), unit, person)
+
+    def register(
+        self, identity: str, units: int, unit: Unit = Unit.RECORD, person: str = ""
+    ) -> None:
         """Book which data the budget belongs to; a change is a new entry, the budget goes on."""
         if not identity or type(units) is not int or units < 0:
             raise ConfideError("ledger.dataset", "A data set has an identity and units >= 0.")
+        dataset = DataSet(identity=identity, units=units, unit=unit, person=person)
         with self._transaction("IMMEDIATE"):
-            if self._book.dataset != DataSet(identity=identity, units=units):
-                self._append(state="dataset", identity=identity, units=units)
+            if self._book.dataset != dataset:
+                self._append(state="dataset", **asdict(dataset))
 
     def charge(self, charge: Charge, limit: float | None) -> None:
         """Book one task before any text is read for it. Durable when this returns.
@@ -148,8 +173,8 @@ class Ledger:
         (epsilon by PLD at the plan's delta; None: no limit). Refused means nothing was written.
 
         Raises:
-            ConfideError: ``ledger.task-spent`` if this task was charged before,
-                ``ledger.budget-exhausted`` if it does not fit.
+            ConfideError: ``ledger.task-spent`` if this task was charged before, ``ledger.unit`` if
+                noise was charged for another unit, ``ledger.budget-exhausted`` if it does not fit.
         """
         check_charge(charge, limit)
         if limit is not None:
@@ -159,6 +184,8 @@ class Ledger:
             book = self._book
             if charge.task_hash in book.tasks:
                 raise task_spent()
+            if charge.plan.trust is not Trust.OFF:
+                check_unit(book, charge.plan.unit, charge.person)
             if limit is not None and not self._fits(charge, limit, book):
                 raise exhausted(book, charge, limit)
             self._append(
@@ -167,6 +194,7 @@ class Ledger:
                 round=charge.round,
                 task=charge.task_hash,
                 plan=charge.plan.to_json(),
+                person=charge.person,
                 dataset=book.dataset.identity if book.dataset else None,
                 bundle=charge.bundle_hash,
             )
