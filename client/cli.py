@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -109,12 +110,14 @@ def _summary(ledger: Ledger, delta: float | None) -> dict[str, Any]:
     charged = [e for e in entries if e.payload["state"] == "reserved"]
     if delta is None and charged:
         delta = charged[-1].payload["plan"]["delta"]
-    dataset = ledger.dataset()
+    dataset, unit = ledger.dataset(), ledger.unit
     return {
         "ledger": ledger.ledger_id,
         "head": entries[-1].hash,
         "entries": len(entries),
-        "dataset": {"identity": dataset.identity, "units": dataset.units} if dataset else None,
+        "dataset": asdict(dataset) if dataset else None,
+        "unit": unit[0] if unit else None,
+        "person": unit[1] if unit else None,
         "delta": delta,
         "epsilon": _epsilon(ledger, delta, None),
         "runs": [_run(ledger, run, charged, entries, delta) for run in _runs(charged)],
@@ -150,6 +153,8 @@ def _print_summary(summary: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..common.privacy.ledger import in_words
+
     def text(epsilon: float | None) -> str:
         return "infinite: not private" if epsilon is None else f"{epsilon:.4f}"
 
@@ -165,4 +170,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
         counts = (str(run["charged"]), str(run["released"]), str(steps))
         table.add_row(run["run"], *counts, text(run["epsilon"]))
     console.print(table)
-    console.print(f"spent in all: epsilon = {text(summary['epsilon'])}", highlight=False)
+    per = f" per {in_words(summary['unit'], summary['person'])}" if summary["unit"] else ""
+    total = f"spent in all: epsilon = {text(summary['epsilon'])}{per}"
+    console.print(total, highlight=False, markup=False)

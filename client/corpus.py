@@ -17,6 +17,7 @@ from ..common.models import LoadedModel
 from ..common.settings import DataSpec, TaskSpec
 from ..common.tasks import task_for
 from ..common.text.readers import read_records
+from ..common.text.units import group_units
 
 
 def identity_of(path: Path, key: str) -> str:
@@ -71,10 +72,21 @@ class Corpus:
                 "Write a new file beside it and rename that into its place.",
             )
         self._encoded: tuple[TaskSpec, LoadedModel, EncodedText] | None = None
+        self._units: dict[str, list[list[int]]] = {}
 
     def is_that_of(self, path: Path, spec: DataSpec, key: str) -> bool:
         """Whether reading the file again would give the same."""
         return self.spec == spec and self.identity == identity_of(path, key)
+
+    def units(self, unit: str) -> list[list[int]]:
+        """The records' indices, one list a unit of privacy, the same object each time.
+
+        Raises:
+            ConfideError: ``data.missing-person``.
+        """
+        if unit not in self._units:
+            self._units[unit] = group_units(self.records, unit)
+        return self._units[unit]
 
     def encoded(self, task: TaskSpec, loaded: LoadedModel) -> EncodedText:
         """The records as the model reads them; the same object until the model changes (only

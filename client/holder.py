@@ -71,15 +71,27 @@ class Holder:
             if seen is not None:
                 return Update.from_bytes(seen)
             _check_round(task, settings, ledger)
+            unit, person = _unit(settings)
+            if settings.privacy.trust != "off":
+                ledger.check_unit(unit, person)
             self._check_known(settings, ledger)
             corpus = self._open_corpus(settings, ledger)
-            plan = plan_for(settings, len(corpus.records))
+            units = corpus.units(unit)
+            plan = plan_for(settings, len(units))
             loaded = load_model(settings)
             adapter = _adapter(task, loaded.schema)
             text = corpus.encoded(settings.task, loaded)
-            charge = Charge(run=task.run, round=task.round, task_hash=task.hash, plan=plan)
+            charge = Charge(
+                run=task.run,
+                round=task.round,
+                task_hash=task.hash,
+                plan=plan,
+                person=person,
+            )
             ledger.charge(charge, self._limit(settings))
-            change = Trainer(loaded).train(adapter, text, settings, plan, self._generator)
+            change = Trainer(loaded).train(
+                adapter, text, settings, plan, self._generator, units=units
+            )
             return release(
                 change,
                 task,
@@ -94,9 +106,12 @@ class Holder:
 
     def _check_known(self, settings: Settings, ledger: Ledger) -> None:
         """Refuse what cannot fit without opening the text, from the units that the ledger knows.
-        A file written to since then may hold other units: it is read, and the charge decides."""
+        A file written to since then may hold other units, and a run without noise may have counted
+        another kind: the text is read, and the charge decides."""
         known, limit = ledger.dataset(), self._limit(settings)
         if known is None or limit is None or not self._untouched():
+            return
+        if (known.unit, known.person) != _unit(settings):
             return
         plan = plan_for(settings, known.units)
         if not within((*ledger.steps(), plan.steps()), plan.delta, limit):
@@ -118,8 +133,15 @@ class Holder:
         corpus, key = self._corpus, ledger.ledger_id
         if corpus is None or not corpus.is_that_of(self.site.data, settings.data, key):
             corpus = self._corpus = Corpus(self.site.data, settings.data, key)
-        ledger.register(corpus.identity, len(corpus.records))
+        unit, person = _unit(settings)
+        ledger.register(corpus.identity, len(corpus.units(unit)), unit, person)
         return corpus
+
+
+def _unit(settings: Settings) -> tuple[Unit, str]:
+    """The unit of privacy, with the column that tells persons apart where it is the person."""
+    unit = Unit(settings.privacy.unit)
+    return unit, settings.data.person if unit is Unit.PERSON else ""
 
 
 def _check_round(task: Task, settings: Settings, ledger: Ledger) -> None:

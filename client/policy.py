@@ -11,10 +11,12 @@ import re
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ..common.errors import ConfideError, nearest
 from ..common.paths import cache_dir, local_or_cached
 from ..common.settings import Settings
+from ..common.text.units import UNITS
 
 # A name of the Hub, with or without its owner: never a path.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -30,6 +32,9 @@ class Policy:
         allow_unprotected: whether the text is public and the machine the researcher's own, so
             that a run with ``privacy.trust = off`` may read the text, and ``model.name`` may be
             any folder or Hub id.
+        units: what a run may protect: ``record``, ``person`` or either.
+        person: the column that tells persons apart, when the unit is the person; empty leaves the
+            choice to the run, which could name a column that differs in every record.
         base_models: names of allowed base models, which may be paths or Hub ids; empty allows
             those in the cache's models folder, by their plain names.
     """
@@ -37,6 +42,8 @@ class Policy:
     max_epsilon: float = 10.0
     max_delta: float = 1e-4
     allow_unprotected: bool = False
+    units: tuple[str, ...] = UNITS
+    person: str = ""
     base_models: tuple[str, ...] = ()
 
 
@@ -61,9 +68,10 @@ def load_policy(path: Path) -> Policy:
                 "policy.unknown-key", f"{key!r} is no limit.", nearest(key, defaults)
             )
         _check_value(key, value, defaults[key])
-    values = {key.replace("-", "_"): value for key, value in table.items()}
-    if "base_models" in values:
-        values["base_models"] = tuple(values["base_models"])
+    values: dict[str, Any] = {
+        key.replace("-", "_"): tuple(value) if isinstance(value, list) else value
+        for key, value in table.items()
+    }
     return Policy(**values)
 
 
@@ -72,6 +80,8 @@ def _check_value(key: str, value: object, default: object) -> None:
         good = isinstance(value, bool)
     elif isinstance(default, float):
         good = isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
+    elif isinstance(default, str):
+        good = isinstance(value, str)
     else:
         good = isinstance(value, list) and all(isinstance(item, str) for item in value)
     if not good:
@@ -80,13 +90,16 @@ def _check_value(key: str, value: object, default: object) -> None:
             f"{key} = {value!r} has the wrong type.",
             f"The default is {default!r}.",
         )
+    if key == "units" and isinstance(value, list) and not set(value) <= set(UNITS):
+        raise ConfideError("policy.format", f"units = {value!r}: known are {', '.join(UNITS)}.")
 
 
 def review(settings: Settings, policy: Policy) -> None:
     """Refuse what the policy does not allow.
 
     Raises:
-        ConfideError: ``policy.unprotected``, ``policy.delta`` or ``policy.base-model``.
+        ConfideError: ``policy.unprotected``, ``policy.delta``, ``policy.unit`` or
+            ``policy.base-model``.
             (The epsilon over all runs is checked by the ledger in the transaction that charges.)
     """
     if settings.privacy.trust == "off" and not policy.allow_unprotected:
@@ -101,11 +114,29 @@ def review(settings: Settings, policy: Policy) -> None:
             f"privacy.delta = {settings.privacy.delta:g} is above max-delta"
             f" = {policy.max_delta:g}.",
         )
+    _check_unit(settings, policy)
     if not _allows_model(settings.model.name, policy):
         raise ConfideError(
             "policy.base-model",
             f"{settings.model.name!r} is not among the allowed base models.",
             "The holder may list it in base-models, or put it into the cache's models folder.",
+        )
+
+
+def _check_unit(settings: Settings, policy: Policy) -> None:
+    unit, column = settings.privacy.unit, settings.data.person
+    if unit not in policy.units:
+        raise ConfideError(
+            "policy.unit",
+            f"privacy.unit = {unit!r} is not among the allowed units"
+            f" ({', '.join(policy.units) or 'none'}).",
+            "Start the run with an allowed unit.",
+        )
+    if unit == "person" and policy.person and column != policy.person:
+        raise ConfideError(
+            "policy.unit",
+            f"data.person = {column!r}, but persons are told apart by {policy.person!r} here.",
+            f"Start the run with data.person = {policy.person!r}.",
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -42,13 +43,18 @@ class Trainer:
         settings: Settings,
         plan: Plan,
         generator: SecureGenerator,
+        *,
+        units: Sequence[Sequence[int]] | None = None,
     ) -> Tensor:
         """Train from ``adapter`` (all values, (N,)) and return the change of the trained part (M,).
 
         The plan must have been charged before. With ``round.mode = gradient`` the change is minus
         the private gradient; otherwise it is the difference after the local steps. Whatever
-        happens, nothing of the text stays on the model.
+        happens, nothing of the text stays on the model. ``units`` holds the records of each unit
+        of privacy; None: each record is one.
         """
+        if units is not None and any(len(unit) != 1 for unit in units):
+            raise NotImplementedError("units of several records")
         try:
             return self._train(adapter, text, settings, plan, generator)
         finally:

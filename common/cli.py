@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WithPrv = Annotated[bool, typer.Option("--prv", help="Also Opacus's PRV figure (imports torch).")]
-Delta = Annotated[float, typer.Option(help="Delta, well below 1 / number of records.")]
+Delta = Annotated[float, typer.Option(help="Delta, well below 1 / number of units.")]
+UnitName = Literal["record", "person"]
+OfUnit = Annotated[UnitName, typer.Option(help="What is protected, drawn and clipped as a whole.")]
 Steps = Annotated[int, typer.Option(help="Private steps in all: steps a round times rounds.")]
 
 
@@ -29,16 +31,25 @@ def plan(
     *,
     epsilon: Annotated[float, typer.Option(help="Epsilon that all the steps may spend.")],
     delta: Delta,
-    records: Annotated[int, typer.Option(min=1, help="Records of the smallest holder.")],
-    batch: Annotated[int, typer.Option(min=1, help="Expected size of a Poisson batch.")],
+    n: Annotated[
+        int,
+        typer.Option(
+            "--records",
+            "--units",
+            min=1,
+            help="Records (or persons) of the smallest holder.",
+        ),
+    ],
+    batch: Annotated[int, typer.Option(min=1, help="Expected size of a Poisson batch, in units.")],
     steps: Steps,
+    unit: OfUnit = "record",
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
     """The noise multiplier that keeps STEPS steps within EPSILON."""
-    from .privacy.plan import Plan
+    from .privacy.plan import Plan, Unit
 
-    rate = min(1.0, batch / records)
+    rate = min(1.0, batch / n)
     made = Plan.calibrate(
         epsilon=epsilon,
         delta=delta,
@@ -46,26 +57,28 @@ def plan(
         steps_per_round=1,
         max_rounds=steps,
         clip_norm=1.0,
+        unit=Unit(unit),
     )
-    made.check_units(records)
-    _show(_figures(made.noise_multiplier, rate, steps, delta, prv), as_json)
+    made.check_units(n)
+    _show(_figures(made.noise_multiplier, rate, steps, delta, unit, prv), as_json)
 
 
 def spent(
     *,
     noise_multiplier: Annotated[float, typer.Option(help="Noise std / clip norm; 0 is no noise.")],
-    sampling_rate: Annotated[float, typer.Option(help="Chance of a record to be in a batch.")],
+    sampling_rate: Annotated[float, typer.Option(help="Chance of a unit to be in a batch.")],
     steps: Steps,
     delta: Delta,
+    unit: OfUnit = "record",
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
     """Epsilon of STEPS Poisson-sampled Gaussian steps."""
-    _show(_figures(noise_multiplier, sampling_rate, steps, delta, prv), as_json)
+    _show(_figures(noise_multiplier, sampling_rate, steps, delta, unit, prv), as_json)
 
 
 def _figures(
-    noise_multiplier: float, sampling_rate: float, steps: int, delta: float, prv: bool
+    noise_multiplier: float, sampling_rate: float, steps: int, delta: float, unit: str, prv: bool
 ) -> dict[str, Any]:
     """``epsilon_*`` is None where it is infinite, since JSON has no infinity."""
     from .privacy import accountant
@@ -78,7 +91,7 @@ def _figures(
         "sampling_rate": sampling_rate,
         "steps": steps,
         "delta": delta,
-        "unit": "record",
+        "unit": unit,
         "relation": "add-or-remove-one",
         "epsilon_pld": accountant.epsilon_pld([taken], delta),
         "epsilon_rdp": accountant.epsilon_rdp([taken], delta),

@@ -78,10 +78,12 @@ class DataSpec:
 @dataclass(frozen=True, kw_only=True)
 class PrivacySpec:
     """The promise. ``noise_multiplier = 0`` calibrates it from epsilon; otherwise epsilon is
-    what that multiplier gives and the holder's policy decides."""
+    what that multiplier gives and the holder's policy decides. With ``unit = person`` a step uses
+    at most ``records_per_person`` records of a person, drawn anew each time."""
 
     trust: str = _choice("local", "local", "off")
-    unit: str = _choice("record", "record")
+    unit: str = _choice("record", "record", "person")
+    records_per_person: int = _number(8, 1, 1_000_000)
     epsilon: float = _number(8.0, 0, 100, above=True)
     delta: float = _number(1e-5, 0, 0.1, above=True)
     clip: float = _number(1.0, 0, 1e6, above=True)
@@ -90,9 +92,9 @@ class PrivacySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """Local training. ``batch`` is the expected size of a Poisson batch: a holder with n records
-    draws each with probability min(1, batch / n), and sums are divided by ``batch``, never by n
-    or by the number drawn."""
+    """Local training. ``batch`` is the expected size of a Poisson batch in units of privacy: a
+    holder with n units (records, or persons) draws each with probability min(1, batch / n), and
+    sums are divided by ``batch``, never by n or by the number drawn."""
 
     batch: int = _number(64, 1, 1_000_000)
     steps: int = _number(1, 1, 100_000)
@@ -259,6 +261,12 @@ def _check_combinations(s: Settings) -> None:
             f"round.min-holders = {s.round.min_holders} is above round.holders ="
             f" {s.round.holders}.",
             "Every round would be abandoned; lower round.min-holders.",
+        )
+    if s.privacy.unit == "person" and not s.data.person:
+        refuse(
+            "privacy.unit = 'person', but data.person names no column.",
+            "Set data.person to the column whose equal values belong to one person, or"
+            " privacy.unit = 'record'.",
         )
     if s.privacy.trust == "off" and s.privacy.noise_multiplier > 0:
         refuse(

@@ -140,7 +140,7 @@ def check(
 def largest_norm(settings: Settings, size: int) -> float:
     """What the L2 norm of an honest change of ``size`` values does not exceed.
 
-    A step is at most ``drawn`` clipped records plus noise, over the public batch. More than
+    A step is at most ``drawn`` clipped units plus noise, over the public batch. More than
     batch + 10 sqrt(batch) + 20 drawn, or a noise longer than sigma C (sqrt(size) + 10), has a
     probability below 1e-20. The noise of the largest sampling rate is the largest there is.
     """

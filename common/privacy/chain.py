@@ -17,7 +17,7 @@ from typing import Any
 
 from ..errors import ConfideError
 from .accountant import GaussianSteps, epsilon_pld, merge
-from .plan import Plan
+from .plan import Plan, Trust, Unit
 
 FORMAT = 1
 NO_HASH = "0" * 64
@@ -25,28 +25,34 @@ NO_HASH = "0" * 64
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash."""
+    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash.
+    ``units`` counts records, or persons: the different values of the column ``person``."""
 
     identity: str
     units: int
+    unit: Unit = Unit.RECORD
+    person: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
-    """One task's price: ``plan.steps_per_round`` steps of ``plan``."""
+    """One task's price: ``plan.steps_per_round`` steps of ``plan``. ``person`` is the column that
+    tells persons apart; empty when the unit is the record."""
 
     run: str
     round: int
     task_hash: str
     plan: Plan
+    person: str = ""
     bundle_hash: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of the book. ``payload`` holds number, previous, state, time, and by state:
-    ``created`` format, ledger; ``dataset`` identity, units; ``reserved`` run, round, task, plan,
-    dataset, bundle; ``released`` task, reply (SHA-256 of the bytes that left)."""
+    ``created`` format, ledger; ``dataset`` identity, units, unit, person; ``reserved`` run, round,
+    task, plan, person, dataset, bundle; ``released`` task, reply (SHA-256 of the bytes that left).
+    Without unit or person it is the record, and no column."""
 
     number: int
     hash: str
@@ -102,12 +108,16 @@ def canonical(value: Mapping[str, Any]) -> str:
 
 @dataclass
 class Book:
-    """The verified entries, added up. Only ever moves forward, by ``take``."""
+    """The verified entries, added up. Only ever moves forward, by ``take``.
+
+    ``unit`` is that of every charge with noise, with its column of persons; None before the first.
+    """
 
     entries: int = 0
     head: str = NO_HASH
     ledger_id: str = ""
     dataset: DataSet | None = None
+    unit: tuple[Unit, str] | None = None
     tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
     spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
 
@@ -143,11 +153,21 @@ class Book:
                 )
             self.ledger_id = payload["ledger"]
         elif state == "dataset":
-            self.dataset = DataSet(identity=payload["identity"], units=payload["units"])
+            self.dataset = DataSet(
+                identity=payload["identity"],
+                units=payload["units"],
+                unit=Unit(payload.get("unit", Unit.RECORD)),
+                person=payload.get("person", ""),
+            )
         elif state == "reserved":
-            steps = Plan.from_json(payload["plan"]).steps()
+            plan = Plan.from_json(payload["plan"])
+            steps, unit = plan.steps(), (plan.unit, payload.get("person", ""))
             if payload["task"] in self.tasks:
                 raise ValueError("a task is charged once")
+            if plan.trust is not Trust.OFF:
+                if self.unit not in (None, unit):
+                    raise ValueError("a ledger adds up one unit")
+                self.unit = unit
             self.tasks[payload["task"]] = ""
             self.spent[payload["run"], steps.noise_multiplier, steps.sampling_rate] += steps.steps
         elif state == "released":
@@ -196,10 +216,30 @@ def exhausted(book: Book, charge: Charge, limit: float) -> ConfideError:
     )
 
 
+def check_unit(book: Book, unit: Unit, person: str) -> None:
+    """Refuse to add up two units. A record's epsilon says nothing of a person's; and where persons
+    are clipped as a whole, one record may move the sum by twice the clip norm."""
+    if book.unit not in (None, (unit, person)):
+        spent = in_words(*book.unit) if book.unit else ""
+        raise ConfideError(
+            "ledger.unit",
+            f"What was spent on this data set is per {spent}, this task is per"
+            f" {in_words(unit, person)}; the two do not add up.",
+            f"Take part in runs with the unit {spent} only.",
+        )
+
+
+def in_words(unit: str, person: str) -> str:
+    """The unit of a ledger for people: record, or person (column 'author')."""
+    return f"{unit} (column {person!r})" if unit == Unit.PERSON else unit
+
+
 def check_charge(charge: Charge, limit: float | None) -> None:
     """Refuse a charge that names nothing, or a limit that is no number."""
     if not charge.task_hash or not charge.run or type(charge.round) is not int:
         raise ConfideError("ledger.charge", "A charge needs a run, a whole round and a task hash.")
+    if (charge.plan.unit is Unit.PERSON) != bool(charge.person):
+        raise ConfideError("ledger.charge", "A column of persons goes with the unit person alone.")
     if limit is not None and not limit >= 0:  # nan included
         raise ConfideError("ledger.charge", f"limit = {limit!r} is not a number >= 0.")
 

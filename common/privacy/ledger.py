@@ -1,15 +1,10 @@
 """The privacy ledger of one data set: what was ever spent on it, and a proof that it was booked.
 
-One SQLite file. Entries are only ever appended; each is canonical JSON that names its place and
-the hash of the entry before it, and its own hash is the SHA-256 of those bytes. Order of events:
-``charge`` (durable when it returns), then read text and train, then ``release`` with the bytes
-that leave. A task that was charged and never released stays spent: something may have left.
-
-Durability: rollback journal in TRUNCATE mode with synchronous FULL. SQLite then syncs journal,
-file and the end of the journal before a commit returns, so neither kill -9 nor a power failure
-loses a charge that was acknowledged, and the one file is whole whenever no process writes. (In
-DELETE mode a power failure may bring a removed journal back and roll an acknowledged charge
-back; in WAL mode a copy of the file alone may lack the newest entries.)
+One SQLite file (``ledger_file``). Entries are only ever appended; each is canonical JSON that
+names its place and the hash of the entry before it, and its own hash is the SHA-256 of those
+bytes. Order of events: ``charge`` (durable when it returns), then read text and train, then
+``release`` with the bytes that leave. A task that was charged and never released stays spent:
+something may have left.
 
 What opening the file detects: any changed, missing, added or re-ordered entry, and entries cut
 off the end, since a separate row of the same database holds their number and the last hash.
@@ -24,12 +19,10 @@ Never here: private text, or a message that quotes it. Nor a refund.
 from __future__ import annotations
 
 import os
-import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -38,8 +31,6 @@ from typing import Any, Self
 from ..errors import ConfideError
 from .accountant import GaussianSteps, epsilon_pld, within
 from .chain import (
-    FORMAT,
-    NO_HASH,
     Book,
     Charge,
     DataSet,
@@ -47,24 +38,29 @@ from .chain import (
     Receipt,
     canonical,
     check_charge,
+    check_unit,
     checked_reply,
     corrupt,
     exhausted,
+    in_words,
     task_spent,
 )
+from .ledger_file import append, connect, make, translated
+from .plan import Trust, Unit
 
 KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets the same bytes
-BUSY_SECONDS = 30.0
 
-__all__ = ["Charge", "DataSet", "Entry", "Ledger", "Receipt", "Verdict", "canonical", "verify"]
-
-_SCHEMA = """
-CREATE TABLE entries (number INTEGER PRIMARY KEY, payload TEXT NOT NULL, hash TEXT NOT NULL);
-CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER, hash TEXT);
-CREATE TABLE replies (number INTEGER PRIMARY KEY, task TEXT NOT NULL, body BLOB NOT NULL);
-CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
-CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
-"""
+__all__ = [
+    "Charge",
+    "DataSet",
+    "Entry",
+    "Ledger",
+    "Receipt",
+    "Verdict",
+    "canonical",
+    "in_words",
+    "verify",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +100,10 @@ class Ledger:
                     f"There is no ledger file at {path}.",
                     "Check the path; without its ledger a data set's past is unknown.",
                 )
-            with _translated(path):
-                _make(path)
-        with _translated(path):
-            ledger = cls(_connect(path, mode="rw"), path)
+            with translated(path):
+                make(path)
+        with translated(path):
+            ledger = cls(connect(path, mode="rw"), path)
             try:
                 with ledger._transaction("DEFERRED"):
                     ledger._check_replies()
@@ -150,13 +146,25 @@ class Ledger:
         """The data set registered last, or None."""
         return self._current().dataset
 
-    def register(self, identity: str, units: int) -> None:
+    @property
+    def unit(self) -> tuple[Unit, str] | None:
+        """The unit of every charge with noise, with its column of persons; None before one."""
+        return self._current().unit
+
+    def check_unit(self, unit: Unit, person: str = "") -> None:
+        """Refuse another unit than that of the charges so far, with ``ledger.unit``."""
+        check_unit(self._current(), unit, person)
+
+    def register(
+        self, identity: str, units: int, unit: Unit = Unit.RECORD, person: str = ""
+    ) -> None:
         """Book which data the budget belongs to; a change is a new entry, the budget goes on."""
         if not identity or type(units) is not int or units < 0:
             raise ConfideError("ledger.dataset", "A data set has an identity and units >= 0.")
+        dataset = DataSet(identity=identity, units=units, unit=unit, person=person)
         with self._transaction("IMMEDIATE"):
-            if self._book.dataset != DataSet(identity=identity, units=units):
-                self._append(state="dataset", identity=identity, units=units)
+            if self._book.dataset != dataset:
+                self._append(state="dataset", **asdict(dataset))
 
     def charge(self, charge: Charge, limit: float | None) -> None:
         """Book one task before any text is read for it. Durable when this returns.
@@ -165,8 +173,8 @@ class Ledger:
         (epsilon by PLD at the plan's delta; None: no limit). Refused means nothing was written.
 
         Raises:
-            ConfideError: ``ledger.task-spent`` if this task was charged before,
-                ``ledger.budget-exhausted`` if it does not fit.
+            ConfideError: ``ledger.task-spent`` if this task was charged before, ``ledger.unit`` if
+                noise was charged for another unit, ``ledger.budget-exhausted`` if it does not fit.
         """
         check_charge(charge, limit)
         if limit is not None:
@@ -176,6 +184,8 @@ class Ledger:
             book = self._book
             if charge.task_hash in book.tasks:
                 raise task_spent()
+            if charge.plan.trust is not Trust.OFF:
+                check_unit(book, charge.plan.unit, charge.person)
             if limit is not None and not self._fits(charge, limit, book):
                 raise exhausted(book, charge, limit)
             self._append(
@@ -184,6 +194,7 @@ class Ledger:
                 round=charge.round,
                 task=charge.task_hash,
                 plan=charge.plan.to_json(),
+                person=charge.person,
                 dataset=book.dataset.identity if book.dataset else None,
                 bundle=charge.bundle_hash,
             )
@@ -258,7 +269,7 @@ class Ledger:
         The book in memory learns of the body's own entries by reading them back next time, so
         it never knows anything that is not in the file.
         """
-        with _translated(self._path):
+        with translated(self._path):
             self._sql.execute(f"BEGIN {kind}")
             try:
                 self._catch_up()
@@ -284,7 +295,7 @@ class Ledger:
         )
 
     def _append(self, **payload: Any) -> None:
-        _append(self._sql, self._book.entries, self._book.head, payload)
+        append(self._sql, self._book.entries, self._book.head, payload)
 
     def _check_replies(self) -> None:
         for task, body in self._sql.execute("SELECT task, body FROM replies"):
@@ -311,89 +322,4 @@ def verify(path: str | os.PathLike[str], *, known_head: str = "") -> Verdict:
         entries=len(entries),
         head=entries[-1].hash,
         problem=problem,
-    )
-
-
-def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
-    uri = f"{path.resolve().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
-    try:
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA journal_mode = TRUNCATE")
-        connection.execute("PRAGMA trusted_schema = OFF")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _make(path: Path) -> None:
-    """Build a ledger beside ``path`` and link it there whole, so that an empty or half-made file
-    is always damage and never a fresh start. Whoever links second uses what is there."""
-    if not path.parent.is_dir():
-        raise ConfideError("ledger.missing", f"There is no folder {path.parent}.", "Make it first.")
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-    try:
-        connection = _connect(draft, mode="rw")
-        try:
-            connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
-            connection.execute("BEGIN IMMEDIATE")
-            connection.execute("INSERT INTO head VALUES (1, 0, ?)", (NO_HASH,))
-            payload = {"state": "created", "format": FORMAT, "ledger": secrets.token_hex(16)}
-            _append(connection, 0, NO_HASH, payload)
-            connection.execute("COMMIT")
-        finally:
-            connection.close()
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        draft.unlink(missing_ok=True)
-        draft.with_name(f"{draft.name}-journal").unlink(missing_ok=True)
-
-
-def _append(sql: sqlite3.Connection, number: int, head: str, payload: Mapping[str, Any]) -> None:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    text = canonical({**payload, "number": number, "previous": head, "time": now})
-    digest = sha256(text.encode()).hexdigest()
-    sql.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, text, digest))
-    sql.execute("UPDATE head SET entries = ?, hash = ? WHERE one = 1", (number + 1, digest))
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours; the words of the original stay in the cause."""
-    try:
-        yield
-    except sqlite3.ProgrammingError:
-        raise  # a closed ledger or another thread: a mistake of the caller, not of the file
-    except sqlite3.DatabaseError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise ConfideError(
-                "ledger.locked",
-                f"The ledger {path} was in use for {BUSY_SECONDS:g} s.",
-                "Find the process that holds it, then try again; this task was not booked.",
-            ) from error
-        if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY) or (
-            code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
-        ):
-            raise _unwritable(path, str(error)) from error
-        raise corrupt("It is not a sound database.") from error
-    except OSError as error:
-        raise _unwritable(path, error.strerror or "input/output error") from error
-
-
-def _unwritable(path: Path, why: str) -> ConfideError:
-    return ConfideError(
-        "ledger.write",
-        f"The ledger {path} cannot be read or written: {why}.",
-        "Check permissions and free space; what was not booked must not be released.",
     )

@@ -37,6 +37,7 @@ class SecureGenerator:
     | ``uniform(n)`` | empty | the open interval (0, 1), multiples of 2^-53 |
     | ``normal(n)`` | empty | finite, mean 0, variance 1 |
     | ``bernoulli(n, q)`` | empty | True with probability q; q = 1 always, q = 0 never |
+    | ``subset(n, k)`` | empty | k of n indices, ascending, every subset as likely; k <= n |
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,15 @@ class SecureGenerator:
         if not 0 <= q <= 1:  # nan included
             raise ConfideError("privacy.rate", f"probability = {q!r} is outside [0, 1].")
         return self.uniform(n) < q
+
+    def subset(self, n: int, k: int) -> NDArray[np.int64]:
+        """``(k,)`` different indices below ``n``, ascending; each of the subsets of that size is
+        as likely as any other. (The k smallest of n random words; the chance that two words are
+        equal, which alone could favour an index, is below n^2 / 2^65.)"""
+        if not 0 <= k <= n:
+            raise ConfideError("privacy.subset", f"{k!r} of {n!r} cannot be drawn.")
+        order = np.argsort(self._words(n), kind="stable")
+        return np.sort(order[:k]).astype(np.int64)
 
     def _words(self, n: int) -> NDArray[np.uint64]:
         """``(n,)`` words of keystream, each given out once."""

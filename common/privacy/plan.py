@@ -32,9 +32,10 @@ class Trust(StrEnum):
 
 
 class Unit(StrEnum):
-    """What one change of the data set is."""
+    """What one change of the data set is, and so what is drawn and clipped as a whole."""
 
     RECORD = "record"
+    PERSON = "person"  # all records of one person at one holder
 
 
 class Relation(StrEnum):
@@ -46,7 +47,8 @@ class Relation(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One holder's part: per round ``steps_per_round`` sums over Poisson batches, each unit's
-    term clipped to L2 norm ``clip_norm``, each sum with noise of std ``noise_std``.
+    term clipped to L2 norm ``clip_norm``, each sum with noise of std ``noise_std``. A person's
+    term is clipped as a whole, whatever the number of records, so that no group factor appears.
 
     With ``trust = off`` the noise multiplier is 0 and there is no promise; otherwise it is > 0.
     """
@@ -148,14 +150,14 @@ class Plan:
         return np.flatnonzero(coins).astype(np.int64)
 
     def check_units(self, n: int) -> None:
-        """Refuse a delta at or above 1/n: publishing one record whole would be within it."""
+        """Refuse a delta at or above 1/n: publishing one unit whole would be within it."""
         if _whole("units", n) < 1:
-            raise ConfideError("privacy.units", "There is no unit to train on.")
+            raise ConfideError("privacy.units", f"There is no {self.unit} to train on.")
         if self.trust is not Trust.OFF and self.delta >= 1 / n:
             raise ConfideError(
                 "privacy.delta",
                 f"delta = {self.delta:g} is not below 1/n = {1 / n:g}.",
-                f"Choose privacy.delta at most {0.1 / n:.1g}, or use more records.",
+                f"Choose privacy.delta at most {0.1 / n:.1g}, or use more {self.unit}s.",
             )
 
     def to_json(self) -> dict[str, Any]:

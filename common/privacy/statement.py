@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from .accountant import GaussianSteps, true_positive_rate
 from .plan import Plan, Relation, Trust, Unit
@@ -15,7 +16,40 @@ from .plan import Plan, Relation, Trust, Unit
 NOT_PRIVATE = "NOT DIFFERENTIALLY PRIVATE"
 FALSE_POSITIVE_RATES = (0.01, 0.05)
 
-_RELATIONS = {Relation.ADD_OR_REMOVE_ONE: "add or remove one {unit}"}
+
+@dataclass(frozen=True, kw_only=True)
+class _Words:
+    """How the sentences speak of a unit; a person is used by way of records."""
+
+    any_one: str
+    every_other: str
+    particular: str
+    absent: str
+    present: str
+    neighbours: dict[Relation, str]
+
+
+_WORDS = {
+    Unit.RECORD: _Words(
+        any_one="any single record of a holder was used",
+        every_other="every other record",
+        particular="one particular record was used",
+        absent="the records that were not used",
+        present="those that were",
+        neighbours={Relation.ADD_OR_REMOVE_ONE: "add or remove one record"},
+    ),
+    Unit.PERSON: _Words(
+        any_one="the records of any single person at a holder were used",
+        every_other="the records of every other person",
+        particular="those of one particular person were used",
+        absent="the persons whose records were not used",
+        present="those whose records were",
+        neighbours={
+            Relation.ADD_OR_REMOVE_ONE: "add or remove one person, all records of one person at"
+            " one holder"
+        },
+    ),
+}
 
 
 def claim(
@@ -32,11 +66,11 @@ def claim(
     """
     if trust is Trust.OFF or not math.isfinite(epsilon):
         return f"{NOT_PRIVATE}: no noise protects a {unit} of a holder."
-    neighbours = _RELATIONS[relation].format(unit=unit)
+    words = _WORDS[unit]
     return (
-        f"Whether any single {unit} of a holder was used changes what anyone, the coordinator"
-        f" included, can learn by at most epsilon = {_up(epsilon, 2)} at delta = {delta:.12g}"
-        f" ({neighbours}; local noise)."
+        f"Whether {words.any_one} changes what anyone, the coordinator included, can learn by at"
+        f" most epsilon = {_up(epsilon, 2)} at delta = {delta:.12g}"
+        f" ({words.neighbours[relation]}; local noise)."
     )
 
 
@@ -53,17 +87,18 @@ def claim_of(plan: Plan, epsilon: float) -> str:
 
 def in_plain_words(steps: Sequence[GaussianSteps], *, unit: Unit = Unit.RECORD) -> str:
     """What the steps mean for whoever is behind one unit: the best that any attacker can do."""
+    words = _WORDS[unit]
     rates = [true_positive_rate(steps, false_positive_rate=a) for a in FALSE_POSITIVE_RATES]
     if all(rate == 1 for rate in rates):
-        return f"An attacker may find out with certainty whether a {unit} was used."
+        return f"An attacker may find out with certainty whether {words.any_one}."
     found = " ".join(
-        f"Accepting a false alarm for {a:.0%} of the {unit}s that were not used, an attacker finds"
-        f" at most {_up(100 * rate, 1)} % of those that were (a blind guess finds {a:.0%})."
+        f"Accepting a false alarm for {a:.0%} of {words.absent}, an attacker finds at most"
+        f" {_up(100 * rate, 1)} % of {words.present} (a blind guess finds {a:.0%})."
         for a, rate in zip(FALSE_POSITIVE_RATES, rates, strict=True)
     )
     return (
-        f"Suppose an attacker sees everything that left the holder, knows every other {unit} and"
-        f" wants to know whether one particular {unit} was used. {found}"
+        f"Suppose an attacker sees everything that left the holder, knows {words.every_other} and"
+        f" wants to know whether {words.particular}. {found}"
     )
 
 

@@ -66,7 +66,7 @@ def build_report(folder: Path, *, prv: bool = True) -> Json:
         "holders": holders,
         "utility": _utility(run),
         "released": _released(run, accounts),
-        "not_protected": _not_protected(run, claim["groups"]),
+        "not_protected": _things([_weaker(run, claim["groups"]), *_NOT_PROTECTED]),
         "checks": checks,
         "faults": [{"round": r, "holder": h, "code": c} for r, h, c in _left_out(run)],
         "costs": _costs(run),
@@ -226,14 +226,14 @@ def _claim(
         "delta": privacy.delta,
         "planned_epsilon": run.limit,
         "adversary": ADVERSARY if private else "nobody",
-        "in_plain_words": _in_plain_words(private, steps),
+        "in_plain_words": _in_plain_words(private, steps, run.unit),
         "attacker": [
             {"false_positive_rate": rate, "true_positive_rate": found(false_positive_rate=rate)}
             for rate in (statement.FALSE_POSITIVE_RATES if steps else ())
         ],
         "groups": [
             {"records": size, "epsilon": group_epsilon(steps, privacy.delta, size)}
-            for size in (GROUP_SIZES if steps else ())
+            for size in (GROUP_SIZES if steps and run.unit is Unit.RECORD else ())
         ],
     }
 
@@ -243,15 +243,15 @@ def _sentence(run: Run, epsilon: float | None, failed: Sequence[str]) -> str:
         reasons = f"A check failed: {'; '.join(failed)}" if failed else "A holder's part is unknown"
         return f"{statement.NOT_PRIVATE}. {reasons}."
     privacy, spent = run.settings.privacy, math.inf if epsilon is None else epsilon
-    return statement.claim(epsilon=spent, delta=privacy.delta, unit=Unit(privacy.unit))
+    return statement.claim(epsilon=spent, delta=privacy.delta, unit=run.unit)
 
 
-def _in_plain_words(private: bool, steps: Steps) -> str:
+def _in_plain_words(private: bool, steps: Steps, unit: Unit) -> str:
     if not private:
-        return "Nothing is promised about what the adapter or the updates reveal of a record."
+        return f"Nothing is promised about what the adapter or the updates reveal of a {unit}."
     if not steps:
         return "No more is known than the bound above, which every holder planned with."
-    return statement.in_plain_words(steps)
+    return statement.in_plain_words(steps, unit=unit)
 
 
 # --- the rest of the report ---
@@ -297,12 +297,14 @@ def _released(run: Run, accounts: Sequence[Account]) -> Json:
     kind = "sum of clipped gradients" if s.round.mode == "gradient" else "change of the adapter"
     size = f" of {trained:,} numbers" if trained else ""
     update = f"One {kind}{size} per round and holder"
-    guarded = f"clipped to {s.privacy.clip:g} per record; the holder added Gaussian noise itself"
+    guarded = (
+        f"clipped to {s.privacy.clip:g} per {run.unit}; the holder added Gaussian noise itself"
+    )
     rates = [step.sampling_rate for account in accounts for step in account.steps]
     tells = (
-        f"with the public batch of {s.train.batch} it tells how many records a holder has"
+        f"with the public batch of {s.train.batch} it tells how many {run.unit}s a holder has"
         if min(rates, default=0.0) < 1
-        else f"it is 1, which tells that no holder has more than {s.train.batch} records"
+        else f"it is 1, which tells that no holder has more than {s.train.batch} {run.unit}s"
     )
     bare = [] if run.private else [(update, "no noise was added: it can reveal records")]
     return {
@@ -328,16 +330,23 @@ _NOT_ACCOUNTED = (
 )
 
 
-def _not_protected(run: Run, groups: Sequence[Json]) -> list[Json]:
-    """What the claim does not say, in plain words."""
+def _weaker(run: Run, groups: Sequence[Json]) -> tuple[str, str]:
+    """For whom the promise is weaker than it may sound."""
     person = run.settings.data.person
+    if run.unit is Unit.PERSON:
+        apart = (
+            f"Persons are the values of the column {person!r}, as the holder filled it in. Someone"
+            " under two of them counts as two persons, and what one person's records say of another"
+            " is protected as the first one's alone."
+        )
+        return ("A person under several names", apart)
     column = f" The column {person!r} names persons, but was not the unit." if person else ""
     weaker = "".join(
         f" With {group['records']} at one holder, epsilon is {group_text(group['epsilon'])}."
         for group in groups
     )
     several = f"The promise is for one record; for a person with more it is weaker.{weaker}{column}"
-    return _things([("A person with several records", several), *_NOT_PROTECTED])
+    return ("A person with several records", several)
 
 
 _NOT_PROTECTED = (

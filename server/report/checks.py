@@ -20,7 +20,7 @@ def run_checks(run: Run, accounts: Sequence[Account], holders: Sequence[Json]) -
             _check_noised(run),
             _check_charged(run, accounts),
             _check_chains(accounts),
-            _check_ledgers(accounts),
+            _check_ledgers(run, accounts),
             _check_limit(run, holders),
             _check_delta(run, accounts),
         ]
@@ -79,13 +79,14 @@ def _check_chains(accounts: Sequence[Account]) -> Json:
     )
 
 
-def _check_ledgers(accounts: Sequence[Account]) -> Json:
+def _check_ledgers(run: Run, accounts: Sequence[Account]) -> Json:
     problems = []
     for account in accounts:
         facts = account.ledger
         if facts is not None:
             newest = account.receipts[-1] if account.receipts else None
-            problems += [f"{account.name}: {problem}" for problem in facts.against(newest)]
+            found = facts.against(newest, run.unit_in_words)
+            problems += [f"{account.name}: {problem}" for problem in found]
     present = sum(account.ledger is not None for account in accounts)
     detail = (
         f"{present} of {len(accounts)} ledgers are in the run folder; their hash chains hold and "
@@ -118,7 +119,7 @@ def _check_delta(run: Run, accounts: Sequence[Account]) -> Json:
         if delta >= step.sampling_rate / batch
     ]
     return _check(
-        "delta is below one over the records of each holder",
+        f"delta is below one over the {run.unit}s of each holder",
         problems,
         f"delta = {delta:g}, with sizes as the sampling rates tell them.",
     )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfideError
-from ...common.privacy.ledger import Receipt
+from ...common.privacy.ledger import Receipt, in_words
+from ...common.privacy.plan import Unit
 from ...common.settings import Settings, from_flat
 from . import Json
 
@@ -44,6 +45,16 @@ class Run:
     @property
     def private(self) -> bool:
         return self.settings.privacy.trust != "off"
+
+    @property
+    def unit(self) -> Unit:
+        """Whom the promise is for."""
+        return Unit(self.settings.privacy.unit)
+
+    @property
+    def unit_in_words(self) -> str:
+        """The same as a ledger says it, with the column that tells persons apart."""
+        return in_words(self.unit, self.settings.data.person)
 
     @property
     def limit(self) -> float | None:

@@ -17,7 +17,8 @@ from typing import Any
 from ...common.errors import ConfideError
 from ...common.privacy import accountant
 from ...common.privacy.accountant import GaussianSteps
-from ...common.privacy.ledger import Ledger, Receipt
+from ...common.privacy.ledger import Entry, Ledger, Receipt, in_words
+from ...common.privacy.plan import Trust
 from . import finite, load_report
 
 TOLERANCE = 1e-6  # relative; both sides run the same accountant on the same events
@@ -25,21 +26,26 @@ TOLERANCE = 1e-6  # relative; both sides run the same accountant on the same eve
 
 @dataclass(frozen=True, kw_only=True)
 class LedgerFacts:
-    """What one ledger says of one run. ``fault`` names why it could not be read, or is empty."""
+    """What one ledger says of one run; ``unit`` in words, empty where no noise was charged.
+    ``fault`` names why it could not be read, or is empty."""
 
     path: str
     ledger_id: str = ""
     heads: frozenset[str] = frozenset()
     steps: tuple[GaussianSteps, ...] = ()
+    unit: str = ""
     fault: str = ""
 
-    def against(self, receipt: Receipt | None) -> list[str]:
-        """Where the ledger and a receipt disagree. The ledger may hold more, never less."""
+    def against(self, receipt: Receipt | None, unit: str) -> list[str]:
+        """Where the ledger disagrees with a receipt, which it may exceed, or with the run's unit,
+        for which its epsilon must be meant."""
         if self.fault:
             return [self.fault]
-        if receipt is None:
-            return []
         problems = []
+        if self.unit not in ("", unit):
+            problems.append(f"its charges are per {self.unit}, the run is per {unit}")
+        if receipt is None:
+            return problems
         if receipt.ledger_id != self.ledger_id:
             problems.append("the receipt is of another ledger")
         elif receipt.head not in self.heads:
@@ -129,9 +135,10 @@ def verify_run(folder: Path) -> Verdict:
             "Ledgers stay with their holders; each can check its own with `confide ledger verify`.",
         )
     delta = float(report["claim"]["delta"])
+    unit = in_words(str(report["claim"]["unit"]), str(report["settings"]["data.person"]))
     rows = {str(row["name"]): row for row in report["holders"]}
     holders = tuple(
-        _verify_holder(name, rows.get(name), ledgers.get(name), delta)
+        _verify_holder(name, rows.get(name), ledgers.get(name), delta, unit)
         for name in sorted(rows.keys() | ledgers.keys())
     )
     found = [f"{holder.name}: {text}" for holder in holders for text in holder.differences]
@@ -140,7 +147,7 @@ def verify_run(folder: Path) -> Verdict:
 
 
 def _verify_holder(
-    name: str, row: Mapping[str, Any] | None, facts: LedgerFacts | None, delta: float
+    name: str, row: Mapping[str, Any] | None, facts: LedgerFacts | None, delta: float, unit: str
 ) -> HolderVerdict:
     reported = row["epsilon_pld"] if row else None
     if facts is None:
@@ -153,7 +160,7 @@ def _verify_holder(
         )
     epsilon = accountant.epsilon_pld(facts.steps, delta) if facts.steps else 0.0
     differences = (
-        _row_differences(row, facts, epsilon, delta)
+        _row_differences(row, facts, epsilon, delta, unit)
         if row
         else ["it is not in the report", *_differs("epsilon by PLD", epsilon, 0.0)]
     )
@@ -163,7 +170,7 @@ def _verify_holder(
 
 
 def _row_differences(
-    row: Mapping[str, Any], facts: LedgerFacts, epsilon: float, delta: float
+    row: Mapping[str, Any], facts: LedgerFacts, epsilon: float, delta: float, unit: str
 ) -> list[str]:
     found = _differs("epsilon by PLD", epsilon, row["epsilon_pld"])
     if row["epsilon_rdp"] is not None:
@@ -173,7 +180,7 @@ def _row_differences(
     if not (covers(told, facts.steps) and covers(facts.steps, told)):
         found.append(f"the report has {_count(told)} steps, the ledger {_count(facts.steps)}")
     receipt = Receipt.from_json(row["receipt"]) if row["receipt"] else None
-    return found + facts.against(receipt)
+    return found + facts.against(receipt, unit)
 
 
 def _verify_claim(report: Mapping[str, Any], holders: Sequence[HolderVerdict]) -> list[str]:
@@ -218,15 +225,26 @@ def _count(steps: Sequence[GaussianSteps]) -> int:
     return sum(step.steps for step in steps)
 
 
+def _is_noised(entry: Entry, run: str) -> bool:
+    charged = entry.payload["state"] == "reserved" and entry.payload["run"] == run
+    return bool(charged and entry.payload["plan"]["trust"] != Trust.OFF)
+
+
+def _unit(entry: Entry) -> str:
+    return in_words(entry.payload["plan"]["unit"], entry.payload.get("person", ""))
+
+
 def _read_ledger(path: Path, run: str) -> LedgerFacts:
     place = path.relative_to(path.parents[2]).as_posix()
     try:
         with Ledger.open(path, create=False) as ledger:
+            entries = ledger.entries()
             return LedgerFacts(
                 path=place,
                 ledger_id=ledger.ledger_id,
-                heads=frozenset(entry.hash for entry in ledger.entries()),
+                heads=frozenset(entry.hash for entry in entries),
                 steps=tuple(ledger.steps(run)),
+                unit=" and ".join(sorted({_unit(e) for e in entries if _is_noised(e, run)})),
             )
     except ConfideError as error:
         return LedgerFacts(path=place, fault=f"its ledger cannot be relied on [{error.code}]")

@@ -64,6 +64,21 @@ def test_persons_are_read_when_the_column_is_named(data: Path) -> None:
     assert [r.person for r in named] == [str(i // 3) for i in range(ROWS)]
 
 
+def test_the_units_are_records_or_persons_and_grouped_once(data: Path) -> None:
+    corpus = Corpus(data, DataSpec(person="person"), "key")
+    assert corpus.units("record") == [[i] for i in range(ROWS)]
+    assert corpus.units("person") == [[0, 1, 2], [3, 4, 5], [6]]
+    assert corpus.units("person") is corpus.units("person")
+
+
+def test_a_record_of_nobody_is_no_unit(data: Path) -> None:
+    rows = [{**row, "person": ""} for row in tiny.rows(ROWS, seed=1)]
+    tiny.write_jsonl(data, rows)
+    corpus = Corpus(data, DataSpec(person="person"), "key")
+    with pytest.raises(ConfideError, match=r"data\.missing-person"):
+        corpus.units("person")
+
+
 def test_the_text_is_encoded_once_for_a_model(data: Path, tiny_model: Path, tmp_path: Path) -> None:
     corpus = Corpus(data, DataSpec(), "key")
     settings, loaded = prepared(tiny_model, tmp_path)

@@ -84,9 +84,9 @@ def test_the_charge_is_in_the_file_before_a_step_is_made(
     found: list[list[str]] = []
     train = Trainer.train
 
-    def looking(*args: Any) -> torch.Tensor:
+    def looking(*args: Any, **kwargs: Any) -> torch.Tensor:
         found.append(place.states())  # through a connection of its own
-        return train(*args)
+        return train(*args, **kwargs)
 
     monkeypatch.setattr(Trainer, "train", looking)
     update(place, place.task())
@@ -120,7 +120,7 @@ def test_a_release_that_cannot_be_booked_does_not_leave_and_stays_charged(
 def test_an_interrupt_gets_out_and_the_charge_stays(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "train", interrupted)
@@ -237,6 +237,86 @@ def test_without_noise_the_budget_is_gone_for_good(make_place: MakePlace) -> Non
     assert update(place, place.task()).receipt["epsilon"] is None
     place.settings["privacy.trust"] = "local"
     assert code(place.holder.handle(place.task(2))) == "ledger.budget-exhausted"
+
+
+# Persons
+
+PERSONS = RECORDS // 3  # three records each, see tests/tiny.py
+BY_PERSON = {"privacy__unit": "person", "data__person": "person"}
+
+
+@pytest.fixture
+def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The units that training was called with; the training itself is left out."""
+    seen: list[Any] = []
+
+    def standing_still(
+        self: Trainer, adapter: torch.Tensor, *_: Any, units: Any = None
+    ) -> torch.Tensor:
+        seen.append(units)
+        return torch.zeros(self._loaded.schema.trained_size)
+
+    monkeypatch.setattr(Trainer, "train", standing_still)
+    return seen
+
+
+def test_persons_are_counted_drawn_and_booked(make_place: MakePlace, handed: list[Any]) -> None:
+    place = make_place(train__batch=6, **BY_PERSON)
+    receipt = update(place, place.task()).receipt
+    assert [step["sampling_rate"] for step in receipt["steps_run"]] == [6 / PERSONS]
+    assert handed == [[[3 * i, 3 * i + 1, 3 * i + 2] for i in range(PERSONS)]]
+    with Ledger.open(place.site.ledger) as ledger:
+        dataset, reserved = ledger.dataset(), ledger.entries()[2].payload
+    assert dataset is not None
+    assert (dataset.units, dataset.unit, dataset.person) == (PERSONS, "person", "person")
+    assert (reserved["plan"]["unit"], reserved["person"]) == ("person", "person")
+
+
+def test_each_record_is_handed_on_as_a_unit_of_its_own(place: Place, handed: list[Any]) -> None:
+    update(place, place.task())
+    assert handed == [[[i] for i in range(RECORDS)]]
+
+
+def test_a_delta_of_one_person_or_more_is_refused(make_place: MakePlace, handed: list[Any]) -> None:
+    delta = (1 / RECORDS + 1 / PERSONS) / 2  # too much for the records, not for the persons
+    place = make_place(privacy__delta=delta, privacy__noise_multiplier=NOISE)
+    place.restart(max_delta=0.5, max_epsilon=math.inf)
+    assert code(place.holder.handle(place.task())) == "privacy.delta"
+    place.settings |= {"privacy.unit": "person", "data.person": "person"}
+    assert code(place.holder.handle(place.task())) == "update"
+    place.settings["privacy.delta"] = 0.1
+    tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
+    assert code(place.holder.handle(place.task())) == "privacy.delta"
+
+
+def test_another_unit_is_refused_before_the_text_is_read(
+    make_place: MakePlace, handed: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(**BY_PERSON)
+    update(place, place.task())
+    monkeypatch.setattr(Holder, "_open_corpus", lambda *_: pytest.fail("the text was read"))
+    place.settings["data.person"] = "label"
+    assert code(place.holder.handle(place.task(2))) == "ledger.unit"
+    place.settings["privacy.unit"] = "record"
+    assert code(place.holder.handle(place.task(2))) == "ledger.unit"
+    assert place.charges() == 1
+
+
+def test_a_record_of_nobody_is_refused_before_the_charge(make_place: MakePlace) -> None:
+    place = make_place(**BY_PERSON)
+    tiny.write_jsonl(place.data, [{**row, "person": None} for row in tiny.rows(RECORDS, seed=3)])
+    assert code(place.holder.handle(place.task())) == "data.missing-person"
+    assert place.charges() == 0
+
+
+def test_a_count_of_records_does_not_decide_what_persons_can_afford(
+    make_place: MakePlace, handed: list[Any]
+) -> None:
+    place = make_place(train__batch=2, privacy__noise_multiplier=NOISE, **BY_PERSON)
+    place.restart(max_epsilon=0.9 * spent(1))
+    with Ledger.open(place.site.ledger) as ledger:
+        ledger.register("as a run without noise has counted", 2)  # at 2 units the rate were 1
+    assert code(place.holder.handle(place.task())) == "update"
 
 
 # The data set and its ledger

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from confide.client.cli import add_commands
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger, canonical
-from confide.common.privacy.plan import Plan, Trust
+from confide.common.privacy.plan import Plan, Trust, Unit
 
 ROOT = Path(confide.__file__).resolve().parent.parent
 DELTA = 1e-5
@@ -62,7 +63,13 @@ def test_show_adds_up_all_runs_and_each(file: str) -> None:
         ("autumn", 1, 0),
     ]
     assert summary["runs"][0]["epsilon"] == epsilon_pld([PLAN.steps(2)], DELTA)
-    assert summary["dataset"] == {"identity": "keyed-hash", "units": 500}
+    assert summary["dataset"] == {
+        "identity": "keyed-hash",
+        "units": 500,
+        "unit": "record",
+        "person": "",
+    }
+    assert (summary["unit"], summary["person"]) == ("record", "")
 
 
 def test_show_takes_another_delta(file: str) -> None:
@@ -73,7 +80,20 @@ def test_show_takes_another_delta(file: str) -> None:
 def test_people_get_a_table_with_the_sum_below(file: str) -> None:
     output = run("show", file).stdout
     assert "spring" in output
-    assert f"epsilon = {epsilon_pld([PLAN.steps(3)], DELTA):.4f}" in output
+    assert f"epsilon = {epsilon_pld([PLAN.steps(3)], DELTA):.4f} per record" in output
+
+
+def test_a_ledger_of_persons_says_so_and_names_the_column(tmp_path: Path) -> None:
+    path = tmp_path / "persons.sqlite"
+    persons = replace(PLAN, unit=Unit.PERSON)
+    with Ledger.open(path) as ledger:
+        ledger.register("keyed-hash", 50, Unit.PERSON, "[b]author")
+        charge = Charge(run="r", round=1, task_hash="t", plan=persons, person="[b]author")
+        ledger.charge(charge, limit=None)
+    assert "per person (column '[b]author')" in run("show", str(path)).stdout
+    summary = json.loads(run("show", str(path), "--json").stdout)
+    assert (summary["unit"], summary["person"]) == ("person", "[b]author")
+    assert (summary["dataset"]["units"], summary["dataset"]["unit"]) == (50, "person")
 
 
 def test_steps_without_noise_are_shown_as_not_private(file: str) -> None:

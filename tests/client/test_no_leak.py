@@ -87,7 +87,7 @@ INJECTED: list[tuple[Any, str, Callable[..., Any], str]] = [
     (EncodedText, "batches", raises(IndexError(SECRET)), "holder.failed"),
     (Trainer, "train", raises(RuntimeError(SECRET)), "holder.failed"),
     (Trainer, "train", raises(ExceptionGroup(SECRET, [ValueError(SECRET)])), "holder.failed"),
-    (Trainer, "train", lambda *_: torch.full((3,), torch.nan), "release.not-finite"),
+    (Trainer, "train", lambda *_, **__: torch.full((3,), torch.nan), "release.not-finite"),
     (Ledger, "open", raises(sqlite3.DatabaseError(SECRET)), "holder.failed"),
     (Ledger, "register", raises(sqlite3.OperationalError(SECRET)), "holder.failed"),
     (Ledger, "charge", raises(sqlite3.OperationalError(SECRET)), "holder.failed"),

@@ -62,6 +62,9 @@ def test_a_policy_is_read_and_the_rest_are_the_defaults(tmp_path: Path) -> None:
         ("allow-unprotected = 1", "policy.format"),
         ("base-models = 'a/b'", "policy.format"),
         ("base-models = [1]", "policy.format"),
+        ("units = 'person'", "policy.format"),
+        ("units = ['persons']", "policy.format"),
+        ("person = ['author']", "policy.format"),
         ("max-epsilonn = 3", "policy.unknown-key"),
         ("max_epsilon = 3", "policy.unknown-key"),
     ],
@@ -99,6 +102,27 @@ def test_the_largest_delta_is_itself_allowed(cache: Path, delta: float, fits: bo
         review(settings(privacy__delta=delta), Policy())
     else:
         assert refused(Policy(), privacy__delta=delta) == "policy.delta"
+
+
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_only_the_units_of_the_policy_are_allowed(cache: Path, unit: str) -> None:
+    wanted = {"privacy__unit": unit, "data__person": "author"}
+    review(settings(**wanted), Policy())
+    review(settings(**wanted), Policy(units=(unit,)))
+    for units in ((), tuple({"record", "person"} - {unit})):
+        assert refused(Policy(units=units), **wanted) == "policy.unit"
+
+
+def test_a_run_cannot_tell_persons_apart_by_another_column_than_the_holder(cache: Path) -> None:
+    named = Policy(person="author")
+    review(settings(privacy__unit="person", data__person="author"), named)
+    assert refused(named, privacy__unit="person", data__person="line") == "policy.unit"
+    review(settings(data__person="line"), named)
+
+
+def test_the_units_of_a_file_are_read(tmp_path: Path) -> None:
+    path = write(tmp_path, 'units = ["person"]\nperson = "author"\n')
+    assert load_policy(path) == Policy(units=("person",), person="author")
 
 
 def test_only_listed_models_are_allowed_when_there_is_a_list(cache: Path) -> None:

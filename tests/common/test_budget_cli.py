@@ -41,6 +41,19 @@ def test_spent_gives_the_known_answer_by_three_accountants() -> None:
     assert figures["epsilon_rdp"] > figures["epsilon_pld"]
 
 
+def test_a_person_costs_what_a_record_costs_among_as_many_units() -> None:
+    line = PLAN.replace("--records", "--units")
+    persons = json.loads(run(f"{line} --unit person --json").stdout)
+    records = json.loads(run(f"{PLAN} --json").stdout)
+    assert (persons.pop("unit"), records.pop("unit")) == ("person", "record")
+    assert persons == records
+    assert json.loads(run(f"{SPENT} --unit person --json").stdout)["unit"] == "person"
+    error = run(f"{line.replace('1e-5', '0.01')} --unit person").exception
+    assert isinstance(error, ConfideError)
+    assert "more persons" in error.hint
+    assert run(f"{PLAN} --unit holder").exit_code != 0
+
+
 def test_people_get_a_table() -> None:
     output = run(SPENT).stdout
     assert "epsilon by PLD (the figure)" in output

@@ -45,6 +45,10 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"lora.rank": 0}, "settings.range", "[1, 256]"),
     ({"lora.dropout": 1.0}, "settings.range", "[0, 0.9]"),
     ({"train.lr": -1.0}, "settings.range", "train.lr"),
+    ({"privacy.unit": "holder"}, "settings.range", "record, person"),
+    ({"privacy.unit": "person"}, "settings.combination", "data.person"),
+    ({"privacy.records-per-person": 0}, "settings.range", "[1, 1e+06]"),
+    ({"privacy.records-per-person": 2.0}, "settings.type", "a whole number"),
     ({"privacy.trust": "locl"}, "settings.range", "'local'"),
     ({"aggregate.method": "fedavg"}, "settings.range", "lora, ffa"),
     ({"wire.encoding": "int3"}, "settings.range", "fp32"),
@@ -73,6 +77,14 @@ def test_a_mistake_is_refused_with_name_value_range_and_remedy(
     assert says in str(caught.value)
     assert any(key in str(caught.value) for key in change)
     assert caught.value.hint, "every refusal says what to do"
+
+
+def test_the_unit_may_be_a_person_once_a_column_names_persons() -> None:
+    flat = {**GOOD, "privacy.unit": "person", "data.person": "author"}
+    privacy = from_flat({**flat, "privacy.records-per-person": 3}).privacy
+    assert (privacy.unit, privacy.records_per_person) == ("person", 3)
+    assert from_flat(GOOD).privacy.unit == "record"
+    assert from_flat(GOOD).privacy.records_per_person == 8
 
 
 def test_every_key_has_a_room_and_a_name() -> None:

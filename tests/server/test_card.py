@@ -93,6 +93,11 @@ def test_the_card_promises_what_the_report_does_and_no_more() -> None:
     assert "at delta" not in withdrawn
 
 
+def test_the_card_names_the_unit() -> None:
+    assert "- unit: one record;" in model_card(report())
+    assert "- unit: one person;" in model_card(report(unit="person"))
+
+
 def test_no_name_breaks_out_of_its_place() -> None:
     hostile = report(base='x"\n---\n<script>`')
     hostile["run"]["name"] = "<img>\n# other"

@@ -154,11 +154,11 @@ def test_a_holder_that_fails_is_left_out_and_named(
 ) -> None:
     bench, calls, train = make(), [], Trainer.train
 
-    def second_fails(self: Trainer, *args: Any) -> torch.Tensor:
+    def second_fails(self: Trainer, *args: Any, **kwargs: Any) -> torch.Tensor:
         calls.append(1)
         if len(calls) % 3 == 2:
             raise RuntimeError("quotes a private text")
-        return train(self, *args)
+        return train(self, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "train", second_fails)
     bench.run()

@@ -73,6 +73,13 @@ def test_every_record_lies_in_exactly_one_file(
 
 
 @pytest.mark.parametrize("partition", ["unit", "iid", "dirichlet"])
+def test_every_record_of_a_holder_names_its_person(prepare: Prepare, partition: str) -> None:
+    whose = {record.text: record.person for record in source("text")}
+    for part in holders(prepare(partition=partition)):
+        assert {record.text: record.person for record in part}.items() <= whose.items()
+
+
+@pytest.mark.parametrize("partition", ["unit", "iid", "dirichlet"])
 def test_nobody_is_both_held_out_and_trained_on(prepare: Prepare, partition: str) -> None:
     folder = prepare(partition=partition)
     trained = people([record for part in holders(folder) for record in part])

@@ -33,6 +33,15 @@ def test_every_scenario_that_comes_along_makes_a_valid_run(name: str) -> None:
     assert settings.run.name == name
 
 
+@pytest.mark.parametrize("name", scenario_names())
+def test_every_scenario_protects_records_and_can_protect_persons(name: str) -> None:
+    scenario = load_scenario(name)
+    assert from_flat(run_config(scenario)).privacy.unit == "record"
+    changes = ["privacy.unit=person", "data.person=person", "privacy.records-per-person=4"]
+    privacy = from_flat(run_config(scenario, changes)).privacy
+    assert (privacy.unit, privacy.records_per_person) == ("person", 4)
+
+
 def test_the_demo_is_ten_holders_of_whole_articles() -> None:
     nyt = load_scenario("nyt")
     assert (nyt.federation, nyt.partition, nyt.limit) == ("nyt-10", "unit", None)

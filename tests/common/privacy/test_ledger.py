@@ -16,11 +16,10 @@ import pytest
 
 import confide
 from confide.common.errors import ConfideError
-from confide.common.privacy import chain
-from confide.common.privacy import ledger as ledger_module
+from confide.common.privacy import chain, ledger_file
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import KEPT_REPLIES, Charge, Ledger, Receipt, verify
-from confide.common.privacy.plan import Plan, Trust
+from confide.common.privacy.plan import Plan, Trust, Unit
 
 ROOT = Path(confide.__file__).resolve().parent.parent
 DELTA = 1e-5
@@ -190,6 +189,95 @@ def test_the_last_affordable_task_is_charged_and_the_next_refused(
     assert 0.999 * 2.0 <= epsilon_pld(ledger.steps(), DELTA) <= 2.0
 
 
+PERSONS = replace(PLAN, unit=Unit.PERSON)
+
+
+def by(number: int, column: str) -> Charge:
+    """A task that counts persons by that column."""
+    return replace(task(number, PERSONS), person=column)
+
+
+def test_what_is_spent_on_records_and_on_persons_is_never_added_up(
+    ledger: Ledger, path: Path
+) -> None:
+    ledger.charge(by(0, "author"), limit=8.0)
+    assert ledger.unit == (Unit.PERSON, "author")
+    before = ledger.entries()
+    with Ledger.open(path) as again:
+        for limit in (8.0, None):
+            for other in (task(1), by(1, "line")):
+                with pytest.raises(ConfideError) as caught:
+                    again.charge(other, limit=limit)
+                assert caught.value.code == "ledger.unit"
+                assert "author" in caught.value.hint
+    assert ledger.entries() == before
+    with refused("ledger.unit"):
+        ledger.check_unit(Unit.RECORD)
+    ledger.check_unit(Unit.PERSON, "author")
+    ledger.charge(by(1, "author"), limit=8.0)
+
+
+def test_a_person_cannot_follow_a_record(ledger: Ledger) -> None:
+    ledger.charge(task(0), limit=8.0)
+    with refused("ledger.unit"):
+        ledger.charge(by(1, "author"), limit=8.0)
+    assert ledger.unit == (Unit.RECORD, "")
+
+
+def test_another_process_settles_the_unit_in_the_last_moment(
+    ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits = Ledger._fits
+
+    def meanwhile(self: Ledger, charge: Charge, limit: float, book: chain.Book) -> bool:
+        """Called before the transaction begins."""
+        monkeypatch.undo()
+        with Ledger.open(path) as other:
+            other.charge(task(0), limit=None)
+        return fits(self, charge, limit, book)
+
+    monkeypatch.setattr(Ledger, "_fits", meanwhile)
+    with refused("ledger.unit"):
+        ledger.charge(by(1, "author"), limit=8.0)
+    assert ledger.unit == (Unit.RECORD, "")
+
+
+def test_a_comparison_without_noise_settles_no_unit(ledger: Ledger) -> None:
+    bare = replace(PLAN, trust=Trust.OFF, noise_multiplier=0.0)
+    ledger.charge(task(0, bare), limit=None)
+    assert ledger.unit is None
+    ledger.charge(by(1, "author"), limit=None)
+    ledger.charge(task(2, bare), limit=None)
+    assert ledger.unit == (Unit.PERSON, "author")
+
+
+def test_a_column_goes_with_the_person_alone(ledger: Ledger) -> None:
+    for charge in (by(0, ""), replace(task(0), person="author")):
+        with refused("ledger.charge"):
+            ledger.charge(charge, limit=None)
+
+
+def test_a_ledger_that_adds_up_two_units_is_damaged() -> None:
+    book, head = chain.Book(), chain.NO_HASH
+    for number, payload in enumerate(
+        [
+            {"state": "created", "format": chain.FORMAT, "ledger": "x"},
+            {"state": "dataset", "identity": "x", "units": 5},  # as before persons were counted
+            {"state": "reserved", "run": "r", "task": "a", "plan": PLAN.to_json()},
+            {"state": "reserved", "run": "r", "task": "b", "plan": PERSONS.to_json()},
+        ]
+    ):
+        text = chain.canonical({**payload, "number": number, "previous": head})
+        head = sha256(text.encode()).hexdigest()
+        if payload.get("task") != "b":
+            book.take(number, text, head)
+            continue
+        with refused("ledger.corrupt"):
+            book.take(number, text, head)
+    assert book.dataset == chain.DataSet(identity="x", units=5)
+    assert book.unit == (Unit.RECORD, "")
+
+
 def test_a_task_without_noise_fits_no_limit(ledger: Ledger) -> None:
     bare = replace(PLAN, trust=Trust.OFF, noise_multiplier=0.0)
     with refused("ledger.budget-exhausted"):
@@ -292,7 +380,7 @@ def test_an_open_ledger_sees_what_another_process_charged(ledger: Ledger, path: 
 def test_a_ledger_in_use_for_too_long_is_named(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_module, "BUSY_SECONDS", 0.01)
+    monkeypatch.setattr(ledger_file, "BUSY_SECONDS", 0.01)
     with Ledger.open(path) as other, ledger._transaction("IMMEDIATE"), refused("ledger.locked"):
         other.charge(task(0), limit=None)
     assert spent(ledger) == 0
@@ -393,7 +481,7 @@ def test_an_entry_forged_under_an_open_ledger_is_noticed(path: Path, ledger: Led
 
 def test_a_flipped_bit_in_any_entry_is_noticed(booked: Path) -> None:
     with Ledger.open(booked) as ledger:
-        payloads = [ledger_module.canonical(e.payload).encode() for e in ledger.entries()]
+        payloads = [chain.canonical(e.payload).encode() for e in ledger.entries()]
     whole = booked.read_bytes()
     chance = random.Random(0)
     for payload in payloads:
@@ -499,7 +587,7 @@ def test_a_ledger_of_a_later_format_is_not_called_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(ledger_module, "FORMAT", 2)  # as a later version would write
+        later.setattr(ledger_file, "FORMAT", 2)  # as a later version would write
         later.setattr(chain, "FORMAT", 2)  # and read
         Ledger.open(path).close()
     with refused("ledger.format"):

@@ -6,6 +6,9 @@ import math
 import multiprocessing
 import pickle
 import threading
+from collections import Counter
+from collections.abc import Callable
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from confide.common.privacy.noise import SecureGenerator
 DRAWS = 1_000_000
 LEAST_P = 1e-6
 LARGEST_R = 0.005
+SUBSETS = 20_000
 
 
 def looks_standard_normal(draws: NDArray[np.float64]) -> bool:
@@ -85,6 +89,50 @@ def test_threads_that_share_a_generator_share_no_draw(monkeypatch: pytest.Monkey
     for thread in threads:
         thread.join()
     assert np.unique(draws).size == 2 * 50
+
+
+def looks_like_uniform_subsets(draws: list[tuple[int, ...]], n: int, k: int) -> bool:
+    """Chi-square over all subsets of k of n, each of which has the same chance."""
+    counts = Counter(draws)
+    found = [counts.pop(subset, 0) for subset in combinations(range(n), k)]
+    return not counts and bool(stats.chisquare(found).pvalue > LEAST_P)
+
+
+def test_every_subset_is_as_likely_as_any_other() -> None:
+    generator, n, k = SecureGenerator(), 6, 3
+    draws = [tuple(generator.subset(n, k).tolist()) for _ in range(SUBSETS)]
+    assert looks_like_uniform_subsets(draws, n, k)
+
+
+def test_the_same_test_rejects_the_first_records_a_block_and_repeats() -> None:
+    generator, n, k = np.random.default_rng(1), 6, 3
+    wrong: list[Callable[[], list[int]]] = [
+        lambda: list(range(k)),
+        lambda: sorted((int(generator.integers(n)) + i) % n for i in range(k)),
+        lambda: sorted(generator.integers(n, size=k).tolist()),
+    ]
+    for draw in wrong:
+        assert not looks_like_uniform_subsets([tuple(draw()) for _ in range(SUBSETS)], n, k)
+
+
+@pytest.mark.parametrize("n", [1, 2, 57, 1000])
+def test_a_subset_is_ascending_and_without_repeats(n: int) -> None:
+    generator = SecureGenerator()
+    for k in {0, 1, n // 2, n - 1, n}:
+        drawn = generator.subset(n, k)
+        assert drawn.shape == (k,)
+        assert drawn.dtype == np.int64
+        assert (np.diff(drawn) > 0).all()
+        assert ((drawn >= 0) & (drawn < n)).all()
+    assert generator.subset(n, n).tolist() == list(range(n))
+    assert generator.subset(0, 0).size == 0
+
+
+@pytest.mark.parametrize("k", [-1, 4])
+def test_more_than_there_is_cannot_be_drawn(k: int) -> None:
+    with pytest.raises(ConfideError) as caught:
+        SecureGenerator().subset(3, k)
+    assert caught.value.code == "privacy.subset"
 
 
 def _draw_into(queue: "multiprocessing.Queue[list[float]]", generator: SecureGenerator) -> None:

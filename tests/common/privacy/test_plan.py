@@ -104,7 +104,7 @@ def test_a_batch_can_be_empty_and_its_step_still_counts() -> None:
     assert PLAN.steps().steps == PLAN.steps_per_round
 
 
-@pytest.mark.parametrize("plan", [PLAN, OFF])
+@pytest.mark.parametrize("plan", [PLAN, OFF, replace(PLAN, unit=Unit.PERSON)])
 def test_a_plan_survives_json(plan: Plan) -> None:
     data = plan.to_json()
     assert all(type(value) in (str, int, float) for value in data.values())
@@ -119,7 +119,7 @@ def test_whole_numbers_and_floats_make_the_same_plan() -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        {"unit": "person"},
+        {"unit": "holder"},
         {"relation": "replace-one"},
         {"trust": "central"},
         {"trust": "off"},
@@ -154,6 +154,16 @@ def test_a_delta_at_or_above_one_over_n_is_refused_with_a_better_one() -> None:
         plan.check_units(100)
     assert caught.value.code == "privacy.delta"
     assert "0.001" in caught.value.hint
+
+
+def test_a_person_is_one_unit_and_costs_what_a_record_would() -> None:
+    persons = replace(PLAN, unit=Unit.PERSON)
+    assert persons.steps(4) == PLAN.steps(4)
+    assert persons.noise_std == PLAN.noise_std
+    assert persons.to_json() != PLAN.to_json()
+    with pytest.raises(ConfideError) as caught:
+        replace(persons, delta=0.01).check_units(100)
+    assert "more persons" in caught.value.hint
 
 
 def test_a_plan_for_nobody_is_refused() -> None:

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from confide.common.privacy.accountant import GaussianSteps
-from confide.common.privacy.plan import Plan, Trust
+from confide.common.privacy.plan import Plan, Trust, Unit
 from confide.common.privacy.statement import NOT_PRIVATE, claim, claim_of, in_plain_words
 
 TWENTY = GaussianSteps(noise_multiplier=2.6854, sampling_rate=1.0, steps=20)
@@ -17,6 +17,15 @@ def test_the_claim_names_unit_adversary_numbers_and_neighbours() -> None:
         " included, can learn by at most epsilon = 7.99 at delta = 1e-05"
         " (add or remove one record; local noise)."
     )
+
+
+def test_the_claim_for_a_person_is_about_all_records_of_that_person_at_one_holder() -> None:
+    assert claim(epsilon=7.99, delta=1e-5, unit=Unit.PERSON) == (
+        "Whether the records of any single person at a holder were used changes what anyone, the"
+        " coordinator included, can learn by at most epsilon = 7.99 at delta = 1e-05"
+        " (add or remove one person, all records of one person at one holder; local noise)."
+    )
+    assert "protects a person" in claim(epsilon=1.0, delta=1e-5, unit=Unit.PERSON, trust=Trust.OFF)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +60,14 @@ def test_plain_words_give_the_best_attack_at_both_rates() -> None:
     assert "at most 50.9 %" in words
     assert "1%" in words
     assert "5%" in words
+    assert "person" not in words
+
+
+def test_a_person_is_as_hard_to_find_as_a_record_would_be() -> None:
+    words = in_plain_words([TWENTY], unit=Unit.PERSON)
+    assert "at most 25.5 % of those whose records were" in words
+    assert "whether those of one particular person were used" in words
+    assert "every other record" not in words
 
 
 def test_plain_words_without_noise_are_blunt() -> None:

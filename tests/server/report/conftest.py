@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from confide.common.privacy.plan import Plan, Relation, Trust, Unit
 HOLDERS, ROUNDS, BATCH, RECORDS = 10, 20, 600, 500
 EPSILON, DELTA = 8.0, 1e-5
 RUN = "20260101-120000-editorials"
+PERSON = "article"
 WITH_LEDGER = ("holder-00", "holder-01")
 LATE_HOLDER, LATE_ROUND = "holder-07", 12  # it gave no answer in this round
 
@@ -56,7 +58,7 @@ def config(**changes: object) -> str:
     rooms: dict[str, dict[str, object]] = {
         "model": {"name": "sentence-transformers/all-MiniLM-L6-v2"},
         "task": {"labels": "negative,positive"},
-        "data": {"path": "/somewhere/private/nyt", "person": "article"},
+        "data": {"path": "/somewhere/private/nyt", "person": PERSON},
         "privacy": {"epsilon": EPSILON, "delta": DELTA},
         "train": {"batch": BATCH},
         "round": {"count": ROUNDS},
@@ -83,16 +85,18 @@ def made_up_receipt(holder: str, number: int) -> dict[str, Any]:
     ).to_json()
 
 
-def real_receipts(folder: Path, holder: str) -> list[dict[str, Any]]:
+def real_receipts(folder: Path, holder: str, unit: Unit) -> list[dict[str, Any]]:
     """Charge and release every round in a ledger of the run folder."""
+    person = PERSON if unit is Unit.PERSON else ""
+    charged = replace(plan(), unit=unit)
     path = folder / "holders" / holder / "ledger.sqlite"
     path.parent.mkdir(parents=True)
     receipts = []
     with Ledger.open(path) as ledger:
-        ledger.register(f"{holder}-texts", RECORDS)
+        ledger.register(f"{holder}-texts", RECORDS, unit, person)
         for number in range(1, ROUNDS + 1):
             task_hash = f"{number:064x}"
-            charge = Charge(run=RUN, round=number, task_hash=task_hash, plan=plan())
+            charge = Charge(run=RUN, round=number, task_hash=task_hash, plan=charged, person=person)
             ledger.charge(charge, None)
             receipts.append(ledger.receipt(DELTA, RUN).to_json())
             ledger.release(task_hash, b"an update")
@@ -115,9 +119,9 @@ def start_line() -> dict[str, Any]:
     }
 
 
-def events(folder: Path) -> list[dict[str, Any]]:
+def events(folder: Path, unit: Unit) -> list[dict[str, Any]]:
     names = [f"holder-{index:02d}" for index in range(HOLDERS)]
-    receipts = {name: real_receipts(folder, name) for name in WITH_LEDGER}
+    receipts = {name: real_receipts(folder, name, unit) for name in WITH_LEDGER}
     charged = dict.fromkeys(names, 0)
     lines = [start_line(), evaluation(0)]
     for number in range(1, ROUNDS + 1):
@@ -187,11 +191,15 @@ def safetensors(tensors: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pattern(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The run folder that every test gets a copy of; forty synced charges take a while."""
-    folder = tmp_path_factory.mktemp("pattern") / RUN
+    return lru_cache(lambda unit: make_pattern(tmp_path_factory.mktemp("pattern"), Unit(unit)))
+
+
+def make_pattern(place: Path, unit: Unit) -> Path:
+    folder = place / RUN
     folder.mkdir()
-    text = "".join(json.dumps(line) + "\n" for line in events(folder))
+    text = "".join(json.dumps(line) + "\n" for line in events(folder, unit))
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     (folder / "yardsticks.json").write_text(json.dumps(YARDSTICKS), encoding="utf-8")
     (folder / "adapter").mkdir()
@@ -201,12 +209,13 @@ def pattern(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make_run(pattern: Path, tmp_path: Path) -> MakeRun:
-    """Make the run folder; ``edit`` may change its metrics, keywords its config."""
+def make_run(pattern: Callable[[str], Path], tmp_path: Path) -> MakeRun:
+    """Make the run folder; ``edit`` may change its metrics, ``charged`` the unit that its ledgers
+    were charged for, keywords its config."""
 
-    def make(edit: Edit | None = None, **changes: object) -> Path:
+    def make(edit: Edit | None = None, charged: str = "", **changes: object) -> Path:
         folder = tmp_path / "runs" / RUN
-        shutil.copytree(pattern, folder)
+        shutil.copytree(pattern(charged or str(changes.get("privacy__unit", "record"))), folder)
         metrics = folder / "metrics.jsonl"
         lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
         if edit:

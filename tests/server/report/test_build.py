@@ -124,6 +124,47 @@ def test_a_delta_above_one_over_the_records_withdraws_the_claim(make_run: MakeRu
     assert not check(report, "delta is below one over the records of each holder")["passed"]
 
 
+def test_a_promise_to_persons_is_said_to_be_one_and_has_no_group(make_run: MakeRun) -> None:
+    report = build_report(make_run(privacy__unit="person"), prv=False)
+    claim = report["claim"]
+    assert claim["private"]
+    assert claim["unit"] == "person"
+    assert "the records of any single person at a holder were used" in claim["sentence"]
+    assert "all records of one person at one holder" in claim["sentence"]
+    assert claim["groups"] == []
+    assert 0.99 * claim["planned_epsilon"] < claim["epsilon"] <= claim["planned_epsilon"]
+    assert "those of one particular person" in claim["in_plain_words"]
+    assert check(report, "delta is below one over the persons of each holder")["passed"]
+    assert all(row["passed"] for row in report["checks"])
+    assert "clipped to 1 per person" in report["released"]["accounted"][0]["why"]
+    assert any("600 persons" in thing["why"] for thing in report["released"]["not_accounted"])
+    limits = {thing["what"]: thing["why"] for thing in report["not_protected"]}
+    assert "A person with several records" not in limits
+    assert "'article'" in limits["A person under several names"]
+    assert "One person at several holders" in limits
+
+
+def test_a_promise_to_records_tells_what_it_is_to_a_person(
+    torch_free_report: dict[str, Any],
+) -> None:
+    limits = {thing["what"]: thing["why"] for thing in torch_free_report["not_protected"]}
+    told = limits["A person with several records"]
+    assert "With 2 at one holder" in told
+    assert "'article' names persons, but was not the unit" in told
+    assert [group["records"] for group in torch_free_report["claim"]["groups"]] == [2, 5]
+
+
+@pytest.mark.parametrize(("unit", "charged"), [("person", "record"), ("record", "person")])
+def test_a_ledger_charged_for_another_unit_withdraws_the_claim(
+    make_run: MakeRun, unit: str, charged: str
+) -> None:
+    report = build_report(make_run(privacy__unit=unit, charged=charged), prv=False)
+    agreed = check(report, "Ledgers agree with the receipts")
+    assert not agreed["passed"]
+    assert f"its charges are per {charged}" in agreed["detail"]
+    assert not report["claim"]["private"]
+
+
 def test_a_receipt_that_its_ledger_does_not_know_withdraws_the_claim(make_run: MakeRun) -> None:
     def forge(lines: Lines) -> None:
         rounds(lines)[-1]["accepted"][0]["receipt"]["head"] = "f" * 64

@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from confide.server.report.build import build_report
 from confide.server.report.html import STYLE, render
 from confide.server.report.svg import DARK, GROUNDS, INKS, LIGHT, line_chart
 
@@ -200,6 +203,13 @@ def test_a_long_run_is_thinned_but_keeps_its_end() -> None:
 def test_an_attacker_never_looks_weaker_than_computed(torch_free_report: dict[str, Any]) -> None:
     torch_free_report["claim"]["attacker"][0]["true_positive_rate"] = 0.25411
     assert "<b>25.5 %</b>" in render(torch_free_report)
+
+
+def test_a_page_for_persons_speaks_of_no_record(make_run: Callable[..., Path]) -> None:
+    page = Page(render(build_report(make_run(privacy__unit="person"), prv=False)))
+    assert "one person added or removed" in page.text
+    assert "several at the same holder" not in page.text
+    assert "A person with several records" not in page.text
 
 
 def test_what_several_records_of_one_person_cost_is_told(torch_free_report: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from confide.server.cli import add_commands
-from confide.server.report.build import write_report
-from confide.server.report.terminal import show, show_verdict
+from confide.server.report.build import build_report, write_report
+from confide.server.report.terminal import outcome, show, show_verdict
 from confide.server.report.verify import HolderVerdict, Verdict
 
 WIDE, NARROW = 110, 60
@@ -38,6 +39,12 @@ def test_the_claim_comes_first_and_everything_is_there(torch_free_report: dict[s
     assert places == sorted(places)
     for word in ("holder-07", "policy.rounds", "TF-IDF", "82.7 %", "not accounted", "passed"):
         assert word in text
+
+
+def test_the_outcome_and_the_claim_name_the_unit(make_run: Callable[..., Path]) -> None:
+    report = build_report(make_run(privacy__unit="person"), prv=False)
+    assert outcome(report).endswith("per person.")
+    assert "any single person at a holder" in " ".join(printed(report).split())
 
 
 def test_no_line_is_wider_than_the_terminal(torch_free_report: dict[str, Any]) -> None:

@@ -60,6 +60,7 @@ def test_an_honest_report_agrees_with_its_ledgers(reported: Path) -> None:
         (lambda r: r["holders"].pop(0), "holder-00: it is not in the report"),
         (lambda r: r["holders"][0]["receipt"].update(head="0" * 64), "holder-00: the receipt"),
         (lambda r: r["holders"][0]["receipt"].update(ledger_id="x"), "holder-00: the receipt"),
+        (lambda r: r["claim"].update(unit="person"), "holder-00: its charges are per record"),
     ],
 )
 def test_every_difference_is_named(
@@ -69,6 +70,16 @@ def test_every_difference_is_named(
     verdict = verify_run(reported)
     assert not verdict.agrees
     assert any(text.startswith(named) for text in verdict.differences), verdict.differences
+
+
+def test_a_report_for_persons_agrees_with_ledgers_of_persons(
+    make_run: Callable[..., Path],
+) -> None:
+    folder = make_run(privacy__unit="person")
+    write_report(folder, prv=False)
+    assert verify_run(folder).agrees
+    edit(folder, lambda r: r["settings"].update({"data.person": "line"}))
+    assert any("(column 'article')" in text for text in verify_run(folder).differences)
 
 
 def test_a_charge_that_the_report_does_not_know_is_found(reported: Path) -> None:
