@@ -81,6 +81,7 @@ class Holder:
             loaded = load_model(settings)
             adapter = _adapter(task, loaded.schema)
             text = corpus.encoded(settings.task, loaded)
+            trainer = Trainer(loaded)
             charge = Charge(
                 run=task.run,
                 round=task.round,
@@ -88,10 +89,9 @@ class Holder:
                 plan=plan,
                 person=person,
             )
+            trainer.prepare(settings)
             ledger.charge(charge, self._limit(settings))
-            change = Trainer(loaded).train(
-                adapter, text, settings, plan, self._generator, units=units
-            )
+            change = trainer.train(adapter, text, settings, plan, self._generator, units=units)
             return release(
                 change,
                 task,

@@ -13,7 +13,7 @@ coordinate (Abadi et al. 2016), divided by a public constant.
 
 Opacus differs in four points that matter here: its generator can be seeded and is not
 cryptographic, one NaN record turns every parameter NaN, norms and sums are taken in the gradient's
-own precision, and the unit is always the record. Virtual steps, scaling and stepping are Opacus's own.
+own precision, and the unit is always the record. Virtual steps, scaling and stepping are Opacus's.
 """
 
 from __future__ import annotations

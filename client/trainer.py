@@ -1,20 +1,16 @@
 """Local training: Poisson batches of private steps on a warm model.
 
 The number of steps is the plan's, whatever the batches turn out to be; nothing about a batch (its
-loss, its size, its norms) is returned. Sources: Abadi et al. 2016 (DP-SGD); Opacus's grad-sample
-hooks compute the per-record gradients.
+loss, its size, its norms) is returned. Source: Abadi et al. 2016 (DP-SGD); for persons, each with
+a bounded number of records and clipped as a whole, McMahan et al. 2018.
 """
 
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from opacus.grad_sample import GradSampleModule
-from peft import PeftModel
 from torch import Tensor
 
 from ..common.adapter import get_adapter, set_adapter
@@ -26,15 +22,26 @@ from ..common.privacy.plan import Plan, Trust
 from ..common.settings import Settings
 from ..common.tasks import task_for
 from ..common.tensors import flatten, unflatten
+from .per_example import PerExample
 from .private_step import PrivateOptimizer, empty_step, trained_parameters
+from .self_check import check_per_example
 
 
 class Trainer:
-    """A model with Opacus's hooks on; they stay on the model for every task of the process."""
+    """A model with per-example gradients; its layers keep them for every task of the process."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._hooked = _hooked(loaded.model)
+
+    def prepare(self, settings: Settings) -> None:
+        """Check the model on made-up examples, once; what is wrong with it shows before anything
+        is charged.
+
+        Raises:
+            ConfideError: ``train.self-check``, ``train.no-gradient``, ``train.precision``,
+                ``train.unsupported-layer`` or ``train.batch-shape``.
+        """
+        _engine(self._loaded, settings)
 
     def train(
         self,
@@ -53,12 +60,12 @@ class Trainer:
         happens, nothing of the text stays on the model. ``units`` holds the records of each unit
         of privacy; None: each record is one.
         """
-        if units is not None and any(len(unit) != 1 for unit in units):
-            raise NotImplementedError("units of several records")
+        chosen = units if units is not None else [[i] for i in range(len(text))]
+        engine = _engine(self._loaded, settings)
         try:
-            return self._train(adapter, text, settings, plan, generator)
+            return self._train(adapter, text, settings, plan, generator, chosen, engine)
         finally:
-            _forget(self._hooked)
+            engine.forget()
 
     def _train(
         self,
@@ -67,16 +74,21 @@ class Trainer:
         settings: Settings,
         plan: Plan,
         generator: SecureGenerator,
+        units: Sequence[Sequence[int]],
+        engine: PerExample,
     ) -> Tensor:
-        self._hooked.train()
+        engine.forget()
+        self._loaded.model.train()
         schema = self._loaded.schema
         set_adapter(self._loaded.model, unflatten(adapter, schema.shapes))
         before = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
         optimizer = PrivateOptimizer(
             self._local_optimizer(settings), plan, settings.train.batch, generator
         )
+        most = settings.privacy.records_per_person
         for _ in range(plan.steps_per_round):
-            self._step(optimizer, text, plan.draw(len(text), generator).tolist(), settings)
+            drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
+            self._step(optimizer, engine, text, drawn, settings)
         after = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
         if plan.trust is not Trust.OFF:
             sizes = [math.prod(shape) for _, shape in schema.trained_shapes]
@@ -93,48 +105,52 @@ class Trainer:
         return torch.optim.SGD(parameters, lr=settings.train.lr)
 
     def _step(
-        self, optimizer: PrivateOptimizer, text: EncodedText, drawn: list[int], settings: Settings
+        self,
+        optimizer: PrivateOptimizer,
+        engine: PerExample,
+        text: EncodedText,
+        drawn: Sequence[Sequence[int]],
+        settings: Settings,
     ) -> None:
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=True)
         if not drawn:
             empty_step(optimizer)
             return
         task, seen = task_for(settings.task), 0
-        for batch in text.batches(drawn):
-            logits = forward(self._loaded, task, batch, model=self._hooked)
-            with warnings.catch_warnings():
-                # True and harmless below cached layers: their output needs no gradient.
-                warnings.filterwarnings("ignore", "Full backward hook is firing")
-                # A sum: Opacus hands out each record's own gradient, unscaled by the batch.
-                task.losses(logits, batch.targets).sum().backward()
-            seen += batch.size
-            optimizer.signal_skip_step(seen < len(drawn))
-            optimizer.step()
-            optimizer.zero_grad()
+        for piece in text.pieces(drawn):
+            logits = forward(self._loaded, task, piece.batch)
+            # A sum: each example's own gradient, not scaled by the others' number.
+            task.losses(logits, piece.batch.targets).sum().backward()
+            engine.check()
+            if not piece.whole or piece.sizes.max() > 1:
+                optimizer.fold(piece.units, piece.sizes, whole=piece.whole)
+            if piece.whole:
+                seen += len(piece.sizes)
+                optimizer.signal_skip_step(seen < len(drawn))
+                optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
 
-def _hooked(model: PeftModel) -> GradSampleModule:
-    """The model with its hooks, made once: Opacus refuses to hook a model twice. It is kept with
-    the model, so that it goes when the model goes."""
-    kept = vars(model)
-    if "_confide_hooked" not in kept:
-        kept["_confide_hooked"] = GradSampleModule(model, batch_first=True, loss_reduction="sum")
-    hooked: GradSampleModule = kept["_confide_hooked"]
-    return hooked
+def _engine(loaded: LoadedModel, settings: Settings) -> PerExample:
+    """The model's per-example gradients, made and checked once; kept with the model, so that they
+    go when the model goes."""
+    known: PerExample | None = vars(loaded.model).get("_per_example")
+    if known is not None:
+        return known
+    engine = PerExample(loaded.model)
+    try:
+        check_per_example(engine, loaded, settings)
+    except BaseException:
+        engine.remove_hooks()
+        raise
+    return engine
 
 
-def _forget(hooked: GradSampleModule) -> None:
-    """Take everything of the last task off the model. After a failure between forward and
-    backward, Opacus would otherwise add that task's gradients to those of the next."""
-    for module in hooked.modules():
-        own = [p for p in module.parameters(recurse=False) if p.requires_grad]
-        for name in ("activations", "max_batch_len") if own else ():
-            vars(module).pop(name, None)
-        for parameter in own:
-            parameter.grad = None
-            kept: dict[str, Any] = vars(parameter)
-            kept.update(grad_sample=None, summed_grad=None, _forward_counter=0)
-            kept.pop("_current_grad_sample", None)
+def _bounded(records: Sequence[int], most: int, generator: SecureGenerator) -> Sequence[int]:
+    """At most so many records of a unit, each choice as likely as any other."""
+    if len(records) <= most:
+        return records
+    return [records[i] for i in generator.subset(len(records), most)]
 
 
 def _check_moved(before: Tensor, after: Tensor) -> None:

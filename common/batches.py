@@ -20,6 +20,10 @@ from .tasks.classification import Classification, Example
 
 # Tokens in one physical batch: about 0.5 GB of activations for the largest model of the docs.
 TOKENS_PER_BATCH = 4096
+# Computed for nothing; less would cut the batches into ever smaller pieces.
+MOST_PADDING = 0.15
+# Tokens that are not worth a pass of their own, padding or not.
+SMALL = 512
 
 
 @dataclass(frozen=True)
@@ -38,19 +42,57 @@ class Batch:
         return len(self.targets)
 
 
+@dataclass(frozen=True)
+class Piece:
+    """One physical batch of a logical one.
+
+    ``units`` (B,) says to which of U units each example belongs, ``sizes`` (U,) how many examples
+    each has in the logical batch; with ``whole`` False more of the same single unit follows.
+    """
+
+    batch: Batch
+    units: Tensor
+    sizes: Tensor
+    whole: bool = True
+
+
 def chunks_by_length(
-    lengths: Sequence[int], indices: Sequence[int], budget: int = TOKENS_PER_BATCH
+    lengths: Sequence[int],
+    indices: Sequence[int],
+    budget: int = TOKENS_PER_BATCH,
+    padding: float = MOST_PADDING,
 ) -> list[list[int]]:
-    """Cut ``indices`` into chunks of similar length whose padded size is within ``budget``
-    tokens (a single longer example is a chunk of its own)."""
+    """Cut ``indices`` into chunks of similar length: each at most ``budget`` tokens with its
+    padding (a single longer example is a chunk of its own), and of more than SMALL tokens at most
+    a share of ``padding`` is padding."""
     chunks: list[list[int]] = []
-    longest = 0
+    filled = 0
     for index in sorted(indices, key=lambda i: lengths[i]):
-        longest = max(longest, lengths[index])
-        if not chunks or (len(chunks[-1]) + 1) * longest > budget:
+        length = lengths[index]
+        size = (len(chunks[-1]) + 1) * length if chunks else 0
+        wasteful = size > SMALL and filled + length < (1 - padding) * size
+        if not chunks or size > budget or wasteful:
             chunks.append([])
-            longest = lengths[index]
+            filled = 0
         chunks[-1].append(index)
+        filled += length
+    return chunks
+
+
+def chunks_of_units(
+    lengths: Sequence[int], units: Sequence[Sequence[int]], budget: int = TOKENS_PER_BATCH
+) -> list[list[int]]:
+    """The same for units of several examples, which stay together: chunks of positions in
+    ``units``. A unit above the budget is a chunk of its own."""
+    longest = [max(lengths[i] for i in unit) for unit in units]
+    chunks: list[list[int]] = []
+    examples = 0
+    for unit in sorted(range(len(units)), key=lambda u: longest[u]):
+        examples += len(units[unit])
+        if not chunks or examples * longest[unit] > budget:
+            chunks.append([])
+            examples = len(units[unit])
+        chunks[-1].append(unit)
     return chunks
 
 
@@ -73,6 +115,28 @@ class EncodedText:
         chosen = range(len(self)) if indices is None else indices
         for chunk in chunks_by_length(self._lengths, chosen):
             yield self._batch(chunk)
+
+    def together(self, indices: Sequence[int]) -> Batch:
+        """The examples of ``indices`` in one physical batch, in that order."""
+        return self._batch(indices)
+
+    def pieces(self, units: Sequence[Sequence[int]]) -> Iterator[Piece]:
+        """The examples of ``units``, each exactly once, in physical batches of whole units; only
+        a unit that is too large for one is spread over several, which follow each other."""
+        if all(len(unit) == 1 for unit in units):
+            for batch in self.batches([unit[0] for unit in units]):
+                every = torch.arange(batch.size)
+                yield Piece(batch, every, torch.ones_like(every))
+            return
+        for chunk in chunks_of_units(self._lengths, units):
+            sizes = torch.tensor([len(units[u]) for u in chunk])
+            of = {i: place for place, u in enumerate(chunk) for i in units[u]}
+            parts = [list(of)]
+            if len(chunk) == 1:
+                parts = chunks_by_length(self._lengths, parts[0], padding=1.0)
+            for number, part in enumerate(parts, start=1):
+                places = torch.tensor([of[i] for i in part])
+                yield Piece(self._batch(part), places, sizes, whole=number == len(parts))
 
     def _batch(self, chunk: Sequence[int]) -> Batch:
         ids, mask = self._padded(chunk)

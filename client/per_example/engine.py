@@ -114,10 +114,11 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
         for module, name in self._patched:
             vars(module).pop(name, None)
         self._patched.clear()
-        vars(self._module).pop("_per_example", None)
+        self._module.__dict__.pop("_per_example", None)
         for parameter in self._module.parameters():
+            kept: dict[str, Any] = vars(parameter)
             for name in _LEFT_BY_OPACUS:
-                vars(parameter).pop(name, None)
+                kept.pop(name, None)
 
     def _note_size(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         given = [kwargs.get(name) for name in _INPUTS] + list(args) + list(kwargs.values())
@@ -135,6 +136,7 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
     def _forward_of(self, name: str, module: nn.Module) -> Callable[..., Any]:
         """The forward that takes the place of the module's own while it trains."""
         plain = module.forward
+        inside: Callable[..., Any]
         if _is_fused(module):
             inside = _lora_forward
         elif type(module) is nn.Linear:
@@ -160,7 +162,7 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
         def get_prompt(_: Any, batch_size: int, *args: Any, **kwargs: Any) -> Any:
             if not model.training:
                 return plain(batch_size, *args, **kwargs)
-            return Prompt.apply(lambda size: plain(size), batch_size, *_trained(encoder))
+            return Prompt.apply(plain, batch_size, *_trained(encoder))  # type: ignore[no-untyped-call]
 
         return get_prompt
 
@@ -205,7 +207,7 @@ def _is_fused(module: nn.Module) -> bool:
     dora = any(variants)
     return (
         type(base) in (nn.Linear, Conv1D)
-        and not base.weight.requires_grad  # type: ignore[union-attr]
+        and not base.weight.requires_grad
         and all(v is None or type(v) is DoraLinearVariant for v in variants)
         and (not dora or len(names) == 1)
         and (not dora or all(type(module.lora_dropout[n]) is nn.Identity for n in names))
@@ -221,7 +223,7 @@ def _active(layer: PeftLoraLinear) -> list[str]:
     return [name for name in layer.active_adapters if name in layer.lora_A]
 
 
-def _lora_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
+def _lora_forward(layer: Any, x: Tensor) -> Tensor:
     base: Any = layer.get_base_layer()
     device = x.device.type
     autocast = torch.is_autocast_enabled(device)
@@ -245,8 +247,8 @@ def _lora_forward(layer: PeftLoraLinear, x: Tensor) -> Tensor:
         magnitude=magnitudes[0] if magnitudes else None,
         dtype=dtype,
     )
-    y = LoraLinear.apply(x, call, *_trained(layer))
-    return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return,no-untyped-call]
+    y: Tensor = LoraLinear.apply(x, call, *_trained(layer))  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], -1)
 
 
 def _mask(dropout: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
@@ -257,8 +259,8 @@ def _mask(dropout: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
 
 
 def _linear_forward(layer: nn.Linear, x: Tensor) -> Tensor:
-    y = Linear.apply(x, layer.weight, layer.bias)
-    return y.view(*x.shape[:-1], -1)  # type: ignore[no-any-return,no-untyped-call]
+    y: Tensor = Linear.apply(x, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
+    return y.view(*x.shape[:-1], -1)
 
 
 def _replayed_forward(rule: SampledLayer | AnyLayer) -> Callable[..., Any]:

@@ -1,8 +1,8 @@
 """A LoRA layer as one autograd function: forward, gradient of the input, per-example gradients.
 
 For a frozen base W, b and branches (A, B, s) the layer is y = x W^T + b + sum s (x A^T) B^T
-(Hu et al. 2021). Autograd would keep x, x A^T and both products and sum the gradients of A and B over
-the batch; here x alone is kept, and the gradients of an example i,
+(Hu et al. 2021). Autograd would keep x, x A^T and both products and sum the gradients of A and B
+over the batch; here x alone is kept, and the gradients of an example i,
 
     dA_i = s (g_i B)^T x_i,    dB_i = s g_i^T (x_i A^T),
 
@@ -10,8 +10,8 @@ cost what their sum would cost. Without dropout, and in the base's own float32, 
 added to W first: one product instead of three, and equal to rounding. In bfloat16 they stay
 apart, since an update below 2^-9 of a weight would be rounded away.
 
-DoRA (Liu et al. 2024) scales the rows of the sum to learnt magnitudes m; the norm that they are divided
-by is a constant to the gradient, as in PEFT and section 4.3 of the paper.
+DoRA (Liu et al. 2024) scales the rows of the sum to learnt magnitudes m; the norm that they are
+divided by is a constant to the gradient, as in PEFT and section 4.3 of the paper.
 """
 
 from __future__ import annotations
@@ -151,7 +151,8 @@ def _record_branch(
 
 def _norm(weight: Tensor) -> Tensor:
     """L2 norm of each output's weights, (out,), float32."""
-    return torch.linalg.vector_norm(weight.float(), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(weight.float(), dim=1)
+    return norm
 
 
 def _masked(x: Tensor, mask: Tensor | None) -> Tensor:

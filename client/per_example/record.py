@@ -56,7 +56,8 @@ def examples_first(x: Tensor) -> Tensor:
 
 
 def outer(left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
-    """For each example the sum over tokens of left_t right_t^T: (B, T, M), (B, T, N) -> (B, M, N)."""
+    """For each example the sum over tokens of left_t right_t^T, (B, M, N), of (B, T, M) and
+    (B, T, N)."""
     left, right = examples_first(left), examples_first(right)
     rows = torch.bmm(left.transpose(1, 2), right.to(left.dtype))
     return rows if scale == 1.0 else rows.mul_(scale)

@@ -76,7 +76,7 @@ INJECTED: list[tuple[Any, str, Callable[..., Any], str]] = [
     (Classification, "encode", raises(ConfideError(SECRET, "own message")), "holder.failed"),
     (Classification, "encode", chained, "data.format"),
     (Classification, "losses", raises(RuntimeError(f"bad input {SECRET}")), "holder.failed"),
-    (Classification, "losses", nan, "update"),
+    (Classification, "losses", nan, "train.self-check"),
     (Classification, "losses", raises(MemoryError(SECRET)), "holder.memory"),
     (corpus, "read_records", raises(UnicodeDecodeError("utf-8", SECRET.encode(), 0, 1, "bad")),
      "holder.failed"),

@@ -14,6 +14,7 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
+from confide.client.per_example import PerExample
 from confide.common.errors import ConfideError
 from tests.client.architectures import LABELS, LENGTHS, PAD, TASKS, WIDTH, Batch, base_model
 from tests.client.gradients import (
@@ -255,7 +256,6 @@ HALVES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama": ("llama", "causal", {}),
     "t5": ("t5-gated", "seq2seq", {}),  # a ReLU near zero is on or off by rounding
     "dora": ("llama", "causal", {"use_dora": True}),
-    "head": ("llama", "tokens", {}),
 }
 
 
@@ -271,6 +271,13 @@ def test_over_a_bfloat16_base_the_gradients_are_close_and_in_the_parameters_prec
     found = per_example(model, task, batch)
     assert {n: g.dtype for n, g in found.items()} == precision
     assert_same(found, expected, HALF, rows=False)
+
+
+def test_a_head_in_bfloat16_is_refused() -> None:
+    model = half_model("llama", "tokens")
+    with pytest.raises(ConfideError, match=r"train\.precision.*score"):
+        PerExample(model)
+    assert "_per_example" not in vars(model)
 
 
 def test_a_float32_head_over_a_bfloat16_body_has_float32_gradients() -> None:

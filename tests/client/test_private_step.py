@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
-from confide.client.private_step import PrivateOptimizer, empty_step
+from confide.client.private_step import PrivateOptimizer, check_noise, empty_step
 from confide.client.trainer import Trainer, _check_moved
 from confide.common import batches
 from confide.common.adapter import adapter_parameters, set_adapter
@@ -76,17 +75,15 @@ class Bench:
         schema, model = self.loaded.schema, self.loaded.model
         set_adapter(model, unflatten(self.adapter, schema.shapes))
         rows = []
-        self.trainer._hooked.disable_hooks()
+        model.eval()  # plain autograd: the engine keeps out of the way
         for index in range(len(text)):
             (batch,) = text.batches([index])
             for parameter in model.parameters():
                 parameter.grad = None
             losses = self.task.losses(forward(self.loaded, self.task, batch), batch.targets)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Full backward hook is firing")
-                losses.sum().backward()
+            losses.sum().backward()
             rows.append(_gradient(self.loaded))
-        self.trainer._hooked.enable_hooks()
+        model.train()
         return torch.stack(rows)
 
 
@@ -133,7 +130,7 @@ def test_physical_batches_do_not_change_the_logical_one(
 ) -> None:
     text = bench.text(12)
     whole = bench.change(text, plan())
-    monkeypatch.setattr(batches.chunks_by_length, "__defaults__", (20,))
+    monkeypatch.setattr(batches.chunks_by_length, "__defaults__", (20, 0.15))
     assert len(list(text.batches())) > 4
     cut = bench.change(text, plan())
     assert (cut - whole).norm() <= 1e-6 * whole.norm()
@@ -158,7 +155,7 @@ def optimizer_for(
     return PrivateOptimizer(sgd, used, 1, generator or SecureGenerator.insecure_seeded(1))
 
 
-@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("poison", [math.nan, math.inf, -math.inf])
 def test_a_non_finite_record_contributes_exactly_zero(poison: float) -> None:
     values = parameters((3, 2), (4,))
     generator = torch.Generator().manual_seed(0)
@@ -248,6 +245,76 @@ def test_a_poisson_run_counts_every_step_even_the_empty_ones(
         patch.setattr(PrivateOptimizer, "add_noise", counting)
         bench.change(bench.text(10), used)
     assert len(steps) == 30
+
+
+@pytest.mark.parametrize("size", [1e25, 3e38])
+def test_a_finite_gradient_of_any_size_is_clipped_and_no_more(size: float) -> None:
+    (value,) = parameters((4,))
+    value.grad_sample = torch.full((1, 4), size)  # type: ignore[attr-defined]
+    optimizer = optimizer_for([value], plan())
+    optimizer.step()
+    assert optimizer.non_finite == 0
+    assert value.detach().norm() == pytest.approx(CLIP, rel=EXACT)
+
+
+ODD_DRAWS = (0.9, 1.1, 0.0)  # times an honest draw
+
+
+def test_noise_of_another_size_is_refused_before_it_is_added() -> None:
+    draw = torch.from_numpy(SecureGenerator.insecure_seeded(3).normal(20_000))
+    check_noise(draw)
+    check_noise(draw[:1])
+    check_noise(draw[:0])
+    for factor in ODD_DRAWS:
+        with pytest.raises(ConfideError, match=r"train\.noise"):
+            check_noise(factor * draw)
+
+
+@pytest.mark.parametrize("part", [1, 7, 1 << 22])
+def test_however_the_rows_are_cut_the_sum_is_the_same(
+    monkeypatch: pytest.MonkeyPatch, part: int
+) -> None:
+    monkeypatch.setattr("confide.client.private_step._PART", part)
+    values = parameters((3, 2), (4,))
+    generator = torch.Generator().manual_seed(2)
+    for value in values:
+        value.grad_sample = torch.randn(9, *value.shape, generator=generator)  # type: ignore[attr-defined]
+    rows = torch.cat([value.grad_sample.flatten(1) for value in values], dim=1)  # type: ignore[attr-defined]
+    optimizer_for(values, plan()).step()
+    found = -torch.cat([value.detach().flatten() for value in values])
+    assert (found - clipped_sum(rows)).norm() <= EXACT * found.norm()
+
+
+def test_a_unit_is_clipped_as_the_mean_of_its_records_wherever_they_came() -> None:
+    (value,) = parameters((4,))
+    generator = torch.Generator().manual_seed(4)
+    records = 3 * torch.randn(6, 4, generator=generator)
+    owners = torch.tensor([0, 1, 1, 0, 1, 2])
+    sizes = torch.tensor([2, 3, 1])
+    means = torch.stack([records[owners == u].mean(0) for u in range(3)])
+    expected = clipped_sum(means)
+    optimizer = optimizer_for([value], plan())
+    value.grad_sample = records.clone()  # type: ignore[attr-defined]
+    optimizer.fold(owners, sizes)
+    optimizer.step()
+    assert (-value.detach() - expected).norm() <= EXACT * expected.norm()
+
+
+def test_a_unit_in_two_physical_batches_is_clipped_once_and_only_when_whole() -> None:
+    (value,) = parameters((4,))
+    records = 3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(4))
+    expected = clipped_sum(records.mean(0, keepdim=True))
+    optimizer = optimizer_for([value], plan())
+    sizes = torch.tensor([5])
+    value.grad_sample = records[:3].clone()  # type: ignore[attr-defined]
+    optimizer.fold(torch.zeros(3, dtype=torch.long), sizes, whole=False)
+    with pytest.raises(ConfideError, match=r"train\.unit"):
+        optimizer.step()
+    optimizer.zero_grad()
+    value.grad_sample = records[3:].clone()  # type: ignore[attr-defined]
+    optimizer.fold(torch.zeros(2, dtype=torch.long), sizes)
+    optimizer.step()
+    assert (-value.detach() - expected).norm() <= EXACT * expected.norm()
 
 
 def test_a_model_that_no_gradient_reaches_is_refused() -> None:

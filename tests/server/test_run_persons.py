@@ -28,7 +28,6 @@ BY_PERSON = {
 STEPS = GaussianSteps(noise_multiplier=NOISE, sampling_rate=BATCH / PERSONS, steps=ROUNDS)
 
 
-@pytest.mark.skip(reason="client/trainer.py does not take units of several records yet")
 @pytest.mark.parametrize("mode", ["gradient", "steps"])
 def test_a_run_for_persons_from_the_text_to_a_verified_report(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path, mode: str
@@ -54,6 +53,6 @@ def test_a_run_for_persons_from_the_text_to_a_verified_report(
     (folder.path / "holders").symlink_to(ledgers)
     assert verify_run(folder.path).agrees
 
-    by_record = config(tiny_model, tiny_federation, tmp_path / "again")
+    by_record = config(tiny_model, tiny_federation, tmp_path / "again", run__name="again")
     with pytest.raises(ConfideError, match=r"ledger\.unit \(3\)"):
         run(by_record, federation(files, ledgers))
