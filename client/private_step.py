@@ -1,14 +1,16 @@
 """One private step: Opacus's DPOptimizer with noise from a secure source.
 
-Guarantee: the sum of a Poisson batch's per-record gradients, each clipped to ``max_grad_norm`` C
+Guarantee: the sum of a Poisson batch's gradients, one for each unit (a record, or the mean over a
+person's records, see ``fold``), each clipped to ``max_grad_norm`` C
 in L2 over all trained parameters together, plus Gaussian noise of standard deviation sigma * C per
 coordinate (Abadi et al. 2016), divided by a public constant.
 
 | input | result |
 |---|---|
 | empty batch | noise alone; the model is not touched; the step counts |
-| record with a NaN or infinite gradient | contributes exactly zero; counted locally |
-| record with a zero gradient | contributes zero |
+| unit with a NaN or infinite gradient | contributes exactly zero; counted locally |
+| unit with a finite gradient of any size | contributes at most C: norms are float64 |
+| unit with a zero gradient | contributes zero |
 | noise multiplier 0 | refused by the plan, unless trust is off |
 
 Opacus differs in four points that matter here: its generator can be seeded and is not
@@ -43,7 +45,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         generator: source of the noise.
 
     Attributes:
-        non_finite: how many records contributed nothing; for the holder's eyes only.
+        non_finite: how many units contributed nothing; for the holder's eyes only.
     """
 
     def __init__(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -166,12 +165,11 @@ class EncodedText:
         return self._hidden
 
 
-def forward(loaded: LoadedModel, task: Classification, batch: Batch, model: Any = None) -> Tensor:
-    """Class logits (B, L) of a batch. ``model`` may be a wrapper around ``loaded.model``."""
-    call = model if model is not None else loaded.model
+def forward(loaded: LoadedModel, task: Classification, batch: Batch) -> Tensor:
+    """Class logits (B, L) of a batch."""
     if "inputs_embeds" not in batch.inputs:
-        output = call(**batch.inputs, attention_mask=batch.attention_mask)
+        output = loaded.model(**batch.inputs, attention_mask=batch.attention_mask)
     else:
         with loaded.trunk.upper():
-            output = call(**batch.inputs, attention_mask=batch.attention_mask)
+            output = loaded.model(**batch.inputs, attention_mask=batch.attention_mask)
     return task.logits(output, batch.attention_mask)

@@ -38,7 +38,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.pytorch_utils import Conv1D
 
 from ...common.errors import ConfideError
-from .layers import SAMPLED, AnyLayer, Linear, Prompt, Replayed, SampledLayer
+from .layers import SAMPLED, Linear, Prompt, Replayed, Rule, by_opacus, one_by_one
 from .lora import Branch, Layer, LoraLinear
 from .record import BatchSize
 
@@ -143,11 +143,13 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
             inside = _linear_forward
         else:
             _refuse_dropout(name, module)
-            kind = SampledLayer if type(module) in SAMPLED else AnyLayer
-            inside = _replayed_forward(kind(module, plain, _trained(module)))
+            by = by_opacus if type(module) in SAMPLED else one_by_one
+            rule = Rule(layer=module, forward=plain, parameters=_trained(module), by=by)
+            inside = _replayed_forward(rule)
 
         def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
-            if not layer.training or getattr(layer, "disable_adapters", False):
+            off = getattr(layer, "disable_adapters", False) or getattr(layer, "merged", False)
+            if off or not layer.training:
                 return plain(*args, **kwargs)
             if len(args) != 1 or any(value is not None for value in kwargs.values()):
                 _refuse(name, "is called with something else than one input")
@@ -263,7 +265,7 @@ def _linear_forward(layer: nn.Linear, x: Tensor) -> Tensor:
     return y.view(*x.shape[:-1], -1)
 
 
-def _replayed_forward(rule: SampledLayer | AnyLayer) -> Callable[..., Any]:
+def _replayed_forward(rule: Rule) -> Callable[..., Any]:
     def forward(_: nn.Module, x: Tensor) -> Any:
         return Replayed.apply(x, rule, *rule.parameters)  # type: ignore[no-untyped-call]
 

@@ -1,7 +1,7 @@
 """Layers other than LoRA: a linear layer, those that Opacus has samplers for, and any other.
 
 Each is an autograd function around the layer's own forward, so that autograd never sums its
-parameters' gradients over the batch. The last resort, ``AnyLayer``, goes through the batch one
+parameters' gradients over the batch. The last resort, ``one_by_one``, goes through the batch one
 example at a time: exact for every layer that treats examples apart, and as slow as it sounds,
 though for this one layer alone.
 """
@@ -9,6 +9,7 @@ though for this one layer alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -62,67 +63,61 @@ class Replayed(torch.autograd.Function):
         (x,), (g,), rule = ctx.saved_tensors, grads, ctx.rule
         enabled, dtype = ctx.autocast
         with torch.autocast(x.device.type, dtype, enabled=enabled):
-            gx = rule.backward(x, g, ctx.needs_input_grad[0])
+            gx = rule.by(rule, x, g, ctx.needs_input_grad[0])
         return (gx, None, *(None for _ in range(ctx.count)))
 
 
+@dataclass(frozen=True, kw_only=True)
 class Rule:
     """How a replayed layer is computed, and how its per-example gradients are found.
 
-    Args:
+    Attributes:
         layer: the module.
         forward: its own forward, unpatched.
         parameters: those of it that are trained.
+        by: records every parameter's rows, given the rule, x (B, ...), the gradient of the output
+            and whether that of x is wanted; returns the latter.
     """
 
-    def __init__(
-        self, layer: nn.Module, forward: Forward, parameters: Sequence[nn.Parameter]
-    ) -> None:
-        self.layer, self.forward, self.parameters = layer, forward, list(parameters)
-
-    def backward(self, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
-        """Record every parameter's rows; the gradient of ``x`` (B, ...) if it is wanted."""
-        raise NotImplementedError
+    layer: nn.Module
+    forward: Forward
+    parameters: Sequence[nn.Parameter]
+    by: Callable[[Rule, Tensor, Tensor, bool], Tensor | None]
 
 
-class SampledLayer(Rule):
+def by_opacus(rule: Rule, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
     """By Opacus's grad sampler of the layer's type."""
-
-    def backward(self, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
-        sampler = GradSampleModule.GRAD_SAMPLERS[type(self.layer)]
-        for parameter, rows in sampler(self.layer, [x], g).items():
-            padding = getattr(self.layer, "padding_idx", None)
-            if padding is not None:  # autograd gives the padding token no gradient, Opacus does
-                rows[:, padding] = 0
-            record(parameter, rows)
-        if not wanted:
-            return None
-        with torch.enable_grad():
-            copy = x.detach().requires_grad_()
-            return torch.autograd.grad(self.forward(copy), copy, g)[0]
+    sampler = GradSampleModule.GRAD_SAMPLERS[type(rule.layer)]
+    for parameter, rows in sampler(rule.layer, [x], g).items():
+        padding = getattr(rule.layer, "padding_idx", None)
+        if padding is not None:  # autograd gives the padding token no gradient, Opacus does
+            rows[:, padding] = 0
+        record(parameter, rows)
+    if not wanted:
+        return None
+    with torch.enable_grad():
+        copy = x.detach().requires_grad_()
+        return torch.autograd.grad(rule.forward(copy), copy, g)[0]
 
 
-class AnyLayer(Rule):
+def one_by_one(rule: Rule, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
     """By a loop over the examples of the batch, through this layer alone."""
-
-    def backward(self, x: Tensor, g: Tensor, wanted: bool) -> Tensor | None:
-        rows = [p.new_zeros(len(x), *p.shape) for p in self.parameters]
-        gx = torch.empty_like(x) if wanted else None
-        for i in range(len(x)):
-            with torch.enable_grad():
-                one = x[i : i + 1].detach().requires_grad_(wanted)
-                inputs = [*self.parameters, *([one] if wanted else [])]
-                found = torch.autograd.grad(
-                    self.forward(one), inputs, g[i : i + 1], allow_unused=True
-                )
-            for row, gradient in zip(rows, found, strict=False):
-                if gradient is not None:
-                    row[i] = gradient
-            if gx is not None and found[-1] is not None:
-                gx[i] = found[-1][0]
-        for parameter, row in zip(self.parameters, rows, strict=True):
-            record(parameter, row)
-        return gx
+    rows = [p.new_zeros(len(x), *p.shape) for p in rule.parameters]
+    gx = torch.empty_like(x) if wanted else None
+    for i in range(len(x)):
+        with torch.enable_grad():
+            one = x[i : i + 1].detach().requires_grad_(wanted)
+            inputs = [*rule.parameters, *([one] if wanted else [])]
+            found = torch.autograd.grad(rule.forward(one), inputs, g[i : i + 1], allow_unused=True)
+        for row, gradient in zip(rows, found, strict=False):
+            if gradient is not None:
+                row[i] = gradient
+        if gx is not None:
+            # A layer that does not use its input gives it no gradient.
+            gx[i] = 0 if found[-1] is None else found[-1][0]
+    for parameter, row in zip(rule.parameters, rows, strict=True):
+        record(parameter, row)
+    return gx
 
 
 class Prompt(torch.autograd.Function):

@@ -27,19 +27,8 @@ _RATE = 1e-4
 def fastdp(work: Workload, clip: float, noise: float) -> Callable[[], None]:
     """One backward pass that keeps layer inputs and output gradients until the norms are known."""
     optimizer = torch.optim.SGD(work.trained(), lr=_RATE)
-    with _forwards_kept("fastDP") as library:
-        engine = library.PrivacyEngine(
-            work.model,
-            batch_size=work.size,
-            sample_size=_EXAMPLES,
-            epochs=1,
-            noise_multiplier=noise,
-            max_grad_norm=clip,
-            clipping_fn="Abadi",
-            clipping_mode="MixOpt",
-            loss_reduction="mean",
-        )
-        engine.attach(optimizer)
+    own = {"clipping_fn": "Abadi", "clipping_mode": "MixOpt", "loss_reduction": "mean"}
+    _attach("fastDP", optimizer, work, clip, noise, **own)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -52,7 +41,21 @@ def fastdp(work: Workload, clip: float, noise: float) -> Callable[[], None]:
 def private_transformers(work: Workload, clip: float, noise: float) -> Callable[[], None]:
     """Ghost clipping by two backward passes, both inside the optimizer's step."""
     optimizer: Any = torch.optim.SGD(work.trained(), lr=_RATE)
-    with _forwards_kept("private_transformers") as library:
+    own = {"clipping_mode": "ghost", "record_snr": False}
+    _attach("private_transformers", optimizer, work, clip, noise, **own)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        optimizer.step(loss=work.losses())
+
+    return step
+
+
+def _attach(
+    name: str, optimizer: Any, work: Workload, clip: float, noise: float, **own: Any
+) -> None:
+    """Both engines descend from one and are made alike, but for their ``own`` settings."""
+    with _forwards_kept(name) as library:
         engine = library.PrivacyEngine(
             work.model,
             batch_size=work.size,
@@ -60,16 +63,9 @@ def private_transformers(work: Workload, clip: float, noise: float) -> Callable[
             epochs=1,
             noise_multiplier=noise,
             max_grad_norm=clip,
-            clipping_mode="ghost",
-            record_snr=False,
+            **own,
         )
         engine.attach(optimizer)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        optimizer.step(loss=work.losses())
-
-    return step
 
 
 @contextmanager

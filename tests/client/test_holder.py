@@ -18,10 +18,12 @@ import torch
 from confide.client.holder import Holder, plan_for
 from confide.client.policy import Policy
 from confide.client.trainer import Trainer
+from confide.common import models
 from confide.common.models import load_model
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
+from confide.common.tasks import Classification
 from confide.common.wire import Task, Update, reply_to_records
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code
@@ -457,6 +459,19 @@ def test_a_task_that_does_not_fit_the_text_or_the_model_is_not_charged(
 ) -> None:
     assert code(place.holder.handle(place.hostile(**changes))) == expected
     assert events == []
+
+
+def test_a_model_that_mixes_examples_is_found_out_before_it_costs_anything(
+    place: Place, events: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def averaged(self: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(logits, targets).unsqueeze(0)
+
+    models._load.cache_clear()  # a model that was checked already is not checked again
+    monkeypatch.setattr(Classification, "losses", averaged)
+    assert code(place.holder.handle(place.task())) == "train.self-check"
+    assert events == []
+    assert "reserved" not in place.states()
 
 
 def poisoned(place: Place, value: float) -> bytes:

@@ -38,8 +38,8 @@ HALF = 5e-2  # relative, bfloat16: 8 bits of mantissa
 SEED = 3
 
 
-class Twice(nn.Module):
-    """Each layer is called on all positions and again on their mean: (B, T, D), then (B, D)."""
+class Small(nn.Module):
+    """What the modules below are made of."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,6 +47,10 @@ class Twice(nn.Module):
         self.layer = nn.Linear(WIDTH, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
         self.head = nn.Linear(WIDTH, LABELS)
+
+
+class Twice(Small):
+    """Each layer is called on all positions and again on their mean: (B, T, D), then (B, D)."""
 
     def forward(self, x: Tensor) -> Any:
         h = self.norm(self.layer(x)).tanh().mean(1)
@@ -77,13 +81,8 @@ def test_a_layer_that_is_called_twice_adds_up(name: str) -> None:
     assert_same(per_example(model, "classification", batch), expected)
 
 
-class Flat(nn.Module):
+class Flat(Small):
     """Gives its layer the tokens of all examples in one row, as some mixtures of experts do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(WIDTH, WIDTH)
-        self.head = nn.Linear(WIDTH, LABELS)
 
     def forward(self, x: Tensor) -> Any:
         h = self.layer(x.flatten(0, 1)).view(x.shape)
@@ -99,15 +98,8 @@ def test_a_layer_that_is_given_all_tokens_in_one_row_is_refused(name: str) -> No
     assert raised.value.hint
 
 
-class InPlace(nn.Module):
+class InPlace(Small):
     """Writes into what its layers return, as DeBERTa and ``nn.ReLU(inplace=True)`` do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(SEED)
-        self.layer = nn.Linear(WIDTH, WIDTH)
-        self.norm = nn.LayerNorm(WIDTH)
-        self.head = nn.Linear(WIDTH, LABELS)
 
     def forward(self, x: Tensor) -> Any:
         h = self.layer(x)

@@ -344,5 +344,22 @@ def test_a_layer_that_cannot_be_told_apart_by_example_is_refused_with_a_hint(nam
 
 
 def test_dropout_of_rate_zero_is_not_refused() -> None:
-    with attached(lora_model("bert", TASK, use_dora=True, lora_dropout=0.0)):
-        pass
+    model = lora_model("bert", TASK, use_dora=True, lora_dropout=0.0)
+    with attached(model) as engine:
+        backward(model)
+        engine.check()
+        assert all(p.grad_sample.any() for p in engine.trained if p.grad_sample.dim() == 2)
+
+
+def test_an_adapter_that_was_merged_meanwhile_is_not_added_twice() -> None:
+    model = lora_model("bert", TASK).train()
+    inputs = TASKS[TASK].batch(0).inputs
+    expected = model(**inputs).logits
+    with attached(model) as engine:
+        model.merge_adapter()
+        model.train()
+        assert torch.allclose(model(**inputs).logits, expected, atol=1e-5)
+        backward(model)
+        with pytest.raises(ConfideError, match=r"train\.no-gradient"):
+            engine.check()
+        model.unmerge_adapter()

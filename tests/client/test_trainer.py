@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 
 from confide.client import trainer as trainer_module
 from confide.client.trainer import Trainer
-from confide.common import models
+from confide.common import batches, models
 from confide.common.batches import EncodedText
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
@@ -21,7 +22,7 @@ from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust
 from confide.common.tasks import Classification
 from confide.common.tensors import flatten, unflatten
-from tests.client.test_private_step import BATCH, EXACT, Bench, clipped_sum, plan
+from tests.client.test_private_step import BATCH, CLIP, EXACT, Bench, clipped_sum, plan
 
 SEED = 5
 STEPS = 4
@@ -239,3 +240,82 @@ def test_a_model_that_is_not_needed_any_more_is_freed(tiny_model: Path, tmp_path
     gc.collect()
     assert gone() is None
     assert load_model(settings) is load_model(settings)
+
+
+PERSONS = [[0, 1, 2, 3, 4], [5], [6, 7], [8, 9, 10, 11]]
+
+
+@pytest.mark.parametrize("budget", [1, 20, 60, batches.TOKENS_PER_BATCH])
+def test_a_person_is_clipped_as_a_whole_however_the_batch_is_cut(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int
+) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    text = bench.text(12)
+    rows = bench.record_gradients(text)
+    expected = -clipped_sum(torch.stack([rows[unit].mean(0) for unit in PERSONS])) / BATCH
+    monkeypatch.setattr(batches.chunks_by_length, "__defaults__", (budget, 0.15))
+    monkeypatch.setattr(batches.chunks_of_units, "__defaults__", (budget,))
+    found = Trainer(bench.loaded).train(
+        bench.adapter,
+        text,
+        bench.settings,
+        plan(),
+        SecureGenerator.insecure_seeded(SEED),
+        units=PERSONS,
+    )
+    assert (found - expected).norm() <= EXACT * expected.norm()
+
+
+def test_of_a_person_no_more_records_are_used_than_allowed(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    most = 2
+    bench = Bench(
+        tiny_model,
+        tmp_path,
+        privacy__unit="person",
+        privacy__records_per_person=most,
+        data__person="person",
+    )
+    text = bench.text(5)
+    rows = bench.record_gradients(text)
+    pairs = {
+        pair: -clipped_sum(rows[list(pair)].mean(0, keepdim=True)) / BATCH
+        for pair in combinations(range(5), most)
+    }
+    seen = set()
+    for seed in range(12):
+        found = Trainer(bench.loaded).train(
+            bench.adapter,
+            text,
+            bench.settings,
+            plan(),
+            SecureGenerator.insecure_seeded(seed),
+            units=[list(range(5))],
+        )
+        fits = [p for p, e in pairs.items() if (found - e).norm() <= EXACT * e.norm()]
+        assert len(fits) == 1
+        seen.add(fits[0])
+    assert len(seen) > 1, "not always the same ones"
+
+
+def test_adding_a_person_moves_the_sum_by_at_most_the_clip_norm(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    bench = Bench(tiny_model, tmp_path)
+    text = bench.text(12)
+    for size in (1, 3, 8):
+        person, others = list(range(size)), [[8], [9, 10], [11]]
+        sums = [
+            BATCH
+            * Trainer(bench.loaded).train(
+                bench.adapter,
+                text,
+                bench.settings,
+                plan(),
+                SecureGenerator.insecure_seeded(SEED),
+                units=units,
+            )
+            for units in ([*others, person], others)
+        ]
+        assert (sums[0] - sums[1]).norm() <= CLIP * (1 + 1e-5)
