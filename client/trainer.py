@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..common.adapter import get_adapter, set_adapter
-from ..common.batches import EncodedText, forward
+from ..common.batches import EncodedText, Footprint, Room, forward
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.noise import SecureGenerator
@@ -22,9 +23,20 @@ from ..common.privacy.plan import Plan, Trust
 from ..common.settings import Settings
 from ..common.tasks import task_for
 from ..common.tensors import flatten, unflatten
+from .footprint import measure
 from .per_example import PerExample
 from .private_step import PrivateOptimizer, empty_step, trained_parameters
 from .self_check import check_per_example
+
+_MIB = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prepared:
+    """A model's per-example gradients, and what an example of it takes of the memory."""
+
+    engine: PerExample
+    footprint: Footprint
 
 
 class Trainer:
@@ -34,14 +46,25 @@ class Trainer:
         self._loaded = loaded
 
     def prepare(self, settings: Settings) -> None:
-        """Check the model on made-up examples, once; what is wrong with it shows before anything
-        is charged.
+        """Check the model on made-up examples, once, and that one example fits into the memory;
+        what is wrong shows before anything is charged.
 
         Raises:
             ConfideError: ``train.self-check``, ``train.no-gradient``, ``train.precision``,
-                ``train.unsupported-layer`` or ``train.batch-shape``.
+                ``train.unsupported-layer``, ``train.batch-shape`` or ``train.memory``.
         """
-        _engine(self._loaded, settings)
+        footprint = _prepared(self._loaded, settings).footprint
+        # By the greatest length allowed, not by the text's own: whether a task is refused must
+        # not tell how long a holder's records are.
+        longest = self._loaded.max_length
+        needed = math.ceil(footprint.of(1, longest) / _MIB)
+        if needed > settings.train.memory:
+            raise ConfideError(
+                "train.memory",
+                f"A record of {longest} tokens needs {needed} MiB, but train.memory ="
+                f" {settings.train.memory}.",
+                f"Choose {needed} or more, or a smaller train.max-length.",
+            )
 
     def train(
         self,
@@ -61,11 +84,11 @@ class Trainer:
         of privacy; None: each record is one.
         """
         chosen = units if units is not None else [[i] for i in range(len(text))]
-        engine = _engine(self._loaded, settings)
+        ready = _prepared(self._loaded, settings)
         try:
-            return self._train(adapter, text, settings, plan, generator, chosen, engine)
+            return self._train(adapter, text, settings, plan, generator, chosen, ready)
         finally:
-            engine.forget()
+            ready.engine.forget()
 
     def _train(
         self,
@@ -75,9 +98,9 @@ class Trainer:
         plan: Plan,
         generator: SecureGenerator,
         units: Sequence[Sequence[int]],
-        engine: PerExample,
+        ready: _Prepared,
     ) -> Tensor:
-        engine.forget()
+        ready.engine.forget()
         self._loaded.model.train()
         schema = self._loaded.schema
         set_adapter(self._loaded.model, unflatten(adapter, schema.shapes))
@@ -88,7 +111,7 @@ class Trainer:
         most = settings.privacy.records_per_person
         for _ in range(plan.steps_per_round):
             drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
-            self._step(optimizer, engine, text, drawn, settings)
+            self._step(optimizer, ready, text, drawn, settings)
         after = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
         if plan.trust is not Trust.OFF:
             sizes = [math.prod(shape) for _, shape in schema.trained_shapes]
@@ -107,7 +130,7 @@ class Trainer:
     def _step(
         self,
         optimizer: PrivateOptimizer,
-        engine: PerExample,
+        ready: _Prepared,
         text: EncodedText,
         drawn: Sequence[Sequence[int]],
         settings: Settings,
@@ -117,11 +140,12 @@ class Trainer:
             empty_step(optimizer)
             return
         task, seen = task_for(settings.task), 0
-        for piece in text.pieces(drawn):
+        room = Room(memory=settings.train.memory * _MIB, footprint=ready.footprint)
+        for piece in text.pieces(drawn, room):
             logits = forward(self._loaded, task, piece.batch)
             # A sum: each example's own gradient, not scaled by the others' number.
             task.losses(logits, piece.batch.targets).sum().backward()
-            engine.check()
+            ready.engine.check()
             if not piece.whole or piece.sizes.max() > 1:
                 optimizer.fold(piece.units, piece.sizes, whole=piece.whole)
             if piece.whole:
@@ -131,19 +155,20 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
 
 
-def _engine(loaded: LoadedModel, settings: Settings) -> PerExample:
-    """The model's per-example gradients, made and checked once; kept with the model, so that they
-    go when the model goes."""
-    known: PerExample | None = vars(loaded.model).get("_per_example")
+def _prepared(loaded: LoadedModel, settings: Settings) -> _Prepared:
+    """Made, checked and measured once; kept with the model, so that it goes when the model goes."""
+    known: _Prepared | None = vars(loaded.model).get("_prepared")
     if known is not None:
         return known
     engine = PerExample(loaded.model)
     try:
         check_per_example(engine, loaded, settings)
+        ready = _Prepared(engine=engine, footprint=measure(engine, loaded, settings))
     except BaseException:
         engine.remove_hooks()
         raise
-    return engine
+    vars(loaded.model)["_prepared"] = ready
+    return ready
 
 
 def _bounded(records: Sequence[int], most: int, generator: SecureGenerator) -> Sequence[int]:

@@ -1,14 +1,16 @@
 """Encoded examples as padded batches, short ones with short ones, frozen layers computed once.
 
-Each batch is cut by tokens, not by records, so memory is bounded by the longest batch and
-padding stays small. Batches of one logical (Poisson) batch are physical conveniences: per-example
+Each batch is cut by tokens and bytes, not by records, so memory is bounded and padding stays
+small. Batches of one logical (Poisson) batch are physical conveniences: per-example
 losses make the result the same however it is cut.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .models import LoadedModel
 from .tasks.classification import Classification, Example
 
-# Tokens in one physical batch: about 0.5 GB of activations for the largest model of the docs.
+# Tokens in one physical batch: more are no faster on a processor.
 TOKENS_PER_BATCH = 4096
 # Computed for nothing; less would cut the batches into ever smaller pieces.
 MOST_PADDING = 0.15
@@ -55,22 +57,55 @@ class Piece:
     whole: bool = True
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that an example takes while its gradient is made: by itself, and for each token."""
+
+    example: float = 0.0
+    token: float = 0.0
+
+    def of(self, examples: int, longest: int) -> float:
+        """Bytes of so many examples, padded to ``longest`` tokens."""
+        return examples * (self.example + longest * self.token)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """How much goes into one physical batch.
+
+    Attributes:
+        tokens: at most so many, padding included.
+        memory: at most so many bytes, counted by ``footprint``.
+        padding: at most this share of the tokens, in batches of more than SMALL.
+    """
+
+    tokens: int = TOKENS_PER_BATCH
+    memory: float = math.inf
+    footprint: Footprint = Footprint()
+    padding: float = MOST_PADDING
+
+    def holds(self, examples: int, longest: int) -> bool:
+        """Whether so many examples, padded to ``longest`` tokens, go in."""
+        needed = self.footprint.of(examples, longest)
+        return examples * longest <= self.tokens and needed <= self.memory
+
+
+ROOM = Room()
+
+
 def chunks_by_length(
-    lengths: Sequence[int],
-    indices: Sequence[int],
-    budget: int = TOKENS_PER_BATCH,
-    padding: float = MOST_PADDING,
+    lengths: Sequence[int], indices: Sequence[int], room: Room = ROOM
 ) -> list[list[int]]:
-    """Cut ``indices`` into chunks of similar length: each at most ``budget`` tokens with its
-    padding (a single longer example is a chunk of its own), and of more than SMALL tokens at most
-    a share of ``padding`` is padding."""
+    """Cut ``indices`` into chunks of similar length that ``room`` holds; a single example that it
+    does not hold is a chunk of its own."""
     chunks: list[list[int]] = []
     filled = 0
     for index in sorted(indices, key=lambda i: lengths[i]):
         length = lengths[index]
-        size = (len(chunks[-1]) + 1) * length if chunks else 0
-        wasteful = size > SMALL and filled + length < (1 - padding) * size
-        if not chunks or size > budget or wasteful:
+        count = len(chunks[-1]) + 1 if chunks else 1
+        size = count * length
+        wasteful = size > SMALL and filled + length < (1 - room.padding) * size
+        if not chunks or wasteful or not room.holds(count, length):
             chunks.append([])
             filled = 0
         chunks[-1].append(index)
@@ -79,16 +114,16 @@ def chunks_by_length(
 
 
 def chunks_of_units(
-    lengths: Sequence[int], units: Sequence[Sequence[int]], budget: int = TOKENS_PER_BATCH
+    lengths: Sequence[int], units: Sequence[Sequence[int]], room: Room = ROOM
 ) -> list[list[int]]:
     """The same for units of several examples, which stay together: chunks of positions in
-    ``units``. A unit above the budget is a chunk of its own."""
+    ``units``. A unit that is too large is a chunk of its own."""
     longest = [max(lengths[i] for i in unit) for unit in units]
     chunks: list[list[int]] = []
     examples = 0
     for unit in sorted(range(len(units)), key=lambda u: longest[u]):
         examples += len(units[unit])
-        if not chunks or examples * longest[unit] > budget:
+        if not chunks or not room.holds(examples, longest[unit]):
             chunks.append([])
             examples = len(units[unit])
         chunks[-1].append(unit)
@@ -109,30 +144,30 @@ class EncodedText:
     def __len__(self) -> int:
         return len(self._examples)
 
-    def batches(self, indices: Sequence[int] | None = None) -> Iterator[Batch]:
+    def batches(self, indices: Sequence[int] | None = None, room: Room = ROOM) -> Iterator[Batch]:
         """The examples of ``indices`` (all by default) in physical batches; each exactly once."""
         chosen = range(len(self)) if indices is None else indices
-        for chunk in chunks_by_length(self._lengths, chosen):
+        for chunk in chunks_by_length(self._lengths, chosen, room):
             yield self._batch(chunk)
 
     def together(self, indices: Sequence[int]) -> Batch:
         """The examples of ``indices`` in one physical batch, in that order."""
         return self._batch(indices)
 
-    def pieces(self, units: Sequence[Sequence[int]]) -> Iterator[Piece]:
+    def pieces(self, units: Sequence[Sequence[int]], room: Room = ROOM) -> Iterator[Piece]:
         """The examples of ``units``, each exactly once, in physical batches of whole units; only
         a unit that is too large for one is spread over several, which follow each other."""
         if all(len(unit) == 1 for unit in units):
-            for batch in self.batches([unit[0] for unit in units]):
+            for batch in self.batches([unit[0] for unit in units], room):
                 every = torch.arange(batch.size)
                 yield Piece(batch, every, torch.ones_like(every))
             return
-        for chunk in chunks_of_units(self._lengths, units):
+        for chunk in chunks_of_units(self._lengths, units, room):
             sizes = torch.tensor([len(units[u]) for u in chunk])
             of = {i: place for place, u in enumerate(chunk) for i in units[u]}
             parts = [list(of)]
             if len(chunk) == 1:
-                parts = chunks_by_length(self._lengths, parts[0], padding=1.0)
+                parts = chunks_by_length(self._lengths, parts[0], replace(room, padding=1.0))
             for number, part in enumerate(parts, start=1):
                 places = torch.tensor([of[i] for i in part])
                 yield Piece(self._batch(part), places, sizes, whole=number == len(parts))
@@ -167,9 +202,7 @@ class EncodedText:
 
 def forward(loaded: LoadedModel, task: Classification, batch: Batch) -> Tensor:
     """Class logits (B, L) of a batch."""
-    if "inputs_embeds" not in batch.inputs:
+    lower_is_done = "inputs_embeds" in batch.inputs
+    with loaded.trunk.arithmetic(), loaded.trunk.upper() if lower_is_done else nullcontext():
         output = loaded.model(**batch.inputs, attention_mask=batch.attention_mask)
-    else:
-        with loaded.trunk.upper():
-            output = loaded.model(**batch.inputs, attention_mask=batch.attention_mask)
     return task.logits(output, batch.attention_mask)

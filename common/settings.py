@@ -30,10 +30,14 @@ def _choice(default: str, *options: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """The frozen base model: a Hub id, a folder, or a name in the cache."""
+    """The frozen base model: a Hub id, a folder, or a name in the cache. ``dtype = auto`` computes
+    it in bfloat16 where the processor multiplies that in hardware; adapters and heads stay float32.
+    It is not the default: in bfloat16 a record's gradient depends on the records beside it by a
+    thousandth, and the clip norm then bounds what one record changes only that well
+    (docs/benchmarks.md)."""
 
     name: str = ""
-    dtype: str = _choice("float32", "float32", "bfloat16")
+    dtype: str = _choice("float32", "auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,13 +98,15 @@ class PrivacySpec:
 class TrainSpec:
     """Local training. ``batch`` is the expected size of a Poisson batch in units of privacy: a
     holder with n units (records, or persons) draws each with probability min(1, batch / n), and
-    sums are divided by ``batch``, never by n or by the number drawn."""
+    sums are divided by ``batch``, never by n or by the number drawn. ``memory`` (MiB) is for the
+    activations and per-example gradients of a physical batch; it changes no result."""
 
     batch: int = _number(64, 1, 1_000_000)
     steps: int = _number(1, 1, 100_000)
     optimizer: str = _choice("sgd", "sgd", "adam")
     lr: float = _number(0.1, 0, 1e4, above=True)
     max_length: int = _number(128, 8, 8192)
+    memory: int = _number(1024, 1, 1_000_000)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
-"""The frozen layers below the first adapter: computed once per record, then remembered.
+"""The frozen model: how precisely it is computed, and its layers below the first adapter, which
+are computed once per record and then remembered.
 
 With adapters in the top layers only, everything below is a fixed function of the text. ``lower``
 computes it; ``upper`` runs the rest of the model on it, through the model's own code, by lending
@@ -28,6 +29,12 @@ _FAMILIES: dict[str, tuple[str, str | None, str, str | None]] = {
 }
 
 
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 in hardware."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 class _PassThrough(nn.Module):
     """Stands in for the embeddings: the input is already a hidden state."""
 
@@ -44,14 +51,23 @@ class Trunk:
     Args:
         base: the model with its head (adapters may be attached later: modules are shared).
         frozen: how many of the lowest layers carry no adapter.
-        dtype: ``bfloat16`` computes the frozen layers under autocast; adapters stay float32.
+        dtype: ``bfloat16`` computes the model under autocast, ``auto`` where that is fast;
+            weights, adapters and head stay float32.
+
+    Attributes:
+        frozen: how many layers ``lower`` computes.
+        bfloat16: whether matrices are multiplied in bfloat16.
     """
 
     def __init__(self, base: PreTrainedModel, frozen: int, dtype: str = "float32") -> None:
         family = _FAMILIES.get(base.config.model_type)
         self.frozen = frozen if family else 0
+        self.bfloat16 = fast_bfloat16() if dtype == "auto" else dtype == "bfloat16"
         self._base, self._family = base, family
-        self._autocast = dtype == "bfloat16"
+
+    def arithmetic(self) -> torch.autocast:
+        """A context in which the model is to be called. Backward belongs outside of it."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
 
     def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states (B, T, H) below the first adapter for token ids (B, T)."""
@@ -61,7 +77,7 @@ class Trunk:
         with (
             torch.no_grad(),
             self._lend(slice(None, self.frozen), final_norm=False),
-            torch.autocast("cpu", torch.bfloat16, enabled=self._autocast),
+            self.arithmetic(),
         ):
             hidden = backbone(input_ids=input_ids, attention_mask=attention_mask)
         return hidden.last_hidden_state.to(torch.float32)  # type: ignore[no-any-return]

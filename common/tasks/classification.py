@@ -75,7 +75,7 @@ class Classification:
 
     def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
         """Class logits (B, L) from the model's output."""
-        logits: Tensor = output.logits
+        logits: Tensor = output.logits.float()  # a mean over tokens is no sum for bfloat16
         if self.spec.pooling == "mean":  # (B, T, L) -> (B, L), over the record's own tokens
             weight = attention_mask.unsqueeze(-1).to(logits.dtype)
             logits = (logits * weight).sum(1) / weight.sum(1)

@@ -25,6 +25,7 @@ from ...common.tasks import task_for
 from ...common.tasks.classification import Example
 from ...common.tensors import flatten
 from ...common.text.readers import Record, read_records
+from ...common.trunk import fast_bfloat16
 from ..scenario import Scenario, prepare, run_config
 from .engines import quiet
 from .pairs import Row, interleaved, ratios
@@ -32,7 +33,11 @@ from .pairs import Row, interleaved, ratios
 PLAIN = "plain PEFT, LoRA in all layers, padded"
 _BATCH = 32
 _RATE = 1e-4
-_ALL_LAYERS: Mapping[str, Scalar] = {"lora.layers": 0, "aggregate.method": "lora"}
+_ALL_LAYERS: Mapping[str, Scalar] = {
+    "lora.layers": 0,
+    "aggregate.method": "lora",
+    "model.dtype": "float32",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +92,6 @@ def epoch_rows(
     for name, each in seconds.items():
         share = ratios(seconds, name, PLAIN)
         yield Row(model=f"epoch of {scenario.name}", engine=name, seconds=tuple(each), ratios=share)
-
-
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 in hardware."""
-    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def _plain(config: Mapping[str, Scalar], file: Path) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pytest
 import torch
 from scipy import stats
 
+from confide.client import trainer
 from confide.client.private_step import PrivateOptimizer, check_noise, empty_step
 from confide.client.trainer import Trainer, _check_moved
-from confide.common import batches
 from confide.common.adapter import adapter_parameters, set_adapter
-from confide.common.batches import EncodedText, forward
+from confide.common.batches import EncodedText, Room, forward
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
 from confide.common.privacy.noise import SecureGenerator
@@ -130,8 +131,8 @@ def test_physical_batches_do_not_change_the_logical_one(
 ) -> None:
     text = bench.text(12)
     whole = bench.change(text, plan())
-    monkeypatch.setattr(batches.chunks_by_length, "__defaults__", (20, 0.15))
-    assert len(list(text.batches())) > 4
+    monkeypatch.setattr(trainer, "Room", partial(Room, tokens=20))
+    assert len(list(text.batches(room=Room(tokens=20)))) > 4
     cut = bench.change(text, plan())
     assert (cut - whole).norm() <= 1e-6 * whole.norm()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterator
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import torch
 
 from confide.client import trainer as trainer_module
 from confide.client.trainer import Trainer
-from confide.common import batches, models
-from confide.common.batches import EncodedText
+from confide.common import models, trunk
+from confide.common.batches import TOKENS_PER_BATCH, EncodedText, Room
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
 from confide.common.privacy.noise import SecureGenerator
@@ -165,7 +166,7 @@ def test_a_task_that_fails_halfway_leaves_nothing_for_the_next(
     fail_in_the_second_chunk.calls = 0  # type: ignore[attr-defined]
     with monkeypatch.context() as patch:
         patch.setattr(Classification, "losses", failure)
-        patch.setattr("confide.common.batches.chunks_by_length.__defaults__", (20, 0.15))
+        patch.setattr(trainer_module, "Room", partial(Room, tokens=20))
         with pytest.raises(RuntimeError):
             trained_change(bench, bench.text(8, seed=1), noisy(steps_per_round=STEPS))
     assert leftovers(bench) == []
@@ -245,7 +246,7 @@ def test_a_model_that_is_not_needed_any_more_is_freed(tiny_model: Path, tmp_path
 PERSONS = [[0, 1, 2, 3, 4], [5], [6, 7], [8, 9, 10, 11]]
 
 
-@pytest.mark.parametrize("budget", [1, 20, 60, batches.TOKENS_PER_BATCH])
+@pytest.mark.parametrize("budget", [1, 20, 60, TOKENS_PER_BATCH])
 def test_a_person_is_clipped_as_a_whole_however_the_batch_is_cut(
     tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
@@ -253,8 +254,7 @@ def test_a_person_is_clipped_as_a_whole_however_the_batch_is_cut(
     text = bench.text(12)
     rows = bench.record_gradients(text)
     expected = -clipped_sum(torch.stack([rows[unit].mean(0) for unit in PERSONS])) / BATCH
-    monkeypatch.setattr(batches.chunks_by_length, "__defaults__", (budget, 0.15))
-    monkeypatch.setattr(batches.chunks_of_units, "__defaults__", (budget,))
+    monkeypatch.setattr(trainer_module, "Room", partial(Room, tokens=budget))
     found = Trainer(bench.loaded).train(
         bench.adapter,
         text,
@@ -319,3 +319,25 @@ def test_adding_a_person_moves_the_sum_by_at_most_the_clip_norm(
             for units in ([*others, person], others)
         ]
         assert (sums[0] - sums[1]).norm() <= CLIP * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("layers", [0, 1])
+def test_a_bfloat16_model_trains_float32_values_with_nearly_the_same_gradients(
+    tiny_model: Path, tmp_path: Path, layers: int
+) -> None:
+    changes = {}
+    for dtype in ("float32", "bfloat16"):
+        bench = Bench(tiny_model, tmp_path, model__dtype=dtype, lora__layers=layers)
+        assert {p.dtype for p in bench.loaded.model.parameters()} == {torch.float32}
+        changes[dtype] = trained_change(bench, bench.text(12), plan())
+    exact, half = changes["float32"], changes["bfloat16"]
+    assert 1e-5 < (half - exact).norm() / exact.norm() < 0.02
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_the_processor_decides_on_bfloat16_where_it_is_asked_to(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    monkeypatch.setattr(trunk, "fast_bfloat16", lambda: fast)
+    assert Bench(tiny_model, tmp_path, model__dtype="auto").loaded.trunk.bfloat16 is fast
+    assert not Bench(tiny_model, tmp_path).loaded.trunk.bfloat16

@@ -15,6 +15,7 @@ from confide.common.batches import (
     SMALL,
     TOKENS_PER_BATCH,
     EncodedText,
+    Room,
     chunks_by_length,
     chunks_of_units,
 )
@@ -65,7 +66,7 @@ def test_an_empty_text_gives_whole_numbers(tiny_model: Path) -> None:
 @pytest.mark.parametrize("budget", [1, 10, 18, 100])
 def test_chunks_keep_to_the_budget_and_grow_in_length(budget: int) -> None:
     lengths = [len(e.ids) for e in EXAMPLES]
-    chunks = chunks_by_length(lengths, range(len(lengths)), budget)
+    chunks = chunks_by_length(lengths, range(len(lengths)), Room(tokens=budget))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(len(lengths)))
     longest = [max(lengths[i] for i in chunk) for chunk in chunks]
     assert longest == sorted(longest)
@@ -106,7 +107,7 @@ UNITS = [[0, 3], [1], [2, 4]]  # of EXAMPLES
 @pytest.mark.parametrize("budget", [1, 10, 18, 100])
 def test_units_stay_together_within_the_budget(budget: int) -> None:
     lengths = [len(e.ids) for e in EXAMPLES]
-    chunks = chunks_of_units(lengths, UNITS, budget)
+    chunks = chunks_of_units(lengths, UNITS, Room(tokens=budget))
     assert sorted(u for chunk in chunks for u in chunk) == list(range(len(UNITS)))
     for chunk in chunks:
         records = [i for u in chunk for i in UNITS[u]]
@@ -115,13 +116,11 @@ def test_units_stay_together_within_the_budget(budget: int) -> None:
 
 @pytest.mark.parametrize("budget", [8, 18, TOKENS_PER_BATCH])
 def test_pieces_say_whose_every_example_is_and_when_a_unit_is_whole(
-    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, budget: int
+    tiny_model: Path, budget: int
 ) -> None:
-    monkeypatch.setattr(chunks_by_length, "__defaults__", (budget, MOST_PADDING))
-    monkeypatch.setattr(chunks_of_units, "__defaults__", (budget,))
     text = EncodedText(EXAMPLES, loaded(tiny_model, 0))
     found, sizes, open_unit = [], [], 0
-    for piece in text.pieces(UNITS):
+    for piece in text.pieces(UNITS, Room(tokens=budget)):
         assert len(piece.units) == piece.batch.size
         open_unit += piece.batch.size
         found += piece.batch.attention_mask.sum(1).tolist()

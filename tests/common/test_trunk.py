@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.common.batches import EncodedText, chunks_by_length, forward
+from confide.common.batches import EncodedText, Room, chunks_by_length, forward
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import task_for
@@ -74,8 +74,8 @@ def test_a_head_alone_needs_no_layer_twice(tmp_path: Path) -> None:
 
 def test_chunks_hold_each_index_once_and_keep_to_the_budget() -> None:
     lengths = [3, 50, 7, 7, 20, 1, 50, 200]
-    chunks = chunks_by_length(lengths, range(8), budget=100)
+    chunks = chunks_by_length(lengths, range(8), Room(tokens=100))
     assert sorted(i for chunk in chunks for i in chunk) == list(range(8))
     for chunk in chunks:
         assert len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 100
-    assert chunks_by_length(lengths, [], budget=100) == []
+    assert chunks_by_length(lengths, [], Room(tokens=100)) == []
