@@ -6,9 +6,9 @@ over the batch; here x alone is kept, and the gradients of an example i,
 
     dA_i = s (g_i B)^T x_i,    dB_i = s g_i^T (x_i A^T),
 
-cost what their sum would cost. Without dropout, and in the base's own float32, the branches are
-added to W first: one product instead of three, and equal to rounding. In bfloat16 they stay
-apart, since an update below 2^-9 of a weight would be rounded away.
+cost what their sum would cost. Without dropout, and in float32 or better, the branches are added
+to W first: one product instead of three, and equal to rounding. In 16 bits they stay apart, since
+an update below 2^-9 of a weight would be rounded away.
 
 DoRA (Liu et al. 2024) scales the rows of the sum to learnt magnitudes m; the norm that they are
 divided by is a constant to the gradient, as in PEFT and section 4.3 of the paper.
@@ -52,7 +52,8 @@ class Layer:
     def merged(self) -> bool:
         """Whether the branches are added to the base before the product."""
         return self.magnitude is not None or (
-            self.dtype == torch.float32 and all(branch.mask is None for branch in self.branches)
+            torch.finfo(self.dtype).bits >= 32
+            and all(branch.mask is None for branch in self.branches)
         )
 
     def sum_of_weights(self) -> Tensor:
@@ -119,7 +120,7 @@ def _backward(
         norm = _norm(weight)
         if layer.magnitude.requires_grad:
             undirected = nn.functional.linear(x, weight).mul_(g)
-            record(layer.magnitude, examples_first(undirected).sum(1).float() / norm)
+            record(layer.magnitude, examples_first(undirected).sum(1) / norm)
         # From here on as if the layer were LoRA below a fixed scale.
         g = g * (layer.magnitude / norm).to(g.dtype)
     gx = g.reshape(-1, g.shape[-1]) @ weight if wanted else None
@@ -150,8 +151,9 @@ def _record_branch(
 
 
 def _norm(weight: Tensor) -> Tensor:
-    """L2 norm of each output's weights, (out,), float32."""
-    norm: Tensor = torch.linalg.vector_norm(weight.float(), dim=1)
+    """L2 norm of each output's weights, (out,), in float32 or better."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    norm: Tensor = torch.linalg.vector_norm(weight, dim=1, dtype=dtype)
     return norm
 
 

@@ -20,6 +20,7 @@ from tests.client.architectures import FAMILIES, SPREAD, TASKS, Batch, base_mode
 from tests.client.masks import Masks
 
 EXACT = 1e-5  # relative, float32
+DOUBLE = 1e-11  # the same in float64
 # Of some tensors (the bias of a key, which softmax does not see) the gradient is rounding and
 # nothing else. It is measured against this part of the example's gradient over all tensors.
 NEGLIGIBLE = 1e-3
@@ -138,7 +139,9 @@ def _ratio(wrong: Tensor, size: Tensor) -> Tensor:
     return ratio.masked_fill(wrong == 0, 0.0)
 
 
-def differences(found: Gradients, expected: Gradients, rows: bool = True) -> dict[str, float]:
+def differences(
+    found: Gradients, expected: Gradients, rows: bool = True, negligible: float = NEGLIGIBLE
+) -> dict[str, float]:
     """By name, the relative difference of the tensor or, if larger, that of its worst row."""
     whole = torch.stack([_norms(g) for g in expected.values()]).norm(dim=0)  # (B,)
     out = {}
@@ -147,7 +150,7 @@ def differences(found: Gradients, expected: Gradients, rows: bool = True) -> dic
             out[name] = float("inf")
             continue
         wrong = _norms(found[name] - reference)  # (B,)
-        size, floor = _norms(reference), NEGLIGIBLE * whole
+        size, floor = _norms(reference), negligible * whole
         parts = [_ratio(wrong.norm(), torch.maximum(size.norm(), floor.norm()))]
         if rows:
             parts.append(_ratio(wrong, torch.maximum(size, floor)).max())
@@ -168,6 +171,20 @@ def assert_matches_the_loop(model: PeftModel, task: str, seed: int = 0) -> None:
     batch = TASKS[task].batch(seed)
     expected = one_by_one(model, task, batch)
     assert_same(per_example(model, task, batch), expected)
+    assert_exact(model, task, seed)
+
+
+def assert_exact(model: PeftModel, task: str, seed: int = 0) -> None:
+    """In float64, where rounding hides next to nothing, row by row. The model stays float64."""
+    batch = TASKS[task].batch(seed)
+    model.double()
+    expected = one_by_one(model, task, batch)
+    found = per_example(model, task, batch)
+    assert expected.keys() == found.keys()
+    assert {rows.dtype for rows in found.values()} == {torch.float64}
+    off = differences(found, expected, negligible=NEGLIGIBLE / 100)
+    wrong = {name: difference for name, difference in off.items() if not difference <= DOUBLE}
+    assert not wrong, wrong
 
 
 def assert_matches_the_loop_with_dropout(model: PeftModel, task: str) -> None:
