@@ -90,7 +90,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         if self._held:
             raise ConfideError("train.unit", "A unit was clipped before all of it was there.")
         rows_of = [p.grad_sample for p in self.params]
-        squares = torch.zeros(len(rows_of[0]) if rows_of else 0, dtype=torch.float64)
+        squares = rows_of[0].new_zeros(len(rows_of[0]), dtype=torch.float64)
         for rows in rows_of:
             for part in _parts(rows):
                 squares[part] += rows[part].double().flatten(1).square().sum(1)
@@ -99,7 +99,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         self.non_finite += int((~finite).sum())
         factors = self.max_grad_norm / norms.clamp(min=self.max_grad_norm)
         for parameter, rows in zip(self.params, rows_of, strict=True):
-            total = torch.zeros(parameter.numel(), dtype=torch.float64)
+            total = squares.new_zeros(parameter.numel())
             for part in _parts(rows):
                 # Left out, not multiplied by zero: 0 * NaN is NaN.
                 kept = rows[part][finite[part]].double().flatten(1)
@@ -116,7 +116,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             if self._noised:
                 draw = torch.from_numpy(self._secure.normal(summed.numel()))
                 check_noise(draw)
-                summed = summed + std * draw.view_as(summed)
+                summed = summed + std * draw.to(summed.device).view_as(summed)
             parameter.grad = summed.to(parameter.dtype).view_as(parameter)
 
 

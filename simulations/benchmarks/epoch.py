@@ -88,7 +88,7 @@ def epoch_rows(
         for epoch in epochs.values():
             epoch()
         say(f"{scenario.name}: time of {repetitions} epochs each")
-        seconds = interleaved(epochs, repetitions)
+        seconds = interleaved(epochs, repetitions, threads=threads)
     for name, each in seconds.items():
         share = ratios(seconds, name, PLAIN)
         yield Row(model=f"epoch of {scenario.name}", engine=name, seconds=tuple(each), ratios=share)

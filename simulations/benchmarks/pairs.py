@@ -3,6 +3,8 @@
 In each repetition every step runs once, in an order that rotates, with Python's garbage collector
 off. A repetition gives one ratio to the base of the *same* repetition, so that a machine that
 slows down slows both; the figure is the median of those ratios, its spread their quartiles.
+On one thread the seconds are the processor's, so that other processes hardly matter; else the
+clock's.
 """
 
 from __future__ import annotations
@@ -60,16 +62,20 @@ class Row:
 
 
 def interleaved(
-    steps: Mapping[str, Callable[[], None]], repetitions: int, device: str = "cpu"
+    steps: Mapping[str, Callable[[], None]],
+    repetitions: int,
+    device: str = "cpu",
+    threads: int = 0,
 ) -> dict[str, list[float]]:
     """Seconds of each step, one for each repetition."""
+    clock = time.process_time if device == "cpu" and threads == 1 else time.perf_counter
     names, seconds = list(steps), {name: list[float]() for name in steps}
     with _without_collector():
         for repetition in range(repetitions):
             first = repetition % len(names)
             for name in names[first:] + names[:first]:
                 gc.collect()
-                seconds[name].append(_seconds(steps[name], device))
+                seconds[name].append(_seconds(steps[name], device, clock))
     return seconds
 
 
@@ -88,12 +94,12 @@ def _without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _seconds(step: Callable[[], None], device: str) -> float:
+def _seconds(step: Callable[[], None], device: str, clock: Callable[[], float]) -> float:
     _wait(device)
-    started = time.perf_counter()
+    started = clock()
     step()
     _wait(device)
-    return time.perf_counter() - started
+    return clock() - started
 
 
 def _wait(device: str) -> None:

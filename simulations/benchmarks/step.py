@@ -64,7 +64,7 @@ def _rows_of(
     steps, rows = _ready(model, engines, setup, rows)
     say(f"{model.name}: time of {repetitions} steps each")
     with quiet():
-        seconds = interleaved(steps, repetitions, setup.device)
+        seconds = interleaved(steps, repetitions, setup.device, setup.threads)
     base: int | None = None
     for engine in engines:
         row = rows[engine.name]
