@@ -71,6 +71,7 @@ def test_what_is_foreseen_is_enough_and_not_far_too_much(
     loaded, settings = made(tiny.save_model(tmp_path, kind), lora__layers=layers)
     engine = PerExample(loaded.model)
     foreseen = measure(engine, loaded, settings)
+    assert foreseen.example == sum(4 * p.numel() for p in engine.trained)
     for examples, tokens in [(1, LONGEST), (7, LONGEST), (4, 5), (20, 9)]:
         needed = kept(loaded, settings, examples, tokens)
         engine.forget()
