@@ -18,7 +18,8 @@ from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
 from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
 from .holder import Holder, Site
-from .policy import Policy, load_policy
+from .policy import SIMULATION, Policy
+from .policy_file import load_policy
 from .scrub import code_of
 
 app = ClientApp()
@@ -70,13 +71,11 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
             f"The federation {run.get('data.path')!r} or the run's folder is not on this machine.",
             "Run `confide assets fetch`.",
         )
-    # A simulated holder has public text and a researcher who wants to compare.
-    policy = Policy(max_epsilon=float("inf"), max_delta=1.0, allow_unprotected=True)
     return Site(
         name=name,
         data=federation / f"{name}.jsonl",
         ledger=folder / "holders" / name / "ledger.sqlite",
-        policy=policy,
+        policy=SIMULATION,
     )
 
 

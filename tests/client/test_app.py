@@ -69,7 +69,7 @@ def test_the_same_holder_answers_every_message_of_a_node(place: Place, deployed:
 def test_a_policy_that_changes_counts_from_the_next_message(place: Place, deployed: Node) -> None:
     assert code(ask(task_to_records(place.task(1)), deployed)) == "update"
     Path(deployed["policy"]).write_text("max-epsilon = 0.1\n", encoding="utf-8")
-    assert code(ask(task_to_records(place.task(2)), deployed)) == "policy.delta"
+    assert code(ask(task_to_records(place.task(2)), deployed)) == "policy.max-delta"
 
 
 def test_a_deployed_node_ignores_every_path_of_the_run(

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from confide.client.holder import Holder, plan_for
-from confide.client.policy import Policy
+from confide.client.policy import SIMULATION
 from confide.client.trainer import Trainer
 from confide.common import models
 from confide.common.models import load_model
@@ -234,7 +234,7 @@ def test_a_delta_of_one_record_or_more_is_refused(make_place: MakePlace) -> None
 
 def test_without_noise_the_budget_is_gone_for_good(make_place: MakePlace) -> None:
     place = make_place(privacy__trust="off")
-    assert code(place.holder.handle(place.task())) == "policy.unprotected"
+    assert code(place.holder.handle(place.task())) == "policy.allow-unprotected"
     place.restart(allow_unprotected=True)
     assert update(place, place.task()).receipt["epsilon"] is None
     place.settings["privacy.trust"] = "local"
@@ -386,8 +386,8 @@ def test_a_tampered_ledger_stops_the_holder(place: Place) -> None:
 
 LONG = "x" * 5000
 HOSTILE: list[tuple[dict[str, Any], str]] = [
-    ({"privacy__trust": "off"}, "policy.unprotected"),
-    ({"privacy__delta": 0.05}, "policy.delta"),
+    ({"privacy__trust": "off"}, "policy.allow-unprotected"),
+    ({"privacy__delta": 0.05}, "policy.max-delta"),
     ({"privacy__delta": 0.0}, "settings.range"),
     ({"privacy__delta": 1.0}, "settings.range"),
     ({"privacy__epsilon": 1e9}, "settings.range"),
@@ -419,14 +419,14 @@ HOSTILE: list[tuple[dict[str, Any], str]] = [
     ({"task__labels": ["negative", "positive"]}, "settings.type"),
     ({"lora__rank": 10**6}, "settings.range"),
     ({"model__name": ""}, "settings.combination"),
-    ({"model__name": "/etc"}, "policy.base-model"),
-    ({"model__name": "../../etc"}, "policy.base-model"),
-    ({"model__name": "~/.ssh"}, "policy.base-model"),
-    ({"model__name": "models/../../../etc"}, "policy.base-model"),
-    ({"model__name": "someone/remote-model"}, "policy.base-model"),
-    ({"model__name": "https://example.org/model"}, "policy.base-model"),
-    ({"model__name": "a\x00b"}, "policy.base-model"),
-    ({"model__name": LONG}, "policy.base-model"),
+    ({"model__name": "/etc"}, "policy.base-models"),
+    ({"model__name": "../../etc"}, "policy.base-models"),
+    ({"model__name": "~/.ssh"}, "policy.base-models"),
+    ({"model__name": "models/../../../etc"}, "policy.base-models"),
+    ({"model__name": "someone/remote-model"}, "policy.base-models"),
+    ({"model__name": "https://example.org/model"}, "policy.base-models"),
+    ({"model__name": "a\x00b"}, "policy.base-models"),
+    ({"model__name": LONG}, "policy.base-models"),
 ]
 
 
@@ -471,7 +471,7 @@ def test_a_model_that_mixes_examples_is_found_out_before_it_costs_anything(
     monkeypatch.setattr(Classification, "losses", averaged)
     assert code(place.holder.handle(place.task())) == "train.self-check"
     assert events == []
-    assert "reserved" not in place.states()
+    assert not place.site.ledger.exists()
 
 
 def poisoned(place: Place, value: float) -> bytes:
@@ -576,6 +576,5 @@ def test_a_holder_goes_on_after_every_kind_of_refusal(place: Place) -> None:
 
 
 def test_a_simulated_holder_may_use_any_model_folder(make_place: MakePlace) -> None:
-    open_to_all = Policy(max_epsilon=math.inf, max_delta=1.0, allow_unprotected=True)
-    place = make_place(open_to_all)
+    place = make_place(SIMULATION)
     assert code(place.holder.handle(place.task())) == "update"

@@ -21,6 +21,7 @@ import torch
 from confide.client import corpus
 from confide.client import holder as holder_module
 from confide.client.trainer import Trainer
+from confide.common import models
 from confide.common.batches import EncodedText
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
@@ -134,6 +135,7 @@ def watched(
 ) -> tuple[Place, Watch]:
     place = make_place(data__person="person")
     tiny.write_jsonl(place.data, marked_rows())
+    models._load.cache_clear()  # a model that was checked already is not checked again
     place.task()  # the model is loaded, as at a warm holder
     return place, Watch(place, capfd, caplog)
 
