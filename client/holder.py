@@ -21,7 +21,7 @@ from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
-from ..common.settings import PrivacySpec, Settings, from_flat
+from ..common.settings import COORDINATORS_OWN, PrivacySpec, Settings, from_flat
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector
 from .corpus import Corpus
 from .policy import Policy, review, review_model, review_plan
@@ -85,7 +85,7 @@ class Holder:
     def _answer(self, task: Task) -> Update:
         settings = from_flat(task.settings)
         review(settings, self.site.policy)
-        _check_round(task, settings)
+        _check_task(task, settings)
         # A task that is wrong in itself makes no ledger; where there is one, it is asked first.
         ready = None if self.site.ledger.exists() else self._prepare(task, settings)
         self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,16 @@ def _hash_of(task: Task) -> str:
         return ""
 
 
-def _check_round(task: Task, settings: Settings) -> None:
+def _check_task(task: Task, settings: Settings) -> None:
+    """Refuse what no coordinator sends: a path, or a round that the run does not have."""
+    flat, defaults = settings.to_flat(), Settings().to_flat()
+    named = [key for key in COORDINATORS_OWN if flat[key] != defaults[key]]
+    if named:
+        raise ConfideError(
+            "task.path",
+            f"The task sets {named[0]} = {flat[named[0]]!r:.100}, which is the coordinator's own.",
+            "A coordinator's paths are neither sent nor read.",
+        )
     if not 1 <= task.round <= settings.round.count:
         raise ConfideError(
             "task.round", f"Round {task.round} is outside 1 to {settings.round.count}."

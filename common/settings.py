@@ -17,6 +17,9 @@ from .errors import ConfideError, nearest
 
 Scalar = str | int | float | bool
 
+# What the coordinator keeps to itself: its own paths, and the name that becomes one.
+COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name")
+
 # Characters of a setting that is text: what a coordinator sends must not fill memories and logs.
 _MOST_TEXT = 10_000
 
