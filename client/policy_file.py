@@ -54,6 +54,11 @@ def policy_text() -> str:
     return "\n".join(parts)
 
 
+def policy_table(policy: Policy) -> dict[str, Any]:
+    """Every limit by its name in the file."""
+    return {key_of(f): getattr(policy, f.name) for f in fields(Policy)}
+
+
 def write_policy(folder: Path) -> Path:
     """Write ``policy.toml`` into a folder, which is made if it is not there.
 

@@ -1,4 +1,4 @@
-"""``confide client init`` and ``check-data``: what a holder's administrator does before joining.
+"""``confide client init``, ``check-policy`` and ``check-data``: before a holder joins.
 
 Reads and writes on this machine alone; imports no torch, and prints nothing of any record.
 """
@@ -23,6 +23,7 @@ def add_commands(app: typer.Typer) -> None:
     """Join ``client`` to the command line."""
     client = typer.Typer(help="Set up a holder of private text.", no_args_is_help=True)
     client.command("init")(init)
+    client.command("check-policy")(check_policy)
     client.command("check-data")(check_data)
     app.add_typer(client, name="client")
 
@@ -39,8 +40,27 @@ def init(
     if as_json:
         typer.echo(json.dumps({"policy": str(path)}))
         return
-    typer.echo(f"{path} written. Read it and lower its limits to what you can answer for.")
+    typer.echo(f"{path} written. Lower its limits to what you can answer for.")
+    typer.echo(f"Then `confide client check-policy {path}` says whether it can be read.")
     typer.echo("Next: `confide client check-data FILE` says what is in your text.")
+
+
+def check_policy(
+    file: Annotated[Path, typer.Argument(help="A policy.toml.")], *, as_json: AsJson = False
+) -> None:
+    """Read a policy as the holder will, and show its limits; what differs is marked."""
+    from .policy import Policy
+    from .policy_file import load_policy, policy_table
+
+    limits, usual = policy_table(load_policy(file)), policy_table(Policy())
+    if as_json:
+        typer.echo(json.dumps(limits))
+        return
+    width = max(map(len, limits))
+    for key, value in limits.items():
+        shown = json.dumps(list(value) if isinstance(value, tuple) else value)
+        note = "" if value == usual[key] else "   (not the default)"
+        typer.echo(f"{key:<{width}}  {shown}{note}")
 
 
 def check_data(

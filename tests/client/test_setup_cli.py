@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,19 @@ def test_init_writes_the_defaults_and_says_where(confide: Confide, tmp_path: Pat
     assert "policy.exists" in err
     status, out, _ = confide("client", "init", tmp_path / "other", "--json")
     assert json.loads(out) == {"policy": str(tmp_path / "other" / "policy.toml")}
+
+
+def test_a_policy_is_shown_as_the_holder_reads_it(confide: Confide, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('max-epsilon = 3\ncolumns = ["text"]\n', encoding="utf-8")
+    status, out, err = confide("client", "check-policy", path)
+    assert (status, err) == (0, "")
+    changed = [line.split()[:2] for line in out.splitlines() if "not the default" in line]
+    assert changed == [["max-epsilon", "3.0"], ["columns", '["text"]']]
+    assert len(out.splitlines()) == len(fields(Policy))
+    _, out, _ = confide("client", "check-policy", path, "--json")
+    assert json.loads(out)["max-epsilon"] == 3.0
+    assert len(json.loads(out)) == len(fields(Policy))
 
 
 def test_counts_are_right(confide: Confide, tmp_path: Path) -> None:
