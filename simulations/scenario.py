@@ -85,7 +85,7 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
         key = key.strip()
         if not equals:
             raise ConfideError(
-                "settings.type",
+                "settings.unknown-key",
                 f"--set {change!r} gives no value.",
                 f"Write --set {key or 'KEY'}=VALUE, without spaces or in quotes.",
             )
