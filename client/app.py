@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
 from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
 from .holder import Holder, Site
-from .policy import Policy, load_policy
-from .scrub import code_of
+from .policy import SIMULATION, Policy
+from .policy_file import load_policy
+from .scrub import code_of, quiet
 
 app = ClientApp()
 
@@ -32,18 +33,32 @@ _HOLDERS: dict[Site, Holder] = {}
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One task, one update or refusal."""
-    return Message(content=reply_to_records(answer(message, context)), reply_to=message)
+    return Message(content=_answered(message, context), reply_to=message)
 
 
 def answer(message: Message, context: Context) -> Reply:
     """The holder's reply; whatever goes wrong leaves as a code."""
     try:
-        task = task_from_records(message.content)
-        site = site_of(task, context.node_config, context.run_config)
-        holder = _HOLDERS.setdefault(site, Holder(site))
-    except Exception as error:  # noqa: BLE001 - its text must not leave, whatever it is
+        with quiet():
+            task = task_from_records(message.content)
+            site = site_of(task, context.node_config, context.run_config)
+            holder = _HOLDERS.setdefault(site, Holder(site))
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
         return Refusal(holder="", task_hash="", code=code_of(error))
     return holder.handle(task)
+
+
+def _answered(message: Message, context: Context) -> RecordDict:
+    try:
+        reply = answer(message, context)
+        with quiet():
+            return reply_to_records(reply)
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - as above
+        return reply_to_records(Refusal(holder="", task_hash="", code=code_of(error)))
 
 
 def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
@@ -70,13 +85,11 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
             f"The federation {run.get('data.path')!r} or the run's folder is not on this machine.",
             "Run `confide assets fetch`.",
         )
-    # A simulated holder has public text and a researcher who wants to compare.
-    policy = Policy(max_epsilon=float("inf"), max_delta=1.0, allow_unprotected=True)
     return Site(
         name=name,
         data=federation / f"{name}.jsonl",
         ledger=folder / "holders" / name / "ledger.sqlite",
-        policy=policy,
+        policy=SIMULATION,
     )
 
 

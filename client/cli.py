@@ -1,4 +1,5 @@
-"""``confide ledger``: what the holder's administrator or an auditor asks a ledger file.
+"""``confide ledger``: what the holder's administrator or an auditor asks a ledger file, and the
+door to ``confide client`` (``setup_cli``).
 
 Reads ledgers only, never private text, and imports no torch.
 """
@@ -21,12 +22,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Join ``ledger`` to the command line."""
+    """Join ``ledger`` and ``client`` to the command line."""
+    from .setup_cli import add_commands as add_setup
+
     ledger = typer.Typer(help="Read, check and hand over a privacy ledger.")
     ledger.command("show")(show)
     ledger.command("verify")(verify)
     ledger.command("export")(export)
     app.add_typer(ledger, name="ledger")
+    add_setup(app)
 
 
 def show(

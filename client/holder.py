@@ -1,8 +1,9 @@
 """A holder: one data set, its ledger, its policy, and the last word on every task.
 
-``handle`` is the whole of it, in this order: parse, policy, seen before?, affordable?, read and
-count, plan, charge (durable), train, release. What a task can get wrong is refused before the
-charge; the charge comes before any text is used, and is never given back.
+``handle`` is the whole of it, in this order: parse, policy, seen before?, affordable?, model and
+adapter, read and count, plan, charge (durable), train, release. What a task can get wrong is
+refused before the text is opened, and a first such task leaves not even an empty ledger; what the
+text shows, before the charge; the charge comes before any text is used, and is never given back.
 """
 
 from __future__ import annotations
@@ -15,17 +16,17 @@ from torch import Tensor
 
 from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
-from ..common.models import load_model
+from ..common.models import LoadedModel, load_model
 from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
-from ..common.settings import PrivacySpec, Settings, from_flat
+from ..common.settings import COORDINATORS_OWN, PrivacySpec, Settings, from_flat
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector
 from .corpus import Corpus
-from .policy import Policy, review
+from .policy import Policy, review, review_model, review_plan
 from .release import release
-from .scrub import code_of
+from .scrub import code_of, quiet
 from .trainer import Trainer
 
 
@@ -37,6 +38,15 @@ class Site:
     data: Path
     ledger: Path
     policy: Policy
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What a task needs besides text, checked."""
+
+    loaded: LoadedModel
+    adapter: Tensor
+    trainer: Trainer
 
 
 class Holder:
@@ -53,73 +63,102 @@ class Holder:
         self._corpus: Corpus | None = None
 
     def handle(self, task: Task) -> Reply:
-        """Answer a task with an update or a refusal; no exception but an interrupt gets out."""
+        """Answer a task with an update or a refusal; no exception but an interrupt gets out, and
+        that one carries nothing of what it interrupted."""
+        outcome = self._attempt(task)
+        if isinstance(outcome, BaseException):
+            raise outcome  # outside the handlers, where no other exception hangs on to it
+        return outcome
+
+    def _attempt(self, task: Task) -> Reply | KeyboardInterrupt | SystemExit:
         try:
-            return self._answer(task)
-        except (KeyboardInterrupt, SystemExit):
-            raise
+            with quiet():
+                return self._answer(task)
+        except KeyboardInterrupt:
+            return KeyboardInterrupt()
+        except SystemExit as error:
+            return SystemExit(error.code if isinstance(error.code, int) else 1)
         # Not Exception: a panic in a Rust extension (tokenizers) is none, and quotes its input.
         except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
-            return Refusal(holder=self.site.name, task_hash=task.hash, code=code_of(error))
+            return Refusal(holder=self.site.name, task_hash=_hash_of(task), code=code_of(error))
 
     def _answer(self, task: Task) -> Update:
         settings = from_flat(task.settings)
         review(settings, self.site.policy)
+        _check_task(task, settings)
+        # A task that is wrong in itself makes no ledger; where there is one, it is asked first.
+        ready = None if self.site.ledger.exists() else self._prepare(task, settings)
         self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger) as ledger:
             seen = ledger.replay(task.hash)
             if seen is not None:
                 return Update.from_bytes(seen)
-            _check_round(task, settings, ledger)
-            unit, person = _unit(settings)
+            _check_rounds_left(task, settings, ledger)
             if settings.privacy.trust != "off":
-                ledger.check_unit(unit, person)
-            self._check_known(settings, ledger)
-            corpus = self._open_corpus(settings, ledger)
-            units = corpus.units(unit)
-            plan = plan_for(settings, len(units))
-            loaded = load_model(settings)
-            adapter = _adapter(task, loaded.schema)
-            text = corpus.encoded(settings.task, loaded)
-            trainer = Trainer(loaded)
-            charge = Charge(
-                run=task.run,
-                round=task.round,
-                task_hash=task.hash,
-                plan=plan,
-                person=person,
-            )
-            trainer.prepare(settings)
-            ledger.charge(charge, self._limit(settings))
-            change = trainer.train(adapter, text, settings, plan, self._generator, units=units)
-            return release(
-                change,
-                task,
-                ledger,
-                holder=self.site.name,
-                encoding=settings.wire.encoding,
-                delta=settings.privacy.delta,
-            )
+                ledger.check_unit(*_unit(settings))
+            self._check_known(task, settings, ledger)
+            ready = ready or self._prepare(task, settings)
+            return self._train(task, settings, ready, ledger)
 
-    def _limit(self, settings: Settings) -> float | None:
-        return None if settings.privacy.trust == "off" else self.site.policy.max_epsilon
+    def _prepare(self, task: Task, settings: Settings) -> _Ready:
+        """Model, adapter and a check on made-up examples: all that can be wrong without text."""
+        loaded = load_model(settings)
+        review_model(settings.model.name, loaded.sha256, self.site.policy)
+        adapter = _adapter(task, loaded.schema)
+        trainer = Trainer(loaded)
+        trainer.prepare(settings)
+        return _Ready(loaded, adapter, trainer)
 
-    def _check_known(self, settings: Settings, ledger: Ledger) -> None:
+    def _train(self, task: Task, settings: Settings, ready: _Ready, ledger: Ledger) -> Update:
+        """Read, plan, charge, train, release."""
+        unit, person = _unit(settings)
+        corpus = self._open_corpus(settings, ledger)
+        units = corpus.units(unit)
+        plan = plan_for(settings, len(units))
+        review_plan(plan, self.site.policy, ledger.steps(task.run))
+        text = corpus.encoded(settings.task, ready.loaded)
+        charge = Charge(
+            run=task.run,
+            round=task.round,
+            task_hash=task.hash,
+            plan=plan,
+            person=person,
+        )
+        ledger.charge(charge, *self._limits(settings))
+        change = ready.trainer.train(
+            ready.adapter, text, settings, plan, self._generator, units=units
+        )
+        return release(
+            change,
+            task,
+            ledger,
+            holder=self.site.name,
+            encoding=settings.wire.encoding,
+            delta=settings.privacy.delta,
+        )
+
+    def _limits(self, settings: Settings) -> tuple[float | None, float | None]:
+        """Most epsilon over all runs, and in this one."""
+        policy = self.site.policy
+        if settings.privacy.trust == "off":
+            return None, None
+        return policy.max_epsilon, policy.max_epsilon_per_run
+
+    def _check_known(self, task: Task, settings: Settings, ledger: Ledger) -> None:
         """Refuse what cannot fit without opening the text, from the units that the ledger knows.
         A file written to since then may hold other units, and a run without noise may have counted
         another kind: the text is read, and the charge decides."""
-        known, limit = ledger.dataset(), self._limit(settings)
-        if known is None or limit is None or not self._untouched():
-            return
-        if (known.unit, known.person) != _unit(settings):
+        known, (limit, _) = ledger.dataset(), self._limits(settings)
+        if known is None or not self._untouched() or (known.unit, known.person) != _unit(settings):
             return
         plan = plan_for(settings, known.units)
-        if not within((*ledger.steps(), plan.steps()), plan.delta, limit):
+        if limit is not None and not within((*ledger.steps(), plan.steps()), plan.delta, limit):
             raise ConfideError(
                 "ledger.budget-exhausted",
                 f"This task does not fit into max-epsilon = {limit:g} at delta = {plan.delta:g}.",
                 "The holder may raise its limit, or take part with more noise or fewer steps.",
             )
+        review_plan(plan, self.site.policy, ledger.steps(task.run))
 
     def _untouched(self) -> bool:
         """Whether the ledger was written to after the text."""
@@ -144,11 +183,33 @@ def _unit(settings: Settings) -> tuple[Unit, str]:
     return unit, settings.data.person if unit is Unit.PERSON else ""
 
 
-def _check_round(task: Task, settings: Settings, ledger: Ledger) -> None:
+def _hash_of(task: Task) -> str:
+    """The task's hash, or nothing for a task of values that no message can carry."""
+    try:
+        return task.hash
+    except (TypeError, ValueError, RecursionError):
+        return ""
+
+
+def _check_task(task: Task, settings: Settings) -> None:
+    """Refuse what no coordinator sends: a path, or a round that the run does not have."""
+    flat, defaults = settings.to_flat(), Settings().to_flat()
+    named = [key for key in COORDINATORS_OWN if flat[key] != defaults[key]]
+    if named:
+        raise ConfideError(
+            "task.path",
+            f"The task sets {named[0]} = {flat[named[0]]!r:.100}, which is the coordinator's own.",
+            "A coordinator's paths are neither sent nor read.",
+        )
+    if not 1 <= task.round <= settings.round.count:
+        raise ConfideError(
+            "task.round", f"Round {task.round} is outside 1 to {settings.round.count}."
+        )
+
+
+def _check_rounds_left(task: Task, settings: Settings, ledger: Ledger) -> None:
     """The noise is calibrated to ``round.count`` rounds: no holder takes part in more."""
     count, steps = settings.round.count, settings.train.steps
-    if not 1 <= task.round <= count:
-        raise ConfideError("task.round", f"Round {task.round} is outside 1 to {count}.")
     if sum(s.steps for s in ledger.steps(task.run)) + steps > steps * count:
         raise ConfideError(
             "task.too-many-rounds",

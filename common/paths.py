@@ -21,7 +21,11 @@ def cache_dir() -> Path:
 
 def local_or_cached(name: str, kind: str) -> Path | None:
     """A folder called ``name``: as a path, else in the cache under ``kind``, else None."""
-    for candidate in (Path(name).expanduser(), cache_dir() / kind / name):
-        if candidate.is_dir():
+    if not name:
+        return None
+    # Not Path's own: a user whom nobody knows, or a name too long for a path, is no error here.
+    here = Path(os.path.expanduser(name))  # noqa: PTH111
+    for candidate in (here, cache_dir() / kind / name):
+        if os.path.isdir(candidate):  # noqa: PTH112
             return candidate.resolve()
     return None

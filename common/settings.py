@@ -17,6 +17,12 @@ from .errors import ConfideError, nearest
 
 Scalar = str | int | float | bool
 
+# What the coordinator keeps to itself: its own paths, and the name that becomes one.
+COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name")
+
+# Characters of a setting that is text: what a coordinator sends must not fill memories and logs.
+_MOST_TEXT = 10_000
+
 
 def _number(default: int | float, low: float, high: float, *, above: bool = False) -> Any:
     """A number in [low, high]; with ``above`` the lower end is excluded."""
@@ -142,9 +148,11 @@ class WireSpec:
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
     """Name, place and public seed of the run. The seed decides initial adapter, selection of
-    holders and partitions; it never decides noise or private batches."""
+    holders and partitions; it never decides noise or private batches. ``coordinator`` is the name
+    that the coordinator gives itself: nobody has checked it."""
 
     name: str = "run"
+    coordinator: str = ""
     out: str = "runs"
     resume: str = ""
     seed: int = _number(0, 0, 2**31 - 1)
@@ -191,7 +199,9 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
     for key in config:
         if key not in known:
             raise ConfideError(
-                "settings.unknown-key", f"{key!r} is not a setting.", nearest(key, known)
+                "settings.unknown-key",
+                f"{key!r:.100} is not a setting.",
+                nearest(str(key)[:100], known),
             )
     rooms = {}
     for room in fields(defaults):
@@ -214,27 +224,34 @@ def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> 
     if not same:
         raise ConfideError(
             "settings.type",
-            f"{key} = {value!r} is {_kind(value)}, but must be {_kind(default)}.",
+            f"{key} = {value!r:.100} is {kind_of(value)}, but must be {kind_of(default)}.",
             f"Write for example {key} = {default!r}.",
+        )
+    if isinstance(value, str) and len(value) > _MOST_TEXT:
+        raise ConfideError(
+            "settings.range",
+            f"{key} = {value!r:.100}... has {len(value)} characters, more than {_MOST_TEXT}.",
+            "Write less.",
         )
     if "options" in rule and value not in rule["options"]:
         raise ConfideError(
             "settings.range",
-            f"{key} = {value!r} is not one of {', '.join(rule['options'])}.",
-            nearest(value, rule["options"]),
+            f"{key} = {value!r:.100} is not one of {', '.join(rule['options'])}.",
+            nearest(value[:100], rule["options"]),
         )
     if "low" in rule:
         low, high, above = rule["low"], rule["high"], rule["above"]
         if not math.isfinite(value) or not (low <= value <= high) or (above and value == low):
             raise ConfideError(
                 "settings.range",
-                f"{key} = {value!r} is outside {'(' if above else '['}{low:g}, {high:g}].",
+                f"{key} = {value!r:.100} is outside {'(' if above else '['}{low:g}, {high:g}].",
                 f"The default is {default!r}.",
             )
     return value
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """A value's type in plain words."""
     names = {bool: "a truth value", int: "a whole number", float: "a number", str: "text"}
     return names.get(type(value), f"a {type(value).__name__}")
 
@@ -248,7 +265,7 @@ def _check_combinations(s: Settings) -> None:
     labels = s.task.label_names
     if len(labels) < 2 or len(set(labels)) < len(labels):
         refuse(
-            f"task.labels = {s.task.labels!r} names {len(set(labels))} different classes.",
+            f"task.labels = {s.task.labels!r:.100} names {len(set(labels))} different classes.",
             "Give at least two different names, separated by commas.",
         )
     if s.round.mode == "gradient" and s.train.steps != 1:
@@ -282,6 +299,6 @@ def _check_combinations(s: Settings) -> None:
         )
     if s.lora.method == "head" and s.lora.targets:
         refuse(
-            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r}.",
+            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
             "Leave lora.targets empty.",
         )

@@ -25,6 +25,7 @@ from .errors import ConfideError
 _WIDTH = {"fp32": 4, "bf16": 2}
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
+_TASK_KEYS = {"run", "round", "schema", "settings"}
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
@@ -139,6 +140,8 @@ def task_from_records(records: RecordDict) -> Task:
         ConfideError: ``wire.malformed``.
     """
     header, payload = _open(records, "task", "adapter")
+    if set(records) != {"task", "adapter"} or set(header) != _TASK_KEYS:
+        raise _malformed("exactly what a task has")
     settings = _json_object(header.get("settings"))
     return Task(
         run=_run(header.get("run")),

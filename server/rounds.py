@@ -22,7 +22,7 @@ from ..common.adapter import get_adapter, set_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.ledger import Receipt
-from ..common.settings import Settings
+from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.tensors import flatten, unflatten
 from ..common.wire import Task
 from .aggregation import ServerOptimizer, mean_change
@@ -38,9 +38,6 @@ logger = logging.getLogger("confide.server")
 # Rounds in a row without a single accepted update before a run gives up: what they all refuse now
 # they will refuse again, while two such rounds may be a network's bad minute.
 _MOST_SILENT_ROUNDS = 3
-
-# What a holder needs to know. It never hears a path, and the coordinator never names one.
-PRIVATE_TO_COORDINATOR = ("data.path", "run.out", "run.resume", "run.name")
 
 
 @dataclass
@@ -145,7 +142,7 @@ class Rounds:
         return Task(
             run=self._folder.id,
             round=number,
-            settings={k: v for k, v in flat.items() if k not in PRIVATE_TO_COORDINATOR},
+            settings={k: v for k, v in flat.items() if k not in COORDINATORS_OWN},
             schema=self._schema.digest,
             adapter=adapter.numpy().astype("<f4").tobytes(),
         )

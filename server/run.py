@@ -23,11 +23,11 @@ from ..common.adapter import save_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
-from ..common.settings import Settings, from_flat
+from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from .card import write_card
 from .evaluation import Evaluator
 from .report.build import write_report
-from .rounds import PRIVATE_TO_COORDINATOR, Rounds, final_adapter
+from .rounds import Rounds, final_adapter
 from .run_folder import RunFolder, now, run_settings, translated
 from .transport import Transport, wait_for_nodes
 
@@ -70,7 +70,7 @@ def _open_folder(config: Mapping[str, Any]) -> RunFolder:
     settings = from_flat(config)
     folder = RunFolder.reopen(settings.run.resume)
     asked, then = settings.to_flat(), run_settings(folder.path).to_flat()
-    changed = [key for key in then if key not in PRIVATE_TO_COORDINATOR and asked[key] != then[key]]
+    changed = [key for key in then if key not in COORDINATORS_OWN and asked[key] != then[key]]
     if changed:
         raise ConfideError(
             "run.resume",

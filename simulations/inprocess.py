@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..client.holder import Holder, Site
-from ..client.policy import Policy
+from ..client.policy import SIMULATION
 from ..common.privacy.noise import SecureGenerator
 from ..common.wire import (
     Reply,
@@ -46,7 +46,6 @@ def federation(
 ) -> InProcessTransport:
     """One holder per data file, each with a fresh ledger below ``ledgers``; the text is public
     or synthetic, so the policy allows everything."""
-    policy = Policy(max_epsilon=float("inf"), max_delta=1.0, allow_unprotected=True)
     return InProcessTransport(
         [
             Holder(
@@ -54,7 +53,7 @@ def federation(
                     name=file.stem,
                     data=file,
                     ledger=ledgers / file.stem / "ledger.sqlite",
-                    policy=policy,
+                    policy=SIMULATION,
                 ),
                 generator,
             )

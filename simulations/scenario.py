@@ -83,7 +83,13 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
     for change in changes:
         key, equals, value = change.partition("=")
         key = key.strip()
-        if not equals or key not in config:
+        if not equals:
+            raise ConfideError(
+                "settings.unknown-key",
+                f"--set {change!r} gives no value.",
+                f"Write --set {key or 'KEY'}=VALUE, without spaces or in quotes.",
+            )
+        if key not in config:
             raise ConfideError(
                 "settings.unknown-key",
                 f"--set {change!r} changes no setting.",

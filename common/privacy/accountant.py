@@ -24,7 +24,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,11 @@ class GaussianSteps:
     def __post_init__(self) -> None:
         z, q, steps = self.noise_multiplier, self.sampling_rate, self.steps
         if not (_is_number(z) and 0 <= z < math.inf):
-            raise ConfideError("privacy.steps", f"noise multiplier = {z!r} is outside [0, inf).")
+            _refuse_steps(f"noise multiplier = {z!r} is outside [0, inf)", "about 1; 0 is no noise")
         if not (_is_number(q) and 0 < q <= 1):
-            raise ConfideError("privacy.steps", f"sampling rate = {q!r} is outside (0, 1].")
+            _refuse_steps(f"sampling rate = {q!r} is outside (0, 1]", "batch / records, at most 1")
         if type(steps) is not int or steps < 0:
-            raise ConfideError("privacy.steps", f"steps = {steps!r} is not a whole number >= 0.")
+            _refuse_steps(f"steps = {steps!r} is not a whole number >= 0", "rounds times steps")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,6 +66,10 @@ class GaussianSteps:
         if not isinstance(data, Mapping) or set(data) != set(names):
             raise ConfideError("privacy.steps", f"Steps need exactly {', '.join(names)}.")
         return cls(**{name: data[name] for name in names})
+
+
+def _refuse_steps(what: str, example: str) -> NoReturn:
+    raise ConfideError("privacy.steps", f"{what}.", f"Give {example}.")
 
 
 def merge(steps: Iterable[GaussianSteps]) -> tuple[GaussianSteps, ...]:
@@ -146,9 +150,13 @@ def calibrate(*, epsilon: float, delta: float, sampling_rate: float, steps: int)
     At usual targets what it gives is at least 0.999 * ``epsilon``, so little noise is wasted.
     """
     if not (_is_number(epsilon) and 0 < epsilon < math.inf):
-        raise ConfideError("privacy.epsilon", f"epsilon = {epsilon!r} is outside (0, inf).")
+        raise ConfideError(
+            "privacy.epsilon",
+            f"epsilon = {epsilon!r} is outside (0, inf).",
+            "Choose for example 8, or less for a stronger promise; 0 takes infinite noise.",
+        )
     if type(steps) is not int or steps < 1:
-        raise ConfideError("privacy.steps", f"steps = {steps!r} is not a whole number >= 1.")
+        _refuse_steps(f"steps = {steps!r} is not a whole number >= 1", "rounds times steps")
     _checked_delta(delta)
 
     def spent(interval: float) -> Callable[[float], float]:

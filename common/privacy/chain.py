@@ -216,6 +216,15 @@ def exhausted(book: Book, charge: Charge, limit: float) -> ConfideError:
     )
 
 
+def run_exhausted(run: str, limit: float) -> ConfideError:
+    """The error of a charge that does not fit into the limit of its run."""
+    return ConfideError(
+        "policy.max-epsilon-per-run",
+        f"Run {run!r:.100} would spend more than max-epsilon-per-run = {limit:g}.",
+        "Start a run with more noise or fewer rounds.",
+    )
+
+
 def check_unit(book: Book, unit: Unit, person: str) -> None:
     """Refuse to add up two units. A record's epsilon says nothing of a person's; and where persons
     are clipped as a whole, one record may move the sum by twice the clip norm."""

@@ -43,6 +43,7 @@ from .chain import (
     corrupt,
     exhausted,
     in_words,
+    run_exhausted,
     task_spent,
 )
 from .ledger_file import append, connect, make, translated
@@ -166,15 +167,17 @@ class Ledger:
             if self._book.dataset != dataset:
                 self._append(state="dataset", **asdict(dataset))
 
-    def charge(self, charge: Charge, limit: float | None) -> None:
+    def charge(self, charge: Charge, limit: float | None, run_limit: float | None = None) -> None:
         """Book one task before any text is read for it. Durable when this returns.
 
         Everything ever charged, in all runs, together with this task must stay within ``limit``
-        (epsilon by PLD at the plan's delta; None: no limit). Refused means nothing was written.
+        (epsilon by PLD at the plan's delta; None: no limit), and everything charged in its run
+        within ``run_limit``. Refused means nothing was written.
 
         Raises:
             ConfideError: ``ledger.task-spent`` if this task was charged before, ``ledger.unit`` if
-                noise was charged for another unit, ``ledger.budget-exhausted`` if it does not fit.
+                noise was charged for another unit, ``ledger.budget-exhausted`` or
+                ``policy.max-epsilon-per-run`` if it does not fit.
         """
         check_charge(charge, limit)
         if limit is not None:
@@ -188,6 +191,8 @@ class Ledger:
                 check_unit(book, charge.plan.unit, charge.person)
             if limit is not None and not self._fits(charge, limit, book):
                 raise exhausted(book, charge, limit)
+            if run_limit is not None and not self._fits(charge, run_limit, book, charge.run):
+                raise run_exhausted(charge.run, run_limit)
             self._append(
                 state="reserved",
                 run=charge.run,
@@ -254,8 +259,8 @@ class Ledger:
             steps_run=book.steps(run),
         )
 
-    def _fits(self, charge: Charge, limit: float, book: Book) -> bool:
-        return within((*book.steps(None), charge.plan.steps()), charge.plan.delta, limit)
+    def _fits(self, charge: Charge, limit: float, book: Book, run: str | None = None) -> bool:
+        return within((*book.steps(run), charge.plan.steps()), charge.plan.delta, limit)
 
     def _current(self) -> Book:
         """The book with what other processes appended meanwhile."""

@@ -107,7 +107,7 @@ def translated(path: Path) -> Iterator[None]:
             code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
         ):
             raise _unwritable(path, str(error)) from error
-        raise corrupt("It is not a sound database.") from error
+        raise corrupt(f"{path} is not a sound database.") from error
     except OSError as error:
         raise _unwritable(path, error.strerror or "input/output error") from error
 

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -70,10 +71,14 @@ def read_records(
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if os.path.isdir(path):  # noqa: PTH112 - no error for a name that is too long for a path
+        raise ConfideError(
+            "data.missing-file", f"{path} is a folder.", "Name the file in it that is meant."
+        )
     if suffix not in _ROWS:
         raise ConfideError(
             "data.unknown-suffix",
-            f"{path} ends in {suffix or 'nothing'!r}, which is no format that can be read.",
+            f"{path} ends in {suffix!r}, which is no format that can be read.",
             f"Use one of {', '.join(sorted(_ROWS))}.",
         )
     content = _content(path)
@@ -205,7 +210,8 @@ def _refuse_column(path: Path, name: str, found: str) -> NoReturn:
     raise ConfideError(
         "data.missing-column",
         f"{path} has no column {name!r}; {found}.",
-        "Set data.text, data.target or data.person to the column that is meant.",
+        "Name the column that is meant: data.text, data.target or data.person of a run, --text,"
+        " --label or --person of check-data.",
     )
 
 

@@ -64,6 +64,7 @@ def heavy_behind(*arguments: str | Path) -> list[str]:
         "budget plan --epsilon 8 --delta 1e-5 --records 400 --batch 64 --steps 20",
         "budget spent --noise-multiplier 1.5 --sampling-rate 0.04 --steps 20 --delta 1e-5",
         "ledger --help",
+        "client --help",
         "report --help",
     ],
 )
@@ -79,7 +80,16 @@ def test_the_ledger_is_read_without_anything_heavy(command: str, tmp_path: Path)
     assert heavy_behind("ledger", command, file) == []
 
 
-@pytest.mark.parametrize("command", [(), ("budget",), ("ledger",), ("report",), ("assets",)])
+def test_a_holder_is_set_up_without_anything_heavy(tmp_path: Path) -> None:
+    file = tmp_path / "text.jsonl"
+    file.write_text('{"text": "a day", "label": "fine"}\n', encoding="utf-8")
+    assert heavy_behind("client", "init", tmp_path) == []
+    assert heavy_behind("client", "check-data", file) == []
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("budget",), ("ledger",), ("client",), ("report",), ("assets",)]
+)
 def test_every_command_has_a_help_page(command: tuple[str, ...]) -> None:
     done = python("-m", "confide", *command, "--help")
     assert (done.returncode, done.stderr) == (0, "")

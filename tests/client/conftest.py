@@ -14,7 +14,7 @@ from confide.client.policy import Policy
 from confide.common.adapter import get_adapter
 from confide.common.models import load_model
 from confide.common.privacy.ledger import Ledger
-from confide.common.settings import from_flat
+from confide.common.settings import COORDINATORS_OWN, from_flat
 from confide.common.tensors import flatten
 from confide.common.wire import Reply, Task, Update
 from tests import tiny
@@ -34,7 +34,8 @@ class Place:
             ledger=folder / "own" / "ledger.sqlite",
             policy=policy,
         )
-        self.settings = tiny.config(model, Path("federation"), Path("runs"), **settings)
+        flat = tiny.config(model, Path("federation"), Path("runs"), **settings)
+        self.settings = {k: v for k, v in flat.items() if k not in COORDINATORS_OWN}
         self.holder = Holder(self.site)
 
     def task(self, number: int = 1, run: str = "run-1", **changes: Any) -> Task:

@@ -69,14 +69,14 @@ def test_the_same_holder_answers_every_message_of_a_node(place: Place, deployed:
 def test_a_policy_that_changes_counts_from_the_next_message(place: Place, deployed: Node) -> None:
     assert code(ask(task_to_records(place.task(1)), deployed)) == "update"
     Path(deployed["policy"]).write_text("max-epsilon = 0.1\n", encoding="utf-8")
-    assert code(ask(task_to_records(place.task(2)), deployed)) == "policy.delta"
+    assert code(ask(task_to_records(place.task(2)), deployed)) == "policy.max-delta"
 
 
 def test_a_deployed_node_ignores_every_path_of_the_run(
     place: Place, deployed: Node, tmp_path: Path
 ) -> None:
     other = {"data.path": str(tmp_path), "run.out": str(tmp_path), "run.resume": str(tmp_path)}
-    task = place.task(settings=place.settings | other)
+    task = place.task()
     before = site_of(task, deployed, {})
     assert site_of(task, deployed, other) == before
     assert before.data == place.data
@@ -84,6 +84,10 @@ def test_a_deployed_node_ignores_every_path_of_the_run(
     files = sorted(tmp_path.iterdir())
     assert code(ask(task_to_records(task), deployed, other)) == "update"
     assert sorted(tmp_path.iterdir()) == files
+    for key, value in other.items():
+        task = place.task(2, settings=place.settings | {key: value})
+        assert site_of(task, deployed, {}) == before
+        assert code(ask(task_to_records(task), deployed)) == "task.path"
 
 
 def test_a_node_with_a_number_is_deployed_all_the_same_when_it_names_its_own(

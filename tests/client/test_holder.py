@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import os
 import sqlite3
+import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from confide.client import holder as holder_module
 from confide.client.holder import Holder, plan_for
-from confide.client.policy import Policy
+from confide.client.policy import SIMULATION
 from confide.client.trainer import Trainer
 from confide.common import models
 from confide.common.models import load_model
@@ -27,6 +27,7 @@ from confide.common.tasks import Classification
 from confide.common.wire import Task, Update, reply_to_records
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code
+from tests.client.opened import OPENED, watching
 
 DELTA = 1e-3
 NOISE = 4.0
@@ -157,30 +158,45 @@ def test_the_receipt_is_that_of_the_ledger(place: Place) -> None:
 # The budget
 
 
+def affordable(place: Place, units: int, limit: float) -> int:
+    """How many rounds of the place's plan fit into ``limit``."""
+    settings = from_flat(place.settings)
+    plan = plan_for(settings, units)
+    fits = [epsilon_pld([plan.steps(k)], DELTA) <= limit for k in range(1, 10)]
+    assert fits[0]
+    return fits.index(False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "units", "limit"),
+    [
+        ({}, RECORDS, spent(3)),
+        ({}, RECORDS, spent(3) + 0.01),
+        ({"train__batch": 6}, RECORDS, 0.3),
+        ({"round__mode": "steps", "train__steps": 3, "train__lr": 0.01}, RECORDS, 3.0),
+        ({"privacy__unit": "person", "data__person": "person"}, RECORDS // 3, spent(2)),
+    ],
+    ids=["met exactly", "some left over", "a sample", "several steps", "persons"],
+)
 def test_the_last_affordable_round_runs_and_the_next_is_refused_without_opening_a_file(
-    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch
+    make_place: MakePlace, settings: dict[str, Any], units: int, limit: float
 ) -> None:
-    place = make_place(privacy__noise_multiplier=NOISE, round__count=10)
-    place.restart(max_epsilon=spent(3))
-    opened: list[Path] = []
-    io_open = io.open
-
-    def recording(file: Any, *args: Any, **kwargs: Any) -> Any:
-        opened.append(Path(file))
-        return io_open(file, *args, **kwargs)
-
-    monkeypatch.setattr(io, "open", recording)
-    for number in (1, 2, 3):
-        update(place, place.task(number))
-        assert place.data in opened
-        opened.clear()
-        place.restart()
-    task = place.task(4)
-    opened.clear()
-    assert code(place.holder.handle(task)) == "ledger.budget-exhausted"
-    assert place.data not in opened
-    assert epsilon_of(place) == spent(3) <= place.site.policy.max_epsilon
-    assert place.charges() == 3
+    place = make_place(privacy__noise_multiplier=NOISE, round__count=10, **settings)
+    place.restart(max_epsilon=limit)
+    rounds = affordable(place, units, limit)
+    for number in range(1, rounds + 1):
+        task = place.task(number)
+        with watching():
+            update(place, task)
+        assert str(place.data) in OPENED.names
+        place.restart()  # whatever the last one kept in memory
+    task = place.task(rounds + 1)
+    with watching():
+        assert code(place.holder.handle(task)) == "ledger.budget-exhausted"
+    own = str(place.site.ledger)
+    assert [name for name in OPENED.names if own not in name and name != os.devnull] == []
+    assert place.charges() == rounds
+    assert epsilon_of(place) <= limit
 
 
 @pytest.mark.parametrize("slack", [0.0, -1e-6])
@@ -189,6 +205,55 @@ def test_the_limit_is_met_exactly_and_never_passed(make_place: MakePlace, slack:
     place.restart(max_epsilon=spent(1) + slack)
     expected = "update" if slack == 0 else "ledger.budget-exhausted"
     assert code(place.holder.handle(place.task())) == expected
+
+
+def test_the_limit_of_a_run_is_met_exactly_and_counts_that_run_alone(
+    make_place: MakePlace,
+) -> None:
+    place = make_place(privacy__noise_multiplier=NOISE, round__count=3)
+    place.restart(max_epsilon=100.0, max_epsilon_per_run=spent(3))
+    for number in (1, 2, 3):
+        update(place, place.task(number))
+    update(place, place.task(1, run="run-2"))
+    place.restart(max_epsilon_per_run=spent(3) - 1e-6)
+    assert code(place.holder.handle(place.task(2, run="run-2"))) == "policy.max-epsilon-per-run"
+    assert place.charges() == 4
+
+
+def test_the_ledger_holds_a_run_to_its_limit_whatever_happens_between_review_and_charge(
+    make_place: MakePlace, monkeypatch: pytest.MonkeyPatch, events: list[str]
+) -> None:
+    place = make_place(privacy__noise_multiplier=NOISE, round__count=3)
+    place.restart(max_epsilon_per_run=spent(2))
+    monkeypatch.setattr(holder_module, "review_plan", lambda *_: None)
+    for number in (1, 2):
+        update(place, place.task(number))
+    events.clear()
+    assert code(place.holder.handle(place.task(3))) == "policy.max-epsilon-per-run"
+    assert events == []
+    assert place.charges() == 2
+    assert code(place.holder.handle(place.task(1, run="run-2"))) == "update"
+
+
+def test_an_interrupt_carries_nothing_of_what_it_interrupted(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        try:
+            raise ValueError("a private sentence")
+        except ValueError:
+            sys.exit("a private sentence")
+
+    monkeypatch.setattr(Trainer, "train", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        place.holder.handle(place.task())
+    assert caught.value.code == 1
+    assert caught.value.__context__ is None
+    assert caught.value.__cause__ is None
+    monkeypatch.setattr(Trainer, "train", lambda *_, **__: sys.exit(3))
+    with pytest.raises(SystemExit) as caught:
+        place.holder.handle(place.task(2))
+    assert caught.value.code == 3
 
 
 def test_another_run_goes_on_from_what_was_spent(make_place: MakePlace) -> None:
@@ -234,7 +299,7 @@ def test_a_delta_of_one_record_or_more_is_refused(make_place: MakePlace) -> None
 
 def test_without_noise_the_budget_is_gone_for_good(make_place: MakePlace) -> None:
     place = make_place(privacy__trust="off")
-    assert code(place.holder.handle(place.task())) == "policy.unprotected"
+    assert code(place.holder.handle(place.task())) == "policy.allow-unprotected"
     place.restart(allow_unprotected=True)
     assert update(place, place.task()).receipt["epsilon"] is None
     place.settings["privacy.trust"] = "local"
@@ -382,62 +447,7 @@ def test_a_tampered_ledger_stops_the_holder(place: Place) -> None:
     assert code(place.holder.handle(place.task(2))) == "ledger.corrupt"
 
 
-# Hostile tasks: every one is refused before the holder writes anything
-
-LONG = "x" * 5000
-HOSTILE: list[tuple[dict[str, Any], str]] = [
-    ({"privacy__trust": "off"}, "policy.unprotected"),
-    ({"privacy__delta": 0.05}, "policy.delta"),
-    ({"privacy__delta": 0.0}, "settings.range"),
-    ({"privacy__delta": 1.0}, "settings.range"),
-    ({"privacy__epsilon": 1e9}, "settings.range"),
-    ({"privacy__epsilon": math.nan}, "settings.range"),
-    ({"privacy__epsilon": -1.0}, "settings.range"),
-    ({"privacy__noise_multiplier": -1.0}, "settings.range"),
-    ({"privacy__noise_multiplier": math.inf}, "settings.range"),
-    ({"privacy__clip": 0.0}, "settings.range"),
-    ({"privacy__clip": math.inf}, "settings.range"),
-    ({"privacy__unit": "holder"}, "settings.range"),
-    ({"privacy__trust": "central"}, "settings.range"),
-    ({"train__steps": 10**9}, "settings.range"),
-    ({"train__steps": 0}, "settings.range"),
-    ({"train__steps": 2}, "settings.combination"),
-    ({"train__batch": 0}, "settings.range"),
-    ({"train__batch": 2.5}, "settings.type"),
-    ({"train__batch": True}, "settings.type"),
-    ({"train__batch": "32"}, "settings.type"),
-    ({"train__batch": [32]}, "settings.type"),
-    ({"train__lr": None}, "settings.type"),
-    ({"train__lr": {"a": 1}}, "settings.type"),
-    ({"train__epochs": 1000}, "settings.unknown-key"),
-    ({"data__ledger": "/root/x"}, "settings.unknown-key"),
-    ({"model__trust_remote_code": True}, "settings.unknown-key"),
-    ({"policy": "none"}, "settings.unknown-key"),
-    ({"round__count": 10**9}, "settings.range"),
-    ({"wire__encoding": "pickle"}, "settings.range"),
-    ({"task__labels": "one"}, "settings.combination"),
-    ({"task__labels": ["negative", "positive"]}, "settings.type"),
-    ({"lora__rank": 10**6}, "settings.range"),
-    ({"model__name": ""}, "settings.combination"),
-    ({"model__name": "/etc"}, "policy.base-model"),
-    ({"model__name": "../../etc"}, "policy.base-model"),
-    ({"model__name": "~/.ssh"}, "policy.base-model"),
-    ({"model__name": "models/../../../etc"}, "policy.base-model"),
-    ({"model__name": "someone/remote-model"}, "policy.base-model"),
-    ({"model__name": "https://example.org/model"}, "policy.base-model"),
-    ({"model__name": "a\x00b"}, "policy.base-model"),
-    ({"model__name": LONG}, "policy.base-model"),
-]
-
-
-@pytest.mark.parametrize(("changes", "expected"), HOSTILE)
-def test_a_hostile_task_is_refused_with_a_code_and_leaves_no_trace(
-    place: Place, changes: dict[str, Any], expected: str, events: list[str]
-) -> None:
-    before = sorted(place.data.parent.iterdir())
-    assert code(place.holder.handle(place.hostile(**changes))) == expected
-    assert sorted(place.data.parent.iterdir()) == before
-    assert events == []
+# Tasks that do not fit (the hostile ones: test_hostile_tasks.py)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +481,7 @@ def test_a_model_that_mixes_examples_is_found_out_before_it_costs_anything(
     monkeypatch.setattr(Classification, "losses", averaged)
     assert code(place.holder.handle(place.task())) == "train.self-check"
     assert events == []
-    assert "reserved" not in place.states()
+    assert not place.site.ledger.exists()
 
 
 def poisoned(place: Place, value: float) -> bytes:
@@ -576,6 +586,5 @@ def test_a_holder_goes_on_after_every_kind_of_refusal(place: Place) -> None:
 
 
 def test_a_simulated_holder_may_use_any_model_folder(make_place: MakePlace) -> None:
-    open_to_all = Policy(max_epsilon=math.inf, max_delta=1.0, allow_unprotected=True)
-    place = make_place(open_to_all)
+    place = make_place(SIMULATION)
     assert code(place.holder.handle(place.task())) == "update"

@@ -1,129 +1,63 @@
-"""No private text leaves: markers in the data, a failure injected at every place.
+"""No private byte leaves: five hundred markers in the data, a failure injected at every place.
 
-Looked for in the reply's bytes, the log, both output streams, warnings, and every file that the
-holder writes.
+Looked for in the reply's bytes, the log, both output streams, every file that the holder writes,
+the whole run folder and log of a coordinator, the app bundle and the wheel.
 """
 
 from __future__ import annotations
 
-import errno
+import io
 import json
-import re
-import sqlite3
-import warnings
+import logging
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
+from flwr.app import Context, Message, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.supercore.task_identity import TaskIdentity
 
-from confide.client import corpus
+from confide.client import app as app_module
+from confide.client import corpus, self_check
 from confide.client import holder as holder_module
+from confide.client import release as release_module
+from confide.client import trainer as trainer_module
+from confide.client.holder import Holder
+from confide.client.per_example import PerExample
+from confide.client.private_step import PrivateOptimizer
 from confide.client.trainer import Trainer
+from confide.common import batches, models
 from confide.common.batches import EncodedText
-from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
+from confide.common.privacy.noise import SecureGenerator
+from confide.common.privacy.plan import Plan
 from confide.common.tasks import Classification
-from confide.common.wire import Reply, reply_to_records
+from confide.common.text import readers
+from confide.common.wire import Update, reply_from_records, task_to_records
+from confide.server.run import run
 from tests import tiny
-from tests.client.conftest import RECORDS, Place, code
-
-MARKER = re.compile(rb"zq[tlpk]\d", re.IGNORECASE)
-
-
-def marked_rows() -> list[dict[str, str]]:
-    """A marker in every text and for every person."""
-    rows = tiny.rows(RECORDS, seed=3)
-    for i, row in enumerate(rows):
-        row["text"] = f"{row['text']} zqt{i:03d}"
-        row["person"] = f"zqp{i:03d}"
-    return rows
-
-
-SECRET = " ".join(row["text"] for row in marked_rows())
-
-
-class RustPanic(BaseException):
-    """A panic in a Rust extension is no Exception, and quotes the string it could not slice."""
-
-
-def raises(error: BaseException) -> Callable[..., Any]:
-    def broken(*_: Any, **__: Any) -> Any:
-        warnings.simplefilter("default")
-        raise error
-
-    return broken
-
-
-def chained(*_: Any, **__: Any) -> Any:
-    try:
-        raise ValueError(SECRET)
-    except ValueError as cause:
-        raise ConfideError("data.format", "A line cannot be read.") from cause
-
-
-def nan(_: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    return logits.sum(1) * torch.nan
-
-
-no_space = OSError(errno.ENOSPC, "No space left on device", SECRET)
-
-# (where, what happens there, the code that leaves)
-INJECTED: list[tuple[Any, str, Callable[..., Any], str]] = [
-    (Classification, "encode", raises(ValueError(SECRET)), "holder.failed"),
-    (Classification, "encode", raises(RustPanic(SECRET)), "holder.failed"),
-    (Classification, "encode", raises(ConfideError(SECRET, "own message")), "holder.failed"),
-    (Classification, "encode", chained, "data.format"),
-    (Classification, "losses", raises(RuntimeError(f"bad input {SECRET}")), "holder.failed"),
-    (Classification, "losses", nan, "train.self-check"),
-    (Classification, "losses", raises(MemoryError(SECRET)), "holder.memory"),
-    (corpus, "read_records", raises(UnicodeDecodeError("utf-8", SECRET.encode(), 0, 1, "bad")),
-     "holder.failed"),
-    (corpus, "read_records", raises(no_space), "disk.full"),
-    (corpus, "identity_of", raises(PermissionError(13, "denied", SECRET)), "holder.failed"),
-    (holder_module, "load_model", raises(OSError(SECRET)), "holder.failed"),
-    (holder_module, "release", raises(KeyError(SECRET)), "holder.failed"),
-    (EncodedText, "batches", raises(IndexError(SECRET)), "holder.failed"),
-    (Trainer, "train", raises(RuntimeError(SECRET)), "holder.failed"),
-    (Trainer, "train", raises(ExceptionGroup(SECRET, [ValueError(SECRET)])), "holder.failed"),
-    (Trainer, "train", lambda *_, **__: torch.full((3,), torch.nan), "release.not-finite"),
-    (Ledger, "open", raises(sqlite3.DatabaseError(SECRET)), "holder.failed"),
-    (Ledger, "register", raises(sqlite3.OperationalError(SECRET)), "holder.failed"),
-    (Ledger, "charge", raises(sqlite3.OperationalError(SECRET)), "holder.failed"),
-    (Ledger, "charge", raises(no_space), "disk.full"),
-    (Ledger, "release", raises(no_space), "disk.full"),
-    (Ledger, "receipt", raises(ValueError(SECRET)), "holder.failed"),
-]  # fmt: skip
-
-
-def reply_bytes(reply: Reply) -> bytes:
-    records = reply_to_records(reply)
-    parts = [json.dumps({k: str(v) for k, v in c.items()}) for c in records.config_records.values()]
-    arrays = [a.data for r in records.array_records.values() for a in r.values()]
-    return "".join(parts).encode() + b"".join(arrays)
-
-
-class Watch:
-    """Everything that could carry a marker away from the text."""
-
-    def __init__(self, place: Place, capture: Any, log: Any) -> None:
-        self._place, self._capture, self._log = place, capture, log
-        self._log.set_level("DEBUG")
-
-    def hits(self, reply: Reply, caught: list[Any]) -> list[str]:
-        out, err = self._capture.readouterr()
-        seen = {
-            "reply": reply_bytes(reply),
-            "stdout": out.encode(),
-            "stderr": err.encode(),
-            "log": self._log.text.encode(),
-            "warnings": " ".join(str(w.message) for w in caught).encode(),
-        }
-        for path in self._place.data.parent.iterdir():
-            if path != self._place.data:
-                seen[path.name] = path.read_bytes()
-        return [where for where, content in seen.items() if MARKER.search(content)]
+from tests.client.conftest import Place, code
+from tests.client.marked import (
+    KINDS,
+    LOUD,
+    MARKER,
+    PLACE_MARKER,
+    RECORDS,
+    Watch,
+    failing,
+    marked_rows,
+    marked_words,
+    move_to_marked_folder,
+    warnings_on_stderr,
+)
+from tests.server import federated
 
 
 @pytest.fixture
@@ -133,13 +67,112 @@ def watched(
     caplog: pytest.LogCaptureFixture,
 ) -> tuple[Place, Watch]:
     place = make_place(data__person="person")
-    tiny.write_jsonl(place.data, marked_rows())
+    move_to_marked_folder(place)
+    models._load.cache_clear()  # a model that was checked already is not checked again
     place.task()  # the model is loaded, as at a warm holder
     return place, Watch(place, capfd, caplog)
 
 
-@pytest.mark.parametrize(("owner", "name", "failure", "expected"), INJECTED)
-def test_a_failure_that_quotes_the_text_leaves_as_a_code(
+def test_there_are_five_hundred_markers() -> None:
+    assert len(set(marked_words())) == len(marked_words()) == 3 * RECORDS >= 500
+
+
+# (where, name): something fails loudly there, by another kind of exception each time
+POINTS: list[tuple[Any, str]] = [
+    (readers, "_content"),
+    (readers, "_record"),
+    (corpus, "read_records"),
+    (corpus, "identity_of"),
+    (corpus, "group_units"),
+    (transformers.PreTrainedTokenizerBase, "__call__"),
+    (Classification, "encode"),
+    (Classification, "logits"),
+    (Classification, "losses"),
+    (EncodedText, "__init__"),
+    (EncodedText, "pieces"),
+    (batches, "chunks_by_length"),
+    (trainer_module, "forward"),
+    (self_check, "forward"),
+    (trainer_module, "check_per_example"),
+    (holder_module, "load_model"),
+    (holder_module, "plan_for"),
+    (torch.Tensor, "backward"),
+    (PerExample, "check"),
+    (PerExample, "forget"),
+    (PrivateOptimizer, "__init__"),
+    (PrivateOptimizer, "clip_and_accumulate"),
+    (PrivateOptimizer, "add_noise"),
+    (PrivateOptimizer, "step"),
+    (SecureGenerator, "normal"),
+    (SecureGenerator, "bernoulli"),
+    (Plan, "draw"),
+    (Trainer, "prepare"),
+    (Trainer, "train"),
+    (Ledger, "open"),
+    (Ledger, "replay"),
+    (Ledger, "register"),
+    (Ledger, "charge"),
+    (Ledger, "receipt"),
+    (Ledger, "release"),
+    (holder_module, "release"),
+    (release_module, "encode_vector"),
+    (release_module, "decode_vector"),
+    (Update, "to_bytes"),
+]
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "kind"),
+    [
+        pytest.param(owner, name, kind, id=f"{owner.__name__.rpartition('.')[2]}.{name}")
+        for (owner, name), kind in zip(POINTS, LOUD, strict=False)
+    ],
+)
+def test_a_failure_that_quotes_the_text_everywhere_leaves_as_a_code(
+    watched: tuple[Place, Watch],
+    monkeypatch: pytest.MonkeyPatch,
+    owner: Any,
+    name: str,
+    kind: tuple[str, Callable[[], BaseException], str],
+) -> None:
+    place, watch = watched
+    task = place.task()
+    with monkeypatch.context() as patch, warnings_on_stderr():
+        patch.setattr(owner, name, failing(kind[1]))
+        reply = place.holder.handle(task)
+    assert code(reply) == kind[2]
+    assert watch.hits(reply) == []
+
+
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind[0]) for kind in KINDS])
+@pytest.mark.parametrize("name", ["train", "prepare"])
+def test_every_kind_of_failure_leaves_as_a_code(
+    watched: tuple[Place, Watch],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    kind: tuple[str, Callable[[], BaseException], str],
+) -> None:
+    place, watch = watched
+    task = place.task()
+    with warnings_on_stderr():
+        monkeypatch.setattr(Trainer, name, failing(kind[1]))
+        reply = place.holder.handle(task)
+    assert code(reply) == kind[2]
+    assert watch.hits(reply) == []
+
+
+def nan(_: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    return logits.sum(1) * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "failure", "expected"),
+    [
+        (Classification, "losses", nan, "train.self-check"),
+        (Trainer, "train", lambda *_, **__: torch.full((3,), torch.nan), "release.not-finite"),
+    ],
+)
+def test_a_value_that_is_not_finite_leaves_as_a_code(
     watched: tuple[Place, Watch],
     monkeypatch: pytest.MonkeyPatch,
     owner: Any,
@@ -150,10 +183,9 @@ def test_a_failure_that_quotes_the_text_leaves_as_a_code(
     place, watch = watched
     task = place.task()
     monkeypatch.setattr(owner, name, failure)
-    with warnings.catch_warnings(record=True) as caught:
-        reply = place.holder.handle(task)
+    reply = place.holder.handle(task)
     assert code(reply) == expected
-    assert watch.hits(reply, caught) == []
+    assert watch.hits(reply) == []
 
 
 ROW = {"text": "zqt001 a day", "label": "positive", "person": "zqp001"}
@@ -172,7 +204,7 @@ BROKEN: list[tuple[str, str, str]] = [
     ("text.csv", "text,label,person\nzqt001,positive\n", "data.format"),
     ("text.parquet", "PAR1 zqt001 PAR1", "data.format"),
     ("text.txt", "zqt001\n", "data.missing-column"),
-    ("text.zqt001", "zqt001\n", "data.unknown-suffix"),
+    ("text.zqf001", "zqt001\n", "data.unknown-suffix"),
 ]  # fmt: skip
 
 
@@ -185,31 +217,126 @@ def test_a_broken_file_is_refused_without_quoting_it(
     place.data = place.data.with_name(name)
     place.data.write_text(content, encoding="utf-8")
     object.__setattr__(place.site, "data", place.data)
-    with warnings.catch_warnings(record=True) as caught:
-        reply = place.holder.handle(place.task())
+    reply = place.holder.handle(place.task())
     assert code(reply) == expected
-    found = watch.hits(reply, caught)
-    # The holder's own log names the holder's own file; the reply never does.
-    assert found == [] or ("zqt001" in name and set(found) <= {"log", "stderr"})
+    assert watch.hits(reply) == []
 
 
 def test_an_update_carries_no_text_either(watched: tuple[Place, Watch]) -> None:
     place, watch = watched
-    with warnings.catch_warnings(record=True) as caught:
-        reply = place.holder.handle(place.task())
+    reply = place.holder.handle(place.task())
     assert code(reply) == "update"
-    assert watch.hits(reply, caught) == []
+    assert watch.hits(reply) == []
 
 
 def test_the_watch_sees_a_marker_wherever_it_is(
-    watched: tuple[Place, Watch], capfd: pytest.CaptureFixture[str]
+    watched: tuple[Place, Watch],
 ) -> None:
     place, watch = watched
     reply = place.holder.handle(place.task())
     Path(f"{place.site.ledger}-journal").write_bytes(b"..zqt001..")
     print("zqt002")
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warnings.warn("zqp003", stacklevel=1)
-    object.__setattr__(reply, "holder", "zqt004")
-    assert watch.hits(reply, caught) == ["reply", "stdout", "warnings", "ledger.sqlite-journal"]
+    print("zqn003", file=sys.stderr)
+    logging.getLogger("transformers").warning("zqp004")
+    object.__setattr__(reply, "holder", "zqf004")
+    assert watch.hits(reply) == ["reply", "stdout", "stderr", "log", "zqf003.sqlite-journal"]
+
+
+# The ClientApp
+
+
+@pytest.mark.parametrize("name", ["site_of", "task_from_records", "reply_to_records", "Holder"])
+def test_no_failure_of_the_app_quotes_anything(
+    watched: tuple[Place, Watch], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    place, watch = watched
+    for identity in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, identity, 1)
+    monkeypatch.setattr(app_module, "_HOLDERS", {})
+    node = {"data": str(place.data), "name": "clinic"}
+    context = Context(1, 1, node, RecordDict(), {})
+    message = Message(content=task_to_records(place.task()), dst_node_id=1, message_type="train")
+    original, calls = getattr(app_module, name), []
+
+    def once(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            failing(lambda: KINDS[1][1]())()
+        return original(*arguments)
+
+    monkeypatch.setattr(app_module, name, once)
+    with warnings_on_stderr():
+        answered = app_module.app(message, context)
+    assert not answered.has_error()
+    reply = reply_from_records(answered.content)
+    assert code(reply) == "holder.failed"
+    assert watch.hits(reply) == []
+
+
+# A whole run with holders that fail
+
+
+class Failing(Holder):
+    """Fails loudly in every round, each time in another way."""
+
+    def handle(self, task: Any) -> Any:
+        kind = KINDS[(task.round * 5 + int(self.site.name[-1])) % len(KINDS)]
+        with pytest.MonkeyPatch.context() as patch, warnings_on_stderr():
+            patch.setattr(Trainer, "train", failing(kind[1]))
+            return super().handle(task)
+
+
+def test_nothing_of_failing_holders_is_in_the_coordinators_folder_log_or_output(
+    tiny_model: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("DEBUG")
+    data = tmp_path / "federation"
+    for number in range(5):
+        tiny.write_jsonl(data / f"holder-{number:02d}.jsonl", marked_rows(100))
+    tiny.write_jsonl(data / "public.jsonl", tiny.rows(40, seed=1000))
+    members = federated.holders(data, tmp_path / "own")
+    members[2:] = [Failing(member.site) for member in members[2:]]
+    settings = federated.config(tiny_model, data, tmp_path / "runs", round__count=4)
+    folder = run(settings, federated.Transport(members))
+    assert {left["holder"] for event in federated.events(folder, "round")
+            for left in event["left_out"]} == {"holder-02", "holder-03", "holder-04"}  # fmt: skip
+    out, err = capfd.readouterr()
+    seen = {"stdout": out.encode(), "stderr": err.encode(), "log": caplog.text.encode()}
+    written = [path for path in folder.path.rglob("*") if path.is_file()]
+    assert {"report.json", "report.html", "metrics.jsonl"} <= {path.name for path in written}
+    seen |= {path.name: path.read_bytes() for path in written}
+    assert [name for name, content in seen.items() if PLACE_MARKER.search(content)] == []
+
+
+# What is shipped
+
+
+def test_the_bundle_and_the_wheel_carry_nothing_that_lies_about(root: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    for room in ("confide", "common", "client", "server", "simulations"):
+        shutil.copytree(
+            root / room, tree / room, ignore=shutil.ignore_patterns("__pycache__", ".*")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE", ".gitignore"):
+        shutil.copy(root / name, tree / name)
+    words = marked_words()
+    places = [tree, *(tree / room for room in ("client", "common/text", "simulations", "runs/x"))]
+    for number, word in enumerate(words):
+        folder = places[number % len(places)]
+        folder.mkdir(parents=True, exist_ok=True)
+        suffix = (".jsonl", ".csv", ".toml", ".md", ".json", ".sqlite", ".log")[number % 7]
+        (folder / f"{word}{suffix}").write_text(word)
+    bundle = build_fab_from_disk(tree)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index"]
+    command += ["--no-build-isolation", "--wheel-dir", str(tmp_path / "wheel"), "."]
+    subprocess.run(command, cwd=tree, check=True, timeout=100, capture_output=True)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    for shipped in (bundle, wheel.read_bytes()):
+        with zipfile.ZipFile(io.BytesIO(shipped)) as archive:
+            names = archive.namelist()
+            found = [n for n in names if MARKER.search(n.encode() + archive.read(n))]
+        assert len(names) > 50
+        assert found == []

@@ -53,6 +53,7 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"aggregate.method": "fedavg"}, "settings.range", "lora, ffa"),
     ({"wire.encoding": "int3"}, "settings.range", "fp32"),
     ({"model.name": ""}, "settings.combination", "model.name"),
+    ({"model.name": "x" * 10_001}, "settings.range", "more than 10000"),
     ({"task.labels": "yes"}, "settings.combination", "at least two"),
     ({"task.labels": "yes,yes"}, "settings.combination", "at least two"),
     ({"round.mode": "gradient", "train.steps": 4}, "settings.combination", "train.steps = 1"),
@@ -90,3 +91,15 @@ def test_the_unit_may_be_a_person_once_a_column_names_persons() -> None:
 def test_every_key_has_a_room_and_a_name() -> None:
     assert all(key.count(".") == 1 and key == key.lower() for key in known_keys())
     assert len(known_keys()) == len(set(known_keys()))
+
+
+def test_a_message_never_repeats_more_of_a_value_than_a_line() -> None:
+    long = "x" * 1_000_000
+    for config in ({long: 1}, {"model.name": long}, {"privacy.trust": long}, {"train.lr": [long]}):
+        with pytest.raises(ConfideError) as caught:
+            from_flat({**GOOD, **config})
+        assert len(caught.value.message) < 250
+
+
+def test_text_of_the_largest_length_is_taken() -> None:
+    assert len(from_flat({**GOOD, "model.name": "x" * 10_000}).model.name) == 10_000

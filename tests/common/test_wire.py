@@ -37,7 +37,7 @@ UPDATE = Update(
 def test_tasks_and_replies_come_back_as_they_went() -> None:
     assert task_from_records(task_to_records(TASK)) == TASK
     assert reply_from_records(reply_to_records(UPDATE)) == UPDATE
-    refusal = Refusal(holder="h", task_hash="t", code="policy.delta")
+    refusal = Refusal(holder="h", task_hash="t", code="policy.max-delta")
     assert reply_from_records(reply_to_records(refusal)) == refusal
     assert Update.from_bytes(UPDATE.to_bytes()) == UPDATE
 

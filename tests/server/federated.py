@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from confide.client.holder import Holder, Site
-from confide.client.policy import Policy
+from confide.client.policy import SIMULATION, Policy
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.wire import Reply, Task
 from confide.server.run_folder import RunFolder
@@ -17,7 +17,6 @@ from confide.simulations.inprocess import InProcessTransport
 from tests import tiny
 
 NOISE = 2.0
-OPEN = Policy(max_epsilon=float("inf"), max_delta=1.0, allow_unprotected=True)
 
 
 class SeededHolder(Holder):
@@ -29,7 +28,7 @@ class SeededHolder(Holder):
         return super().handle(task)
 
 
-def holders(data: Path, ledgers: Path, policy: Policy = OPEN) -> list[Holder]:
+def holders(data: Path, ledgers: Path, policy: Policy = SIMULATION) -> list[Holder]:
     return [
         SeededHolder(
             Site(

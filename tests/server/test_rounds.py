@@ -173,7 +173,7 @@ def test_a_holder_that_refuses_is_left_out_and_named(make: Make) -> None:
     strict = dataclasses.replace(members[2].site.policy, max_delta=1e-9)
     members[2].site = dataclasses.replace(members[2].site, policy=strict)
     bench.run()
-    assert bench.left_out() == [[("holder-02", "policy.delta")]] * 2
+    assert bench.left_out() == [[("holder-02", "policy.max-delta")]] * 2
 
 
 def poisoned(number: float) -> Spoil:

@@ -1,0 +1,113 @@
+"""``confide client init``, ``check-policy`` and ``check-data``: before a holder joins.
+
+Reads and writes on this machine alone; imports no torch, and prints nothing of any record.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .check_data import Findings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+NOTHING_LEFT = "This was read on this machine; nothing of it was sent or kept."
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Join ``client`` to the command line."""
+    client = typer.Typer(help="Set up a holder of private text.", no_args_is_help=True)
+    client.command("init")(init)
+    client.command("check-policy")(check_policy)
+    client.command("check-data")(check_data)
+    app.add_typer(client, name="client")
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where policy.toml goes.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Write policy.toml, with careful limits and a comment above each; never over one."""
+    from .policy_file import write_policy
+
+    path = write_policy(folder)
+    if as_json:
+        typer.echo(json.dumps({"policy": str(path)}))
+        return
+    typer.echo(f"{path} written. Lower its limits to what you can answer for.")
+    typer.echo(f"Then `confide client check-policy {path}` says whether it can be read.")
+    typer.echo("Next: `confide client check-data FILE` says what is in your text.")
+
+
+def check_policy(
+    file: Annotated[Path, typer.Argument(help="A policy.toml.")], *, as_json: AsJson = False
+) -> None:
+    """Read a policy as the holder will, and show its limits; what differs is marked."""
+    from .policy import Policy
+    from .policy_file import load_policy, policy_table
+
+    limits, usual = policy_table(load_policy(file)), policy_table(Policy())
+    if as_json:
+        typer.echo(json.dumps(limits))
+        return
+    width = max(map(len, limits))
+    for key, value in limits.items():
+        shown = json.dumps(list(value) if isinstance(value, tuple) else value)
+        note = "" if value == usual[key] else "   (not the default)"
+        typer.echo(f"{key:<{width}}  {shown}{note}")
+
+
+def check_data(
+    file: Annotated[Path, typer.Argument(help="A jsonl, csv, parquet or txt file.")],
+    *,
+    text: Annotated[str, typer.Option(help="The column with the text.")] = "text",
+    label: Annotated[str, typer.Option(help="The column with the label; '' for none.")] = "label",
+    person: Annotated[str, typer.Option(help="The column that tells persons apart.")] = "",
+    labels: Annotated[
+        str, typer.Option(help="The labels of the run, commas between: counted by name.")
+    ] = "",
+    delta: Annotated[float, typer.Option(min=0, max=1, help="The delta of the run.")] = 1e-5,
+    as_json: AsJson = False,
+) -> None:
+    """Count what is in a file and warn of what a run would stumble over. Nothing leaves."""
+    from .check_data import check_data as check
+
+    found = check(
+        file,
+        text=text,
+        label=label or None,
+        person=person or None,
+        labels=[name.strip() for name in labels.split(",") if name.strip()],
+        delta=delta,
+    )
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+    else:
+        _print(found)
+
+
+def _print(found: Findings) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    middle, most, longest = found.words
+    table = Table(show_header=False, box=None)
+    table.add_row("records", str(found.records))
+    if found.persons is not None:
+        table.add_row("persons", f"{found.persons}, at most {found.most_of_a_person} records each")
+    if found.labels:
+        counts = ", ".join(f"{name} {count}".strip() for name, count in found.labels[:20])
+        more = f" and {len(found.labels) - 20} more" if len(found.labels) > 20 else ""
+        table.add_row("labels", f"{len(found.labels)}, with so many records: {counts}{more}")
+    table.add_row("words a record", f"{middle:g} (median), {most} (95 %), {longest} (longest)")
+    console = Console()
+    console.print(table, markup=False)
+    for warning in found.warnings:
+        console.print(f"! {warning}", markup=False, highlight=False, soft_wrap=True)
+    console.print(NOTHING_LEFT, markup=False, highlight=False, soft_wrap=True)

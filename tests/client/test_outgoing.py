@@ -1,0 +1,116 @@
+"""Every field that leaves a holder is on the list with what protects it, and no other leaves."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Context, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from confide.client import app as app_module
+from confide.client.app import app
+from confide.common.outgoing import NOT_SENT, OUTGOING, Protection
+from confide.common.privacy.ledger import Receipt
+from confide.common.settings import known_keys
+from confide.common.wire import Refusal, Update, task_to_records
+from tests.client.conftest import Place
+
+
+def listed(of: str) -> set[str]:
+    return {field.name for field in OUTGOING if field.of == of}
+
+
+@pytest.fixture
+def context(place: Place, monkeypatch: pytest.MonkeyPatch) -> Context:
+    for name in ("_run_id", "_node_id", "_task_id"):
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    monkeypatch.setattr(app_module, "_HOLDERS", {place.site: place.holder})
+    monkeypatch.setattr(app_module, "site_of", lambda *_: place.site)
+    return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
+
+
+def ask(place: Place, context: Context, kind: str = "train", **changes: Any) -> Message:
+    message = Message(
+        content=task_to_records(place.task(**changes)), dst_node_id=1, message_type=kind
+    )
+    return app(message, context)
+
+
+def test_every_field_of_the_messages_is_listed() -> None:
+    assert listed("update") == {f.name for f in fields(Update)} | {"kind"}
+    assert listed("refusal") == {f.name for f in fields(Refusal)} | {"kind"}
+    assert listed("receipt") == {f.name for f in fields(Receipt)}
+    pairs = [(field.of, field.name) for field in OUTGOING]
+    assert len(pairs) == len(set(pairs))
+    assert all(field.why for field in OUTGOING)
+
+
+def test_an_update_is_what_the_list_says_byte_for_byte(place: Place, context: Context) -> None:
+    reply = ask(place, context)
+    assert not reply.has_error()
+    content = reply.content
+    assert set(content) == {"reply", "delta"}
+    assert content.metric_records == {}
+    header = dict(content.config_records["reply"])
+    assert set(header) == listed("update") - {"values"}
+    assert set(content.array_records["delta"]) == {"values"}
+    array = content.array_records["delta"]["values"]
+    told = {n: value for n, value in vars(array).items() if n not in ("data", "_is_dirty")}
+    assert told == {"dtype": "uint8", "shape": (len(array.data),), "stype": "confide.raw"}
+    receipt = place.holder.handle(place.task()).receipt  # type: ignore[union-attr]
+    assert set(receipt) == listed("receipt")
+    assert [set(step) for step in receipt["steps_run"]] == [listed("steps")]
+    assert len(context.state) == 0
+
+
+def test_a_refusal_is_what_the_list_says(place: Place, context: Context) -> None:
+    content = ask(place, context, number=9).content
+    assert set(content) == {"reply"}
+    assert set(content["reply"]) == listed("refusal")
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_what_flower_adds_to_a_reply_is_listed(place: Place, context: Context, number: int) -> None:
+    metadata = ask(place, context, number=number).metadata
+    assert {name.removeprefix("_") for name in vars(metadata)} == listed("message")
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query", "train.other"])
+def test_no_other_question_is_answered(place: Place, context: Context, kind: str) -> None:
+    with pytest.raises(ValueError, match="No") as refused:
+        ask(place, context, kind)
+    assert str(place.data) not in str(refused.value)
+    assert not place.site.ledger.exists()
+
+
+def test_the_length_of_an_update_is_the_schemas_whatever_the_text(
+    place: Place, context: Context
+) -> None:
+    sizes = {len(place.holder.handle(place.task(n)).values) for n in (1, 2)}  # type: ignore[union-attr]
+    assert len(sizes) == 1
+
+
+def test_nothing_of_the_kind_that_others_send_has_a_field() -> None:
+    names = {field.name for field in OUTGOING}
+    others = ("num", "example", "record", "loss", "accura", "metric", "label", "class", "norm")
+    assert [n for n in names for word in others if word in n and n != "num"] == []
+    asked = ("weight", "early", "patience", "stop", "metric", "report")
+    assert [key for key in known_keys() for word in asked if word in key] == []
+    assert len(NOT_SENT) >= 6
+
+
+def test_only_the_change_is_called_protected_by_noise() -> None:
+    accounted = [f for f in OUTGOING if f.protection is Protection.ACCOUNTED]
+    assert [(f.of, f.name) for f in accounted] == [("update", "values")]
+
+
+def test_only_release_makes_an_update(root: Path) -> None:
+    makers = [
+        file.name
+        for file in (root / "client").rglob("*.py")
+        if "Update(" in file.read_text(encoding="utf-8")
+    ]
+    assert makers == ["release.py"]

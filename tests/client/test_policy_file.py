@@ -1,0 +1,193 @@
+"""policy.toml: read strictly, and written so that it says what the defaults are."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from confide.client.policy import Policy
+from confide.client.policy_file import key_of, load_policy, policy_text, write_policy
+from confide.common.errors import ConfideError
+
+PIN = "0123456789abcdef" * 4
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "policy.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_policy_is_read_and_the_rest_are_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, 'max-epsilon = 3\nbase-models = ["a/b"]\nallow-unprotected = false\n')
+    assert load_policy(path) == Policy(max_epsilon=3, base_models=("a/b",))
+    assert load_policy(write(tmp_path, "")) == Policy()
+
+
+EVERYTHING = f"""
+max-epsilon = 1
+max-epsilon-per-run = 0.5
+max-delta = 1e-6
+min-noise-multiplier = 1
+max-clip = 0.5
+max-rounds = 3
+max-steps-per-round = 4
+max-steps-per-run = 5
+max-batch = 6
+max-sampling-rate = 0
+max-records-per-person = 7
+units = ["person"]
+person = "author"
+columns = ["text", "label"]
+tasks = []
+base-models = ["a/b", "/opt/own model@sha256:{PIN}"]
+coordinators = ["The Institute"]
+allow-unprotected = true
+allow-any-model = true
+"""
+
+
+def test_every_limit_can_be_written(tmp_path: Path) -> None:
+    assert list(tomllib.loads(EVERYTHING)) == [key_of(f) for f in fields(Policy)]
+    assert load_policy(write(tmp_path, EVERYTHING)) == Policy(
+        max_epsilon=1.0,
+        max_epsilon_per_run=0.5,
+        max_delta=1e-6,
+        min_noise_multiplier=1.0,
+        max_clip=0.5,
+        max_rounds=3,
+        max_steps_per_round=4,
+        max_steps_per_run=5,
+        max_batch=6,
+        max_sampling_rate=0.0,
+        max_records_per_person=7,
+        units=("person",),
+        person="author",
+        columns=("text", "label"),
+        tasks=(),
+        base_models=("a/b", f"/opt/own model@sha256:{PIN}"),
+        coordinators=("The Institute",),
+        allow_unprotected=True,
+        allow_any_model=True,
+    )
+
+
+WRONG = [
+    ("max-epsilon = ", "policy.format"),
+    ("max-epsilon = 'three'", "policy.format"),
+    ("max-epsilon = true", "policy.format"),
+    ("max-epsilon = -1", "policy.format"),
+    ("max-epsilon = nan", "policy.format"),
+    ("max-epsilon = inf", "policy.format"),
+    ("max-epsilon = 1" + "0" * 400, "policy.format"),
+    ("max-epsilon = [3]", "policy.format"),
+    ("max-epsilon = 2026-01-01", "policy.format"),
+    ("max-delta = 0.2", "policy.format"),
+    ("min-noise-multiplier = -0.1", "policy.format"),
+    ("max-rounds = 2.0", "policy.format"),
+    ("max-rounds = true", "policy.format"),
+    ("max-sampling-rate = 1.5", "policy.format"),
+    ("allow-unprotected = 1", "policy.format"),
+    ("allow-any-model = 'yes'", "policy.format"),
+    ("base-models = 'a/b'", "policy.format"),
+    ("base-models = [1]", "policy.format"),
+    ("base-models = ['']", "policy.format"),
+    ("base-models = ['a/b@sha256:12']", "policy.format"),
+    (f"base-models = ['a/b@sha256:{PIN}0']", "policy.format"),
+    (f"base-models = ['a/b@sha256:{PIN.upper()}']", "policy.format"),
+    (f"base-models = ['@sha256:{PIN}']", "policy.format"),
+    ("units = 'person'", "policy.format"),
+    ("units = ['persons']", "policy.format"),
+    ("units = [['person']]", "policy.format"),
+    ("tasks = ['poetry']", "policy.format"),
+    ("person = ['author']", "policy.format"),
+    ("max-epsilonn = 3", "policy.unknown-key"),
+    ("max_epsilon = 3", "policy.unknown-key"),
+    ("[limits]\nmax-epsilon = 3", "policy.unknown-key"),
+    ("max-epsilon = 3\nmax-epsilon = 4", "policy.format"),
+    ("a = " + "[" * 2000, "policy.format"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), WRONG, ids=lambda text: text[:40])
+def test_a_policy_that_is_wrong_is_refused_with_its_name_and_a_remedy(
+    tmp_path: Path, text: str, expected: str
+) -> None:
+    with pytest.raises(ConfideError) as caught:
+        load_policy(write(tmp_path, text))
+    assert caught.value.code == expected
+    assert str(tmp_path / "policy.toml") in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_value_out_of_range_is_told_with_its_range(tmp_path: Path) -> None:
+    with pytest.raises(ConfideError) as caught:
+        load_policy(write(tmp_path, "max-delta = 0.2"))
+    assert "max-delta = 0.2 is outside [0, 0.1]" in caught.value.message
+    assert "0.0001" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [("max-epsilonn = 3", "'max-epsilon'"), ("units = ['persons']", "'person'")],
+)
+def test_a_misspelt_word_is_answered_with_the_right_one(
+    tmp_path: Path, text: str, meant: str
+) -> None:
+    with pytest.raises(ConfideError) as caught:
+        load_policy(write(tmp_path, text))
+    assert meant in caught.value.hint
+
+
+def test_a_policy_that_cannot_be_read_is_missing(tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.toml", tmp_path):
+        with pytest.raises(ConfideError, match=r"policy\.missing") as caught:
+            load_policy(path)
+        assert "confide client init" in caught.value.hint
+    binary = tmp_path / "policy.toml"
+    binary.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfideError, match=r"policy\.format"):
+        load_policy(binary)
+
+
+# The file that is written
+
+
+def test_what_is_written_parses_to_exactly_the_defaults(tmp_path: Path) -> None:
+    path = write_policy(tmp_path / "new" / "folder")
+    assert load_policy(path) == Policy()
+    written = tomllib.loads(path.read_text(encoding="utf-8"))
+    assert list(written) == [key_of(f) for f in fields(Policy)]
+
+
+def test_every_limit_is_explained_above_its_line() -> None:
+    paragraphs = policy_text().strip().split("\n\n")[1:]
+    assert len(paragraphs) == len(fields(Policy))
+    for paragraph, limit in zip(paragraphs, fields(Policy), strict=True):
+        *comment, line = paragraph.splitlines()
+        assert line.startswith(f"{key_of(limit)} = ")
+        assert 1 <= len(comment) <= 3
+        assert all(c.startswith("# ") and len(c) <= 100 for c in comment)
+
+
+def test_a_policy_is_never_overwritten(tmp_path: Path) -> None:
+    own = write(tmp_path, "max-epsilon = 1\n")
+    with pytest.raises(ConfideError, match=r"policy\.exists"):
+        write_policy(tmp_path)
+    assert own.read_text(encoding="utf-8") == "max-epsilon = 1\n"
+    own.unlink()
+    own.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfideError, match=r"policy\.(exists|write)"):
+        write_policy(tmp_path)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (file, file / "below", Path("/proc/nothing")):
+        with pytest.raises(ConfideError, match=r"policy\.write"):
+            write_policy(folder)

@@ -1,0 +1,168 @@
+"""``confide client init`` and ``check-data``: counts and warnings, and never a record."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.__main__ import build_app, run
+from confide.client.policy import Policy
+from confide.client.policy_file import load_policy
+from tests import tiny
+
+Confide = Callable[..., tuple[int, str, str]]
+FAILED = 1
+MARKER = "zqx"
+
+
+@pytest.fixture
+def confide(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Confide:
+    """The command line in this process: status, stdout, stderr."""
+
+    def call(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["confide", *map(str, arguments)])
+        status = run(lambda: build_app()())
+        return status, *capsys.readouterr()
+
+    return call
+
+
+def check(confide: Confide, *arguments: str | Path) -> dict[str, Any]:
+    status, out, err = confide("client", "check-data", *arguments, "--json")
+    assert (status, err) == (0, "")
+    found: dict[str, Any] = json.loads(out)
+    return found
+
+
+def marked(folder: Path, count: int = 300, **changes: Any) -> Path:
+    """A marker in every text, label and person."""
+    rows = [
+        {
+            "text": f"{MARKER}t{i} was here today",
+            "label": f"{MARKER}l{i % 2}",
+            "person": f"{MARKER}p{i // 3}",
+        }
+        | changes
+        for i in range(count)
+    ]
+    return tiny.write_jsonl(folder / "text.jsonl", rows)
+
+
+def test_init_writes_the_defaults_and_says_where(confide: Confide, tmp_path: Path) -> None:
+    status, out, err = confide("client", "init", tmp_path / "holder")
+    path = tmp_path / "holder" / "policy.toml"
+    assert (status, err) == (0, "")
+    assert str(path) in out
+    assert load_policy(path) == Policy()
+    status, out, err = confide("client", "init", tmp_path / "holder")
+    assert (status, out) == (FAILED, "")
+    assert "policy.exists" in err
+    status, out, _ = confide("client", "init", tmp_path / "other", "--json")
+    assert json.loads(out) == {"policy": str(tmp_path / "other" / "policy.toml")}
+
+
+def test_a_policy_is_shown_as_the_holder_reads_it(confide: Confide, tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text('max-epsilon = 3\ncolumns = ["text"]\n', encoding="utf-8")
+    status, out, err = confide("client", "check-policy", path)
+    assert (status, err) == (0, "")
+    changed = [line.split()[:2] for line in out.splitlines() if "not the default" in line]
+    assert changed == [["max-epsilon", "3.0"], ["columns", '["text"]']]
+    assert len(out.splitlines()) == len(fields(Policy))
+    _, out, _ = confide("client", "check-policy", path, "--json")
+    assert json.loads(out)["max-epsilon"] == 3.0
+    assert len(json.loads(out)) == len(fields(Policy))
+
+
+def test_counts_are_right(confide: Confide, tmp_path: Path) -> None:
+    found = check(confide, marked(tmp_path), "--person", "person")
+    assert (found["records"], found["persons"], found["most_of_a_person"]) == (300, 100, 3)
+    assert found["labels"] == [["", 150], ["", 150]]
+    assert found["words"] == [4, 4, 4]
+    lengths = [{"text": "a " * n, "label": "x"} for n in range(1, 101)]
+    path = tiny.write_jsonl(tmp_path / "long.jsonl", lengths)
+    assert check(confide, path)["words"] == [50.5, 95, 100]
+
+
+def test_labels_are_counted_by_the_names_that_were_given(confide: Confide, tmp_path: Path) -> None:
+    path = marked(tmp_path)
+    found = check(confide, path, "--labels", f"{MARKER}l1, {MARKER}l7")
+    assert found["labels"] == [[f"{MARKER}l1", 150], [f"{MARKER}l7", 0], ["", 150]]
+    assert any("150 records have a label that was not named" in w for w in found["warnings"])
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+@pytest.mark.parametrize("columns", [("--person", "person"), ("--label", "text"), ("--label", "")])
+def test_nothing_of_any_record_is_printed(
+    confide: Confide, tmp_path: Path, arguments: tuple[str, ...], columns: tuple[str, ...]
+) -> None:
+    status, out, err = confide("client", "check-data", marked(tmp_path), *columns, *arguments)
+    assert status == 0
+    assert MARKER not in out.replace(str(tmp_path), "") + err
+    assert "nothing of it was sent" in out or "--json" in arguments
+
+
+BROKEN = [
+    (f'{{"text": "{MARKER}1", "label"', "data.format"),
+    (json.dumps({"text": f"{MARKER}1"}), "data.missing-column"),
+    (json.dumps({"text": "", "label": f"{MARKER}1"}), "data.bad-value"),
+    (json.dumps({"text": f"{MARKER}1", "label": {MARKER: 1}}), "data.bad-value"),
+    ("", "data.empty"),
+    (f"{MARKER}\0", "data.binary"),
+]
+
+
+@pytest.mark.parametrize(("content", "code"), BROKEN)
+def test_a_broken_file_is_refused_without_quoting_it(
+    confide: Confide, tmp_path: Path, content: str, code: str
+) -> None:
+    path = tmp_path / "text.jsonl"
+    path.write_text(content, encoding="utf-8")
+    status, out, err = confide("client", "check-data", path)
+    assert (status, out) == (FAILED, "")
+    assert f"[{code}]" in err
+    assert MARKER not in err
+    assert len(err.splitlines()) == 2
+
+
+def warned(confide: Confide, path: Path, *arguments: str) -> str:
+    return " ".join(check(confide, path, *arguments)["warnings"])
+
+
+def test_an_ordinary_file_gives_no_warning(confide: Confide, tmp_path: Path) -> None:
+    assert check(confide, marked(tmp_path))["warnings"] == []
+
+
+def test_warnings_say_what_a_run_would_stumble_over(confide: Confide, tmp_path: Path) -> None:
+    few = marked(tmp_path, count=199)
+    assert "199 records are few" in warned(confide, few)
+    assert "few" not in warned(confide, marked(tmp_path, count=200))
+    same = marked(tmp_path, text=f"{MARKER} the same")
+    assert "299 records repeat" in warned(confide, same)
+    assert "one word long" in warned(confide, marked(tmp_path, text=MARKER))
+    assert "same label" in warned(confide, marked(tmp_path, label=MARKER))
+    path = marked(tmp_path)
+    assert "Most labels" in warned(confide, path, "--label", "text")
+    assert "not below 1/300" in warned(confide, path, "--delta", str(1 / 300))
+    assert "not below" not in warned(confide, path, "--delta", "0.0033")
+    persons = warned(confide, path, "--person", "person")
+    assert "100 persons are few" in persons
+    assert 'units = ["person"]' in persons
+    assert "not below 1/100" in warned(confide, path, "--person", "person", "--delta", "0.01")
+    assert "300 records name no person" in warned(
+        confide, marked(tmp_path, person=None), "--person", "person"
+    )
+    one = warned(confide, marked(tmp_path, person=MARKER), "--person", "person")
+    assert "One person has 300 records" in one
+
+
+def test_a_rare_label_is_counted_and_not_named(confide: Confide, tmp_path: Path) -> None:
+    rows = [{"text": f"a day {i}", "label": "x" if i else MARKER} for i in range(300)]
+    path = tiny.write_jsonl(tmp_path / "rare.jsonl", rows)
+    assert warned(confide, path) == "1 labels have fewer than 10 records: too few to be learnt."
