@@ -37,6 +37,7 @@ class Site:
     data: Path
     ledger: Path
     policy: Policy
+    bundle: str = ""  # hash of the code that is installed here; empty in a simulation
 
 
 class Holder:
@@ -88,6 +89,7 @@ class Holder:
                 task_hash=task.hash,
                 plan=plan,
                 person=person,
+                bundle_hash=self.site.bundle,
             )
             trainer.prepare(settings)
             ledger.charge(charge, self._limit(settings))
@@ -130,7 +132,7 @@ class Holder:
 
     def _open_corpus(self, settings: Settings, ledger: Ledger) -> Corpus:
         """The text, read once; the ledger learns which data set it is and how many units."""
-        corpus, key = self._corpus, ledger.ledger_id
+        corpus, key = self._corpus, ledger.identity_key
         if corpus is None or not corpus.is_that_of(self.site.data, settings.data, key):
             corpus = self._corpus = Corpus(self.site.data, settings.data, key)
         unit, person = _unit(settings)

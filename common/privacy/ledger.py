@@ -13,6 +13,10 @@ removed together with a matching head row, or a chain made anew from its first e
 who may write it. For those the head must be known elsewhere: each update carries it as its
 receipt, and ``verify(path, known_head=...)`` tells whether a ledger still contains it.
 
+The same file holds a secret key, chosen when it was made: the identity of the data set is hashed
+under it, so that whoever sees receipts, exports or reports cannot test a guess of the text. It is
+in no entry and leaves by no method but ``identity_key``; the first entry holds its hash.
+
 Never here: private text, or a message that quotes it. Nor a refund.
 """
 
@@ -39,6 +43,7 @@ from .chain import (
     canonical,
     check_charge,
     check_unit,
+    checked_key,
     checked_reply,
     corrupt,
     exhausted,
@@ -106,6 +111,7 @@ class Ledger:
             ledger = cls(connect(path, mode="rw"), path)
             try:
                 with ledger._transaction("DEFERRED"):
+                    ledger._read_key()
                     ledger._check_replies()
             except BaseException:
                 ledger.close()
@@ -130,6 +136,12 @@ class Ledger:
     def ledger_id(self) -> str:
         """Random, chosen when the ledger was made: a ledger made anew is another ledger."""
         return self._book.ledger_id
+
+    @property
+    def identity_key(self) -> bytes:
+        """Secret, for the keyed hash of the data set alone: never print, send or store it."""
+        with translated(self._path):
+            return self._read_key()
 
     @property
     def head(self) -> str:
@@ -296,6 +308,10 @@ class Ledger:
 
     def _append(self, **payload: Any) -> None:
         append(self._sql, self._book.entries, self._book.head, payload)
+
+    def _read_key(self) -> bytes:
+        row = self._sql.execute("SELECT key FROM secret WHERE one = 1").fetchone()
+        return checked_key(row[0] if row else None, self._book.key_hash)
 
     def _check_replies(self) -> None:
         for task, body in self._sql.execute("SELECT task, body FROM replies"):

@@ -261,7 +261,7 @@ def test_a_ledger_that_adds_up_two_units_is_damaged() -> None:
     book, head = chain.Book(), chain.NO_HASH
     for number, payload in enumerate(
         [
-            {"state": "created", "format": chain.FORMAT, "ledger": "x"},
+            {"state": "created", "format": chain.FORMAT, "ledger": "x", "key": "x"},
             {"state": "dataset", "identity": "x", "units": 5},  # as before persons were counted
             {"state": "reserved", "run": "r", "task": "a", "plan": PLAN.to_json()},
             {"state": "reserved", "run": "r", "task": "b", "plan": PERSONS.to_json()},
@@ -587,8 +587,8 @@ def test_a_ledger_of_a_later_format_is_not_called_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(ledger_file, "FORMAT", 2)  # as a later version would write
-        later.setattr(chain, "FORMAT", 2)  # and read
+        later.setattr(ledger_file, "FORMAT", chain.FORMAT + 1)  # as a later version would write
+        later.setattr(chain, "FORMAT", chain.FORMAT + 1)  # and read
         Ledger.open(path).close()
     with refused("ledger.format"):
         Ledger.open(path)
