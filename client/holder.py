@@ -16,7 +16,6 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.models import load_model
-from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
@@ -75,7 +74,7 @@ class Holder:
             unit, person = _unit(settings)
             if settings.privacy.trust != "off":
                 ledger.check_unit(unit, person)
-            self._check_known(settings, ledger)
+            self._check_known(task.run, settings, ledger)
             corpus = self._open_corpus(settings, ledger)
             units = corpus.units(unit)
             plan = plan_for(settings, len(units))
@@ -106,7 +105,7 @@ class Holder:
     def _limit(self, settings: Settings) -> float | None:
         return None if settings.privacy.trust == "off" else self.site.policy.max_epsilon
 
-    def _check_known(self, settings: Settings, ledger: Ledger) -> None:
+    def _check_known(self, run: str, settings: Settings, ledger: Ledger) -> None:
         """Refuse what cannot fit without opening the text, from the units that the ledger knows.
         A file written to since then may hold other units, and a run without noise may have counted
         another kind: the text is read, and the charge decides."""
@@ -116,7 +115,7 @@ class Holder:
         if (known.unit, known.person) != _unit(settings):
             return
         plan = plan_for(settings, known.units)
-        if not within((*ledger.steps(), plan.steps()), plan.delta, limit):
+        if not ledger.affords(run, plan, limit):
             raise ConfideError(
                 "ledger.budget-exhausted",
                 f"This task does not fit into max-epsilon = {limit:g} at delta = {plan.delta:g}.",

@@ -33,7 +33,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConfideError
-from .accountant import GaussianSteps, epsilon_pld, within
+from .accountant import GaussianSteps, epsilon_pld
 from .chain import (
     Book,
     Charge,
@@ -50,8 +50,9 @@ from .chain import (
     in_words,
     task_spent,
 )
+from .headroom import fits
 from .ledger_file import append, connect, make, translated
-from .plan import Trust, Unit
+from .plan import Plan, Trust, Unit
 
 KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets the same bytes
 
@@ -178,6 +179,17 @@ class Ledger:
             if self._book.dataset != dataset:
                 self._append(state="dataset", **asdict(dataset))
 
+    def affords(self, run: str, plan: Plan, limit: float) -> bool:
+        """Whether one more round of ``plan`` fits; exact, as ``charge`` will decide it.
+
+        The first time it may take seconds, in which the other rounds of ``run`` are looked at too,
+        so that these take no time.
+        """
+        book = self._current()
+        done = sum(s.steps for s in book.steps(run)) // plan.steps_per_round
+        left = max(0, plan.max_rounds - done - 1)
+        return fits(book.steps(None), plan.steps(), plan.delta, limit, rounds_after=left)
+
     def charge(self, charge: Charge, limit: float | None) -> None:
         """Book one task before any text is read for it. Durable when this returns.
 
@@ -191,14 +203,15 @@ class Ledger:
         check_charge(charge, limit)
         if limit is not None:
             # Once outside the transaction, so that others rarely wait for the computation.
-            self._fits(charge, limit, self._current())
+            self.affords(charge.run, charge.plan, limit)
         with self._transaction("IMMEDIATE"):
             book = self._book
             if charge.task_hash in book.tasks:
                 raise task_spent()
             if charge.plan.trust is not Trust.OFF:
                 check_unit(book, charge.plan.unit, charge.person)
-            if limit is not None and not self._fits(charge, limit, book):
+            steps, delta = charge.plan.steps(), charge.plan.delta
+            if limit is not None and not fits(book.steps(None), steps, delta, limit):
                 raise exhausted(book, charge, limit)
             self._append(
                 state="reserved",
@@ -265,9 +278,6 @@ class Ledger:
             epsilon=epsilon_pld(book.steps(None), delta),
             steps_run=book.steps(run),
         )
-
-    def _fits(self, charge: Charge, limit: float, book: Book) -> bool:
-        return within((*book.steps(None), charge.plan.steps()), charge.plan.delta, limit)
 
     def _current(self) -> Book:
         """The book with what other processes appended meanwhile."""

@@ -227,16 +227,13 @@ def test_a_person_cannot_follow_a_record(ledger: Ledger) -> None:
 def test_another_process_settles_the_unit_in_the_last_moment(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fits = Ledger._fits
-
-    def meanwhile(self: Ledger, charge: Charge, limit: float, book: chain.Book) -> bool:
+    def meanwhile(*_: object) -> bool:
         """Called before the transaction begins."""
-        monkeypatch.undo()
         with Ledger.open(path) as other:
             other.charge(task(0), limit=None)
-        return fits(self, charge, limit, book)
+        return True
 
-    monkeypatch.setattr(Ledger, "_fits", meanwhile)
+    monkeypatch.setattr(Ledger, "affords", meanwhile)
     with refused("ledger.unit"):
         ledger.charge(by(1, "author"), limit=8.0)
     assert ledger.unit == (Unit.RECORD, "")
