@@ -123,6 +123,7 @@ class Book:
     dataset: DataSet | None = None
     unit: tuple[Unit, str] | None = None
     tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
+    releases: list[tuple[int, str]] = field(default_factory=list)  # number of the entry, task
     spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
 
     def take(self, number: int, text: str, digest: str) -> Entry:
@@ -179,6 +180,7 @@ class Book:
             if self.tasks[payload["task"]] or not payload["reply"]:
                 raise ValueError("a task is released once")
             self.tasks[payload["task"]] = payload["reply"]
+            self.releases.append((payload["number"], payload["task"]))
         else:
             raise ValueError("unknown state")
 

@@ -324,8 +324,13 @@ class Ledger:
         return checked_key(row[0] if row else None, self._book.key_hash)
 
     def _check_replies(self) -> None:
-        for task, body in self._sql.execute("SELECT task, body FROM replies"):
-            checked_reply(body, self._book.tasks.get(task, ""))
+        """Kept are the newest releases, all of them and nothing else."""
+        query = "SELECT number, task, body FROM replies ORDER BY number"
+        rows = self._sql.execute(query).fetchall()
+        if [(number, task) for number, task, _ in rows] != self._book.releases[-KEPT_REPLIES:]:
+            raise corrupt("It does not keep the replies of its newest releases.")
+        for _, task, body in rows:
+            checked_reply(body, self._book.tasks[task])
 
 
 def verify(path: str | os.PathLike[str], *, known_head: str = "") -> Verdict:

@@ -118,6 +118,8 @@ def translated(path: Path) -> Iterator[None]:
         ):
             raise _unwritable(path, str(error)) from error
         raise corrupt("It is not a sound database.") from error
+    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes a damaged schema
+        raise corrupt("It is not a sound database.") from error
     except OSError as error:
         raise _unwritable(path, error.strerror or "input/output error") from error
 

@@ -7,8 +7,6 @@ ledger is opened on every disk that they allow (``disk``). Ledgers that sync les
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from hashlib import sha256
@@ -36,15 +34,6 @@ PLAN = Plan(
 EARLIER = 5  # rounds before, so that pages are full, overflow and are free for use
 REPLY = 3000  # bytes
 NAME = "ledger.sqlite"
-
-
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """In memory where there is such a folder: thousands of ledgers are opened in it."""
-    memory = Path("/dev/shm")  # noqa: S108 - nothing secret is in it
-    place = tempfile.mkdtemp(prefix="confide-crash-", dir=memory if memory.is_dir() else None)
-    yield Path(place)
-    shutil.rmtree(place)
 
 
 def charge(number: int) -> Charge:
@@ -133,17 +122,17 @@ def with_pragma(statement: str) -> Callable[..., Any]:
 
 
 def test_no_disk_after_a_power_failure_holds_fewer_charges_than_were_acknowledged(
-    scratch: Path,
+    in_memory: Path,
 ) -> None:
-    found = survey(scratch, tears=at_the_edges, all_subsets_of=5, some=20)
+    found = survey(in_memory, tears=at_the_edges, all_subsets_of=5, some=20)
     assert set(found) == {"sound"}
     assert found["sound"] > 1000
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_write_torn_at_any_byte_costs_no_charge(scratch: Path) -> None:
-    found = survey(scratch, tears=at_every_byte, all_subsets_of=9, some=2000)
+def test_a_write_torn_at_any_byte_costs_no_charge(in_memory: Path) -> None:
+    found = survey(in_memory, tears=at_every_byte, all_subsets_of=9, some=2000)
     assert set(found) == {"sound"}
     assert found["sound"] > 50_000
 
@@ -158,10 +147,10 @@ def test_a_write_torn_at_any_byte_costs_no_charge(scratch: Path) -> None:
     ],
 )
 def test_a_ledger_that_syncs_less_is_found_out(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch, statement: str, harm: str
+    in_memory: Path, monkeypatch: pytest.MonkeyPatch, statement: str, harm: str
 ) -> None:
     monkeypatch.setattr(ledger_module, "connect", with_pragma(statement))
-    found = survey(scratch, tears=lambda _: (), all_subsets_of=5, some=20)
+    found = survey(in_memory, tears=lambda _: (), all_subsets_of=5, some=20)
     assert found[harm] > 0
 
 
