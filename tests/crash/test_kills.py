@@ -105,6 +105,20 @@ def test_no_kill_hides_what_has_left(tmp_path: Path) -> None:
     assert set(where) == {*PLACES, NOWHERE}
 
 
+@pytest.mark.parametrize("count", [1, 14, 26, 32])
+def test_a_kill_while_the_ledger_is_made_leaves_none_or_a_whole_one(
+    tmp_path: Path, count: int
+) -> None:
+    path = tmp_path / "ledger.sqlite"
+    left = work_until_killed(path, "first", Kill("operation", count), HONEST, 0)
+    assert left == []
+    if path.exists():
+        Ledger.open(path, create=False).close()
+    left = work_until_killed(path, "second", Kill("left", 1), HONEST, 0)
+    assert len(left) == 1
+    assert problems(path, left) == []
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_no_kill_of_two_hundred_hides_what_has_left(tmp_path: Path) -> None:

@@ -133,11 +133,14 @@ def test_nothing_is_computed_ahead_unless_asked_for(computed: list[float]) -> No
 def test_what_is_known_of_one_limit_delta_or_past_says_nothing_of_another() -> None:
     one, past = steps(1.0, 0.05, 2), steps(1.0, 0.05, 2 * ROUNDS)
     spent = epsilon_pld([past], DELTA)
-    assert fits([], one, DELTA, spent + 1.0, rounds_after=ROUNDS)
+    assert fits([], one, DELTA, spent + 1.0, rounds_after=ROUNDS - 1)
+    limit = spent + 2 * INTERVAL
+    assert fits([steps(1.0, 0.05, 40)], one, DELTA, limit, rounds_after=3)
+    assert headroom._known((), (1.0, 0.05), DELTA, limit).fits == 2 * ROUNDS
     history = [steps(1.0, 0.05, 2 * ROUNDS - 2)]
     assert fits(history, one, DELTA, spent)
     assert not fits(history, one, DELTA, spent - 1e-6)
-    assert not fits(history, one, DELTA / 10, spent)
+    assert not fits(history, one, DELTA / 10, limit)
     assert not fits([*history, OTHER_RUN], one, DELTA, spent)
 
 

@@ -94,7 +94,8 @@ TAMPERING = {
         "INSERT INTO entries SELECT 10, payload, hash FROM entries WHERE number = 9",
         "UPDATE head SET entries = 11",
     ),
-    "another hash": ("UPDATE entries SET hash = replace(hash, 'a', 'b') WHERE number = 5",),
+    "another hash": ("UPDATE entries SET hash = lower(hex(randomblob(32))) WHERE number = 5",),
+    "an entry moved to another row": ("UPDATE entries SET number = 1000 WHERE number = 9",),
     "the head row gone": ("DELETE FROM head",),
     "the head row of another type": ("UPDATE head SET entries = 'ten'",),
     "a payload of another type": ("UPDATE entries SET payload = x'00' WHERE number = 5",),
@@ -138,6 +139,17 @@ def test_a_forged_entry_with_a_hash_of_its_own_breaks_the_chain(booked: Path) ->
     forge(booked, 2)
     with refused("ledger.corrupt"):
         Ledger.open(booked)
+
+
+def test_an_entry_is_written_in_one_way_only() -> None:
+    """So that the bytes of an entry follow from what it says, for whoever checks an export."""
+    payload = {"format": chain.FORMAT, "key": "k", "ledger": "x", "number": 0, "state": "created"}
+    payload["previous"] = chain.NO_HASH
+    text = chain.canonical(payload)
+    for other in (text.replace(":", ": "), text.replace("created", "\\u0063reated")):
+        with refused("ledger.corrupt"):
+            chain.Book().take(0, other, sha256(other.encode()).hexdigest())
+    assert chain.Book().take(0, text, sha256(text.encode()).hexdigest()).payload == payload
 
 
 def test_an_entry_forged_under_an_open_ledger_is_noticed(path: Path) -> None:
