@@ -17,11 +17,11 @@ PYTEST_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all bench bench-step lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all kills bench bench-step lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all bench bench-step lint format types arrows unit clean"
+	echo "others: venv assets test-all kills bench bench-step lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -116,6 +116,11 @@ test: lint types arrows unit
 test-all: lint types arrows assets
 	@echo "== tests: all"
 	timeout 5400 pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+# 200 kills of a holder, and a power failure at every byte of a round; about ten minutes.
+kills: venv
+	@echo "== tests: kills and power failures"
+	timeout 3600 pytest -m slow tests/crash $(PYTEST_ARGS)
 
 # The tables of docs/benchmarks.md; hours on two cores.
 bench: assets

@@ -1,8 +1,8 @@
 """A holder's text: file -> records -> token ids, read once and kept in memory only.
 
 ``identity`` tells the ledger which data set a charge belongs to. It is keyed with the ledger's
-id, so that two ledgers of one file cannot be linked; it is no secret from somebody who has both
-the ledger and a guess of the whole file. It never leaves in a reply.
+secret key, so that two ledgers of one file cannot be linked and an export of the ledger lets nobody
+test a guess of the file; only who has the ledger file itself can. It never leaves in a reply.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from ..common.text.readers import read_records
 from ..common.text.units import group_units
 
 
-def identity_of(path: Path, key: str) -> str:
+def identity_of(path: Path, key: bytes) -> str:
     """Keyed hash of the file's bytes (HMAC-SHA-256), hex.
 
     Raises:
         ConfideError: ``data.missing-file``.
     """
-    digest = hmac.new(key.encode(), digestmod=hashlib.sha256)
+    digest = hmac.new(key, digestmod=hashlib.sha256)
     reason = ""
     try:
         with path.open("rb") as file:
@@ -49,7 +49,7 @@ class Corpus:
     Args:
         path: a jsonl, csv, parquet or txt file on this machine, named by the holder alone.
         spec: which columns to read.
-        key: of the identity, see the module's docstring.
+        key: of the identity, ``Ledger.identity_key``; it is not kept.
 
     Attributes:
         records: all records, in the order of the file.
@@ -59,7 +59,7 @@ class Corpus:
             file meanwhile: the ledger must know exactly the text that is used.
     """
 
-    def __init__(self, path: Path, spec: DataSpec, key: str) -> None:
+    def __init__(self, path: Path, spec: DataSpec, key: bytes) -> None:
         self.spec = spec
         self.identity = identity_of(path, key)
         self.records = read_records(
@@ -74,7 +74,7 @@ class Corpus:
         self._encoded: tuple[TaskSpec, LoadedModel, EncodedText] | None = None
         self._units: dict[str, list[list[int]]] = {}
 
-    def is_that_of(self, path: Path, spec: DataSpec, key: str) -> bool:
+    def is_that_of(self, path: Path, spec: DataSpec, key: bytes) -> bool:
         """Whether reading the file again would give the same."""
         return self.spec == spec and self.identity == identity_of(path, key)
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel, load_model
-from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
@@ -38,6 +37,7 @@ class Site:
     data: Path
     ledger: Path
     policy: Policy
+    bundle: str = ""  # hash of the code that is installed here; empty in a simulation
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,7 @@ class Holder:
             task_hash=task.hash,
             plan=plan,
             person=person,
+            bundle_hash=self.site.bundle,
         )
         ledger.charge(charge, *self._limits(settings))
         change = ready.trainer.train(
@@ -148,17 +149,14 @@ class Holder:
         """Refuse what cannot fit without opening the text, from the units that the ledger knows.
         A file written to since then may hold other units, and a run without noise may have counted
         another kind: the text is read, and the charge decides."""
-        known, (limit, _) = ledger.dataset(), self._limits(settings)
+        known, limits = ledger.dataset(), self._limits(settings)
         if known is None or not self._untouched() or (known.unit, known.person) != _unit(settings):
             return
         plan = plan_for(settings, known.units)
-        if limit is not None and not within((*ledger.steps(), plan.steps()), plan.delta, limit):
-            raise ConfideError(
-                "ledger.budget-exhausted",
-                f"This task does not fit into max-epsilon = {limit:g} at delta = {plan.delta:g}.",
-                "The holder may raise its limit, or take part with more noise or fewer steps.",
-            )
         review_plan(plan, self.site.policy, ledger.steps(task.run))
+        refused = ledger.objection(task.run, plan, *limits)
+        if refused is not None:
+            raise refused
 
     def _untouched(self) -> bool:
         """Whether the ledger was written to after the text."""
@@ -169,7 +167,7 @@ class Holder:
 
     def _open_corpus(self, settings: Settings, ledger: Ledger) -> Corpus:
         """The text, read once; the ledger learns which data set it is and how many units."""
-        corpus, key = self._corpus, ledger.ledger_id
+        corpus, key = self._corpus, ledger.identity_key
         if corpus is None or not corpus.is_that_of(self.site.data, settings.data, key):
             corpus = self._corpus = Corpus(self.site.data, settings.data, key)
         unit, person = _unit(settings)

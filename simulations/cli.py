@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from rich.console import Console
 
@@ -39,6 +39,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.callback()(lambda: None)
     bench.command("utility")(bench_utility)
     bench.command("step")(bench_step)
+    bench.command("ledger")(bench_ledger)
     app.add_typer(bench, name="bench")
 
 
@@ -221,6 +222,33 @@ def bench_step(
             parts.append(epoch_rows(demo, repetitions=repetitions, threads=threads, say=say))
         for row in itertools.chain(*parts):
             typer.echo(json.dumps(row.to_json()) if as_json else line(row))
+
+
+def bench_ledger(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each row.")] = 300,
+    folder: Annotated[
+        Path | None, typer.Option(help="On the disk to be measured; the system's by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Time of a charge and of a release, far from the limit and near it."""
+    import tempfile
+
+    from rich.console import Console
+
+    from .benchmarks import ledger
+
+    with (
+        tempfile.TemporaryDirectory(prefix="confide-ledger-", dir=folder) as scratch,
+        Console(stderr=True).status("ledger") as status,
+    ):
+        rows = list(ledger.ledger_rows(Path(scratch), rounds=rounds, say=status.update))
+        syncs = ledger.sync_times(Path(scratch), rounds)
+    if as_json:
+        typer.echo(json.dumps({"rows": [row.to_json() for row in rows], "syncs": syncs}))
+        return
+    typer.echo("\n".join([ledger.HEADER, *(ledger.line(row) for row in rows)]))
+    typer.echo(f"\n{ledger.summary(syncs)}")
 
 
 def _each_of(names: str, known: Iterable[str], what: str) -> list[str]:

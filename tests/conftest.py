@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,12 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_federation(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three holders with 24 records each, and a public file."""
     return tiny.save_federation(tmp_path_factory.mktemp("tiny-federation"))
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Path]:
+    """A folder that no disk slows down, where there is one: for thousands of commits."""
+    memory = Path("/dev/shm")  # noqa: S108 - nothing secret is in it
+    place = tempfile.mkdtemp(prefix="confide-tests-", dir=memory if memory.is_dir() else None)
+    yield Path(place)
+    shutil.rmtree(place)

@@ -236,11 +236,7 @@ def _fits(merged: tuple[GaussianSteps, ...], interval: float) -> bool:
 def _pld(merged: tuple[GaussianSteps, ...], interval: float) -> Any:
     """The distribution of all steps together; ``merged`` is not empty and has noise."""
     plain = tuple(s for s in merged if s.sampling_rate == 1)
-    parts = [
-        _pld_of_one(s.noise_multiplier, s.sampling_rate, interval).self_compose(s.steps)
-        for s in merged
-        if s.sampling_rate < 1
-    ]
+    parts = [_pld_of_steps(s, interval) for s in merged if s.sampling_rate < 1]
     if plain:
         # Gaussians add up to one Gaussian; equal pieces of it discretise fastest.
         total = _effective_multiplier(plain)
@@ -251,6 +247,13 @@ def _pld(merged: tuple[GaussianSteps, ...], interval: float) -> Any:
     for part in parts[1:]:
         whole = whole.compose(part)
     return whole
+
+
+@lru_cache(maxsize=16)
+def _pld_of_steps(steps: GaussianSteps, interval: float) -> Any:
+    """Of one mechanism; kept, since of a ledger's history only the newest one grows."""
+    one = _pld_of_one(steps.noise_multiplier, steps.sampling_rate, interval)
+    return one.self_compose(steps.steps)
 
 
 @lru_cache(maxsize=16)

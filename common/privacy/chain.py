@@ -19,13 +19,14 @@ from ..errors import ConfideError
 from .accountant import GaussianSteps, epsilon_pld, merge
 from .plan import Plan, Trust, Unit
 
-FORMAT = 1
+FORMAT = 2  # 2: a secret key of the ledger's own, for the identity of its data set
 NO_HASH = "0" * 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataSet:
-    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash.
+    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash of it,
+    under ``Ledger.identity_key``.
     ``units`` counts records, or persons: the different values of the column ``person``."""
 
     identity: str
@@ -37,7 +38,8 @@ class DataSet:
 @dataclass(frozen=True, kw_only=True)
 class Charge:
     """One task's price: ``plan.steps_per_round`` steps of ``plan``. ``person`` is the column that
-    tells persons apart; empty when the unit is the record."""
+    tells persons apart; empty when the unit is the record. ``bundle_hash`` is that of the code that
+    trains; empty in a simulation."""
 
     run: str
     round: int
@@ -50,8 +52,9 @@ class Charge:
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of the book. ``payload`` holds number, previous, state, time, and by state:
-    ``created`` format, ledger; ``dataset`` identity, units, unit, person; ``reserved`` run, round,
-    task, plan, person, dataset, bundle; ``released`` task, reply (SHA-256 of the bytes that left).
+    ``created`` format, ledger, key (hash of the identity key); ``dataset`` identity, units, unit,
+    person; ``reserved`` run, round, task, plan, person, dataset, bundle; ``released`` task, reply
+    (SHA-256 of the bytes that left).
     Without unit or person it is the record, and no column."""
 
     number: int
@@ -116,9 +119,11 @@ class Book:
     entries: int = 0
     head: str = NO_HASH
     ledger_id: str = ""
+    key_hash: str = ""
     dataset: DataSet | None = None
     unit: tuple[Unit, str] | None = None
     tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
+    releases: list[tuple[int, str]] = field(default_factory=list)  # number of the entry, task
     spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
 
     def take(self, number: int, text: str, digest: str) -> Entry:
@@ -149,9 +154,10 @@ class Book:
                 raise ConfideError(
                     "ledger.format",
                     f"The ledger has format {payload['format']!r}, this version reads {FORMAT}.",
-                    "Use the version of confide that wrote it.",
+                    "Use the version of confide that wrote it; a new ledger would forget what was"
+                    " spent.",
                 )
-            self.ledger_id = payload["ledger"]
+            self.ledger_id, self.key_hash = payload["ledger"], payload["key"]
         elif state == "dataset":
             self.dataset = DataSet(
                 identity=payload["identity"],
@@ -174,6 +180,7 @@ class Book:
             if self.tasks[payload["task"]] or not payload["reply"]:
                 raise ValueError("a task is released once")
             self.tasks[payload["task"]] = payload["reply"]
+            self.releases.append((payload["number"], payload["task"]))
         else:
             raise ValueError("unknown state")
 
@@ -203,11 +210,11 @@ def task_spent() -> ConfideError:
     )
 
 
-def exhausted(book: Book, charge: Charge, limit: float) -> ConfideError:
-    """The error of a charge that does not fit."""
-    delta = charge.plan.delta
+def exhausted(book: Book, plan: Plan, limit: float) -> ConfideError:
+    """The error of a round that does not fit."""
+    delta = plan.delta
     spent = epsilon_pld(book.steps(None), delta)
-    wanted = epsilon_pld((*book.steps(None), charge.plan.steps()), delta)
+    wanted = epsilon_pld((*book.steps(None), plan.steps()), delta)
     return ConfideError(
         "ledger.budget-exhausted",
         f"epsilon = {spent:.4g} of {limit:g} is spent at delta = {delta:g}; this task would make"
@@ -247,10 +254,25 @@ def check_charge(charge: Charge, limit: float | None) -> None:
     """Refuse a charge that names nothing, or a limit that is no number."""
     if not charge.task_hash or not charge.run or type(charge.round) is not int:
         raise ConfideError("ledger.charge", "A charge needs a run, a whole round and a task hash.")
+    if not isinstance(charge.bundle_hash, str):
+        raise ConfideError("ledger.charge", "The hash of the code bundle is text, or empty.")
     if (charge.plan.unit is Unit.PERSON) != bool(charge.person):
         raise ConfideError("ledger.charge", "A column of persons goes with the unit person alone.")
     if limit is not None and not limit >= 0:  # nan included
         raise ConfideError("ledger.charge", f"limit = {limit!r} is not a number >= 0.")
+
+
+def hash_of_key(key: bytes) -> str:
+    """What the first entry says of the identity key: enough to notice another one, and nothing
+    that helps to guess 32 random bytes."""
+    return sha256(b"confide ledger key:" + key).hexdigest()
+
+
+def checked_key(key: object, digest: str) -> bytes:
+    """The identity key, or the error of a ledger that lost it or got another."""
+    if not isinstance(key, bytes) or hash_of_key(key) != digest:
+        raise corrupt("Its identity key is not the one it was made with.")
+    return key
 
 
 def checked_reply(body: object, digest: str) -> bytes:

@@ -13,6 +13,10 @@ removed together with a matching head row, or a chain made anew from its first e
 who may write it. For those the head must be known elsewhere: each update carries it as its
 receipt, and ``verify(path, known_head=...)`` tells whether a ledger still contains it.
 
+The same file holds a secret key, chosen when it was made: the identity of the data set is hashed
+under it, so that whoever sees receipts, exports or reports cannot test a guess of the text. It is
+in no entry and leaves by no method but ``identity_key``; the first entry holds its hash.
+
 Never here: private text, or a message that quotes it. Nor a refund.
 """
 
@@ -20,7 +24,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -29,7 +33,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConfideError
-from .accountant import GaussianSteps, epsilon_pld, within
+from .accountant import GaussianSteps, epsilon_pld
 from .chain import (
     Book,
     Charge,
@@ -39,6 +43,7 @@ from .chain import (
     canonical,
     check_charge,
     check_unit,
+    checked_key,
     checked_reply,
     corrupt,
     exhausted,
@@ -46,8 +51,9 @@ from .chain import (
     run_exhausted,
     task_spent,
 )
+from .headroom import fits
 from .ledger_file import append, connect, make, translated
-from .plan import Trust, Unit
+from .plan import Plan, Trust, Unit
 
 KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets the same bytes
 
@@ -107,6 +113,7 @@ class Ledger:
             ledger = cls(connect(path, mode="rw"), path)
             try:
                 with ledger._transaction("DEFERRED"):
+                    ledger._read_key()
                     ledger._check_replies()
             except BaseException:
                 ledger.close()
@@ -131,6 +138,12 @@ class Ledger:
     def ledger_id(self) -> str:
         """Random, chosen when the ledger was made: a ledger made anew is another ledger."""
         return self._book.ledger_id
+
+    @property
+    def identity_key(self) -> bytes:
+        """Secret, for the keyed hash of the data set alone: never print, send or store it."""
+        with translated(self._path):
+            return self._read_key()
 
     @property
     def head(self) -> str:
@@ -167,6 +180,19 @@ class Ledger:
             if self._book.dataset != dataset:
                 self._append(state="dataset", **asdict(dataset))
 
+    def objection(
+        self, run: str, plan: Plan, limit: float | None, run_limit: float | None = None
+    ) -> ConfideError | None:
+        """The refusal of one more round of ``plan``, or None if it fits; as ``charge`` decides it.
+
+        The first time it may take seconds, in which the other rounds of ``run`` are looked at too,
+        so that these take no time.
+        """
+        book = self._current()
+        done = sum(s.steps for s in book.steps(run)) // plan.steps_per_round
+        left = max(0, plan.max_rounds - done - 1)
+        return _objection(book, run, plan, limit, run_limit, rounds_after=left)
+
     def charge(self, charge: Charge, limit: float | None, run_limit: float | None = None) -> None:
         """Book one task before any text is read for it. Durable when this returns.
 
@@ -180,19 +206,17 @@ class Ledger:
                 ``policy.max-epsilon-per-run`` if it does not fit.
         """
         check_charge(charge, limit)
-        if limit is not None:
-            # Once outside the transaction, so that others rarely wait for the computation.
-            self._fits(charge, limit, self._current())
+        # Once outside the transaction, so that others rarely wait for the computation.
+        self.objection(charge.run, charge.plan, limit, run_limit)
         with self._transaction("IMMEDIATE"):
             book = self._book
             if charge.task_hash in book.tasks:
                 raise task_spent()
             if charge.plan.trust is not Trust.OFF:
                 check_unit(book, charge.plan.unit, charge.person)
-            if limit is not None and not self._fits(charge, limit, book):
-                raise exhausted(book, charge, limit)
-            if run_limit is not None and not self._fits(charge, run_limit, book, charge.run):
-                raise run_exhausted(charge.run, run_limit)
+            refused = _objection(book, charge.run, charge.plan, limit, run_limit)
+            if refused is not None:
+                raise refused
             self._append(
                 state="reserved",
                 run=charge.run,
@@ -259,9 +283,6 @@ class Ledger:
             steps_run=book.steps(run),
         )
 
-    def _fits(self, charge: Charge, limit: float, book: Book, run: str | None = None) -> bool:
-        return within((*book.steps(run), charge.plan.steps()), charge.plan.delta, limit)
-
     def _current(self) -> Book:
         """The book with what other processes appended meanwhile."""
         with self._transaction("DEFERRED"):
@@ -287,8 +308,8 @@ class Ledger:
     def _catch_up(self) -> None:
         known = self._book.entries
         stored = self._sql.execute("SELECT entries, hash FROM head WHERE one = 1").fetchone()
-        if stored is None or type(stored[0]) is not int or known > stored[0]:
-            raise corrupt("Entries are missing at its end.")
+        if stored is None:
+            raise corrupt("Its head row is missing.")
         for row in self._rows(known):
             self._book.take(*row)
         if (self._book.entries, self._book.head) != stored:
@@ -302,9 +323,39 @@ class Ledger:
     def _append(self, **payload: Any) -> None:
         append(self._sql, self._book.entries, self._book.head, payload)
 
+    def _read_key(self) -> bytes:
+        row = self._sql.execute("SELECT key FROM secret WHERE one = 1").fetchone()
+        return checked_key(row[0] if row else None, self._book.key_hash)
+
     def _check_replies(self) -> None:
-        for task, body in self._sql.execute("SELECT task, body FROM replies"):
-            checked_reply(body, self._book.tasks.get(task, ""))
+        """Kept are the newest releases, all of them and nothing else."""
+        query = "SELECT number, task, body FROM replies ORDER BY number"
+        rows = self._sql.execute(query).fetchall()
+        if [(number, task) for number, task, _ in rows] != self._book.releases[-KEPT_REPLIES:]:
+            raise corrupt("It does not keep the replies of its newest releases.")
+        for _, task, body in rows:
+            checked_reply(body, self._book.tasks[task])
+
+
+def _objection(
+    book: Book,
+    run: str,
+    plan: Plan,
+    limit: float | None,
+    run_limit: float | None,
+    *,
+    rounds_after: int = 0,
+) -> ConfideError | None:
+    """Both limits against what ``book`` holds and one more round of ``plan``."""
+
+    def fit(history: Sequence[GaussianSteps], most: float) -> bool:
+        return fits(history, plan.steps(), plan.delta, most, rounds_after=rounds_after)
+
+    if limit is not None and not fit(book.steps(None), limit):
+        return exhausted(book, plan, limit)
+    if run_limit is not None and not fit(book.steps(run), run_limit):
+        return run_exhausted(run, run_limit)
+    return None
 
 
 def verify(path: str | os.PathLike[str], *, known_head: str = "") -> Verdict:

@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfideError
-from .chain import FORMAT, NO_HASH, canonical, corrupt
+from .chain import FORMAT, NO_HASH, canonical, corrupt, hash_of_key
 
 BUSY_SECONDS = 30.0
+_KEY_BYTES = 32
 
 _SCHEMA = """
 CREATE TABLE entries (number INTEGER PRIMARY KEY, payload TEXT NOT NULL, hash TEXT NOT NULL);
 CREATE TABLE head (one INTEGER PRIMARY KEY CHECK (one = 1), entries INTEGER, hash TEXT);
+CREATE TABLE secret (one INTEGER PRIMARY KEY CHECK (one = 1), key BLOB NOT NULL);
 CREATE TABLE replies (number INTEGER PRIMARY KEY, task TEXT NOT NULL, body BLOB NOT NULL);
 CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
 CREATE TRIGGER entries_last BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'append only'); END;
@@ -60,7 +62,15 @@ def make(path: Path) -> None:
             connection.executescript(f"BEGIN;{_SCHEMA}COMMIT;")
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT INTO head VALUES (1, 0, ?)", (NO_HASH,))
-            payload = {"state": "created", "format": FORMAT, "ledger": secrets.token_hex(16)}
+            key = secrets.token_bytes(_KEY_BYTES)
+            connection.execute("INSERT INTO secret VALUES (1, ?)", (key,))
+            name = secrets.token_hex(16)
+            payload = {
+                "state": "created",
+                "format": FORMAT,
+                "ledger": name,
+                "key": hash_of_key(key),
+            }
             append(connection, 0, NO_HASH, payload)
             connection.execute("COMMIT")
         finally:
@@ -107,6 +117,8 @@ def translated(path: Path) -> Iterator[None]:
             code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
         ):
             raise _unwritable(path, str(error)) from error
+        raise corrupt(f"{path} is not a sound database.") from error
+    except UnicodeDecodeError as error:  # of SQLite's own message, which quotes a damaged schema
         raise corrupt(f"{path} is not a sound database.") from error
     except OSError as error:
         raise _unwritable(path, error.strerror or "input/output error") from error

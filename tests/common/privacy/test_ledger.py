@@ -3,7 +3,6 @@
 import contextlib
 import os
 import random
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -34,7 +33,7 @@ PLAN = Plan(
 FULL = 2  # of PRAGMA synchronous
 KILLS = 6
 MOST_CHARGES_BEFORE_A_KILL = 12
-CHARGES_EACH = 30
+CHARGES_EACH = 500
 
 # A holder at work: charge, then say that the charge was acknowledged, for ever or LIMITED times.
 WORKER = """
@@ -227,16 +226,13 @@ def test_a_person_cannot_follow_a_record(ledger: Ledger) -> None:
 def test_another_process_settles_the_unit_in_the_last_moment(
     ledger: Ledger, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fits = Ledger._fits
-
-    def meanwhile(self: Ledger, charge: Charge, limit: float, book: chain.Book) -> bool:
+    def meanwhile(*_: object) -> None:
         """Called before the transaction begins."""
-        monkeypatch.undo()
-        with Ledger.open(path) as other:
+        with monkeypatch.context() as once, Ledger.open(path) as other:
+            once.setattr(Ledger, "objection", lambda *_: None)
             other.charge(task(0), limit=None)
-        return fits(self, charge, limit, book)
 
-    monkeypatch.setattr(Ledger, "_fits", meanwhile)
+    monkeypatch.setattr(Ledger, "objection", meanwhile)
     with refused("ledger.unit"):
         ledger.charge(by(1, "author"), limit=8.0)
     assert ledger.unit == (Unit.RECORD, "")
@@ -261,7 +257,7 @@ def test_a_ledger_that_adds_up_two_units_is_damaged() -> None:
     book, head = chain.Book(), chain.NO_HASH
     for number, payload in enumerate(
         [
-            {"state": "created", "format": chain.FORMAT, "ledger": "x"},
+            {"state": "created", "format": chain.FORMAT, "ledger": "x", "key": "x"},
             {"state": "dataset", "identity": "x", "units": 5},  # as before persons were counted
             {"state": "reserved", "run": "r", "task": "a", "plan": PLAN.to_json()},
             {"state": "reserved", "run": "r", "task": "b", "plan": PERSONS.to_json()},
@@ -347,13 +343,16 @@ def test_kill_9_loses_no_acknowledged_charge(path: Path) -> None:
     assert acknowledged >= KILLS
 
 
-def test_two_processes_that_charge_at_once_lose_nothing(path: Path) -> None:
+def test_two_processes_that_charge_at_once_lose_nothing(in_memory: Path) -> None:
+    path = in_memory / "ledger.sqlite"
     workers = [start_worker(path, name, CHARGES_EACH) for name in ("one", "two")]
     outputs = [worker.communicate(timeout=120)[0] for worker in workers]
     assert outputs == ["charged\n" * CHARGES_EACH] * 2
     with Ledger.open(path, create=False) as ledger:
-        assert spent(ledger) == 2 * CHARGES_EACH
+        assert spent(ledger) == 2 * CHARGES_EACH == sum(s.steps for s in ledger.steps("one")) * 2
         assert len(ledger.entries()) == 1 + 2 * CHARGES_EACH
+        tasks = {e.payload["task"] for e in ledger.entries()[1:]}
+        assert tasks == {f"{name}-{k}" for name in ("one", "two") for k in range(CHARGES_EACH)}
 
 
 def test_two_processes_cannot_overspend_together(path: Path) -> None:
@@ -384,169 +383,6 @@ def test_a_ledger_in_use_for_too_long_is_named(
     with Ledger.open(path) as other, ledger._transaction("IMMEDIATE"), refused("ledger.locked"):
         other.charge(task(0), limit=None)
     assert spent(ledger) == 0
-
-
-@pytest.fixture
-def booked(path: Path) -> Path:
-    with Ledger.open(path) as ledger:
-        ledger.register("keyed-hash", 500)
-        for k in range(4):
-            ledger.charge(task(k), limit=None)
-            ledger.release(f"task-{k}", b"update" * 10)
-    return path
-
-
-def edit(path: Path, *statements: str) -> None:
-    """What someone with a database editor can do; the triggers are no obstacle to them."""
-    with contextlib.closing(sqlite3.connect(path)) as sql:
-        sql.executescript("DROP TRIGGER entries_stay; DROP TRIGGER entries_last;")
-        for statement in statements:
-            sql.execute(statement)
-        sql.commit()
-
-
-SWAP = (
-    "UPDATE entries SET number = 1000 WHERE number = 2",
-    "UPDATE entries SET number = 2 WHERE number = 4",
-    "UPDATE entries SET number = 4 WHERE number = 1000",
-)
-TAMPERING = {
-    "less noise was used": ("UPDATE entries SET payload = replace(payload, '10.0', '99.0')",),
-    "a middle entry removed": ("DELETE FROM entries WHERE number = 3",),
-    "the tail removed": ("DELETE FROM entries WHERE number > 4", "DELETE FROM replies"),
-    "the tail removed, the count mended": (
-        "DELETE FROM entries WHERE number > 4",
-        "DELETE FROM replies",
-        "UPDATE head SET entries = 5",
-    ),
-    "everything removed": ("DELETE FROM entries",),
-    "two entries swapped": SWAP,
-    "an entry repeated at the end": (
-        "INSERT INTO entries SELECT 10, payload, hash FROM entries WHERE number = 9",
-        "UPDATE head SET entries = 11",
-    ),
-    "another hash": ("UPDATE entries SET hash = replace(hash, 'a', 'b') WHERE number = 5",),
-    "the head row gone": ("DELETE FROM head",),
-    "the head row of another type": ("UPDATE head SET entries = 'ten'",),
-    "a payload of another type": ("UPDATE entries SET payload = x'00' WHERE number = 5",),
-    "a kept reply exchanged": ("UPDATE replies SET body = x'00'",),
-    "a kept reply of another type": ("UPDATE replies SET body = 5",),
-    "a reply that nobody released": ("INSERT INTO replies VALUES (99, 'task-9', x'00')",),
-    "a table gone": ("DROP TABLE head",),
-}
-
-
-def test_an_untouched_ledger_is_sound(booked: Path) -> None:
-    edit(booked)
-    assert verify(booked).ok
-
-
-@pytest.mark.parametrize("how", TAMPERING)
-def test_tampering_is_noticed_when_opened(booked: Path, how: str) -> None:
-    edit(booked, *TAMPERING[how])
-    with refused("ledger.corrupt"):
-        Ledger.open(booked)
-    verdict = verify(booked)
-    assert not verdict.ok
-    assert verdict.problem
-
-
-def forge(path: Path, number: int) -> str:
-    """Rewrite one charge with a hash that fits it; returns that hash."""
-    with contextlib.closing(sqlite3.connect(path)) as sql:
-        query = "SELECT payload FROM entries WHERE number = ?"
-        text = sql.execute(query, (number,)).fetchone()[0].replace("10.0", "99.0")
-        digest = sha256(text.encode()).hexdigest()
-        sql.execute("DROP TRIGGER entries_stay")
-        change = "UPDATE entries SET payload = ?, hash = ? WHERE number = ?"
-        sql.execute(change, (text, digest, number))
-        sql.commit()
-    return digest
-
-
-def test_a_forged_entry_with_a_hash_of_its_own_breaks_the_chain(booked: Path) -> None:
-    forge(booked, 2)
-    with refused("ledger.corrupt"):
-        Ledger.open(booked)
-
-
-def test_an_entry_forged_under_an_open_ledger_is_noticed(path: Path, ledger: Ledger) -> None:
-    ledger.charge(task(0), limit=None)
-    assert spent(ledger) == 1
-    digest = forge(path, 1)
-    ledger._sql.execute("UPDATE head SET hash = ?", (digest,))
-    with refused("ledger.corrupt"):
-        ledger.charge(task(1), limit=None)
-
-
-def test_a_flipped_bit_in_any_entry_is_noticed(booked: Path) -> None:
-    with Ledger.open(booked) as ledger:
-        payloads = [chain.canonical(e.payload).encode() for e in ledger.entries()]
-    whole = booked.read_bytes()
-    chance = random.Random(0)
-    for payload in payloads:
-        start = whole.index(payload)
-        for _ in range(5):
-            damaged = bytearray(whole)
-            damaged[start + chance.randrange(len(payload))] ^= 1 << chance.randrange(8)
-            booked.write_bytes(damaged)
-            with refused("ledger.corrupt"):
-                Ledger.open(booked)
-
-
-def codes_or_book(path: Path) -> object:
-    try:
-        with Ledger.open(path) as opened:
-            return opened.head, opened.steps()
-    except ConfideError as error:
-        return error.code
-
-
-def test_a_flipped_bit_anywhere_never_lowers_what_was_spent(booked: Path) -> None:
-    with Ledger.open(booked) as ledger:
-        head, steps = ledger.head, ledger.steps()
-    whole = booked.read_bytes()
-    chance = random.Random(1)
-    for _ in range(150):
-        damaged = bytearray(whole)
-        damaged[chance.randrange(len(whole))] ^= 1 << chance.randrange(8)
-        booked.write_bytes(damaged)
-        outcome = codes_or_book(booked)
-        assert outcome in ("ledger.corrupt", "ledger.write", (head, steps))
-
-
-@pytest.mark.parametrize("length", [0, 1, 100, 4096, -4096, -1])
-def test_a_file_cut_short_is_never_a_fresh_start(booked: Path, length: int) -> None:
-    booked.write_bytes(booked.read_bytes()[:length])
-    with refused("ledger.corrupt"):
-        Ledger.open(booked)
-
-
-def test_a_removed_tail_is_noticed_by_a_ledger_that_is_open(booked: Path) -> None:
-    with Ledger.open(booked) as ledger:
-        edit(
-            booked,
-            "DELETE FROM entries WHERE number > 4",
-            "UPDATE head SET entries = 5, hash = (SELECT hash FROM entries WHERE number = 4)",
-        )
-        with refused("ledger.corrupt"):
-            ledger.charge(task(9), limit=None)
-
-
-def test_an_older_copy_looks_sound_but_lacks_the_head_of_a_receipt(
-    booked: Path, tmp_path: Path
-) -> None:
-    backup = tmp_path / "backup.sqlite"
-    shutil.copy(booked, backup)
-    with Ledger.open(booked) as ledger:
-        old = ledger.head
-        ledger.charge(task(9), limit=None)
-        new = ledger.head
-    assert verify(backup).ok
-    assert verify(booked, known_head=old).ok
-    verdict = verify(backup, known_head=new)
-    assert not verdict.ok
-    assert new in verdict.problem
 
 
 def test_entries_can_be_neither_changed_nor_deleted_by_accident(ledger: Ledger) -> None:
@@ -587,8 +423,8 @@ def test_a_ledger_of_a_later_format_is_not_called_damaged(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as later:
-        later.setattr(ledger_file, "FORMAT", 2)  # as a later version would write
-        later.setattr(chain, "FORMAT", 2)  # and read
+        later.setattr(ledger_file, "FORMAT", chain.FORMAT + 1)  # as a later version would write
+        later.setattr(chain, "FORMAT", chain.FORMAT + 1)  # and read
         Ledger.open(path).close()
     with refused("ledger.format"):
         Ledger.open(path)

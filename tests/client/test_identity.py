@@ -1,0 +1,38 @@
+"""What a holder's ledger is told of the text and of the code: hashes, and under which key."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from confide.client.corpus import identity_of
+from confide.client.holder import Holder
+from confide.common.privacy.ledger import Ledger
+from confide.common.wire import Update
+from tests.client.conftest import Place
+
+
+def test_the_text_is_named_by_a_hash_that_nobody_without_the_ledgers_key_can_test(
+    place: Place,
+) -> None:
+    reply = place.holder.handle(place.task())
+    assert isinstance(reply, Update)
+    with Ledger.open(place.site.ledger, create=False) as ledger:
+        dataset, key, name = ledger.dataset(), ledger.identity_key, ledger.ledger_id
+        told = json.dumps([e.payload for e in ledger.entries()])
+    assert dataset is not None
+    assert dataset.identity == identity_of(place.data, key)
+    # What an auditor, a coordinator or a reader of an export knows is no key.
+    for public in (name, name.lower(), "", dataset.identity, *json.loads(told)[0].values()):
+        assert dataset.identity != identity_of(place.data, str(public).encode())
+    for secret in (key.hex(), dataset.identity):
+        assert secret.encode() not in reply.to_bytes()
+    assert key.hex() not in told
+
+
+def test_the_code_that_trained_is_booked(place: Place) -> None:
+    holder = Holder(dataclasses.replace(place.site, bundle="hash-of-the-bundle"))
+    assert isinstance(holder.handle(place.task()), Update)
+    with Ledger.open(place.site.ledger, create=False) as ledger:
+        booked = [e.payload for e in ledger.entries() if e.payload["state"] == "reserved"]
+    assert [payload["bundle"] for payload in booked] == ["hash-of-the-bundle"]

@@ -1,0 +1,68 @@
+"""The end of the budget: the last affordable round runs, the next one opens no file of text."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
+from confide.common.privacy.ledger import Ledger
+from confide.common.wire import Update
+from tests.client.conftest import Place, code
+
+DELTA, NOISE = 1e-3, 4.0
+AFFORDABLE, ROUNDS = 3, 10
+
+_watching: list[list[Path]] = []
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    """Python tells of every file that is opened, by whatever call; a hook cannot be removed."""
+    if event == "open" and _watching and isinstance(arguments[0], (str, bytes, os.PathLike)):
+        _watching[-1].append(Path(os.fsdecode(arguments[0])))
+
+
+@pytest.fixture
+def opened() -> Iterator[list[Path]]:
+    """Every file that is opened from here on."""
+    if not _installed:
+        sys.addaudithook(_hook)
+        _installed.append(True)
+    _watching.append([])
+    yield _watching[-1]
+    _watching.pop()
+
+
+_installed: list[bool] = []
+
+
+def spent(rounds: int, rate: float) -> float:
+    steps = GaussianSteps(noise_multiplier=NOISE, sampling_rate=rate, steps=rounds)
+    return epsilon_pld([steps], DELTA)
+
+
+@pytest.mark.parametrize("batch", [24, 6], ids=["every record", "sampled"])
+def test_after_the_last_affordable_round_no_text_is_opened_and_nothing_overspent(
+    make_place: Callable[..., Place], opened: list[Path], batch: int
+) -> None:
+    place = make_place(privacy__noise_multiplier=NOISE, round__count=ROUNDS, train__batch=batch)
+    limit = spent(AFFORDABLE, batch / 24)
+    place.restart(max_epsilon=limit)
+    for number in range(1, AFFORDABLE + 1):
+        opened.clear()
+        assert isinstance(place.holder.handle(place.task(number)), Update)
+        assert place.data in opened
+        place.restart()
+    for number in range(AFFORDABLE + 1, ROUNDS + 1):
+        task = place.task(number)
+        opened.clear()
+        assert code(place.holder.handle(task)) == "ledger.budget-exhausted"
+        assert place.data not in opened
+        place.restart()
+    with Ledger.open(place.site.ledger) as ledger:
+        assert ledger.epsilon(DELTA) == limit
