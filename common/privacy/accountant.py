@@ -20,6 +20,7 @@ Everything is a pure function of what was released, in steps really taken.
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -110,7 +111,10 @@ def epsilon_prv(steps: Sequence[GaussianSteps], delta: float) -> float:
     accountant.history = [
         (s.noise_multiplier, min(s.sampling_rate, 1 - 1e-9), s.steps) for s in merged
     ]
-    return float(accountant.get_epsilon(delta, eps_error=0.01))
+    with warnings.catch_warnings():
+        # RDP only sizes its grid there; a better order would make the grid smaller.
+        warnings.filterwarnings("ignore", "Optimal order is the", UserWarning)
+        return float(accountant.get_epsilon(delta, eps_error=0.01))
 
 
 def delta_pld(steps: Sequence[GaussianSteps], epsilon: float) -> float:
@@ -123,6 +127,23 @@ def delta_pld(steps: Sequence[GaussianSteps], epsilon: float) -> float:
     if not _fits(merged, INTERVAL):
         return 1.0
     return min(1.0, float(_pld(merged, INTERVAL).get_delta_for_epsilon(float(epsilon))))
+
+
+def epsilon_pld_coarse(steps: Sequence[GaussianSteps], delta: float) -> float:
+    """An upper bound on ``epsilon_pld`` for long lists: a grid ten times as coarse, in a tenth of
+    the time; rarely more than half a per cent above it."""
+    return _epsilon(merge(steps), _checked_delta(delta), _COARSE_INTERVAL)
+
+
+def deltas_pld(steps: Sequence[GaussianSteps], epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Upper bounds on delta at many epsilons (E,) >= 0 together, on the coarse grid -> (E,)."""
+    merged = merge(steps)
+    if not merged:
+        return np.zeros(len(epsilons))
+    if not _fits(merged, _COARSE_INTERVAL):
+        return np.ones(len(epsilons))
+    found = _pld(merged, _COARSE_INTERVAL).get_delta_for_epsilon(list(epsilons))
+    return np.minimum(1.0, np.asarray(found, dtype=np.float64))
 
 
 def within(steps: Sequence[GaussianSteps], delta: float, limit: float) -> bool:
