@@ -135,8 +135,8 @@ class WireSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """Name, place and public seed of the run. The seed decides initial adapter, selection of
-    holders and partitions; it never decides noise or private batches."""
+    """Name, place and public seed of the run. The seed decides initial adapter and
+    partitions; it never decides noise, private batches or which holders are drawn."""
 
     name: str = "run"
     out: str = "runs"
