@@ -33,7 +33,8 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import ConfideError
-from .accountant import GaussianSteps, deltas_pld, epsilon_pld
+from .accountant import GaussianSteps, epsilon_pld
+from .coarse import deltas
 
 ASSUMPTION = (
     "It holds for someone who sees the final adapter and neither the updates, nor the rounds, nor"
@@ -41,15 +42,13 @@ ASSUMPTION = (
     " and secret, anew in each round; and where whether a holder is connected, and answers, does"
     " not depend on its text."
 )
-_POINTS = 513  # epsilons tried, up to the one without amplification
+_POINTS, _PASSES = 6, 4  # epsilons tried at once, then again between two neighbours
 _COUNTS = 24  # numbers of rounds that are told apart; those between are rounded up
 _MOST_KINDS = 8  # different noises and sampling rates that are composed one by one
 _LOST = 1e-6  # share of delta that may go to the tail of the binomial distribution
 
 
-def outsider_epsilon(
-    one_round: GaussianSteps, *, rounds: int, rate: float, delta: float
-) -> float:
+def outsider_epsilon(one_round: GaussianSteps, *, rounds: int, rate: float, delta: float) -> float:
     """An upper bound on epsilon at ``delta`` for a unit of a holder that releases ``one_round``
     in each of ``rounds`` rounds with probability ``rate``."""
     if type(rounds) is not int or rounds < 0:
@@ -60,12 +59,16 @@ def outsider_epsilon(
     if rate == 1 or whole == 0 or not math.isfinite(whole):
         return whole
     chances, lost = _how_often(rounds, rate, _LOST * delta)
-    epsilons = np.linspace(0.0, whole, _POINTS)
-    deltas = np.full(_POINTS, lost)
-    for count, chance in chances:
-        deltas += chance * deltas_pld([_times(one_round, count)], epsilons)
-    enough = np.flatnonzero(deltas <= delta)
-    return float(epsilons[enough[0]]) if len(enough) else whole
+    low, high = 0.0, whole
+    for _ in range(_PASSES):
+        epsilons = np.linspace(low, high, _POINTS)
+        mean = np.full(_POINTS, lost)
+        for count, chance in chances:
+            mean += chance * deltas([_times(one_round, count)], epsilons)
+        enough = np.flatnonzero(mean <= delta)
+        place = int(enough[0]) if len(enough) else _POINTS - 1
+        low, high = float(epsilons[max(0, place - 1)]), float(epsilons[place])
+    return high
 
 
 def worst_epsilon(

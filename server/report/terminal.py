@@ -23,6 +23,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     console.print(
         Group(
             _claim(report),
+            _section("For someone who sees only the adapter", _outsider(report["outsider"])),
             _section("Utility", _utility(report["utility"])),
             _section("Holders", _holders(report["holders"])),
             _section("What left the holders", _released(report["released"])),
@@ -88,6 +89,15 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
         border_style="green" if good else "red",
         padding=(1, 2),
     )
+
+
+def _outsider(outsider: Mapping[str, Any]) -> RenderableType:
+    if outsider["epsilon"] is None:
+        return Text(f"No smaller figure is given. {outsider['reason']}")
+    words = Text(
+        f"epsilon = {epsilon_text(outsider['epsilon'])} at delta = {outsider['delta']:g}. "
+    )
+    return words.append(f"{outsider['assumption']} Not towards the coordinator.", style="dim")
 
 
 def _utility(utility: Mapping[str, Any]) -> RenderableType:

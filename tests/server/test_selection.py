@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_a_pair_of_holders_is_drawn_together_as_often_as_chance_has_it() -> None
 def test_rounds_are_drawn_independently_of_each_other() -> None:
     node = NODES[0]
     drawn = [node in chosen(number) for number in range(ROUNDS)]
-    twice = sum(a and b for a, b in zip(drawn, drawn[1:], strict=False))
+    twice = sum(a and b for a, b in pairwise(drawn))
     expected = ROUNDS * (CHOSEN / len(NODES)) ** 2
     assert abs(twice - expected) < 5 * expected**0.5
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from confide.server.report.build import build_report
-from confide.server.report.html import STYLE, render
+from confide.server.report.html import render
+from confide.server.report.style import STYLE
 from confide.server.report.svg import DARK, GROUNDS, INKS, LIGHT, line_chart
 
 LEAST_CONTRAST = 4.5  # WCAG 2.2, 1.4.3
@@ -121,6 +122,7 @@ def test_the_page_tells_its_story_in_order(torch_free_report: dict[str, Any]) ->
     page = Page(render(torch_free_report))
     assert page.headings == [
         "What this means for one person",
+        "For someone who sees only the adapter",
         "How useful the adapter is",
         "Over the rounds",
         "Holders",
@@ -140,6 +142,7 @@ def test_a_withdrawn_claim_is_in_the_title(torch_free_report: dict[str, Any]) ->
         "epsilon": None,
         "attacker": [],
         "groups": [],
+        "curve": [],
         "sentence": "NOT DIFFERENTIALLY PRIVATE. Noise was on: no.",
     }
     source = render(torch_free_report)
@@ -159,6 +162,7 @@ def private() -> dict[str, Any]:
         "planned_epsilon": None,
         "attacker": [],
         "groups": [],
+        "curve": [],
     }
 
 
