@@ -18,6 +18,7 @@ from .svg import DARK, LIGHT, bar, curve_chart, line_chart
 
 SHOWN_HOLDERS = 50
 
+
 def render(report: Json) -> str:
     """The whole page."""
     claim, name = report["claim"], report["run"]["name"]
@@ -44,19 +45,6 @@ _HOLDERS_LEAD = (
     "PRV a second opinion, RDP the conservative one. All runs: what the holder's data set has "
     "spent in total. {limit} A holder's own limit over all runs stands in its policy; it enforces "
     "that itself and tells nobody."
-)
-_RELEASED_LEAD),
-        _section("What is not protected", _things(report["not_protected"], "warn"), ""),
-        _section("Checks", _checks(report), "Computed from the run folder when it was written."),
-        _section("Settings and versions", _settings(report), ""),
-    ]
-    return "\n".join([*parts, _FOOTER, "</main></body></html>\n"])
-
-
-_HOLDERS_LEAD = (
-    "Epsilon of this run, recomputed from each holder's events. PLD is the figure of record, "
-    "PRV a second opinion, RDP the conservative one. All runs: what the holder's data set has "
-    "spent in total."
 )
 _RELEASED_LEAD = "Everything that went from a holder to the coordinator, and who answers for it."
 _FOOTER = (
