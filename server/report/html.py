@@ -28,7 +28,7 @@ def render(report: Json) -> str:
     parts = [_head(title), _header(report)]
     parts += [
         _section("What this means for one person", _person(claim), ""),
-        _section("For someone who sees only the adapter", _outsider(report["outsider"]), ""),
+        _section("For someone who sees only the adapter", _outsider(claim, report["outsider"]), ""),
         _section("How useful the adapter is", _utility(report["utility"]), _examples(report)),
         _section("Over the rounds", _rounds(report), ""),
         _section("Holders", _holders(report), _holders_lead(report)),
@@ -91,11 +91,13 @@ def _facts(report: Json) -> str:
     claim, run, utility = report["claim"], report["run"], report["utility"]
     planned, before = claim["planned_epsilon"], utility["before"]["accuracy"]
     plan = f"planned: {planned:g}" if planned else "&nbsp;"
+    epsilon = epsilon_text(claim["epsilon"]) if claim["private"] else "–"
+    plan = plan if claim["private"] else "nothing is promised"
     unit = f"one {escape(claim['unit'])} added or removed"
     rounds = f"{run['rounds']} of {run['rounds_planned']} rounds"
     after = percent(utility["after"]["accuracy"])
     facts = (
-        ("Epsilon", epsilon_text(claim["epsilon"]), plan),
+        ("Epsilon", epsilon, plan),
         ("Delta", f"{claim['delta']:g}", unit),
         ("Accuracy", after, f"before: {percent(before)}"),
         ("Holders", escape(run["holders"] or "–"), rounds),
@@ -131,7 +133,7 @@ def _person(claim: Json) -> str:
         how = claim["groups"][0]["accounting"]
         parts.append(
             f'<p class="note">All of this is about one {escape(claim["unit"])}. For a person with '
-            f"several at the same holder the epsilon is larger: {told}. How that is computed: "
+            f"several at the same holder the epsilon is larger: {told}. Computed so: "
             f"{escape(how)}.</p>"
         )
     return "".join(parts) + _trade(claim)
@@ -144,13 +146,16 @@ def _trade(claim: Json) -> str:
     chart = curve_chart(claim["curve"], (claim["delta"], claim["epsilon"]), "Epsilon by delta")
     return (
         f"<figure><h3>The same promise at other deltas</h3>{chart}"
-        '<figcaption class="note">Delta is the chance that the bound epsilon fails. The smaller it '
-        "is asked to be, the larger the epsilon; the dot is the claim.</figcaption></figure>"
+        '<figcaption class="note">Roughly, delta is the chance that epsilon does not bound '
+        "what is learnt. The smaller it is asked to be, the larger epsilon; the dot is the claim."
+        "</figcaption></figure>"
     )
 
 
-def _outsider(outsider: Json) -> str:
+def _outsider(claim: Json, outsider: Json) -> str:
     """Beside the claim, never in its place."""
+    if not claim["private"]:
+        return "<p>Nothing is promised here either.</p>"
     if outsider["epsilon"] is None:
         return (
             "<p>No smaller figure is given: the claim above stands for everybody.</p>"

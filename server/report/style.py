@@ -24,6 +24,7 @@ border-bottom:1px solid var(--rule)}
 section:last-of-type{border-bottom:0}
 .lead{color:var(--soft);font-size:.88rem;margin-top:.5rem;line-height:1.5}
 .body>*+*{margin-top:1.7rem}.body p{max-width:38em}.note{font-size:.88rem;color:var(--soft)}
+figcaption{margin-top:.9rem;max-width:43em}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:2rem 2.5rem}
 .bars{display:grid;grid-template-columns:minmax(7rem,auto) minmax(0,1fr) auto;gap:.55rem .9rem;
 align-items:center;font-size:.92rem}

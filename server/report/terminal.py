@@ -38,7 +38,7 @@ def outcome(report: Mapping[str, Any]) -> str:
     utility, claim = report["utility"], report["claim"]
     before, after = (utility[when]["accuracy"] for when in ("before", "after"))
     gained = f"Accuracy {percent(before)} before, {percent(after)} after"
-    if claim["epsilon"] is None:
+    if not claim["private"] or claim["epsilon"] is None:
         return f"{gained}; NOT DIFFERENTIALLY PRIVATE."
     spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
     return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}."
