@@ -147,8 +147,8 @@ class WireSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """Name, place and public seed of the run. The seed decides initial adapter, selection of
-    holders and partitions; it never decides noise or private batches. ``coordinator`` is the name
+    """Name, place and public seed of the run. The seed decides initial adapter and partitions; it
+    never decides noise, private batches or which holders are drawn. ``coordinator`` is the name
     that the coordinator gives itself: nobody has checked it."""
 
     name: str = "run"

@@ -30,7 +30,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import Accepted, judge
 from .run_folder import RunFolder
-from .selection import select
+from .selection import select, selection_key
 from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
@@ -120,7 +120,7 @@ class Rounds:
         least, timeout = settings.round.min_holders, settings.round.timeout
         connected = wait_for_nodes(self._transport, least, timeout)
         chosen = select(
-            connected, settings.round.holders, seed=settings.run.seed, round_number=number
+            connected, settings.round.holders, key=selection_key(self._folder), round_number=number
         )
         task = self._task(number, state.adapter)
         replies = self._transport.ask(chosen, task, timeout)
@@ -134,7 +134,16 @@ class Rounds:
         state.done = number
         self._last_accepted = len(accepted)
         self._last_codes = [row["code"] for row in left_out]
-        self._record(number, time.monotonic() - started, task, accepted, left_out, abandoned)
+        self._record(
+            number,
+            time.monotonic() - started,
+            task,
+            accepted,
+            left_out,
+            abandoned=abandoned,
+            asked=len(chosen),
+            connected=len(connected),
+        )
         return not abandoned
 
     def _task(self, number: int, adapter: Tensor) -> Task:
@@ -162,7 +171,7 @@ class Rounds:
         task: Task,
         accepted: dict[str, Accepted],
         left_out: list[dict[str, str]],
-        abandoned: bool,
+        **facts: bool | int,
     ) -> None:
         rows: list[dict[str, Any]] = [
             {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt.to_json()}
@@ -177,11 +186,11 @@ class Rounds:
             bytes_up=sum(sizes) // len(sizes) if sizes else 0,
             accepted=rows,
             left_out=left_out,
-            abandoned=abandoned,
+            **facts,
         )
         for row in left_out:
             logger.warning("round %d: %s left out, %s", number, row["holder"], row["code"])
-        if abandoned:
+        if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
     def _evaluate(self, state: _State) -> Score:

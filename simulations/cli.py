@@ -40,6 +40,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("utility")(bench_utility)
     bench.command("step")(bench_step)
     bench.command("ledger")(bench_ledger)
+    bench.command("report")(bench_report)
     app.add_typer(bench, name="bench")
 
 
@@ -249,6 +250,27 @@ def bench_ledger(
         return
     typer.echo("\n".join([ledger.HEADER, *(ledger.line(row) for row in rows)]))
     typer.echo(f"\n{ledger.summary(syncs)}")
+
+
+def bench_report(
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of the made-up run.")] = 10_000,
+    holders: Annotated[int, typer.Option(min=1, help="Holders, each with its own size.")] = 1_000,
+    asked: Annotated[int, typer.Option(min=0, help="Holders in each round; 0 is all.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Time and memory of the privacy report of a made-up run whose holders all differ."""
+    from rich.console import Console
+
+    from .benchmarks.report import HEADER, line, report_row
+
+    with Console(stderr=True).status("report") as status:
+        row = report_row(
+            rounds=rounds,
+            holders=holders,
+            asked=min(asked or holders, holders),
+            say=status.update,
+        )
+    typer.echo(json.dumps(row.to_json()) if as_json else f"{HEADER}\n{line(row)}")
 
 
 def _each_of(names: str, known: Iterable[str], what: str) -> list[str]:

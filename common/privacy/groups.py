@@ -7,6 +7,10 @@ from functools import lru_cache
 
 from .accountant import GaussianSteps, epsilon_pld, epsilon_rdp
 
+ACCOUNTING = (
+    "all records of the person are added or removed together; PLD of a mixture of Gaussians"
+    " (Choquette-Choo et al. 2024)"
+)
 _INTERVAL = 1e-2  # coarse and quick; PLD discretisation errs upwards
 _MOST_RDP = 2000.0  # beyond it no promise is left, and the distribution fills the memory
 

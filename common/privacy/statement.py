@@ -85,20 +85,30 @@ def claim_of(plan: Plan, epsilon: float) -> str:
     )
 
 
-def in_plain_words(steps: Sequence[GaussianSteps], *, unit: Unit = Unit.RECORD) -> str:
-    """What the steps mean for whoever is behind one unit: the best that any attacker can do."""
+def attacks(histories: Sequence[Sequence[GaussianSteps]]) -> list[tuple[float, float]]:
+    """False-positive rate and best true-positive rate of any attacker, the worst of all the
+    histories at each rate; empty without any."""
+    return [
+        (blind, max(true_positive_rate(steps, false_positive_rate=blind) for steps in histories))
+        for blind in (FALSE_POSITIVE_RATES if histories else ())
+    ]
+
+
+def in_plain_words(*histories: Sequence[GaussianSteps], unit: Unit = Unit.RECORD) -> str:
+    """What one or several holders' steps mean for whoever is behind one unit at any of them: the
+    best that any attacker can do."""
     words = _WORDS[unit]
-    rates = [true_positive_rate(steps, false_positive_rate=a) for a in FALSE_POSITIVE_RATES]
-    if all(rate == 1 for rate in rates):
+    found = attacks(histories)
+    if all(best == 1 for _, best in found):
         return f"An attacker may find out with certainty whether {words.any_one}."
-    found = " ".join(
-        f"Accepting a false alarm for {a:.0%} of {words.absent}, an attacker finds at most"
-        f" {_up(100 * rate, 1)} % of {words.present} (a blind guess finds {a:.0%})."
-        for a, rate in zip(FALSE_POSITIVE_RATES, rates, strict=True)
+    told = " ".join(
+        f"Accepting a false alarm for {blind:.0%} of {words.absent}, an attacker finds at most"
+        f" {_up(100 * best, 1)} % of {words.present} (a blind guess finds {blind:.0%})."
+        for blind, best in found
     )
     return (
         f"Suppose an attacker sees everything that left the holder, knows {words.every_other} and"
-        f" wants to know whether {words.particular}. {found}"
+        f" wants to know whether {words.particular}. {told}"
     )
 
 

@@ -1,45 +1,41 @@
-"""A run folder, read: settings, events and receipts as the report needs them.
+"""A run folder, read: settings, events and what each holder's receipts tell.
 
-A resumed run may hold a round's lines twice; the last one counts.
+metrics.jsonl is read line by line and a round's receipts are added up as they come, so that ten
+thousand rounds of a thousand holders fit into memory. A resumed run may hold a round's lines
+twice; the last one counts, while the receipts of both were given.
 """
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...common.errors import ConfideError
-from ...common.privacy.ledger import Receipt, in_words
+from ...common.privacy.ledger import in_words
 from ...common.privacy.plan import Unit
 from ...common.settings import Settings, from_flat
 from . import Json
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accepted:
-    """One accepted update, in the order of the file; superseded rounds are kept."""
-
-    round: int
-    holder: str
-    receipt: Receipt | None
+from .histories import History, Round, add_round
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round."""
+    """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round,
+    ``histories`` what each holder's accepted updates add up to. ``draws`` counts how often holders
+    may have been drawn: every line of a round, and one more for every time the run was resumed."""
 
     folder: Path
     id: str
     settings: Settings
     start: Json
     end: Json
-    rounds: dict[int, Json]
+    rounds: dict[int, Round]
     evaluations: dict[int, Json]
-    accepted: tuple[Accepted, ...]
+    histories: dict[str, History]
+    draws: int
     yardsticks: tuple[Json, ...]
 
     @property
@@ -65,44 +61,66 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read config.toml, metrics.jsonl, yardsticks.json."""
-    events = _read_events(folder / "metrics.jsonl")
-    start = next((e for e in events if e["event"] == "start"), None)
+    start: Json | None = None
+    end: Json = {}
+    rounds: dict[int, Round] = {}
+    evaluations: dict[int, Json] = {}
+    histories: dict[str, History] = {}
+    draws = 0
+    for event in _events(folder / "metrics.jsonl"):
+        kind = event["event"]
+        if kind == "start":
+            start = start or event
+        elif kind == "end":
+            end = event
+        elif kind == "evaluation":
+            evaluations[event["round"]] = event
+        elif kind == "round":
+            draws += 1
+            rounds[event["round"]] = Round.of(event)
+            add_round(histories, event)
+        elif kind == "resume":
+            draws += 1
     if start is None:
         raise ConfideError(
             "report.metrics",
             f"metrics.jsonl of {folder.name!r} has no start line.",
             "The run ended before it began; start it again.",
         )
-    rounds, evaluations = _newest(events)
+    for history in histories.values():
+        history.finish()
     yardsticks = folder / "yardsticks.json"
     return Run(
         folder=folder,
         id=str(start["run"]),
         settings=_read_settings(folder / "config.toml"),
         start=start,
-        end=next((e for e in reversed(events) if e["event"] == "end"), {}),
-        rounds=rounds,
-        evaluations=evaluations,
-        accepted=tuple(_accepted(events)),
+        end=end,
+        rounds=dict(sorted(rounds.items())),
+        evaluations=dict(sorted(evaluations.items())),
+        histories=histories,
+        draws=draws,
         yardsticks=tuple(json.loads(yardsticks.read_text("utf-8")) if yardsticks.is_file() else ()),
     )
 
 
-def _read_events(path: Path) -> list[Json]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    events = []
-    for number, line in enumerate(lines, 1):
-        try:
-            events.append(json.loads(line))
-        except ValueError as error:
-            if number == len(lines):
-                break  # the coordinator was killed while it wrote its last line
-            raise ConfideError(
-                "report.metrics",
-                f"Line {number} of metrics.jsonl in {path.parent.name!r} is not JSON.",
-                "Restore the file; the report is computed from it.",
-            ) from error
-    return events
+def _events(path: Path) -> Iterator[Json]:
+    """The lines, one by one; only the last may be torn: the coordinator was killed writing it."""
+    torn = 0
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if torn:
+                raise ConfideError(
+                    "report.metrics",
+                    f"Line {torn} of metrics.jsonl in {path.parent.name!r} is not JSON.",
+                    "Restore the file; the report is computed from it.",
+                )
+            try:
+                event = json.loads(line)
+            except ValueError:
+                torn = number
+                continue
+            yield event
 
 
 def _read_settings(path: Path) -> Settings:
@@ -116,33 +134,3 @@ def _read_settings(path: Path) -> Settings:
         ) from error
     flat = {f"{room}.{key}": value for room, keys in tables.items() for key, value in keys.items()}
     return from_flat(flat)
-
-
-def _newest(events: Iterable[Json]) -> tuple[dict[int, Json], dict[int, Json]]:
-    """Rounds and evaluations as they count: of a round done again, the last line."""
-    rounds: dict[int, Json] = {}
-    evaluations: dict[int, Json] = {}
-    for event in events:
-        if event["event"] == "round":
-            rounds[event["round"]] = event
-        elif event["event"] == "evaluation":
-            evaluations[event["round"]] = event
-    return dict(sorted(rounds.items())), dict(sorted(evaluations.items()))
-
-
-def _accepted(events: Iterable[Json]) -> Iterable[Accepted]:
-    for event in events:
-        for update in event["accepted"] if event["event"] == "round" else ():
-            yield Accepted(
-                round=event["round"],
-                holder=str(update["holder"]),
-                receipt=_receipt(update.get("receipt")),
-            )
-
-
-def _receipt(told: Any) -> Receipt | None:
-    """None for what is no receipt; the check that each update has one then fails."""
-    try:
-        return Receipt.from_json(told)
-    except ConfideError:
-        return None

@@ -70,6 +70,35 @@ def line_chart(
     )
 
 
+def curve_chart(
+    points: Sequence[Sequence[float | None]], claim: tuple[float, float], title: str
+) -> str:
+    """Epsilon over delta, delta on a scale of powers of ten; the dot is the claim."""
+    line = [(math.log10(delta), epsilon) for delta, epsilon in points if delta and epsilon]
+    if not line:
+        return ""
+    line = sorted([*line, (math.log10(claim[0]), claim[1])])
+    ticks = _ticks(0.0, max(y for _, y in line))
+    frame = _Frame(line[0][0], line[-1][0], ticks[0], ticks[-1])
+    powers = range(math.ceil(line[0][0] - 1e-9), math.floor(line[-1][0] + 1e-9) + 1)
+    labels = "".join(
+        f'<text x="{frame.x(power)}" y="98%" text-anchor="'
+        f'{"end" if power == powers[-1] else "middle"}">1e{power:d}</text>'
+        for power in powers[::2] or [powers[0]]
+    )
+    x, y = frame.x(math.log10(claim[0])), frame.y(claim[1])
+    told = f"{epsilon_text(claim[1])} at {claim[0]:g}"
+    marks = [_grid(frame, ticks, share=False), labels, _line(frame, "", line, chief=True)]
+    marks.append(
+        f'<circle class="dot" cx="{x}" cy="{y}" r="5"/>'
+        f'<text class="value" x="{x}" y="{y}" dx=".7em" dy="-.6em">{told}</text>'
+    )
+    return (
+        f'<svg class="chart" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>{''.join(marks)}</svg>"
+    )
+
+
 class _Frame:
     """From data to percentages of the drawing."""
 

@@ -23,6 +23,7 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     console.print(
         Group(
             _claim(report),
+            _section("For someone who sees only the adapter", _outsider(report["outsider"])),
             _section("Utility", _utility(report["utility"])),
             _section("Holders", _holders(report["holders"])),
             _section("What left the holders", _released(report["released"])),
@@ -37,7 +38,7 @@ def outcome(report: Mapping[str, Any]) -> str:
     utility, claim = report["utility"], report["claim"]
     before, after = (utility[when]["accuracy"] for when in ("before", "after"))
     gained = f"Accuracy {percent(before)} before, {percent(after)} after"
-    if claim["epsilon"] is None:
+    if not claim["private"] or claim["epsilon"] is None:
         return f"{gained}; NOT DIFFERENTIALLY PRIVATE."
     spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
     return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}."
@@ -88,6 +89,15 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
         border_style="green" if good else "red",
         padding=(1, 2),
     )
+
+
+def _outsider(outsider: Mapping[str, Any]) -> RenderableType:
+    if outsider["epsilon"] is None:
+        return Text(f"No smaller figure is given. {outsider['reason']}")
+    words = Text(
+        f"epsilon = {epsilon_text(outsider['epsilon'])} at delta = {outsider['delta']:g}. "
+    )
+    return words.append(f"{outsider['assumption']} Not towards the coordinator.", style="dim")
 
 
 def _utility(utility: Mapping[str, Any]) -> RenderableType:

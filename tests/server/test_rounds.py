@@ -24,6 +24,7 @@ from confide.server.checkpoint import load_checkpoint
 from confide.server.evaluation import Evaluator
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
+from confide.server.selection import KEY
 from tests.server.federated import Transport, config, events, holders
 
 Spoil = Callable[[Task, dict[int, Reply]], Mapping[int, Reply]]
@@ -311,8 +312,10 @@ def test_with_too_few_connected_nobody_is_asked_and_nothing_is_charged(
 
 def test_a_part_of_the_holders_takes_turns(make: Make) -> None:
     bench = make(round__count=6, round__holders=2)
+    bench.folder.write(KEY, b"k" * 32)
     bench.run()
     assert all(len(asked) == 2 for asked in bench.transport.asked)
+    assert [(event["asked"], event["connected"]) for event in bench.rounds()] == [(2, 3)] * 6
     assert len({tuple(asked) for asked in bench.transport.asked}) > 1
     charged = 0
     for holder in bench.transport._holders:

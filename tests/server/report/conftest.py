@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from confide import __version__
 from confide.common.privacy.accountant import GaussianSteps, calibrate, epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger, Receipt
 from confide.common.privacy.plan import Plan, Relation, Trust, Unit
@@ -115,7 +116,12 @@ def start_line() -> dict[str, Any]:
             "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         },
         "federation": {"holders": HOLDERS},
-        "software": {"confide": "0.1.0", "torch": "2.13.0", "opacus": "1.6.0", "flwr": "1.41.0"},
+        "software": {
+            "confide": __version__,
+            "torch": "2.13.0",
+            "opacus": "1.6.0",
+            "flwr": "1.41.0",
+        },
     }
 
 

@@ -16,7 +16,8 @@ from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
 from confide.server.cli import add_commands
 from confide.server.report.build import write_report
-from confide.server.report.verify import covers, verify_run
+from confide.server.report.ledgers import covers
+from confide.server.report.verify import verify_run
 
 WITH_LEDGER = ["holder-00", "holder-01"]
 DIFFERENT = 1
@@ -61,6 +62,22 @@ def test_an_honest_report_agrees_with_its_ledgers(reported: Path) -> None:
         (lambda r: r["holders"][0]["receipt"].update(head="0" * 64), "holder-00: the receipt"),
         (lambda r: r["holders"][0]["receipt"].update(ledger_id="x"), "holder-00: the receipt"),
         (lambda r: r["claim"].update(unit="person"), "holder-00: its charges are per record"),
+        (lambda r: r["claim"].update(delta=1e-4), "holder-00: its charges were made at delta"),
+        (lambda r: r["claim"].update(sentence="Safe."), "claim: its sentence"),
+        (lambda r: r["claim"].update(in_plain_words="Nobody is found."), "claim: its in plain"),
+        (lambda r: r["claim"]["attacker"][0].update(true_positive_rate=0.02), "claim: its att"),
+        (lambda r: r["claim"]["groups"][1].update(epsilon=9.0), "claim: its groups"),
+        (lambda r: r["claim"]["curve"][0].__setitem__(1, 1.0), "claim: its curve"),
+        (lambda r: r["claim"]["curve"].pop(), "claim: its curve"),
+        (lambda r: r["checks"][2].update(passed=False), "claim: it says private, although"),
+        (lambda r: r["outsider"].update(epsilon=1.0, client_rate=1.0), "outsider: an epsilon"),
+        (lambda r: r["holders"][0].update(epsilon_prv=7.5), "holder-00: epsilon by PRV"),
+        (lambda r: r["holders"][0].update(rounds=21), "holder-00: the report has 21 accepted"),
+        (lambda r: r["holders"][0].update(epsilon_all_runs=1.0), "holder-00: epsilon of all"),
+        (
+            lambda r: r["holders"][0]["epsilon_rounds"][3].__setitem__(1, 0.5),
+            "holder-00: epsilon after round",
+        ),
     ],
 )
 def test_every_difference_is_named(
@@ -121,9 +138,23 @@ def test_without_any_ledger_nothing_is_called_verified(reported: Path) -> None:
 
 def test_a_report_that_calls_a_run_without_noise_private_is_found(reported: Path) -> None:
     edit(reported, lambda r: r["settings"].update({"privacy.trust": "off"}))
-    assert verify_run(reported).differences == (
-        "claim: noise was off, but the report says private",
-    )
+    found = verify_run(reported).differences
+    assert found[0] == "claim: noise was off, but the report says private"
+
+
+def test_a_page_that_shows_another_report_is_found(reported: Path) -> None:
+    page = reported / "report.html"
+    page.write_text(page.read_text().replace("at most epsilon = ", "at most epsilon = 0."))
+    expected = ("report.html: it does not show what report.json says",)
+    assert verify_run(reported).differences == expected
+
+
+def test_a_report_that_lacks_a_part_is_refused_by_its_code(reported: Path) -> None:
+    edit(reported, lambda r: r["claim"].pop("curve"))
+    with pytest.raises(ConfideError) as caught:
+        verify_run(reported)
+    assert caught.value.code == "report.corrupt"
+    assert caught.value.hint
 
 
 def test_verifying_changes_no_byte_of_a_ledger(reported: Path) -> None:

@@ -1,0 +1,153 @@
+"""What each holder spent in a run, and how that is known.
+
+The events are those of a holder's ledger when the folder holds one, otherwise those of its newest
+receipt, plus what it may have charged without our knowing: who timed out, or was turned away at
+the gate, has spent its round, and only the next receipt would say so. Nothing is estimated
+downwards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ...common.privacy import accountant
+from ...common.privacy.accountant import GaussianSteps
+from ...common.privacy.ledger import Receipt
+from .figures import Steps
+from .histories import History
+from .ledgers import LedgerFacts
+from .reading import Run
+
+CURVE_POINTS = 12  # rounds at which epsilon is recomputed for the chart
+CURVE_HOLDERS = 12  # more different holders than this: only the extremes are drawn
+# Failures that come before a holder charges its ledger, so that nothing was spent.
+BEFORE_CHARGE = ("ledger.budget-exhausted", "policy.", "transport.gone")
+NAMELESS = "node-"  # a holder that never answered is known by the number of its node only
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """What one holder spent in this run. ``basis`` is ledger, receipt or plan; ``open_rounds``
+    counts rounds in which it may have charged without our knowing."""
+
+    name: str
+    history: History
+    steps: Steps
+    basis: str
+    open_rounds: int
+    ledger: LedgerFacts | None
+
+    @property
+    def newest(self) -> Receipt | None:
+        """The last receipt that it gave."""
+        return self.history.newest
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nothing at all is known of what it spent."""
+        return bool(self.open_rounds and not self.steps)
+
+
+def accounts_of(run: Run, ledgers: dict[str, LedgerFacts]) -> list[Account]:
+    """Every holder's, by name."""
+    open_rounds = _OpenRounds(run)
+    return [
+        _account(run, name, ledgers.get(name), open_rounds) for name in _holder_names(run, ledgers)
+    ]
+
+
+def left_out(run: Run) -> Iterable[tuple[int, str, str]]:
+    """Round, holder and code of each answer that was missing or refused."""
+    for number, line in run.rounds.items():
+        for who, code in line.left_out:
+            yield number, who, code
+
+
+def _holder_names(run: Run, ledgers: dict[str, LedgerFacts]) -> list[str]:
+    """Every holder that is known by name, and every node that can be none of these."""
+    known = set(run.histories) | set(ledgers)
+    known |= {name for _, name, _ in left_out(run) if not name.startswith(NAMELESS)}
+    strangers: set[str] = set()
+    for line in run.rounds.values():
+        nameless = {who for who, code in line.left_out if _may_charge(who, code)}
+        if len(nameless) > len(known - line.answered):
+            strangers |= nameless
+    return sorted(known | strangers)
+
+
+def _may_charge(name: str, code: str) -> bool:
+    return name.startswith(NAMELESS) and not code.startswith(BEFORE_CHARGE)
+
+
+def _account(run: Run, name: str, ledger: LedgerFacts | None, open_rounds: _OpenRounds) -> Account:
+    history = run.histories.get(name, History())
+    steps: Steps = history.newest.steps_run if history.newest else ()
+    basis, missing = "receipt" if history.newest else "plan", 0
+    if ledger is not None and not ledger.fault:
+        steps, basis = ledger.steps, "ledger"
+    else:
+        missing = open_rounds.of(name, history.last_round)
+        steps = (*steps, *_open_steps(run, steps, missing))
+    return Account(
+        name=name,
+        history=history,
+        steps=accountant.merge(steps),
+        basis=basis,
+        open_rounds=missing,
+        ledger=ledger,
+    )
+
+
+class _OpenRounds:
+    """Rounds in which a holder may have charged without our knowing. Where only a node's number
+    is known, it may have been any holder that did not answer."""
+
+    def __init__(self, run: Run) -> None:
+        self._by_name: dict[str, set[int]] = {}
+        self._nameless: list[tuple[int, frozenset[str]]] = []
+        for number, line in run.rounds.items():
+            charged = [who for who, code in line.left_out if not code.startswith(BEFORE_CHARGE)]
+            for who in charged:
+                self._by_name.setdefault(who, set()).add(number)
+            if any(who.startswith(NAMELESS) for who in charged):
+                self._nameless.append((number, line.answered))
+
+    def of(self, name: str, after: int) -> int:
+        rounds = {number for number in self._by_name.get(name, ()) if number > after}
+        rounds |= {n for n, answered in self._nameless if n > after and name not in answered}
+        return len(rounds)
+
+
+def _open_steps(run: Run, steps: Steps, rounds: int) -> Steps:
+    """As many steps as the open rounds have, like the holder's last; at rate 1 if there is none."""
+    noise = steps[-1].noise_multiplier if steps else run.settings.privacy.noise_multiplier
+    if not rounds or not noise:
+        return ()
+    rate, count = steps[-1].sampling_rate if steps else 1.0, rounds * run.settings.train.steps
+    return (GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=count),)
+
+
+def curves(run: Run, accounts: Iterable[Account], spent: dict[str, float]) -> dict[str, Points]:
+    """epsilon after some of the rounds, for the chart, of holders that differ."""
+    by_steps = {account.steps: spent[account.name] for account in accounts}
+    shown = sorted(by_steps, key=lambda steps: by_steps[steps])
+    if len(shown) > CURVE_HOLDERS:
+        shown = [shown[0], shown[-1]]
+    return {
+        account.name: _curve(run, account)
+        for account in accounts
+        if account.newest and account.steps in shown
+    }
+
+
+Points = list[list[float]]
+
+
+def _curve(run: Run, account: Account) -> Points:
+    marks = dict(account.history.marks)
+    rounds = sorted(marks)
+    chosen = sorted({*rounds[:: math.ceil(len(rounds) / CURVE_POINTS)], rounds[-1]})
+    delta = run.settings.privacy.delta
+    return [[float(r), accountant.epsilon_pld(marks[r], delta)] for r in chosen]

@@ -1,0 +1,98 @@
+"""The report's standing words: what left the holders, who answers for it, what is not covered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from ...common.privacy.plan import Unit
+from . import Json, group_text
+from .accounts import Account
+from .reading import Run
+
+
+def released(run: Run, accounts: Sequence[Account]) -> Json:
+    """Everything that left a holder, or that the run made public, by who answers for it."""
+    s, trained = run.settings, run.start.get("model", {}).get("trained")
+    kind = "sum of clipped gradients" if s.round.mode == "gradient" else "change of the adapter"
+    size = f" of {trained:,} numbers" if trained else ""
+    update = f"One {kind}{size} per round and holder"
+    guarded = (
+        f"clipped to {s.privacy.clip:g} per {run.unit}; the holder added Gaussian noise itself"
+    )
+    rates = [step.sampling_rate for account in accounts for step in account.steps]
+    tells = (
+        f"with the public batch of {s.train.batch} it tells how many {run.unit}s a holder has"
+        if min(rates, default=0.0) < 1
+        else f"it is 1, which tells that no holder has more than {s.train.batch} {run.unit}s"
+    )
+    bare = [] if run.private else [(update, "no noise was added: it can reveal records")]
+    return {
+        "accounted": _things([(update, guarded)] if run.private else []),
+        "public": _things(_PUBLIC),
+        "not_accounted": _things([*bare, ("The sampling rate", tells), *_NOT_ACCOUNTED]),
+    }
+
+
+def _things(pairs: Iterable[tuple[str, str]]) -> list[Json]:
+    return [{"what": what, "why": why} for what, why in pairs]
+
+
+_PUBLIC = (
+    ("The base model and the adapter at the start", "they hold no private text"),
+    ("The settings of the run", "chosen by the coordinator"),
+    ("Accuracy and loss by round", "measured by the coordinator on public held-out text"),
+)
+_NOT_ACCOUNTED = (
+    ("Which holders took part, and why one did not", "whoever coordinates sees who answers"),
+    ("The ledger's length and total in each receipt", "they tell of the holder's other runs"),
+    ("The time of each answer", "it depends on the machine and on how many records were drawn"),
+)
+
+
+def not_protected(run: Run, groups: Sequence[Json]) -> list[Json]:
+    """What the claim does not cover, whoever the holder is."""
+    return _things([_weaker(run, groups), *_NOT_PROTECTED])
+
+
+def _weaker(run: Run, groups: Sequence[Json]) -> tuple[str, str]:
+    """For whom the promise is weaker than it may sound."""
+    person = run.settings.data.person
+    if run.unit is Unit.PERSON:
+        apart = (
+            f"Persons are the values of the column {person!r}, as the holder filled it in. Someone"
+            " under two of them counts as two persons, and what one person's records say of another"
+            " is protected as the first one's alone."
+        )
+        return ("A person under several names", apart)
+    column = f" The column {person!r} names persons, but was not the unit." if person else ""
+    weaker = "".join(
+        f" With {group['records']} at one holder, epsilon is {group_text(group['epsilon'])}."
+        for group in groups
+    )
+    several = f"The promise is for one record; for a person with more it is weaker.{weaker}{column}"
+    return ("A person with several records", several)
+
+
+_NOT_PROTECTED = (
+    (
+        "One person at several holders",
+        "Each holder accounts for its own text. What several of them spend on the same person "
+        "adds up, and none of them can know it.",
+    ),
+    (
+        "Facts shared by many",
+        "What many records say, an adapter may learn and repeat. It would do so without any "
+        "single one of them, and so no claim of this kind covers it.",
+    ),
+    ("The holder's own machine", "Its disks, logs and backups, and whoever may read them."),
+    (
+        "A holder that runs other software",
+        "The noise is added by the holder's own copy of confide. A receipt is the holder's word; "
+        "only its ledger can be verified.",
+    ),
+    (
+        "Limits of the machine",
+        "Noise is drawn and added in floating point, and computing time depends on the text: "
+        "attacks on rounding or on time are made harder, and are not excluded.",
+    ),
+)
