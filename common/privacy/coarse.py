@@ -51,10 +51,11 @@ def deltas(steps: Sequence[GaussianSteps], epsilons: NDArray[np.float64]) -> NDA
     if all(s.sampling_rate == 1 for s in merged):
         # Gaussians add up to one of sensitivity / std = mu (Balle and Wang 2018).
         mu = math.sqrt(sum(s.steps / s.noise_multiplier**2 for s in merged))
-        return np.clip(_removed(epsilons, 1 / mu, 1.0), 0.0, 1.0)
-    pld = _pld(merged)
-    found = np.array([pld.get_delta_for_epsilon(float(one)) for one in epsilons])
-    return np.clip(found, 0.0, 1.0)
+        found = _removed(epsilons, 1 / mu, 1.0)
+    else:
+        pld = _pld(merged)
+        found = np.array([pld.get_delta_for_epsilon(float(one)) for one in epsilons])
+    return found.clip(0.0, 1.0)
 
 
 def _fits(merged: tuple[GaussianSteps, ...]) -> bool:
@@ -85,7 +86,8 @@ def _pld_of_one(noise_multiplier: float, sampling_rate: float) -> Any:
     pmfs = []
     for (first, last), divergence in (((low, high), _removed), ((-high, -low), _added)):
         start, end = math.floor(first / INTERVAL), math.ceil(last / INTERVAL)
-        exact = divergence(np.arange(start, end + 1) * INTERVAL, z, q)
+        losses = np.arange(start, end + 1, dtype=np.float64) * INTERVAL
+        exact = divergence(losses, z, q)
         falling = np.minimum.accumulate(np.clip(exact, 0.0, 1.0))
         pmfs.append(
             pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(INTERVAL, start, end, falling)
