@@ -153,10 +153,10 @@ class Holder:
         if known is None or not self._untouched() or (known.unit, known.person) != _unit(settings):
             return
         plan = plan_for(settings, known.units)
-        review_plan(plan, self.site.policy, ledger.steps(task.run))
         refused = ledger.objection(task.run, plan, *limits)
         if refused is not None:
             raise refused
+        review_plan(plan, self.site.policy, ledger.steps(task.run))
 
     def _untouched(self) -> bool:
         """Whether the ledger was written to after the text."""

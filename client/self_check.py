@@ -54,7 +54,6 @@ def check_per_example(engine: PerExample, loaded: LoadedModel, settings: Setting
             alone = _flat([torch.zeros_like(p) if p.grad is None else p.grad for p in trained])
             engine.forget()
             _compare(together[index], alone, _HALF if loaded.trunk.bfloat16 else _EXACT)
-    loaded.model.train()
 
 
 def _backward(

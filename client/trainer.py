@@ -89,6 +89,7 @@ class Trainer:
             return self._train(adapter, text, settings, plan, generator, chosen, ready)
         finally:
             ready.engine.forget()
+            self._loaded.model.eval()
 
     def _train(
         self,
@@ -167,6 +168,8 @@ def _prepared(loaded: LoadedModel, settings: Settings) -> _Prepared:
     except BaseException:
         engine.remove_hooks()
         raise
+    finally:
+        loaded.model.eval()
     vars(loaded.model)["_prepared"] = ready
     return ready
 

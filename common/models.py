@@ -232,7 +232,7 @@ def _attach(base: PreTrainedModel, settings: Settings) -> PeftModel:
         if frozen and "modules_to_save" not in name:
             parameter.requires_grad_(False)
     _zero_head(model)
-    return model.train()
+    return model.eval()  # dropout of adapters is on for as long as the trainer trains, no longer
 
 
 def _zero_head(model: PeftModel) -> None:

@@ -7,11 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from confide.client.holder import plan_for
+from confide.client.trainer import Trainer
 from confide.common.adapter import set_adapter
+from confide.common.batches import EncodedText
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
+from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import Settings, from_flat
+from confide.common.tasks import task_for
 from confide.common.tensors import unflatten
+from confide.common.text.readers import read_records
 from confide.server.evaluation import Evaluator
 from tests import tiny
 
@@ -69,6 +75,34 @@ def test_the_adapter_that_the_model_carries_now_is_scored(
     after = evaluator.score()
     assert after.loss == pytest.approx(0.693147, abs=1e-5)
     assert before.loss != after.loss
+
+
+def test_dropout_of_the_adapter_is_off_before_and_after_training(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    settings = from_flat(
+        {**tiny.config(tiny_model, tmp_path, tmp_path), "lora.dropout": 0.5, "privacy.trust": "off"}
+        | {"privacy.noise-multiplier": 0.0}
+    )
+    loaded = load_model(settings)
+    values = torch.randn(loaded.schema.size, generator=torch.Generator().manual_seed(11))
+    evaluator = Evaluator(loaded, settings, tiny_federation)
+
+    def score() -> float:
+        set_adapter(loaded.model, unflatten(values, loaded.schema.shapes))
+        return evaluator.score().loss
+
+    first = score()
+    assert first == pytest.approx(by_hand(loaded)[0], abs=1e-5)
+    trainer = Trainer(loaded)
+    trainer.prepare(settings)
+    assert score() == first
+    records = read_records(tiny_federation / "public.jsonl", text="text", target="label")
+    text = EncodedText(
+        task_for(settings.task).encode(records, loaded.tokenizer, loaded.max_length), loaded
+    )
+    trainer.train(values, text, settings, plan_for(settings, PUBLIC), SecureGenerator())
+    assert score() == first
 
 
 def test_evaluation_leaves_no_gradient_behind(
