@@ -331,7 +331,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_can_go_on(
 
     def full(dir: Path, prefix: str) -> Any:  # noqa: A002 - the name that mkstemp has
         calls.append(1)
-        if len(calls) > 3:  # config, the first checkpoint, that of round 1
+        if len(calls) > 4:  # config, draw key, the first checkpoint, that of round 1
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(dir=dir, prefix=prefix)
 
