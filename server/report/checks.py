@@ -13,7 +13,13 @@ from .reading import Run
 
 # What a holder answers when its own checks before or within a release fail (client/self_check.py,
 # client/private_step.py).
-SELF_CHECKS = ("train.self-check", "train.noise", "train.no-gradient", "train.batch-shape")
+SELF_CHECKS = (
+    "train.self-check",
+    "train.clip",
+    "train.noise",
+    "train.no-gradient",
+    "train.batch-shape",
+)
 
 
 def run_checks(run: Run, accounts: Sequence[Account], holders: Sequence[Json]) -> list[Json]:
@@ -89,8 +95,9 @@ def _check_self_checks(run: Run, accounts: Sequence[Account]) -> Json:
         "Gradients and noise were checked at each holder",
         problems,
         "confide releases no update unless, at the holder: gradients of made-up records agreed"
-        " with those of each record alone, before the charge; each clipped sum was bounded by"
-        " construction; each draw of noise had the variance it must have. No holder said otherwise."
+        " with those of each record alone, before the charge; every trained tensor had a gradient"
+        " of its own for each record, and moved; no clipped gradient was longer than the clip norm;"
+        " each draw of noise had the variance it must have. No holder said otherwise."
         " This is the holders' word.",
         hard=False,
     )

@@ -15,6 +15,7 @@ from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
 from confide.client.per_example import PerExample
+from confide.client.per_example.lora import Layer
 from confide.common.errors import ConfideError
 from tests.client.architectures import LABELS, LENGTHS, PAD, TASKS, WIDTH, Batch, base_model
 from tests.client.gradients import (
@@ -79,6 +80,43 @@ def test_a_layer_that_is_called_twice_adds_up(name: str) -> None:
     model, batch = with_adapter(Twice(), TWICE[name]), numbers()
     expected = one_by_one(model, "classification", batch)
     assert_same(per_example(model, "classification", batch), expected)
+
+
+@pytest.mark.parametrize("frozen", ["", "lora_A"])
+@pytest.mark.parametrize("name", ["lora", "lora and head"])
+def test_a_branch_is_the_same_beside_the_weights_and_added_to_them(
+    name: str, frozen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways, merged = [], Layer.merged
+
+    def spied(layer: Layer, tokens: int) -> bool:
+        ways.append(merged(layer, tokens))
+        return ways[-1]
+
+    model, batch = with_adapter(Twice(), TWICE[name], frozen), numbers()
+    expected = one_by_one(model, "classification", batch)
+    monkeypatch.setattr(Layer, "merged", spied)
+    assert_same(per_example(model, "classification", batch), expected)
+    assert ways == [True, False, False, True], "all tokens, their mean, and both back again"
+
+
+@pytest.mark.parametrize("merged", [True, False])
+@pytest.mark.parametrize("frozen", ["", "lora_A"])
+def test_the_input_of_a_layer_is_kept_only_where_a_gradient_is_made_of_it(
+    frozen: str, merged: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = with_adapter(Twice(), TWICE["lora"], frozen), numbers()
+    monkeypatch.setattr(Layer, "merged", lambda *_: merged)
+    kept: list[int] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        kept.append(tensor.data_ptr())
+        return tensor
+
+    x = batch.inputs["x"]
+    with attached(model), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        model(x=x)
+    assert (x.data_ptr() in kept) is not bool(frozen)
 
 
 class Flat(Small):

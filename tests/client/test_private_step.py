@@ -271,7 +271,23 @@ def test_noise_of_another_size_is_refused_before_it_is_added() -> None:
             check_noise(factor * draw)
 
 
-@pytest.mark.parametrize("part", [1, 7, 1 << 22])
+def test_a_clipped_gradient_that_is_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    (value,) = parameters((4,))
+    optimizer = optimizer_for([value], plan())
+    value.grad_sample = 100 * torch.ones(3, 4)  # type: ignore[attr-defined]
+    monkeypatch.setattr(optimizer, "max_grad_norm", _Shorter(CLIP))
+    with pytest.raises(ConfideError, match=r"train\.clip"):
+        optimizer.step()
+
+
+class _Shorter(float):
+    """A clip norm whose product, the bound, is half of what it is everywhere else."""
+
+    def __mul__(self, other: float) -> float:
+        return float(self) / 2 * other
+
+
+@pytest.mark.parametrize("part", [1, 20, 1 << 22])  # one column at a time, two, all
 def test_however_the_rows_are_cut_the_sum_is_the_same(
     monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
