@@ -17,11 +17,11 @@ PYTEST_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all kills bench bench-step lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all kills mutants bench bench-step lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all kills bench bench-step lint format types arrows unit clean"
+	echo "others: venv assets test-all kills mutants bench bench-step lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -121,6 +121,11 @@ test-all: lint types arrows assets
 kills: venv
 	@echo "== tests: kills and power failures"
 	timeout 3600 pytest -m slow tests/crash $(PYTEST_ARGS)
+
+# Some fifty faults, each of which a test must find; half an hour.
+mutants: assets
+	@echo "== tests: mutants"
+	timeout 7200 python tests/mutants/run.py
 
 # The tables of docs/benchmarks.md; hours on two cores.
 bench: assets

@@ -1,0 +1,28 @@
+"""The table of mutants stays true while the code moves; `make mutants` tries them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.table import MUTANTS, Mutant
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])
+def test_a_mutant_stands_at_one_place_and_is_still_python(mutant: Mutant) -> None:
+    whole = (ROOT / mutant.file).read_text(encoding="utf-8")
+    assert whole.count(mutant.old) == 1, "write down what the code says now"
+    broken = whole.replace(mutant.old, mutant.new)
+    assert broken != whole
+    ast.parse(broken)
+    assert mutant.tests
+    assert all((ROOT / test.partition("::")[0]).is_file() for test in mutant.tests)
+
+
+def test_each_mutant_has_a_name_of_its_own() -> None:
+    names = [mutant.name for mutant in MUTANTS]
+    assert len(set(names)) == len(names)
