@@ -18,6 +18,7 @@ from confide.simulations.doctor import diagnose
 from confide.simulations.doctor_cli import add_commands
 from confide.simulations.scenario import load_scenario, run_config
 from tests import tiny
+from tests.server.report.conftest import MakeRun, make_run, pattern  # noqa: F401 - fixtures
 
 NOT_PRIVATE = 1
 
@@ -148,6 +149,31 @@ def test_json_has_every_finding_and_what_cannot_happen(cache: Path, tmp_path: Pa
     assert set(told["findings"][0]) == {"name", "severity", "what", "why", "fix"}
     assert told["facts"] == "the prepared federation nyt-10"
     assert told["cannot_happen"][0]["test"].startswith("tests/")
+
+
+def test_a_run_is_looked_at_by_its_folder_or_as_the_latest(
+    make_run: MakeRun,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = make_run(aggregate__method="lora", privacy__trust="local")
+    found = diagnose(str(folder))
+    assert found.subject == f"the run {folder.name}"
+    assert found.facts.source == "the run's ledgers and receipts"
+    assert {"both-factors", "record-though-persons"} <= {f.name for f in found.findings}
+    monkeypatch.chdir(folder.parent.parent)
+    assert diagnose("latest") == found
+
+
+def test_a_run_whose_claim_was_withdrawn_is_status_1(
+    make_run: MakeRun,  # noqa: F811
+) -> None:
+    def bare(lines: list[dict[str, Any]]) -> None:
+        first = next(line for line in lines if line["event"] == "round")
+        first["accepted"][5]["receipt"]["steps_run"] = []
+
+    done = doctor(str(make_run(bare)))
+    assert done.exit_code == NOT_PRIVATE
+    assert "[check-failed] Failed: Every accepted update was noised" in done.stdout
 
 
 def test_nothing_of_the_text_is_printed(cache: Path) -> None:
