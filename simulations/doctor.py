@@ -133,17 +133,20 @@ def _of_federation(settings: Settings) -> Facts:
 
 def _persons(file: Path, column: str) -> Counter[str | None]:
     """How many records each person has; None is whoever the column does not name."""
+    broken = False
+    rows: list[Mapping[str, Any]] = []
     try:
         with file.open(encoding="utf-8") as lines:
-            rows = [json.loads(line) for line in lines if line.strip()]
-        return Counter(None if row.get(column) is None else str(row[column]) for row in rows)
-    except (OSError, ValueError, AttributeError):
-        pass  # what could not be parsed stays in the parser's exception
-    raise ConfideError(
-        "doctor.federation",
-        f"{file.name} of {file.parent.name!r} does not hold one JSON object a line.",
-        "Prepare the federation anew with `confide assets fetch`.",
-    )
+            rows = [dict(json.loads(line)) for line in lines if line.strip()]
+    except (OSError, ValueError, TypeError):
+        broken = True  # what could not be parsed stays in the parser's exception
+    if broken:
+        raise ConfideError(
+            "doctor.federation",
+            f"{file.name} of {file.parent.name!r} does not hold one JSON object a line.",
+            "Prepare the federation anew with `confide assets fetch`.",
+        )
+    return Counter(None if row.get(column) is None else str(row[column]) for row in rows)
 
 
 def _trained_values(settings: Settings) -> int:
