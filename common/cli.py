@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+if TYPE_CHECKING:
+    from .privacy.advice import Choice
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WithPrv = Annotated[bool, typer.Option("--prv", help="Also Opacus's PRV figure (imports torch).")]
@@ -40,16 +44,21 @@ def plan(
             help="Records (or persons) of the smallest holder.",
         ),
     ],
-    batch: Annotated[int, typer.Option(min=1, help="Expected size of a Poisson batch, in units.")],
     steps: Steps,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Expected size of a Poisson batch, in units; all by default."),
+    ] = None,
     unit: OfUnit = "record",
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
-    """The noise multiplier that keeps STEPS steps within EPSILON."""
+    """The noise multiplier that keeps STEPS steps within EPSILON, and what other batches would
+    need: with --batch for as much computing, without it for as many steps."""
+    from .privacy.advice import advise, same_computing, same_steps
     from .privacy.plan import Plan, Unit
 
-    rate = min(1.0, batch / n)
+    rate = 1.0 if batch is None else min(1.0, batch / n)
     made = Plan.calibrate(
         epsilon=epsilon,
         delta=delta,
@@ -60,7 +69,16 @@ def plan(
         unit=Unit(unit),
     )
     made.check_units(n)
-    _show(_figures(made.noise_multiplier, rate, steps, delta, unit, prv), as_json)
+    figures = _figures(made.noise_multiplier, rate, steps, delta, unit, prv)
+    pairs = same_steps(n, steps) if batch is None else same_computing(n, batch, steps)
+    choices = advise(pairs, epsilon=epsilon, delta=delta, units=n)
+    if as_json:
+        advice = [choice.to_json() for choice in choices]
+        typer.echo(json.dumps(figures | {"advice": advice}))
+        return
+    _show(figures, as_json)
+    same = "as many steps" if batch is None else "as much computing"
+    _show_advice(choices, min(batch or n, n), f"The same epsilon with {same}")
 
 
 def spent(
@@ -121,3 +139,32 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         text = f"{value:.6g}" if isinstance(value, float) else str(value)
         table.add_row(names.get(key, key), "infinite: not private" if value is None else text)
     Console().print(table)
+
+
+def _show_advice(choices: Sequence[Choice], chosen: int, title: str) -> None:
+    """Noise per unit of signal (``privacy.advice``) beside the least of the table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    least = min(choice.noise_to_signal for choice in choices)
+    table = Table("batch", "steps", "noise multiplier", "noise / signal", "", title=title)
+    for choice in choices:
+        marks = [
+            word
+            for word, true in (("least noise", choice.best), ("asked for", choice.batch == chosen))
+            if true
+        ]
+        table.add_row(
+            f"{choice.batch:,}",
+            f"{choice.steps:,}",
+            f"{choice.noise_multiplier:.3f}",
+            f"{choice.noise_to_signal / least:.2f} x",
+            ", ".join(marks),
+        )
+    console = Console()
+    console.print(table)
+    console.print(
+        "Noise on one coordinate over all steps, for as much signal. With every unit in each step"
+        " it is the same for any number of steps; fewer than ten rarely train.",
+        highlight=False,
+    )

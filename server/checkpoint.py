@@ -34,6 +34,7 @@ class Checkpoint:
         adapter: the whole adapter (N,).
         optimizer: the tensors of the optimizer, by name.
         receipts: the newest of each holder, which the next one has to go on from.
+        barred: holders whose ledger went back, whose word is not taken again.
     """
 
     round: int
@@ -42,6 +43,7 @@ class Checkpoint:
     adapter: Tensor
     optimizer: dict[str, Tensor]
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
+    barred: frozenset[str] = frozenset()
 
 
 def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
@@ -53,6 +55,7 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
         "advanced": state.advanced,
         "schema": state.schema,
         "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
+        "barred": sorted(state.barred),
     }
     folder.write(FILE, save(tensors, metadata={"state": json.dumps(header)}))
 
@@ -92,6 +95,7 @@ def _read(path: str) -> Checkpoint:
         adapter=tensors.pop("adapter"),
         optimizer={name.removeprefix(_OPTIMIZER): t for name, t in tensors.items()},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
+        barred=frozenset(header["barred"]),
     )
 
 

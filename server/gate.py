@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ from ..common.wire import Refusal, Reply, Task, Update, decode_vector
 _NAME = re.compile(r"(?!node-)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
 _CODE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _MOST_CODE = 64
+WENT_BACK = "gate.ledger"  # the code of a holder whose ledger lost what it had booked
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LEDGER_ID = re.compile(r"[0-9a-f]{16,64}")
 _MOST_NOISE = 1e9
@@ -60,17 +61,22 @@ def judge(
     settings: Settings,
     schema: AdapterSchema,
     receipts: Mapping[str, Receipt],
+    barred: Collection[str] = (),
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
     """Who of a round is accepted, by name, and who is left out with which code.
 
     Args:
         receipts: the newest of each holder that passed in an earlier round of this run.
+        barred: holders whose ledger went back in an earlier round.
     """
     passed: dict[int, Accepted] = {}
     failed: dict[int, str] = {}
     for node, reply in sorted(replies.items()):
         if isinstance(reply, Refusal):
             failed[node] = refusal_code(reply)
+            continue
+        if reply.holder in barred:
+            failed[node] = WENT_BACK
             continue
         try:
             passed[node] = check(reply, task, settings, schema, receipts.get(reply.holder))
@@ -114,7 +120,8 @@ def check(
 
     Raises:
         ConfideError: ``gate.name``, ``gate.task``, ``gate.schema``, ``gate.encoding``,
-            ``gate.not-finite``, ``gate.norm``, ``gate.receipt``, ``gate.noise``, ``wire.size``.
+            ``gate.not-finite``, ``gate.norm``, ``gate.receipt``, ``gate.ledger``, ``gate.noise``,
+            ``wire.size``.
     """
     if not _NAME.fullmatch(update.holder):
         raise ConfideError("gate.name", "The holder's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
@@ -183,16 +190,19 @@ def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
 
 
 def _check_progress(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
-    """The same ledger as before, longer, with this task's steps in it."""
+    """The same ledger as before, longer, with this task's steps in it.
+
+    A ledger's number is known to its holder and the coordinator alone, so that whoever states it
+    and less than before has put an older copy back: what it spent in between is missing for good.
+    """
     before = _total(last) if last else 0
-    if _total(receipt) < before + settings.train.steps:
+    if last and receipt.ledger_id != last.ledger_id:
+        raise ConfideError("gate.receipt", "The ledger is another one than before.")
+    contains = _total(receipt) >= before + settings.train.steps
+    if last and (not contains or receipt.entries <= last.entries or receipt.head == last.head):
+        raise ConfideError(WENT_BACK, "The ledger went back.")
+    if not contains:
         raise ConfideError("gate.receipt", "The receipt does not contain the steps of this task.")
-    if last and (
-        receipt.ledger_id != last.ledger_id
-        or receipt.entries <= last.entries
-        or receipt.head == last.head
-    ):
-        raise ConfideError("gate.receipt", "The ledger is another one or went back.")
 
 
 def _check_noise(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:

@@ -28,7 +28,7 @@ from ..common.wire import Task
 from .aggregation import ServerOptimizer, mean_change
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
-from .gate import Accepted, judge
+from .gate import WENT_BACK, Accepted, judge
 from .run_folder import RunFolder
 from .selection import select, selection_key
 from .transport import Transport, wait_for_nodes
@@ -50,6 +50,7 @@ class _State:
     done: int = 0
     advanced: int = 0
     receipts: dict[str, Receipt] = field(default_factory=dict)
+    barred: set[str] = field(default_factory=set)
 
 
 class Rounds:
@@ -108,7 +109,9 @@ class Rounds:
             optimizer = ServerOptimizer(flatten(tensors, trained_shapes), self._settings)
             optimizer.restore(found.optimizer)
             receipts = dict(found.receipts)
-            return _State(found.adapter, optimizer, found.round, found.advanced, receipts)
+            return _State(
+                found.adapter, optimizer, found.round, found.advanced, receipts, set(found.barred)
+            )
         adapter = initial_adapter(self._loaded, self._settings.run.seed)
         optimizer = ServerOptimizer(flatten(adapter, trained_shapes), self._settings)
         state = _State(flatten(adapter, self._schema.shapes), optimizer)
@@ -124,9 +127,12 @@ class Rounds:
         )
         task = self._task(number, state.adapter)
         replies = self._transport.ask(chosen, task, timeout)
-        accepted, left_out = judge(replies, task, settings, self._schema, state.receipts)
+        accepted, left_out = judge(
+            replies, task, settings, self._schema, state.receipts, state.barred
+        )
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
+        state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
         abandoned = len(accepted) < least
         state.receipts |= {holder: update.receipt for holder, update in accepted.items()}
         if not abandoned:
@@ -223,6 +229,7 @@ class Rounds:
                 adapter=state.adapter,
                 optimizer=state.optimizer.state(),
                 receipts=state.receipts,
+                barred=frozenset(state.barred),
             ),
         )
 

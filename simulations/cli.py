@@ -1,4 +1,5 @@
-"""The commands of this room: ``confide assets fetch|list``, ``simulate`` and ``bench``."""
+"""The commands of this room: ``confide assets fetch|list``, ``simulate`` and ``bench``, and the
+door to ``confide doctor`` (``doctor_cli``)."""
 
 from __future__ import annotations
 
@@ -30,6 +31,8 @@ Names = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Join this room's commands to the command line."""
+    from .doctor_cli import add_commands as add_doctor
+
     assets = typer.Typer(help="Public models and text for simulations.", no_args_is_help=True)
     assets.command("fetch")(fetch)
     assets.command("list")(show)
@@ -42,6 +45,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("ledger")(bench_ledger)
     bench.command("report")(bench_report)
     app.add_typer(bench, name="bench")
+    add_doctor(app)
 
 
 def fetch(names: Names = None, as_json: Json = False) -> None:

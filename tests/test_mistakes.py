@@ -124,6 +124,15 @@ MISTAKES = [
     Mistake("report verify nowhere", 1, ("'nowhere'", "below runs/")),
     Mistake("predict folder", 2, ("Missing argument", "TEXT")),
     Mistake("predict nowhere words", 1, ("'nowhere' is not a run folder", "below runs/")),
+    # the doctor
+    Mistake("doctor", 2, ("Missing argument", "CONFIG|RUN")),
+    Mistake("doctor nyy", 1, ("'nyy'", "Did you mean 'nyt'?")),
+    Mistake("doctor runs/nowhere", 1, ("runs/nowhere", "a run folder, or 'latest'")),
+    Mistake("doctor nowhere.toml", 1, ("nowhere.toml", "No such file", "a .toml file")),
+    Mistake("doctor latin.toml", 1, ("latin.toml", "is not TOML", "a .toml file")),
+    Mistake("doctor folder", 1, ("'folder' is not a run folder", "below runs/")),
+    Mistake("doctor key.toml", 1, ("key.toml", "'train.bach'", "Did you mean 'train.batch'?")),
+    Mistake("doctor flat.toml", 1, ("privacy.epsilon = 0", "(0, 100]", "8.0")),
     # benchmarks, and no command at all
     Mistake("bench step --models bret", 1, ("'bret'", "Known:")),
     Mistake("bench utility --epsilons eight", 1, ("'eight'", "or off")),
@@ -147,6 +156,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "taken" / "policy.toml").write_text("")
     (tmp_path / "typo.toml").write_text('source = "nyt"\nholder = 2\npartition = "unit"\n')
     (tmp_path / "key.toml").write_text(f'{scenario}[config]\n"train.bach" = 3\n')
+    (tmp_path / "flat.toml").write_text('"privacy.epsilon" = 0\n')
     with Ledger.open(tmp_path / "good.sqlite") as ledger:
         ledger.register("0" * 64, 400)
     monkeypatch.chdir(tmp_path)

@@ -93,7 +93,7 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         id=str(start["run"]),
-        settings=_read_settings(folder / "config.toml"),
+        settings=read_settings(folder / "config.toml"),
         start=start,
         end=end,
         rounds=dict(sorted(rounds.items())),
@@ -123,7 +123,12 @@ def _events(path: Path) -> Iterator[Json]:
             yield event
 
 
-def _read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> Settings:
+    """The settings in a run's config.toml.
+
+    Raises:
+        ConfideError: ``report.config``, and what ``from_flat`` refuses.
+    """
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

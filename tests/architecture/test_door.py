@@ -66,6 +66,7 @@ def heavy_behind(*arguments: str | Path) -> list[str]:
         "ledger --help",
         "client --help",
         "report --help",
+        "doctor movies",
     ],
 )
 def test_light_commands_import_nothing_heavy(arguments: str) -> None:

@@ -54,6 +54,22 @@ def test_a_person_costs_what_a_record_costs_among_as_many_units() -> None:
     assert run(f"{PLAN} --unit holder").exit_code != 0
 
 
+def test_plan_advises_on_batches_for_as_much_computing_or_as_many_steps() -> None:
+    line = PLAN.replace("--batch 400 --steps 20", "--batch 50 --steps 80")
+    rows = json.loads(run(f"{line} --json").stdout)["advice"]
+    assert [(row["batch"], row["steps"]) for row in rows[:2]] == [(400, 10), (200, 20)]
+    assert [row["batch"] for row in rows if row["best"]] == [400]
+    shown = run(line).stdout
+    assert "as much computing" in shown
+    assert shown.index("least noise") < shown.index("asked for")
+    line = PLAN.replace("--batch 400 ", "")
+    rows = json.loads(run(f"{line} --json").stdout)["advice"]
+    assert {row["steps"] for row in rows} == {20}
+    assert rows[0]["batch"] == 400
+    assert rows[0]["best"]
+    assert "as many steps" in run(line).stdout
+
+
 def test_people_get_a_table() -> None:
     output = run(SPENT).stdout
     assert "epsilon by PLD (the figure)" in output

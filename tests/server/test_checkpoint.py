@@ -40,6 +40,7 @@ def state(number: int = 3, **changes: Any) -> Checkpoint:
         "adapter": torch.arange(10.0) + number,
         "optimizer": {"momentum_buffer": torch.arange(6.0), "step": torch.tensor(3.0)},
         "receipts": {"holder-00": RECEIPT},
+        "barred": frozenset({"holder-01"}),
     }
     return Checkpoint(**{**values, **changes})
 
@@ -50,7 +51,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def same(a: Checkpoint, b: Checkpoint) -> bool:
-    plain = ("round", "advanced", "schema", "receipts")
+    plain = ("round", "advanced", "schema", "receipts", "barred")
     return (
         all(getattr(a, name) == getattr(b, name) for name in plain)
         and torch.equal(a.adapter, b.adapter)
@@ -156,7 +157,13 @@ def test_a_header_that_lacks_something_is_refused(folder: RunFolder, header: str
 
 
 def test_a_receipt_that_is_none_is_refused(folder: RunFolder) -> None:
-    fields = {"round": 1, "advanced": 1, "schema": SCHEMA.digest, "receipts": {"h": {"head": 1}}}
+    fields = {
+        "round": 1,
+        "advanced": 1,
+        "schema": SCHEMA.digest,
+        "receipts": {"h": {"head": 1}},
+        "barred": [],
+    }
     body = save({"adapter": torch.zeros(10)}, metadata={"state": json.dumps(fields)})
     folder.write(FILE, body)
     assert refused(folder) == "run.resume"

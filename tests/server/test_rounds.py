@@ -15,7 +15,7 @@ import torch
 from confide.client.trainer import Trainer
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
-from confide.common.privacy.ledger import Ledger
+from confide.common.privacy.ledger import Ledger, verify
 from confide.common.settings import Settings, from_flat
 from confide.common.tensors import flatten, unflatten
 from confide.common.wire import Refusal, Reply, Task, Update
@@ -47,7 +47,8 @@ class Bench:
         self.settings: Settings = from_flat(config(model, data, out, **overrides))
         self.loaded: LoadedModel = load_model(self.settings)
         self.folder = RunFolder.create(str(out), "rounds")
-        self.transport = Spoiled(holders(data, out / "ledgers"))
+        self.ledgers = out / "ledgers"
+        self.transport = Spoiled(holders(data, self.ledgers))
         self.evaluator = Evaluator(self.loaded, self.settings, data)
 
     def run(self, spoil: Spoil | None = None, nodes: Sequence[int] = (0, 1, 2)) -> None:
@@ -221,7 +222,44 @@ def test_a_ledger_that_goes_back_between_rounds_is_left_out(make: Make) -> None:
         return {**replies, 1: dataclasses.replace(replies[1], receipt=told)}
 
     bench.run(old_receipt)
-    assert bench.left_out() == [[]] + [[("holder-01", "gate.receipt")]] * 2
+    assert bench.left_out() == [[]] + [[("holder-01", "gate.ledger")]] * 2
+
+
+def test_a_ledger_put_back_from_a_backup_is_noticed_by_the_coordinator(make: Make) -> None:
+    """A holder restores its ledger file of after round 1 when it has answered round 2. To itself
+    the copy is sound, and round 2 unspent; the receipt of round 3 tells the coordinator."""
+    bench, backup = make(round__count=4), list[bytes]()
+    ledger = bench.ledgers / "holder-01" / "ledger.sqlite"
+
+    def restore(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        if task.round == 1:
+            backup.append(ledger.read_bytes())
+        elif task.round == 2:
+            ledger.write_bytes(backup[0])
+        return replies
+
+    bench.run(restore)
+    assert verify(ledger).ok
+    assert bench.left_out()[:2] == [[], []]
+    assert bench.left_out()[2:] == [[("holder-01", "gate.ledger")]] * 2
+    assert load_checkpoint(bench.folder, bench.loaded.schema).barred == {"holder-01"}
+
+
+def test_nobody_is_barred_in_the_name_of_another(make: Make) -> None:
+    """A stranger without the ledger's number fails alone, also where the holder did not answer."""
+    bench, first = make(round__count=3), {}
+
+    def forge(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        update = replies[1]
+        assert isinstance(update, Update)
+        first.setdefault("receipt", update.receipt)
+        if task.round != 2:
+            return replies
+        receipt = {**first["receipt"], "ledger_id": "ef" * 16}
+        return {**replies, 1: dataclasses.replace(update, receipt=receipt)}
+
+    bench.run(forge)
+    assert bench.left_out() == [[], [("holder-01", "gate.receipt")], []]
 
 
 def test_a_name_that_is_none_is_never_written(make: Make) -> None:

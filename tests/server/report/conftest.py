@@ -63,6 +63,7 @@ def config(**changes: object) -> str:
         "privacy": {"epsilon": EPSILON, "delta": DELTA},
         "train": {"batch": BATCH},
         "round": {"count": ROUNDS},
+        "aggregate": {},
         "run": {"name": "editorials"},
     }
     for key, value in changes.items():

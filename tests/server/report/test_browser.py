@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -44,3 +45,15 @@ def test_a_page_that_asks_is_found(tmp_path: Path) -> None:
     page = tmp_path / "asks.html"
     page.write_text('<!doctype html><img src="http://example.invalid/x.png">')
     assert requests(page, tmp_path) == ["http://example.invalid/x.png"]
+
+
+def test_the_page_can_be_printed(run_folder: Path, tmp_path: Path) -> None:
+    """On some sheets of paper, not on one endless or dozens of broken ones."""
+    write_report(run_folder, prv=False)
+    printed, page = tmp_path / "page.pdf", run_folder / "report.html"
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+    options += [f"--user-data-dir={tmp_path / 'profile'}", f"--print-to-pdf={printed}"]
+    command = [str(CHROMIUM), *options, page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=100)
+    sheets = re.findall(rb"/Type\s*/Page\b", printed.read_bytes())
+    assert 4 <= len(sheets) <= 9

@@ -1,0 +1,167 @@
+"""Rules on what the noise leaves of the signal, and on budget spent for nothing.
+
+Signal to noise, in one figure. Over T steps a holder with n units, drawn at rate q and clipped to
+C, adds up to T q n C along one direction, if all its gradients agree; its noise has length
+sqrt(T d) z C over d trained values (``privacy.advice`` derives both). So
+
+    snr = q n sqrt(T) / (z sqrt(d)),      with every unit in each step  n mu / sqrt(d)
+
+is the most by which a holder's sum can stand out of its own noise: below 1 the noise is longer than
+the sum, whatever the text says. Averaging H such holders gives sqrt(H) times as much. Real
+gradients agree less than that (docs/benchmarks.md has accuracies at several epsilons).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterator
+
+from ...common.privacy.accountant import calibrate, epsilon_pld
+from ...common.privacy.advice import noise_to_signal
+from ...common.settings import Settings
+from . import Facts, Finding, Severity
+from .plans import planned
+
+DROWNED = 1.0  # snr of one holder at or below which its noise is longer than any sum it may give
+WASTE_NOTED, WASTE_UNSOUND = 1.15, 1.5  # times the noise that the same epsilon asks for
+SHORT_SECONDS = 30.0  # the first round of the demo takes 22 s (docs/benchmarks.md)
+FEWEST_STEPS = 10
+
+
+def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    """Every rule of this module; those on noise only where there is some."""
+    if settings.privacy.trust != "off":
+        yield from _both_factors(settings, facts)
+        yield from _drowned(settings, facts)
+        yield from _small_steps(settings, facts)
+        yield from _unknown(facts)
+    yield from _abandoned(settings, facts)
+    yield from _impatient(settings)
+
+
+def snr(settings: Settings, units: int, trained: int) -> float:
+    """The most signal to noise of one holder over the run, see above."""
+    steps = planned(settings, units)
+    on_one = noise_to_signal(
+        steps.noise_multiplier,
+        sampling_rate=steps.sampling_rate,
+        units=units,
+        steps=steps.steps,
+    )
+    return 1 / (on_one * math.sqrt(trained))
+
+
+def _both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    if settings.aggregate.method != "lora" or settings.lora.method != "lora":
+        return
+    much = not (facts.sizes and facts.trained) or (
+        snr(settings, facts.sizes[0], facts.trained) < 10 * DROWNED
+    )
+    yield Finding(
+        name="both-factors",
+        severity=Severity.NOT_SOUND if much else Severity.NOTE,
+        what="aggregate.method = 'lora' trains both factors of LoRA under noise.",
+        why="The adapter is the product of B and A: the noise of one multiplies that of the other,"
+        " and the mean of the holders' products is not the product of their means (Sun et al."
+        " 2024). Twice the values share the same clip norm.",
+        fix="Set aggregate.method = 'ffa', which trains B alone, or lora.method = 'head'.",
+    )
+
+
+def _drowned(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    if not (facts.sizes and facts.trained):
+        return
+    # The figure rises with the number of units, so that the small ones are those below a place.
+    low = bisect_left(facts.sizes, DROWNED, key=lambda units: snr(settings, units, facts.trained))
+    if not low:
+        return
+    worst = snr(settings, facts.sizes[0], facts.trained)
+    yield Finding(
+        name="drowned-holders",
+        severity=Severity.NOT_SOUND,
+        what=f"{low} of {len(facts.sizes)} holders are drowned by their own noise: with"
+        f" {facts.sizes[0]:,} {settings.privacy.unit}s signal to noise is at most {worst:.2f}.",
+        why="q n sqrt(T) / (z sqrt(d)), the longest sum that their clipped gradients can add up to"
+        f" over the run by the length of its noise, with d = {facts.trained:,} trained values."
+        f" Below {DROWNED:g} their updates are mostly noise, and each counts as much as any other.",
+        fix="Train fewer values (lora.method = 'head', a smaller lora.rank or lora.layers), join"
+        " such holders' text, leave them out, or choose a larger privacy.epsilon.",
+    )
+
+
+def _small_steps(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    if not facts.sizes or facts.at_most:
+        return
+    units = facts.sizes[len(facts.sizes) // 2]
+    steps = planned(settings, units)
+    if steps.sampling_rate == 1:
+        return
+    has = noise_to_signal(
+        steps.noise_multiplier, sampling_rate=steps.sampling_rate, units=units, steps=steps.steps
+    )
+    epsilon, delta = settings.privacy.epsilon, settings.privacy.delta
+    if settings.privacy.noise_multiplier:
+        epsilon = epsilon_pld([steps], delta)
+    whole = calibrate(epsilon=epsilon, delta=delta, sampling_rate=1.0, steps=1)
+    waste = has * units / whole
+    if waste < WASTE_NOTED:
+        return
+    few = max(FEWEST_STEPS, round(steps.steps * steps.sampling_rate))
+    yield Finding(
+        name="many-small-steps",
+        severity=Severity.NOT_SOUND if waste >= WASTE_UNSOUND else Severity.NOTE,
+        what=f"{steps.steps:,} steps of {settings.train.batch} {settings.privacy.unit}s: per"
+        f" unit of signal {waste:.2f} times the noise of few large steps at the same epsilon"
+        f" (a holder of {units:,}).",
+        why="Noise over all steps by signal over all steps is z / (q n sqrt(T)); with every"
+        f" {settings.privacy.unit} in each step it is least, whatever the number of steps.",
+        fix=f"Set train.batch >= {max(facts.sizes):,} and about {few} steps in all (round.count"
+        " times train.steps); `confide budget plan` shows what lies between.",
+    )
+
+
+def _unknown(facts: Facts) -> Iterator[Finding]:
+    missing = [] if facts.sizes else ["how much text each holder has"]
+    missing += [] if facts.trained else ["how many values are trained"]
+    if missing:
+        yield Finding(
+            name="facts-unknown",
+            severity=Severity.NOTE,
+            what=f"It is not known {' nor '.join(missing)}.",
+            why="What depends on it (delta against 1/n, noise against signal) was not looked at.",
+            fix="Prepare the scenario with `confide assets fetch`, or look at the finished run.",
+        )
+
+
+def _abandoned(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    least, asked = settings.round.min_holders, settings.round.holders or facts.holders
+    if facts.holders and least > facts.holders:
+        yield Finding(
+            name="too-few-holders",
+            severity=Severity.NOT_SOUND,
+            what=f"round.min-holders = {least}, but there are {facts.holders} holders.",
+            why="No round can begin.",
+            fix=f"Set round.min-holders to {max(1, facts.holders // 2)}.",
+        )
+    elif asked and least == asked > 1:
+        yield Finding(
+            name="one-late-holder",
+            severity=Severity.NOT_SOUND,
+            what=f"round.min-holders = {least} is as many as are asked.",
+            why="One late or refusing holder abandons the round for all, after the others have"
+            " charged their ledgers; no charge is taken back.",
+            fix=f"Set round.min-holders to {max(1, asked // 2)}, or less.",
+        )
+
+
+def _impatient(settings: Settings) -> Iterator[Finding]:
+    if settings.round.timeout < SHORT_SECONDS:
+        yield Finding(
+            name="short-timeout",
+            severity=Severity.NOTE,
+            what=f"round.timeout = {settings.round.timeout:g} s.",
+            why="A holder that answers later has charged its ledger for nothing; the first round"
+            " loads the model and reads the text.",
+            fix="Set round.timeout to several times the length of a first round, such as 600.",
+        )

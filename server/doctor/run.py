@@ -1,0 +1,218 @@
+"""What a finished run folder shows, beside its settings: its checks, its ledgers, its neighbours.
+
+Whatever the report computes is taken from there; nothing is judged twice. A simulated run has
+ledgers of its own, which know nothing of other runs on the same text: those are looked for in the
+folders beside it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...common.errors import ConfideError
+from ...common.privacy.accountant import GaussianSteps, epsilon_pld, epsilon_rdp, merge
+from ...common.privacy.ledger import Ledger
+from ...common.settings import Settings
+from ..report import epsilon_text, load_report
+from ..report.build import build_report
+from ..report.reading import Run, read_run, read_settings
+from . import Facts, Finding, Severity
+
+SOME_MORE = 1 + 1e-3  # what an epsilon may differ by before it is called more
+SLOW_SHARE = 0.8  # of round.timeout
+_UPDATE_KEYS = {"holder", "bytes_up", "receipt"}
+
+
+def examine_run(folder: Path) -> tuple[Settings, Facts, list[Finding]]:
+    """Settings, facts and findings of a run folder, to which the rules on settings are to be added.
+
+    Raises:
+        ConfideError: what reading the folder raises.
+    """
+    run = read_run(folder)
+    report = build_report(folder, prv=False)
+    findings = [
+        *_failed_checks(report),
+        *_leaks(folder),
+        *_other_charges(report),
+        *_neighbours(run, report),
+        *_abandoned(run),
+        *_slow(run),
+    ]
+    return run.settings, _facts(run, report), findings
+
+
+def _facts(run: Run, report: dict[str, Any]) -> Facts:
+    """Sizes as the ledgers have them, otherwise as the sampling rates tell them."""
+    batch, sizes, at_most = run.settings.train.batch, list[int](), False
+    for row in report["holders"]:
+        rates = [event["sampling_rate"] for event in row["events"]]
+        booked = _booked(run.folder, row["ledger"])
+        if booked or rates:
+            sizes.append(booked or round(batch / min(rates)))
+            at_most = at_most or (not booked and min(rates) == 1)
+    return Facts(
+        source="the run's ledgers and receipts",
+        sizes=tuple(sorted(sizes)),
+        at_most=at_most,
+        holders=report["run"]["holders"] or len(report["holders"]),
+        trained=report["run"]["model"].get("trained") or 0,
+        column=run.settings.data.person,
+    )
+
+
+def _booked(folder: Path, ledger: str | None) -> int:
+    """The units that a ledger in the run folder is registered for; 0 where there is none."""
+    if ledger is None:
+        return 0
+    try:
+        with Ledger.open(folder / ledger, create=False) as opened:
+            dataset = opened.dataset()
+    except ConfideError:
+        return 0  # a check of the report already failed over it
+    return dataset.units if dataset else 0
+
+
+def _failed_checks(report: dict[str, Any]) -> Iterator[Finding]:
+    for check in report["checks"]:
+        if check["passed"] or check["name"] == "Noise was on":  # a rule on the settings has that
+            continue
+        yield Finding(
+            name="check-failed",
+            severity=Severity.NOT_PRIVATE if check["hard"] else Severity.NOT_SOUND,
+            what=f"Failed: {check['name']}. {check['detail']}.",
+            why="The report withdraws its claim over it."
+            if check["hard"]
+            else "The claim does not rest on it, the run's worth does.",
+            fix="`confide report show` and metrics.jsonl in the run folder tell more.",
+        )
+
+
+def _leaks(folder: Path) -> Iterator[Finding]:
+    """A field beside those of an update would be something that a holder sent and nobody noised."""
+    more: set[str] = set()
+    with (folder / "metrics.jsonl").open(encoding="utf-8") as lines:
+        for line in lines:
+            if '"event": "round"' in line and line.endswith("}\n"):
+                for update in json.loads(line).get("accepted", ()):
+                    more |= set(update) - _UPDATE_KEYS
+    if more:
+        yield Finding(
+            name="metrics-leak",
+            severity=Severity.NOT_PRIVATE,
+            what=f"metrics.jsonl holds {', '.join(sorted(more))} for each update.",
+            why="confide's holders send no such thing; a loss or a count that left a holder is a"
+            " release without noise, and no ledger has it.",
+            fix="Find out which software wrote it; do not publish this folder.",
+        )
+
+
+# --- runs on the same text ---
+
+
+def _other_charges(report: dict[str, Any]) -> Iterator[Finding]:
+    """Holders whose ledger has spent more than this run: on tuning, or on runs before and since."""
+    rows = [row for row in report["holders"] if _spent_more(row)]
+    if not rows:
+        return
+    worst = max(rows, key=lambda row: row["epsilon_all_runs"])
+    yield Finding(
+        name="other-runs",
+        severity=Severity.NOT_SOUND,
+        what=f"{len(rows)} of {len(report['holders'])} holders have spent more than this run on the"
+        f" same text: {worst['name']} epsilon {epsilon_text(worst['epsilon_all_runs'])} over all"
+        f" runs, {epsilon_text(worst['epsilon_pld'])} in this one.",
+        why="Whoever saw all of them learns as much as the sum allows; the claim of one run is not"
+        " the promise of the data set, and tuning counts.",
+        fix="Quote the figure over all runs, and tune on public text.",
+    )
+
+
+def _spent_more(row: dict[str, Any]) -> bool:
+    spent, in_all = row["epsilon_pld"], row["epsilon_all_runs"]
+    return spent is not None and in_all is not None and in_all > spent * SOME_MORE
+
+
+def _neighbours(run: Run, report: dict[str, Any]) -> Iterator[Finding]:
+    others = list(_beside(run))
+    if not others or not run.private:
+        return
+    bare = sum(not _is_private(other) for other in others)
+    noised = [other for other in others if _is_private(other)]
+    epsilon = _together([report, *noised], run.settings.privacy.delta)
+    without = f", {bare} of them without noise" if bare else ""
+    yield Finding(
+        name="tuning-not-charged",
+        severity=Severity.NOT_SOUND,
+        what=f"{len(others)} other runs beside this one used the same text (data.path){without}."
+        f" With noise, they and this one together spend epsilon = {epsilon_text(epsilon)},"
+        f" this one {epsilon_text(report['claim']['epsilon'])}.",
+        why="A simulated run keeps a new ledger in its own folder, so that no ledger adds them up."
+        " To choose the best of several runs is a release of all of them.",
+        fix="On public text this is what simulations are for. For text that is private, tune"
+        " elsewhere, or quote the figure of all runs together.",
+    )
+
+
+def _beside(run: Run) -> Iterator[dict[str, Any]]:
+    """The reports of other runs in the same folder on the same text."""
+    path = run.settings.data.path
+    for config in sorted(run.folder.parent.glob("*/config.toml")):
+        if not path or config.parent.samefile(run.folder):
+            continue
+        try:
+            if read_settings(config).data.path == path:
+                yield load_report(config.parent)
+        except ConfideError:
+            continue  # of another version, or never finished: it says nothing about this run
+
+
+def _is_private(report: dict[str, Any]) -> bool:
+    return bool(report["settings"]["privacy.trust"] != "off")
+
+
+def _together(reports: Iterable[dict[str, Any]], delta: float) -> float:
+    """The largest epsilon of a holder that goes by the same name in all of them."""
+    taken: dict[str, list[GaussianSteps]] = {}
+    for report in reports:
+        for row in report["holders"]:
+            steps = [GaussianSteps.from_json(event) for event in row["events"]]
+            taken.setdefault(row["name"], []).extend(steps)
+    histories = {merge(steps) for steps in taken.values()}
+    worst = max(histories, key=lambda steps: epsilon_rdp(steps, delta), default=())
+    return epsilon_pld(worst, delta)
+
+
+# --- charged for nothing ---
+
+
+def _abandoned(run: Run) -> Iterator[Finding]:
+    lost = {number: line for number, line in run.rounds.items() if line.abandoned}
+    updates = sum(len(line.answered) for line in lost.values())
+    if updates:
+        yield Finding(
+            name="abandoned-rounds",
+            severity=Severity.NOT_SOUND,
+            what=f"{len(lost)} of {len(run.rounds)} rounds were abandoned, with {updates} updates"
+            " that their holders had charged.",
+            why=f"Fewer than round.min-holders = {run.settings.round.min_holders} answered in time;"
+            " the budget is spent and nothing was learnt.",
+            fix="Lower round.min-holders, or give more time by round.timeout"
+            f" ({run.settings.round.timeout:g} s).",
+        )
+
+
+def _slow(run: Run) -> Iterator[Finding]:
+    timeout = run.settings.round.timeout
+    longest = max((line.seconds or 0.0 for line in run.rounds.values()), default=0.0)
+    if longest > SLOW_SHARE * timeout:
+        yield Finding(
+            name="slow-rounds",
+            severity=Severity.NOTE,
+            what=f"The longest round took {longest:.0f} s of the {timeout:g} s of round.timeout.",
+            why="A holder that answers too late has charged its ledger for nothing.",
+            fix=f"Set round.timeout to {2 * longest:.0f} or more.",
+        )

@@ -1,0 +1,73 @@
+"""``confide doctor``: what is not private or not sound in a configuration or a run. Thin."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .doctor import Diagnosis
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        metavar="CONFIG|RUN",
+        help="A scenario's name, a .toml file of settings, a run folder, or 'latest'.",
+    ),
+]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Join ``doctor`` to the command line."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    target: Target, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Say what is not private or not sound in a configuration or a run, with reason and remedy;
+    status 1 if anything is not private."""
+    from ..server.doctor import Severity
+    from .doctor import diagnose
+
+    diagnosis = diagnose(target)
+    if as_json:
+        typer.echo(json.dumps(_to_json(diagnosis), ensure_ascii=False))
+    else:
+        _show(diagnosis)
+    if any(finding.severity is Severity.NOT_PRIVATE for finding in diagnosis.findings):
+        raise typer.Exit(1)
+
+
+def _to_json(diagnosis: Diagnosis) -> dict[str, object]:
+    from ..server.doctor import GUARDS
+
+    return {
+        "subject": diagnosis.subject,
+        "facts": diagnosis.facts.source,
+        "findings": [finding.to_json() for finding in diagnosis.findings],
+        "cannot_happen": [guard.to_json() for guard in GUARDS],
+    }
+
+
+def _show(diagnosis: Diagnosis) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..server.doctor import GUARDS, Severity
+
+    styles = {Severity.NOT_PRIVATE: "bold red", Severity.NOT_SOUND: "yellow", Severity.NOTE: "cyan"}
+    console = Console(highlight=False)
+    source = f"; sizes from {diagnosis.facts.source}" if diagnosis.facts.source else ""
+    console.print(f"Looked at {diagnosis.subject}{source}.", markup=False)
+    for finding in diagnosis.findings:
+        head = Text(f"\n{finding.severity.upper()}", style=styles[finding.severity])
+        console.print(head.append(f"  [{finding.name}] {finding.what}", style="none"))
+        console.print(f"  why: {finding.why}\n  fix: {finding.fix}", markup=False)
+    if not diagnosis.findings:
+        console.print("Nothing was found.")
+    console.print("\nWhat no setting of confide can bring about:")
+    for guard in GUARDS:
+        console.print(f"  - {guard.fault}: {guard.guard}.", markup=False)

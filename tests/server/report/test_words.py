@@ -1,0 +1,78 @@
+"""The standing words: all that leaves and is not accounted, and all that is not covered."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from confide.common.outgoing import OUTGOING, Protection
+from confide.server.report.build import build_report
+from tests.server.report.conftest import MakeRun
+
+
+def things(rows: list[dict[str, Any]]) -> dict[str, str]:
+    return {row["what"]: row["why"] for row in rows}
+
+
+def test_what_left_without_being_accounted_is_told(torch_free_report: dict[str, Any]) -> None:
+    released = torch_free_report["released"]
+    assert len(released["accounted"]) == 1
+    told = things(released["not_accounted"])
+    assert set(told) == {
+        "The sampling rate",
+        "Which holders took part, and why one did not",
+        "The ledger's length and total in each receipt",
+        "The time of each answer",
+    }
+    assert "no holder has more than 600 records" in told["The sampling rate"]
+
+
+def test_every_field_outside_the_guarantee_has_its_line(torch_free_report: dict[str, Any]) -> None:
+    """A field that is added to the messages needs a place here, and in the report's words."""
+    lines = {
+        "The sampling rate": {"sampling_rate", "noise_multiplier", "steps_run"},
+        "Which holders took part, and why one did not": {"holder", "code", "src_node_id"},
+        "The ledger's length and total in each receipt": {
+            "receipt", "ledger_id", "head", "entries", "epsilon",
+        },
+        "The time of each answer": {
+            "created_at", "delivered_at", "ttl", "message_id", "src_task_id",
+        },
+    }  # fmt: skip
+    outside = {field.name for field in OUTGOING if field.protection is Protection.OUTSIDE}
+    assert set().union(*lines.values()) == outside
+    assert set(lines) == set(things(torch_free_report["released"]["not_accounted"]))
+
+
+def test_a_sampling_rate_below_one_is_said_to_tell_how_many_there_are(make_run: MakeRun) -> None:
+    def sampled(lines: list[dict[str, Any]]) -> None:
+        for line in lines:
+            for update in line.get("accepted", ()):
+                for step in update["receipt"]["steps_run"]:
+                    step["sampling_rate"] = 0.5
+
+    report = build_report(make_run(sampled), prv=False)
+    told = things(report["released"]["not_accounted"])["The sampling rate"]
+    assert "it tells how many records a holder has" in told
+
+
+def test_without_noise_the_update_itself_is_not_accounted(make_run: MakeRun) -> None:
+    report = build_report(make_run(privacy__trust="off"), prv=False)
+    assert report["released"]["accounted"] == []
+    assert "it can reveal records" in json.dumps(report["released"]["not_accounted"])
+
+
+def test_what_is_not_covered_is_told_whoever_the_holder_is(
+    torch_free_report: dict[str, Any],
+) -> None:
+    told = things(torch_free_report["not_protected"])
+    assert set(told) == {
+        "A person with several records",
+        "One person at several holders",
+        "Facts shared by many",
+        "The holder's own machine",
+        "A holder that runs other software",
+        "Limits of the machine",
+    }
+    assert "floating point" in told["Limits of the machine"]
+    assert "time depends on the text" in told["Limits of the machine"]
