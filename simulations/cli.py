@@ -76,6 +76,10 @@ def show(as_json: Json = False) -> None:
     from .assets import ASSETS, is_present
     from .made import MADE, is_made
 
+    present: list[tuple[Asset | Made, bool]] = [
+        *((asset, is_present(asset)) for asset in ASSETS.values()),
+        *((made, is_made(made)) for made in MADE.values()),
+    ]
     rows = [
         {
             "name": asset.name,
@@ -83,12 +87,9 @@ def show(as_json: Json = False) -> None:
             "licence": asset.licence,
             "source": asset.source,
             "path": str(asset.folder),
-            "fetched": present,
+            "fetched": there,
         }
-        for asset, present in (
-            *((asset, is_present(asset)) for asset in ASSETS.values()),
-            *((made, is_made(made)) for made in MADE.values()),
-        )
+        for asset, there in present
     ]
     if as_json:
         typer.echo(json.dumps(rows))

@@ -20,7 +20,7 @@ from .sources.pronunciations import read_central, read_pronunciations
 RECIPE: Mapping[str, Any] = {
     "schema": 1,
     "seed": 0,
-    "steps": 2000,
+    "steps": 1400,
     "batch": 64,
     "learning_rate": 1.5e-3,
     "tested_on": 1000,
@@ -107,8 +107,8 @@ def _new_model(vocabulary: int, sizes: Mapping[str, Any]) -> Any:
     from transformers import T5Config, T5ForConditionalGeneration
 
     pad, end = 0, 1
-    special = {"pad_token_id": pad, "eos_token_id": end, "decoder_start_token_id": pad}
-    return T5ForConditionalGeneration(T5Config(vocab_size=vocabulary, **special, **sizes))
+    config: dict[str, Any] = {**sizes, "vocab_size": vocabulary, "decoder_start_token_id": pad}
+    return T5ForConditionalGeneration(T5Config(pad_token_id=pad, eos_token_id=end, **config))
 
 
 def _fit(model: Any, tokenizer: Any, records: Sequence[Record], recipe: Mapping[str, Any]) -> None:
