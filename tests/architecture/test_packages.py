@@ -80,24 +80,24 @@ def test_the_wheel_holds_the_tree_and_nothing_else(
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    scenarios = [f.relative_to(root) for f in (root / "simulations/scenarios").glob("*.toml")]
-    expected = {installed_name(file) for file in [*product_files, *scenarios]}
+    tables = [f.relative_to(root) for f in (root / "simulations").rglob("*.toml")]
+    expected = {installed_name(file) for file in [*product_files, *tables]}
     assert names == expected | {"confide/py.typed"}
 
 
 def test_the_bundle_holds_the_allow_list_and_no_data_file(
     tree_copy: Path, product_files: list[Path]
 ) -> None:
-    scenarios = {
+    tables = {
         file.relative_to(tree_copy).as_posix()
-        for file in (tree_copy / "simulations/scenarios").glob("*.toml")
+        for file in (tree_copy / "simulations").rglob("*.toml")
     }
     for name in PLANTED:
         file = tree_copy / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(PRIVATE)
     bundle = build_fab_from_disk(tree_copy)
-    expected = {file.as_posix() for file in product_files} | scenarios
+    expected = {file.as_posix() for file in product_files} | tables
     expected |= {"pyproject.toml", "LICENSE", "README.md", ".info/CONTENT"}
     assert bundle_names(bundle) == expected
     with zipfile.ZipFile(io.BytesIO(bundle)) as archive:

