@@ -314,10 +314,11 @@ def _wanted(names: list[str]) -> tuple[list[Asset], list[Scenario]]:
             assets[name] = ASSETS[name]
         elif name in scenario_names() or name.endswith(".toml"):
             scenario = scenarios.setdefault(name, load_scenario(name))
-            text = ASSETS[source_named(scenario.source).asset]
+            source = source_named(scenario.source)
+            text = [ASSETS[source.asset]] if source else []
             model = f"models/{scenario.config.get('model.name')}"
             needed = [asset for asset in ASSETS.values() if asset.target == model]
-            assets |= {asset.name: asset for asset in (*needed, text)}
+            assets |= {asset.name: asset for asset in (*needed, *text)}
         else:
             known = [*ASSETS, *scenario_names()]
             raise ConfideError(

@@ -1,11 +1,14 @@
-"""Public text for simulations: the rated sentences of VADER as labelled records.
+"""Public text for simulations: the rated sentences of VADER, and GLUE and SuperGLUE by name.
 
-Each sentence has the mean rating of 15 to 20 people, from -4 to 4. Sentences rated between
+A benchmark (``glue/sst2``, ``superglue/boolq``) gives its training rows, from the folder
+``benchmarks/glue`` or ``benchmarks/superglue`` of the cache when there is one, else from the Hub.
+
+VADER: each sentence has the mean rating of 15 to 20 people, from -4 to 4. Sentences rated between
 -0.5 and 0.5 say nothing clear and are left out, which leaves 2,788 sentences of 497 NYT
 editorials and 10,043 movie reviews; the sign of the rating is the label. The person is the
 article (the part of the id before the underscore); a movie review is a person of its own.
 
-Source: Hutto and Gilbert, "VADER", ICWSM 2014.
+Sources: ``common/text/benchmarks.py``; Hutto and Gilbert, "VADER", ICWSM 2014.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..common.errors import ConfideError, nearest
+from ..common.paths import cache_dir
+from ..common.text.benchmarks import BENCHMARKS, load_benchmark
 from ..common.text.readers import Record
 from .assets import ASSETS
 
@@ -35,18 +40,30 @@ SOURCES: Mapping[str, Source] = {
 }
 
 
-def source_named(name: str) -> Source:
-    """The source of that name; ``data.unknown-source`` when there is none."""
-    if name not in SOURCES:
-        raise ConfideError(
-            "data.unknown-source", f"No source is called {name!r}.", nearest(name, SOURCES)
-        )
-    return SOURCES[name]
+def source_named(name: str) -> Source | None:
+    """The source of that name, None for a benchmark; ``data.unknown-source`` for neither."""
+    if name in SOURCES:
+        return SOURCES[name]
+    if name in BENCHMARKS:
+        return None
+    raise ConfideError(
+        "data.unknown-source",
+        f"No source is called {name!r}.",
+        nearest(name, [*SOURCES, *BENCHMARKS]),
+    )
 
 
 def load_source(name: str) -> list[Record]:
-    """The records of a source whose asset was fetched; ``assets.missing`` when it was not."""
+    """The records of a source whose asset was fetched, or a benchmark's training rows.
+
+    Raises:
+        ConfideError: ``data.unknown-source``, ``assets.missing`` for an asset that was not
+            fetched, and what ``load_benchmark`` raises.
+    """
     source = source_named(name)
+    if source is None:
+        folder = cache_dir() / "benchmarks" / name.split("/")[0]
+        return load_benchmark(name, "train", folder if folder.is_dir() else None)
     path = ASSETS[source.asset].folder / source.file
     if not path.is_file():
         raise ConfideError(
