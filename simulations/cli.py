@@ -1,4 +1,4 @@
-"""The commands of this room: ``confide assets fetch|list``, ``simulate`` and ``bench``."""
+"""The commands of this room: ``confide assets fetch|list``, ``simulate``, ``tune``, ``bench``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .tune_cli import tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -35,6 +37,7 @@ def add_commands(app: typer.Typer) -> None:
     assets.command("list")(show)
     app.add_typer(assets, name="assets")
     app.command("simulate")(simulate)
+    app.command("tune")(tune)
     bench = typer.Typer(help="Benchmarks; each prints a table.", no_args_is_help=True)
     bench.callback()(lambda: None)
     bench.command("utility")(bench_utility)
