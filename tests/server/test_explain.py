@@ -120,6 +120,15 @@ def test_shares_of_a_sum_over_tokens_by_hand(tiny_model: Path) -> None:
     table = model.table.weight.detach()
     expected = [float((table[i] - table.mean(0)) @ weight) for i in ids]
     assert found.shares == pytest.approx(expected, abs=1e-5)
+    together = explain_label(
+        model, tokenizer, "the lovely,cold town", LABELS, lambda o, _: o[:, :2], max_length=32
+    )
+    ids = tokenizer("the lovely,cold town", add_special_tokens=False)["input_ids"]
+    by_token = [float((table[i] - table.mean(0)) @ weight) for i in ids]
+    turned = 1 if together.answer == found.answer else -1
+    expected = [turned * sum(part) for part in (by_token[:1], by_token[1:4], by_token[4:])]
+    assert together.words == ("the", "lovely,cold", "town")
+    assert together.shares == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_run_is_explained_by_the_answer_that_it_predicts(run_folder: Path) -> None:
