@@ -129,6 +129,7 @@ def test_a_trial_that_a_crash_cut_off_is_given_up(scenario: Scenario, tmp_path: 
     study.ask()
     found = tune(chosen)
     assert [t.number for t in found.trials] == [1]
+    assert study.trials[0].state == optuna.trial.TrialState.FAIL  # no sampler learns from it
 
 
 def test_a_grid_is_every_combination_once(
