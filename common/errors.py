@@ -35,3 +35,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = get_close_matches(name, known, n=1, cutoff=0.6)
     return f"Did you mean {close[0]!r}?" if close else f"Known: {', '.join(known)}."
+
+
+def missing_extra(package: str, extra: str) -> ConfideError:
+    """The error of a command whose library is an extra of confide's and is not there."""
+    return ConfideError(
+        "extra.missing",
+        f"{package} is not installed; it comes with the extra {extra!r}.",
+        f"Run: pip install 'confide[{extra}]' (in a checkout: pip install -e '.[{extra}]').",
+    )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +20,7 @@ def add_commands(app: typer.Typer) -> None:
     report.command("verify")(report_verify)
     app.add_typer(report, name="report")
     app.command("predict")(predict_texts)
+    app.command("explain")(explain_text)
 
 
 def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
@@ -74,3 +77,34 @@ def predict_texts(
             typer.echo(json.dumps(row))
         else:
             typer.echo(f"{found.label} ({found.probabilities[found.label]:.2f})  {text}")
+
+
+def explain_text(
+    run: RunArgument,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to be answered.")],
+    html: Annotated[Path | None, typer.Option(help="Also write a page to this file.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which words drove the answer to a text, by integrated gradients."""
+    from rich.console import Console
+
+    from ..common.errors import ConfideError
+    from .explain import explain
+    from .explain_page import render, summary, terminal
+    from .report import find_run
+
+    found = explain(find_run(run), text)
+    if html is not None:
+        try:
+            html.write_text(render(found), encoding="utf-8")
+        except OSError as error:
+            raise ConfideError(
+                "explain.html", f"{html} cannot be written: {error.strerror}.", "Name another file."
+            ) from None
+    if as_json:
+        typer.echo(json.dumps(asdict(found)))
+        return
+    console = Console()
+    console.print(found.answer, style="bold", markup=False)
+    console.print(terminal(found), soft_wrap=True)
+    console.print(summary(found), markup=False, soft_wrap=True)

@@ -1,5 +1,5 @@
-"""The commands of this room: ``confide assets fetch|list``, ``simulate`` and ``bench``, and the
-door to ``confide doctor`` (``doctor_cli``)."""
+"""The commands of this room: ``confide assets fetch|list``, ``simulate``, ``tune`` and ``bench``,
+and the door to ``confide doctor`` (``doctor_cli``)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from .tune_cli import tune
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -39,6 +41,7 @@ def add_commands(app: typer.Typer) -> None:
     assets.command("list")(show)
     app.add_typer(assets, name="assets")
     app.command("simulate")(simulate)
+    app.command("tune")(tune)
     bench = typer.Typer(help="Benchmarks; each prints a table.", no_args_is_help=True)
     bench.callback()(lambda: None)
     bench.command("utility")(bench_utility)

@@ -64,6 +64,12 @@ MISTAKES = [
     Mistake("simulate typo.toml", 1, ("typo.toml", "'holder'", "Did you mean 'holders'?")),
     Mistake("simulate key.toml", 1, ("key.toml", "'train.bach'", "Did you mean 'train.batch'?")),
     Mistake("assets fetch minilmm", 1, ("'minilmm'", "Did you mean 'minilm'?")),
+    # searches
+    Mistake("tune nyy", 1, ("'nyy'", "Did you mean 'nyt'?")),
+    Mistake("tune nyt --space train.lrr=1..2", 1, ("train.lrr", "'train.lr'")),
+    Mistake("tune nyt --space train.lr=2..1", 1, ("train.lr=2..1", "no range", "0.1..10 log")),
+    Mistake("tune nyt --space privacy.epsilon=1,8", 1, ("privacy.epsilon", "bench utility")),
+    Mistake("tune nyt --trials 0", 2, ("--trials", "x>=1")),
     # the holder's policy
     Mistake(with_policy("max-epsilonn = 3"), 1, ("'max-epsilonn'", "'max-epsilon'")),
     Mistake(with_policy("max_epsilon = 3"), 1, ("'max_epsilon'", "'max-epsilon'")),

@@ -1,7 +1,9 @@
 """Public text for simulations: a table of sources, each read by a module of this folder.
 
 The modules say how a source is cleaned and what its labels, persons and test split are; the table
-says how many records are left. Never used at a real holder, whose text is read by common.text.
+says how many records are left. A benchmark (``glue/sst2``, ``superglue/boolq``) is a source, too:
+its training rows, from the folder ``benchmarks/glue`` or ``benchmarks/superglue`` of the cache when
+there is one, else from the Hub. Never used at a real holder, whose text common.text reads.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from collections.abc import Mapping
 from functools import partial
 
 from ...common.errors import ConfideError, nearest
+from ...common.paths import cache_dir
+from ...common.text.benchmarks import BENCHMARKS, load_benchmark
 from ..assets import ASSETS
 from .papers import answers, read_papers, summaries
 from .plays import read_plays
@@ -66,12 +70,21 @@ SOURCES: Mapping[str, Source] = {
 
 
 def source_named(name: str) -> Source:
-    """The source of that name; ``data.unknown-source`` when there is none."""
-    if name not in SOURCES:
-        raise ConfideError(
-            "data.unknown-source", f"No source is called {name!r}.", nearest(name, SOURCES)
-        )
-    return SOURCES[name]
+    """The source or benchmark of that name; ``data.unknown-source`` when there is none."""
+    if name in SOURCES:
+        return SOURCES[name]
+    if name in BENCHMARKS:
+        return Source(assets=(), read=partial(_benchmark, name))
+    raise ConfideError(
+        "data.unknown-source",
+        f"No source is called {name!r}.",
+        nearest(name, [*SOURCES, *BENCHMARKS]),
+    )
+
+
+def _benchmark(name: str) -> Split:
+    folder = cache_dir() / "benchmarks" / name.split("/")[0]
+    return Split(load_benchmark(name, "train", folder if folder.is_dir() else None), [])
 
 
 def load_source(name: str) -> Split:

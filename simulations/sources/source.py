@@ -22,10 +22,10 @@ class Source:
 
     Attributes:
         assets: what must have been fetched; ``read`` takes their folders in this order.
-        training, test: how many records there are after cleaning.
+        training, test: how many records there are after cleaning; 0 where nobody has counted.
     """
 
     assets: tuple[str, ...]
     read: Callable[..., Split]
-    training: int
+    training: int = 0
     test: int = 0

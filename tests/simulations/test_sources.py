@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from confide.common.errors import ConfideError
+from confide.common.text.readers import read_records
 from confide.simulations.assets import ASSETS
+from confide.simulations.partition import prepare_federation
 from confide.simulations.sources import SOURCES, load_source
 
 WITHOUT_TARGET = {"shakespeare"}
@@ -77,3 +80,30 @@ def test_every_role_of_the_plays_speaks_often(real_cache: Path) -> None:
         pytest.skip("confide assets fetch shakespeare was not run here")
     speeches = Counter(record.person for record in load_source("shakespeare").training)
     assert (len(speeches), min(speeches.values())) == (600, 10)
+
+
+def test_a_benchmark_in_the_cache_becomes_a_federation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIDE_CACHE", str(tmp_path))
+    file = tmp_path / "benchmarks" / "superglue" / "rte" / "train.jsonl"
+    file.parent.mkdir(parents=True)
+    rows = [{"premise": f"P{n}.", "hypothesis": "H.", "label": n % 2, "idx": n} for n in range(20)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    folder = prepare_federation("rte", source="superglue/rte", holders=2)
+    found = [r for path in sorted(folder.glob("*.jsonl")) for r in read_records(path)]
+    assert len(found) == len(rows)
+    assert {(r.text, r.target) for r in found} == {
+        (f"hypothesis: H. premise: P{n}.", ("entailment", "not_entailment")[n % 2])
+        for n in range(20)
+    }
+
+
+def test_a_benchmark_that_is_nowhere_says_where_it_could_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIDE_CACHE", str(tmp_path))
+    with pytest.raises(ConfideError, match=r"benchmark\.missing.*sst2/train"):
+        load_source("glue/sst2")
+    with pytest.raises(ConfideError, match=r"data\.unknown-source.*Did you mean 'glue/sst2'"):
+        load_source("glue/sst-2")

@@ -1,0 +1,260 @@
+"""Which words drove the answer: integrated gradients over the embeddings of a text's tokens.
+
+Each word gets a share of the difference between the answer's score for the text and for a blank one
+of the same length, whose every token is the mean of the vocabulary's embeddings (special tokens are
+kept); the shares add up to it, but for ``gap``. Zero would be no blank text: a model that begins
+with a division by the norm has a pole there. The score of a label is its log-odds, that of a
+written answer its log-probability. It is computed in float32, on text that the coordinator typed
+itself: no private text comes here, and an explanation of a private record would be a release.
+
+Sources: Sundararajan et al. 2017 (integrated gradients, completeness); Captum.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import logging as transformers_logging
+
+from ..common.adapter import load_adapter, set_adapter
+from ..common.errors import ConfideError, missing_extra
+from ..common.models import load_model
+from ..common.tasks import task_for
+from .run_folder import run_settings
+
+# More steps until the shares add up to the difference within this part of it.
+TOLERANCE = 0.01
+_STEPS = (32, 64, 128, 256, 512)
+_AT_ONCE = 16
+# Nats below which no difference matters.
+_SMALL = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """An answer and what each word of the text added to its score.
+
+    Attributes:
+        answer: the label, or the text that was written.
+        measure: what the score is of, in words.
+        words: those that the model read, in order.
+        shares: of ``score - baseline``, one for each word, in nats.
+        score, baseline: for the text, and for the blank one.
+        gap: how far the sum of all shares is from ``score - baseline``.
+        cut: whether the text was longer than what the model reads.
+    """
+
+    answer: str
+    measure: str
+    words: tuple[str, ...]
+    shares: tuple[float, ...]
+    score: float
+    baseline: float
+    gap: float
+    cut: bool
+
+
+def explain(folder: Path, text: str) -> Explanation:
+    """Explain what the model of the run in ``folder`` answers to ``text``.
+
+    Raises:
+        ConfideError: ``data.empty`` for a blank text, ``extra.missing`` without Captum,
+            ``explain.task`` for a task that has no answer to explain, ``run.missing`` or
+            ``adapter.missing`` for a folder that is no finished run.
+    """
+    settings = run_settings(folder)
+    kind = settings.task.kind
+    if kind not in ("classification", "seq2seq"):
+        raise ConfideError(
+            "explain.task",
+            f"task.kind = {kind!r} has no answer whose words could be weighed.",
+            "Explain a run of classification or seq2seq.",
+        )
+    loaded = load_model(settings)
+    set_adapter(loaded.model, load_adapter(folder / "adapter"))
+    model, tokenizer, longest = loaded.model, loaded.tokenizer, loaded.max_length
+    if kind == "seq2seq":
+        return explain_answer(model, tokenizer, text, max_length=longest)
+    task = task_for(settings.task)
+    return explain_label(model, tokenizer, text, task.labels, task.logits, max_length=longest)
+
+
+def explain_label(
+    model: Any,
+    tokenizer: Any,
+    text: str,
+    labels: Sequence[str],
+    logits: Callable[[Any, Tensor], Tensor],
+    *,
+    max_length: int,
+) -> Explanation:
+    """Explain the most probable of ``labels``.
+
+    Args:
+        logits: class logits (B, L) from the model's output and the attention mask (B, T).
+    """
+    tokens = _tokens(tokenizer, text, max_length)
+
+    def all_logits(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B, L)
+        mask = embedded.new_ones(embedded.shape[:2], dtype=torch.long)
+        return logits(model(inputs_embeds=embedded, attention_mask=mask), mask).float()
+
+    with torch.no_grad(), _quiet():
+        chosen = int(all_logits(_embed(model, tokens.ids)).argmax())
+    others = [index for index in range(len(labels)) if index != chosen]
+
+    def log_odds(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B,)
+        found = all_logits(embedded)
+        return found[:, chosen] - found[:, others].logsumexp(-1)
+
+    answer = labels[chosen]
+    return _explained(model, tokens, log_odds, answer, f"log-odds of {answer!r}")
+
+
+def explain_answer(
+    model: Any, tokenizer: Any, text: str, *, max_length: int, max_new_tokens: int = 64
+) -> Explanation:
+    """Explain the answer that an encoder-decoder model writes, without sampling."""
+    tokens = _tokens(tokenizer, text, max_length)
+    with torch.no_grad(), _quiet():
+        written = model.generate(
+            input_ids=tokens.ids,
+            attention_mask=torch.ones_like(tokens.ids),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+        )
+    before, after = written[:, :-1], written[:, 1:]  # (1, A): the first is the start token
+
+    def log_probability(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B,)
+        count = len(embedded)
+        mask = embedded.new_ones(embedded.shape[:2], dtype=torch.long)
+        output = model(
+            inputs_embeds=embedded,
+            attention_mask=mask,
+            decoder_input_ids=before.expand(count, -1),
+        )
+        each = output.logits.float().log_softmax(-1)  # (B, A, V)
+        found: Tensor = each.gather(-1, after.expand(count, -1).unsqueeze(-1)).sum((1, 2))
+        return found
+
+    answer = tokenizer.decode(after[0], skip_special_tokens=True)
+    return _explained(model, tokens, log_probability, answer, "log-probability of the answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tokens:
+    """Token ids (1, T), each token's word (None for a special token), the words, and how many
+    tokens there are in the vocabulary."""
+
+    ids: Tensor
+    vocabulary: int
+    of_word: tuple[int | None, ...]
+    words: tuple[str, ...]
+    cut: bool
+
+
+def _tokens(tokenizer: Any, text: str, max_length: int) -> _Tokens:
+    if not text.strip():
+        raise ConfideError("data.empty", "The text is blank.", "Give it some words.")
+    options = {"return_offsets_mapping": True} if tokenizer.is_fast else {}
+    found = tokenizer(
+        text,
+        truncation=True,
+        max_length=max_length,
+        return_special_tokens_mask=True,
+        **options,
+    )
+    ids, special = found["input_ids"], found["special_tokens_mask"]
+    if tokenizer.is_fast:
+        read, starts = text, [start for start, _ in found["offset_mapping"]]
+    else:
+        read, starts = _decoded(tokenizer, ids)
+    words = list(re.finditer(r"\S+", read))
+    ends = [word.end() for word in words]
+    # A token may begin with the space before its word, and one of a space alone goes with the next.
+    at = [min(bisect_right(ends, start), len(words) - 1) for start in starts]
+    of_word = tuple(None if is_special else w for w, is_special in zip(at, special, strict=True))
+    last = max((w for w in of_word if w is not None), default=-1)
+    whole = tokenizer(text)["input_ids"]
+    return _Tokens(
+        ids=torch.tensor([ids]),
+        vocabulary=len(tokenizer),
+        of_word=of_word,
+        words=tuple(word.group() for word in words[: last + 1]),
+        cut=len(whole) > len(ids),
+    )
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> tuple[str, list[int]]:
+    """The text of tokens that do not know their place in it, and where each begins."""
+    starts = [len(tokenizer.decode(ids[:i], skip_special_tokens=True)) for i in range(len(ids))]
+    return tokenizer.decode(ids, skip_special_tokens=True), starts
+
+
+def _embed(model: Any, ids: Tensor) -> Tensor:
+    """Embeddings (..., H) of token ids (...)."""
+    return model.get_input_embeddings()(ids).detach()  # type: ignore[no-any-return]
+
+
+def _explained(
+    model: Any, tokens: _Tokens, score: Callable[[Tensor], Tensor], answer: str, measure: str
+) -> Explanation:
+    embedded = _embed(model, tokens.ids)
+    mean = _embed(model, torch.arange(tokens.vocabulary)).mean(0)  # (H,)
+    kept = torch.tensor([[word is None] for word in tokens.of_word])  # (T, 1)
+    blank = torch.where(kept, embedded, mean)
+    with torch.no_grad(), _quiet():
+        there, nowhere = float(score(embedded)), float(score(blank))
+    shares = _integrated(score, embedded, blank, there - nowhere)  # (T,)
+    by_word = [0.0] * len(tokens.words)
+    for share, word in zip(shares.tolist(), tokens.of_word, strict=True):
+        if word is not None:
+            by_word[word] += share
+    return Explanation(
+        answer=answer,
+        measure=measure,
+        words=tokens.words,
+        shares=tuple(by_word),
+        score=there,
+        baseline=nowhere,
+        gap=abs(sum(by_word) - (there - nowhere)),
+        cut=tokens.cut,
+    )
+
+
+def _integrated(
+    score: Callable[[Tensor], Tensor], embedded: Tensor, blank: Tensor, difference: float
+) -> Tensor:
+    """Each token's share (T,), with as many steps as it takes."""
+    try:
+        from captum.attr import IntegratedGradients
+    except ImportError:
+        raise missing_extra("Captum", "explain") from None
+    method, shares = IntegratedGradients(score), torch.zeros(embedded.shape[1])
+    for steps in _STEPS:
+        with _quiet():
+            found = method.attribute(embedded, blank, n_steps=steps, internal_batch_size=_AT_ONCE)
+        shares = found.detach()[0].sum(-1)
+        if abs(float(shares.sum()) - difference) <= TOLERANCE * max(abs(difference), _SMALL):
+            break
+    return shares
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' remark that it finds no padding in embeddings: there is none."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)

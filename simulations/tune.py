@@ -1,0 +1,377 @@
+"""A search for the settings of a scenario: which learning rate, clip norm, rank, or base model.
+
+Each trial is the product's own run, in this process (or in one of its own where base models are
+compared, so that seconds and memory are the model's alone). The study is an SQLite file and goes
+on where it stopped. A trial whose public accuracy is below the median of the earlier ones at the
+same round ends there.
+
+What it costs: a scenario's text is public, so the search is free, and its outcome says so. All
+trials write into one ledger per holder, as they would on private text, where every trial, also one
+that ended early, is charged: the sum that stands there is what such a search would cost. Choosing
+the best of many is never accounted as one run; repeat-and-select (Liu and Talwar 2019; Papernot and
+Steinke 2022) is cheaper, but for a random number of trials that do not learn from each other.
+
+Source: Akiba et al. 2019 (Optuna); Bergstra et al. 2011 (TPE).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import ConfideError, missing_extra, nearest
+from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
+from .scenario import Scenario, prepare, run_config
+from .space import Dimension
+
+SAMPLERS = ("tpe", "random", "grid")
+MEASURE = "accuracy"  # of the public text, the field of an evaluation that is to be largest
+_PRUNED = "tune.pruned"
+# The median of fewer trials than this says little, so none ends early before.
+_TRIALS_BEFORE_PRUNING = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """What is searched, how, and where it is kept."""
+
+    scenario: Scenario
+    space: tuple[Dimension, ...]
+    folder: Path
+    changes: tuple[str, ...] = ()
+    sampler: str = "tpe"
+    trials: int = 20
+
+    def config(self) -> dict[str, Scalar]:
+        """The run config that every trial starts from."""
+        return run_config(self.scenario, self.changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run: its values, how it ended (complete, pruned or failed), and what it took.
+
+    Attributes:
+        curve: the measure after each round.
+        facts: seconds, bytes a holder and round, parameters; megabytes where it ran alone.
+    """
+
+    number: int
+    values: Mapping[str, Scalar]
+    state: str
+    measure: float | None
+    curve: tuple[tuple[int, float], ...]
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """All trials of a study, and the epsilon that stands in the fullest holder's ledger."""
+
+    search: Search
+    trials: tuple[Trial, ...]
+    epsilon: float
+    delta: float
+
+    @property
+    def best(self) -> Trial:
+        """The completed trial with the best measure, the earliest of equals.
+
+        Raises:
+            ConfideError: ``tune.no-trial``.
+        """
+        done = [t for t in self.trials if t.state == "complete" and t.measure is not None]
+        if not done:
+            codes = sorted({str(t.facts.get("code")) for t in self.trials if t.facts.get("code")})
+            raise ConfideError(
+                "tune.no-trial",
+                f"None of {len(self.trials)} trials came to its end ({', '.join(codes)}).",
+                "Narrow the space, or see metrics.jsonl in the folders of the trials.",
+            )
+        return max(done, key=lambda t: t.measure or -math.inf)
+
+
+def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outcome:
+    """Run the trials that are still missing, and tell of each.
+
+    Raises:
+        ConfideError: ``extra.missing`` without Optuna, ``tune.sampler``, ``tune.resume`` when
+            the folder holds another search, and what ``prepare`` raises.
+    """
+    if search.sampler not in SAMPLERS:
+        raise ConfideError(
+            "tune.sampler", f"{search.sampler!r} is no sampler.", nearest(search.sampler, SAMPLERS)
+        )
+    from_flat(search.config())
+    optuna = _optuna()
+    study = _study(optuna, search)
+    data = prepare(search.scenario)
+
+    def objective(trial: Any) -> float:
+        values = {d.key: d.suggest(trial) for d in search.space}
+        trial.set_user_attr("values", values)
+        outcome = _trial(search, data, trial, values)
+        for key, value in outcome.items():
+            trial.set_user_attr(key, value)
+        if outcome["state"] == "pruned":
+            raise optuna.TrialPruned
+        if outcome["state"] == "failed":
+            raise ConfideError(outcome["code"], outcome["message"])
+        return float(outcome["measure"])
+
+    def tell(_: Any, frozen: Any) -> None:
+        say(_told(frozen))
+
+    wanted = search.trials
+    if search.sampler == "grid":
+        wanted = min(wanted, math.prod(len(d.grid()) for d in search.space))
+    missing = wanted - len(_finished(study))
+    if missing > 0:
+        study.optimize(objective, n_trials=missing, callbacks=[tell], catch=(ConfideError,))
+    delta = float(search.config()["privacy.delta"])
+    return Outcome(
+        search=search,
+        trials=tuple(_told(frozen) for frozen in _finished(study)),
+        epsilon=_spent(search.folder / "holders", delta),
+        delta=delta,
+    )
+
+
+def best_scenario(outcome: Outcome) -> str:
+    """The best trial as a scenario that ``confide simulate`` takes."""
+    search = outcome.search
+    scenario, base = search.scenario, search.config()
+    own = set(scenario.config) | {change.partition("=")[0].strip() for change in search.changes}
+    config = {key: base[key] for key in base if key in own and key not in COORDINATORS_OWN}
+    config |= outcome.best.values
+    lines = [
+        f"# The best of {len(outcome.trials)} trials of `confide tune {scenario.name}`: its"
+        f" {MEASURE} of {outcome.best.measure:.3f} is the best of many on the text",
+        "# that chose it, and therefore flatters.",
+        *(f"{key} = {_toml(value)}" for key, value in _table(scenario).items()),
+        "",
+        "[config]",
+        *(f"{_toml(key)} = {_toml(value)}" for key, value in config.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(scenario: Scenario) -> dict[str, Scalar]:
+    names = ("source", "holders", "partition", "alpha", "seed", "limit")
+    return {name: value for name in names if (value := getattr(scenario, name)) is not None}
+
+
+def _toml(value: Scalar) -> str:
+    """JSON's text, numbers and truth values are TOML's, too."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise missing_extra("Optuna", "tune") from None
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)
+    return optuna
+
+
+def _study(optuna: Any, search: Search) -> Any:
+    """The study in the folder, new or gone on with; a trial that a crash cut off is given up."""
+    search.folder.mkdir(parents=True, exist_ok=True)
+    study = optuna.create_study(
+        study_name=search.scenario.name,
+        storage=_storage(search.folder),
+        direction="maximize",
+        load_if_exists=True,
+        pruner=_pruner(optuna, search),
+    )
+    described = json.dumps(
+        [search.sampler, {k: v for k, v in search.config().items() if k not in COORDINATORS_OWN}]
+        + [repr(dimension) for dimension in search.space],
+        sort_keys=True,
+    )
+    known = study.user_attrs.get("search")
+    if known not in (None, described):
+        raise ConfideError(
+            "tune.resume",
+            f"{search.folder} holds a search with another space, sampler or configuration.",
+            "Go on with the same options, or name another folder with --out.",
+        )
+    for cut_off in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(cut_off.number, state=optuna.trial.TrialState.FAIL)
+    # A sampler that began again with the same seed would try the same values again.
+    seed = hash((search.config()["run.seed"], len(study.trials))) % 2**31
+    study.sampler = _sampler(optuna, search, seed)
+    if known is None:
+        study.set_user_attr("search", described)
+        own = {d.key: search.config()[d.key] for d in search.space}
+        if search.sampler != "grid" and all(d.holds(own[d.key]) for d in search.space):
+            study.enqueue_trial(own)  # the scenario as it is comes first
+    return study
+
+
+def _storage(folder: Path) -> str:
+    return f"sqlite:///{folder / 'study.sqlite'}"
+
+
+def _pruner(optuna: Any, search: Search) -> Any:
+    rounds = int(search.config()["round.count"])
+    return optuna.pruners.MedianPruner(
+        n_startup_trials=_TRIALS_BEFORE_PRUNING, n_warmup_steps=rounds // 4
+    )
+
+
+def _sampler(optuna: Any, search: Search, seed: int) -> Any:
+    if search.sampler == "grid":
+        return optuna.samplers.GridSampler({d.key: d.grid() for d in search.space}, seed=seed)
+    if search.sampler == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
+def _finished(study: Any) -> list[Any]:
+    """The trials that have an outcome; one that a crash cut off has none."""
+    return [t for t in study.get_trials(deepcopy=False) if "state" in t.user_attrs]
+
+
+def _told(frozen: Any) -> Trial:
+    known = dict(frozen.user_attrs)
+    return Trial(
+        number=frozen.number,
+        values=known.pop("values"),
+        state=known.pop("state"),
+        measure=known.pop("measure"),
+        curve=tuple((int(r), float(v)) for r, v in known.pop("curve")),
+        facts=known,
+    )
+
+
+def _trial(search: Search, data: Path, trial: Any, values: Mapping[str, Scalar]) -> dict[str, Any]:
+    """Run one trial, here or in a process of its own."""
+    place = {"run.out": str(search.folder / "runs"), "run.name": f"trial-{trial.number}"}
+    config = {**search.config(), **values, **place, "run.resume": "", "data.path": str(data)}
+    ledgers = search.folder / "holders"
+    if not any(d.key == "model.name" for d in search.space):
+        return one_run(config, data, ledgers, _watch(trial)) | {"megabytes": None}
+    spawn = multiprocessing.get_context("spawn")
+    arguments = (config, data, ledgers, search, trial._trial_id)
+    with ProcessPoolExecutor(max_workers=1, mp_context=spawn) as alone:
+        return alone.submit(run_alone, *arguments).result()
+
+
+def run_alone(
+    config: Mapping[str, Scalar], data: Path, ledgers: Path, search: Search, trial_id: int
+) -> dict[str, Any]:
+    """``one_run`` in a process of its own, which finds its trial in the study's file."""
+    optuna = _optuna()
+    study = optuna.load_study(
+        study_name=search.scenario.name,
+        storage=_storage(search.folder),
+        pruner=_pruner(optuna, search),
+    )
+    return one_run(config, data, ledgers, _watch(optuna.trial.Trial(study, trial_id)))
+
+
+def _watch(trial: Any) -> Callable[[int, float], bool]:
+    """Report a round's measure; True when the trial is not worth going on with."""
+
+    def watch(number: int, measure: float) -> bool:
+        trial.report(measure, number)
+        return bool(trial.should_prune())
+
+    return watch
+
+
+def one_run(
+    config: Mapping[str, Scalar],
+    data: Path,
+    ledgers: Path,
+    hopeless: Callable[[int, float], bool],
+) -> dict[str, Any]:
+    """One run as a plain dict: state, measure, curve, code, and what it took.
+
+    Args:
+        hopeless: asked before each round with the last one and its measure; True ends the run.
+    """
+    from ..server.run import run
+    from .inprocess import federation
+
+    before = set(_folders(config))
+    members = federation(sorted(data.glob("holder-*.jsonl")), ledgers)
+    state, code, message = "complete", "", ""
+    try:
+        run(config, _Watched(members, Path(str(config["run.out"])), hopeless))
+    except ConfideError as error:
+        code, message = error.code, error.message
+        state = "pruned" if code == _PRUNED else "failed"
+    (folder,) = set(_folders(config)) - before
+    return {"state": state, "code": code, "message": message, **_facts(folder)}
+
+
+def _folders(config: Mapping[str, Scalar]) -> list[Path]:
+    out = Path(str(config["run.out"]))
+    return [path for path in out.iterdir() if path.is_dir()] if out.is_dir() else []
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What the run's events say of it; the peak of memory is the whole process's."""
+    events = _events(folder)
+    by_kind = {event["event"]: event for event in events}  # the last of each kind
+    start, last, end = (by_kind.get(kind, {}) for kind in ("start", "round", "end"))
+    curve = [(e["round"], e[MEASURE]) for e in events if e["event"] == "evaluation"]
+    return {
+        "measure": curve[-1][1] if curve else None,
+        "curve": curve,
+        "run": folder.name,
+        "seconds": end.get("seconds"),
+        "megabytes": end.get("peak_memory_mb"),
+        "bytes_up": last.get("bytes_up"),
+        "bytes_down": last.get("bytes_down"),
+        "parameters": start.get("model", {}).get("parameters"),
+        "trained": start.get("model", {}).get("trained"),
+    }
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "metrics.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+class _Watched:
+    """A transport that ends a run which is not worth going on with, before its next round."""
+
+    def __init__(self, inner: Any, out: Path, hopeless: Callable[[int, float], bool]) -> None:
+        self._inner, self._out, self._hopeless = inner, out, hopeless
+
+    def nodes(self) -> Sequence[int]:
+        return self._inner.nodes()  # type: ignore[no-any-return]
+
+    def ask(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
+        scores = [e for e in _events(self._out / task.run) if e["event"] == "evaluation"]
+        if (
+            scores
+            and scores[-1]["round"]
+            and self._hopeless(scores[-1]["round"], scores[-1][MEASURE])
+        ):
+            raise ConfideError(
+                _PRUNED,
+                f"Ended after round {scores[-1]['round']}: below the median of earlier trials.",
+            )
+        return self._inner.ask(nodes, task, timeout)  # type: ignore[no-any-return]
+
+
+def _spent(ledgers: Path, delta: float) -> float:
+    """The largest epsilon of all trials together in a holder's ledger; 0 before the first."""
+    from ..common.privacy.ledger import Ledger
+
+    spent = 0.0
+    for path in sorted(ledgers.glob("*/ledger.sqlite")):
+        with Ledger.open(path, create=False) as ledger:
+            spent = max(spent, ledger.epsilon(delta))
+    return spent

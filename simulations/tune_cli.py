@@ -1,0 +1,91 @@
+"""The command ``confide tune``, thin: parse, call, print."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from .tune import Outcome
+
+
+def tune(
+    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "nyt",
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--space",
+            metavar="KEY=VALUES",
+            help="low..high, 'low..high log' or a,b,c; may be repeated. By default train.lr,"
+            " privacy.clip and lora.rank.",
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs in every trial."),
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, help="In all, earlier ones included.")] = 20,
+    sampler: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
+    out: Annotated[
+        Path | None, typer.Option(help="A new folder, or one to go on in. [runs/tune-SCENARIO]")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Search for good settings, and write the best as a scenario. Goes on where it stopped."""
+    from rich.console import Console
+
+    from .scenario import load_scenario, run_config
+    from .space import default_space, parse_space
+    from .tune import Search
+    from .tune import tune as search_for
+
+    chosen, differing = load_scenario(scenario), changes or []
+    wanted = space or default_space(run_config(chosen, differing))
+    search = Search(
+        scenario=chosen,
+        space=tuple(parse_space(wanted, chosen, differing)),
+        folder=out or Path("runs") / f"tune-{chosen.name}",
+        changes=tuple(differing),
+        sampler=sampler,
+        trials=trials,
+    )
+    console = Console(stderr=True)
+    with console.status("searching"):
+        found = search_for(
+            search,
+            lambda t: console.print(f"trial {t.number}: {t.state}, {t.measure}", markup=False),
+        )
+    _show_search(found, as_json)
+
+
+def _show_search(found: Outcome, as_json: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .tune import best_scenario
+    from .tune_page import cost_sentence, models, render, table
+
+    folder, name = found.search.folder, found.search.scenario.name
+    best, page = folder / f"{name}-tuned.toml", folder / "search.html"
+    best.write_text(best_scenario(found), encoding="utf-8")
+    page.write_text(render(found), encoding="utf-8")
+    if as_json:
+        values = {"measure": found.best.measure, "values": found.best.values}
+        spent = {"trials": len(found.trials), "epsilon_if_private": _finite(found.epsilon)}
+        typer.echo(json.dumps({"scenario": str(best), "page": str(page), **values, **spent}))
+        return
+    for heads, rows in (table(found), models(found)):
+        shown = Table(*heads)
+        for row in rows:
+            shown.add_row(*row)
+        if rows:
+            Console().print(shown)
+    typer.echo(f"{cost_sentence(found)}\nPage: {page}\nBest: confide simulate {best}")
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
