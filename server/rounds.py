@@ -30,6 +30,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import Accepted, judge
 from .run_folder import RunFolder
+from .schedule import is_done, rate_of
 from .selection import select, selection_key
 from .transport import Transport, wait_for_nodes
 
@@ -42,13 +43,14 @@ _MOST_SILENT_ROUNDS = 3
 
 @dataclass
 class _State:
-    """The adapter (N,) and the step that moves it; ``done`` is the last finished round, and
-    ``advanced`` counts those that were not abandoned."""
+    """The adapter (N,) and the step that moves it; ``done`` is the last finished round,
+    ``advanced`` counts those that were not abandoned, ``losses`` is the public one after each."""
 
     adapter: Tensor
     optimizer: ServerOptimizer
     done: int = 0
     advanced: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
     receipts: dict[str, Receipt] = field(default_factory=dict)
 
 
@@ -83,6 +85,9 @@ class Rounds:
         score = self._evaluate(state)
         silent = 0
         for number in range(state.done + 1, self._settings.round.count + 1):
+            if is_done(list(state.losses.values()), self._settings.round.patience):
+                logger.info("the public loss has not become less; the run ends here")
+                break
             if self._round(number, nodes, state):
                 score = self._evaluate(state)
             self._save(state)
@@ -107,8 +112,14 @@ class Rounds:
             tensors = unflatten(found.adapter, self._schema.shapes)
             optimizer = ServerOptimizer(flatten(tensors, trained_shapes), self._settings)
             optimizer.restore(found.optimizer)
-            receipts = dict(found.receipts)
-            return _State(found.adapter, optimizer, found.round, found.advanced, receipts)
+            return _State(
+                found.adapter,
+                optimizer,
+                found.round,
+                found.advanced,
+                dict(found.losses),
+                dict(found.receipts),
+            )
         adapter = initial_adapter(self._loaded, self._settings.run.seed)
         optimizer = ServerOptimizer(flatten(adapter, trained_shapes), self._settings)
         state = _State(flatten(adapter, self._schema.shapes), optimizer)
@@ -122,7 +133,8 @@ class Rounds:
         chosen = select(
             connected, settings.round.holders, key=selection_key(self._folder), round_number=number
         )
-        task = self._task(number, state.adapter)
+        rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
+        task = self._task(number, state.adapter, rate)
         replies = self._transport.ask(chosen, task, timeout)
         accepted, left_out = judge(replies, task, settings, self._schema, state.receipts)
         gone = sorted(set(nodes) - set(connected))
@@ -130,7 +142,7 @@ class Rounds:
         abandoned = len(accepted) < least
         state.receipts |= {holder: update.receipt for holder, update in accepted.items()}
         if not abandoned:
-            self._advance(state, accepted)
+            self._advance(state, accepted, rate)
         state.done = number
         self._last_accepted = len(accepted)
         self._last_codes = [row["code"] for row in left_out]
@@ -146,8 +158,12 @@ class Rounds:
         )
         return not abandoned
 
-    def _task(self, number: int, adapter: Tensor) -> Task:
+    def _task(self, number: int, adapter: Tensor, rate: float) -> Task:
+        """The task of a round. Holders that step themselves do so at the round's rate: it travels
+        as the ``train.lr`` of this task, and no part of the plan depends on it."""
         flat = self._settings.to_flat()
+        if self._settings.round.mode == "steps":
+            flat["train.lr"] = rate
         return Task(
             run=self._folder.id,
             round=number,
@@ -156,9 +172,9 @@ class Rounds:
             adapter=adapter.numpy().astype("<f4").tobytes(),
         )
 
-    def _advance(self, state: _State, accepted: dict[str, Accepted]) -> None:
+    def _advance(self, state: _State, accepted: dict[str, Accepted], rate: float) -> None:
         change = mean_change({holder: update.change for holder, update in accepted.items()})
-        trained = state.optimizer.step(change)
+        trained = state.optimizer.step(change, rate)
         tensors = unflatten(state.adapter, self._schema.shapes)
         tensors |= unflatten(trained, self._schema.trained_shapes)
         state.adapter = flatten(tensors, self._schema.shapes)
@@ -196,18 +212,21 @@ class Rounds:
     def _evaluate(self, state: _State) -> Score:
         set_adapter(self._loaded.model, unflatten(state.adapter, self._schema.shapes))
         score = self._evaluator.score()
+        state.losses[state.done] = score.loss
         self._folder.event(
             "evaluation",
             round=state.done,
             examples=score.examples,
             loss=round(score.loss, 6),
-            accuracy=round(score.accuracy, 6),
+            metric=score.metric,
+            **{name: round(value, 6) for name, value in score.metrics.items()},
         )
         logger.info(
-            "round %d of %d: accuracy %.3f, loss %.3f on %d public records",
+            "round %d of %d: %s %.3f, loss %.3f on %d public records",
             state.done,
             self._settings.round.count,
-            score.accuracy,
+            score.metric,
+            score.value,
             score.loss,
             score.examples,
         )
@@ -222,6 +241,7 @@ class Rounds:
                 schema=self._schema.digest,
                 adapter=state.adapter,
                 optimizer=state.optimizer.state(),
+                losses=state.losses,
                 receipts=state.receipts,
             ),
         )
