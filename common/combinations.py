@@ -48,6 +48,12 @@ def check_combinations(s: Settings) -> None:
             f" {s.train.optimizer!r}.",
             "Set train.optimizer = 'adamw', or train.weight-decay = 0.",
         )
+    if s.train.weight_decay * s.train.lr > 1:
+        refuse(
+            f"train.weight-decay = {s.train.weight_decay:g} at train.lr = {s.train.lr:g} takes more"
+            " than there is in one step.",
+            "Their product must be at most 1; 0.01 and 0.001 are usual.",
+        )
     if s.train.warmup >= s.round.count and s.train.warmup:
         refuse(
             f"train.warmup = {s.train.warmup} is all of the {s.round.count} rounds.",

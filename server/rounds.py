@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -136,7 +136,8 @@ class Rounds:
         rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
         task = self._task(number, state.adapter, rate)
         replies = self._transport.ask(chosen, task, timeout)
-        accepted, left_out = judge(replies, task, settings, self._schema, state.receipts)
+        at_rate = replace(settings, train=replace(settings.train, lr=rate))
+        accepted, left_out = judge(replies, task, at_rate, self._schema, state.receipts)
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
         abandoned = len(accepted) < least

@@ -125,9 +125,10 @@ def _use(settings: Mapping[str, Any]) -> str:
     if settings["task.template"] == "chat":
         return _CHAT.format(**how)
     causal = kind == "causal"
-    return _WRITES.format(
+    begin = "begin = tokenizer.bos_token or tokenizer.cls_token or tokenizer.eos_token\n"
+    return (begin if causal else "") + _WRITES.format(
         template=json.dumps(settings["task.template"], ensure_ascii=False),
-        given="(tokenizer.bos_token or tokenizer.eos_token) + text" if causal else "text",
+        given="begin + text" if causal else "text",
         bare=", add_special_tokens=False" if causal else "",
         rest=', batch["input_ids"].shape[1]:' if causal else "",
         **how,

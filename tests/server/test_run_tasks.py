@@ -214,3 +214,28 @@ def test_what_is_written_does_not_depend_on_the_other_texts(done: Done, task: st
         texts = [f"{text} <extra_id_0>" for text in texts]
     together = predict(done(task).path, texts)
     assert together == [predict(done(task).path, [text])[0] for text in texts]
+
+
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_imbalance_options_and_adamw_train_in_local_steps(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path, unit: str
+) -> None:
+    changes = {
+        "task__class_weights": "1,3",
+        "task__class_rates": "0.5,1",
+        "task__loss": "focal",
+        "task__word_dropout": 0.2,
+        "task__copies": 3,
+        "train__optimizer": "adamw",
+        "train__weight_decay": 0.1,
+        "train__lr": 0.01,
+        "train__steps": 2,
+        "round__mode": "steps",
+        "privacy__unit": unit,
+        "data__person": "person",
+    }
+    config = federated.config(tiny_model, tiny_federation, tmp_path / "runs", **changes)
+    folder = run(config, federated.Transport(federated.holders(tiny_federation, tmp_path / "l")))
+    report = json.loads((folder.path / "report.json").read_text())
+    assert all(check["passed"] for check in report["checks"])
+    assert {row["events"][0]["steps"] for row in report["holders"]} == {4}
