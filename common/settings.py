@@ -15,6 +15,7 @@ from typing import Any
 
 from .combinations import check_combinations, numbers_in
 from .errors import ConfideError, nearest
+from .metrics import METRICS
 
 Scalar = str | int | float | bool
 
@@ -81,7 +82,7 @@ class TaskSpec:
 
     kind: str = _choice("classification", *KINDS)
     labels: str = ""
-    metric: str = ""
+    metric: str = _choice("", "", "perplexity", *METRICS)
     loss: str = _choice("cross-entropy", "cross-entropy", "focal")
     gamma: float = _number(2.0, 0, 10)
     class_weights: str = ""
