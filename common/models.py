@@ -243,8 +243,6 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
         lora_dropout=0.0 if head_only else lora.dropout,
         target_modules=targets or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS)),
         layers_to_transform=None if whole else list(range(total - layers, total)),
-        # A T5's blocks hold numbered layers of their own.
-        layers_pattern="block" if not whole and base.config.model_type == "t5" else None,
         fan_in_fan_out=base.config.model_type == "gpt2",  # its Conv1D stores W transposed
     )
     with torch.random.fork_rng(), warnings.catch_warnings():

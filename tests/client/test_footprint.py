@@ -77,6 +77,32 @@ def test_what_is_foreseen_is_enough_and_not_far_too_much(
         assert needed <= foreseen.of(examples, tokens) <= 3 * needed
 
 
+@pytest.mark.parametrize("task", [t for t in tiny.TASKS if t not in ("classification", "chat")])
+def test_what_is_foreseen_is_enough_for_every_task(tmp_path: Path, task: str) -> None:
+    folder = tiny.save_task_model(tmp_path, task)
+    loaded, _ = made(folder, **tiny.TASKS[task], lora__layers=0)
+    foreseen = measure(PerExample(loaded.model), loaded)
+    generator = torch.Generator().manual_seed(0)
+    for lengths in [(loaded.max_length,), (loaded.max_length,) * 5, (5, 9, 7), (6,) * 12]:
+        examples = loaded.task.made_up(lengths, len(loaded.tokenizer), generator, loaded)
+        text, found, alive = EncodedText(examples, loaded), {}, []
+        own = {p.untyped_storage().data_ptr() for p in loaded.model.parameters()}
+
+        def note(tensor: torch.Tensor, found: Any = found, alive: Any = alive) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:  # noqa: B023
+                found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                alive.append(tensor)
+            return tensor
+
+        loaded.model.train()
+        batch = text.together(range(len(lengths)))
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            loaded.task.losses(forward(loaded, loaded.task, batch), batch.targets).sum()
+        needed = sum(found.values()) + foreseen.example * len(lengths)
+        longest = max(text._lengths)
+        assert needed <= foreseen.of(len(lengths), longest), lengths
+
+
 def test_batches_are_cut_to_the_memory_that_is_given(tiny_model: Path, tmp_path: Path) -> None:
     bench = Bench(tiny_model, tmp_path)
     text, footprint = bench.text(30), Footprint(example=1000.0, token=100.0)
