@@ -27,7 +27,6 @@ from transformers.utils import logging as transformers_logging
 from ..common.adapter import load_adapter, set_adapter
 from ..common.errors import ConfideError, missing_extra
 from ..common.models import load_model
-from ..common.tasks import task_for
 from .run_folder import run_settings
 
 # More steps until the shares add up to the difference within this part of it.
@@ -82,9 +81,10 @@ def explain(folder: Path, text: str) -> Explanation:
     set_adapter(loaded.model, load_adapter(folder / "adapter"))
     model, tokenizer, longest = loaded.model, loaded.tokenizer, loaded.max_length
     if kind == "seq2seq":
-        return explain_answer(model, tokenizer, text, max_length=longest)
-    task = task_for(settings.task)
-    return explain_label(model, tokenizer, text, task.labels, task.logits, max_length=longest)
+        asked, most = settings.task.template.replace("{text}", text), settings.task.target_length
+        return explain_answer(model, tokenizer, asked, max_length=longest, max_new_tokens=most)
+    labels = settings.task.label_names
+    return explain_label(model, tokenizer, text, labels, loaded.task.logits, max_length=longest)
 
 
 def explain_label(

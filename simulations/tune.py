@@ -2,8 +2,9 @@
 
 Each trial is the product's own run, in this process (or in one of its own where base models are
 compared, so that seconds and memory are the model's alone). The study is an SQLite file and goes
-on where it stopped. A trial whose public accuracy is below the median of the earlier ones at the
-same round ends there.
+on where it stopped. A trial whose measure on the public text is below the median of the earlier
+ones at the same round ends there. The measure is the task's main metric, of which more is better;
+in place of perplexity it is minus the loss.
 
 What it costs: a scenario's text is public, so the search is free, and its outcome says so. All
 trials write into one ledger per holder, as they would on private text, where every trial, also one
@@ -31,8 +32,8 @@ from .scenario import Scenario, prepare, run_config
 from .space import Dimension
 
 SAMPLERS = ("tpe", "random", "grid")
-MEASURE = "accuracy"  # of the public text, the field of an evaluation that is to be largest
 _PRUNED = "tune.pruned"
+_PERPLEXITY, _MINUS_LOSS = "perplexity", "minus loss"
 # The median of fewer trials than this says little, so none ends early before.
 _TRIALS_BEFORE_PRUNING = 5
 
@@ -51,6 +52,14 @@ class Search:
     def config(self) -> dict[str, Scalar]:
         """The run config that every trial starts from."""
         return run_config(self.scenario, self.changes)
+
+    @property
+    def measure(self) -> str:
+        """What is to be largest, in words."""
+        from ..common.tasks import task_for
+
+        metric = task_for(from_flat(self.config()).task).metrics[0]
+        return _MINUS_LOSS if metric == _PERPLEXITY else metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +161,7 @@ def best_scenario(outcome: Outcome) -> str:
     config |= outcome.best.values
     lines = [
         f"# The best of {len(outcome.trials)} trials of `confide tune {scenario.name}`: its"
-        f" {MEASURE} of {outcome.best.measure:.3f} is the best of many on the text",
+        f" {search.measure} of {outcome.best.measure:.3f} is the best of many on the text",
         "# that chose it, and therefore flatters.",
         *(f"{key} = {_toml(value)}" for key, value in _table(scenario).items()),
         "",
@@ -324,7 +333,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     events = _events(folder)
     by_kind = {event["event"]: event for event in events}  # the last of each kind
     start, last, end = (by_kind.get(kind, {}) for kind in ("start", "round", "end"))
-    curve = [(e["round"], e[MEASURE]) for e in events if e["event"] == "evaluation"]
+    curve = [(e["round"], _measured(e)) for e in events if e["event"] == "evaluation"]
     return {
         "measure": curve[-1][1] if curve else None,
         "curve": curve,
@@ -336,6 +345,11 @@ def _facts(folder: Path) -> dict[str, Any]:
         "parameters": start.get("model", {}).get("parameters"),
         "trained": start.get("model", {}).get("trained"),
     }
+
+
+def _measured(evaluation: Mapping[str, Any]) -> float:
+    metric = evaluation["metric"]
+    return float(-evaluation["loss"] if metric == _PERPLEXITY else evaluation[metric])
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
@@ -357,7 +371,7 @@ class _Watched:
         if (
             scores
             and scores[-1]["round"]
-            and self._hopeless(scores[-1]["round"], scores[-1][MEASURE])
+            and self._hopeless(scores[-1]["round"], _measured(scores[-1]))
         ):
             raise ConfideError(
                 _PRUNED,

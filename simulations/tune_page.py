@@ -10,7 +10,7 @@ from ..common.settings import Scalar
 from ..server.page import page
 from ..server.report import epsilon_text, escape
 from .space import Dimension
-from .tune import MEASURE, Outcome, Trial
+from .tune import Outcome, Trial
 
 _WIDTH, _HEIGHT, _MARGIN = 560.0, 200.0, 44.0
 _STYLE = """
@@ -53,12 +53,13 @@ def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
         ]
         for t in ranked
     ]
-    return ["trial", "state", MEASURE, *keys, "seconds"], rows
+    return ["trial", "state", outcome.search.measure, *keys, "seconds"], rows
 
 
 def models(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
     """Heads and a row for each base model, each by its best completed trial; empty for one."""
-    heads = ["model", MEASURE, "trials", "seconds", "peak MB", "bytes up", "bytes down", "weights"]
+    measure = outcome.search.measure
+    heads = ["model", measure, "trials", "seconds", "peak MB", "bytes up", "bytes down", "weights"]
     if not any(d.key == "model.name" for d in outcome.search.space):
         return heads, []
     found: dict[str, list[Trial]] = {}
@@ -79,7 +80,7 @@ def render(outcome: Outcome) -> str:
     told = ", ".join(f"{key} = {_value(value)}" for key, value in best.values.items())
     body = [
         f"<header><h1>Search: {escape(name)}</h1>"
-        f'<p class="claim">{_share(best.measure)} {MEASURE} with {escape(told)}</p>'
+        f'<p class="claim">{_share(best.measure)} {outcome.search.measure} with {escape(told)}</p>'
         f"<p>{escape(cost_sentence(outcome))}</p>"
         '<p class="note">The best of many trials is chosen on the same public text on which its'
         " figure is measured, and flatters; judge it on other text.</p></header>",
@@ -186,7 +187,8 @@ def _plot(
         f'<circle class="best" cx="{x(places[best.number]):.1f}" cy="{y(best.measure or 0):.1f}" '
         'r="8"><title>the best</title></circle>'
     )
-    title = f"{MEASURE}: a dot is a trial, a cross one that ended early, the ring is the best"
+    measure = outcome.search.measure
+    title = f"{measure}: a dot is a trial, a cross one that ended early, the ring is the best"
     return (
         f'<div class="scroll"><svg class="plot" role="img" viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" '
         f'aria-label="{title}">{"".join(marks)}</svg></div><p class="note">{title}.</p>'

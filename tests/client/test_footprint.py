@@ -21,8 +21,7 @@ from confide.common.batches import EncodedText, Footprint, Room, forward
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import Settings, from_flat
-from confide.common.tasks import task_for
-from confide.common.tasks.classification import Example
+from confide.common.tasks import Example, task_for
 from tests import tiny
 from tests.client.test_private_step import Bench, plan
 
@@ -70,12 +69,38 @@ def test_what_is_foreseen_is_enough_and_not_far_too_much(
 ) -> None:
     loaded, settings = made(tiny.save_model(tmp_path, kind), lora__layers=layers)
     engine = PerExample(loaded.model)
-    foreseen = measure(engine, loaded, settings)
+    foreseen = measure(engine, loaded)
     assert foreseen.example == sum(4 * p.numel() for p in engine.trained)
     for examples, tokens in [(1, LONGEST), (7, LONGEST), (4, 5), (20, 9)]:
         needed = kept(loaded, settings, examples, tokens)
         engine.forget()
         assert needed <= foreseen.of(examples, tokens) <= 3 * needed
+
+
+@pytest.mark.parametrize("task", [t for t in tiny.TASKS if t not in ("classification", "chat")])
+def test_what_is_foreseen_is_enough_for_every_task(tmp_path: Path, task: str) -> None:
+    folder = tiny.save_task_model(tmp_path, task)
+    loaded, _ = made(folder, **tiny.TASKS[task], lora__layers=0)
+    foreseen = measure(PerExample(loaded.model), loaded)
+    generator = torch.Generator().manual_seed(0)
+    for lengths in [(loaded.max_length,), (loaded.max_length,) * 5, (5, 9, 7), (6,) * 12]:
+        examples = loaded.task.made_up(lengths, len(loaded.tokenizer), generator, loaded)
+        text, found, alive = EncodedText(examples, loaded), {}, []
+        own = {p.untyped_storage().data_ptr() for p in loaded.model.parameters()}
+
+        def note(tensor: torch.Tensor, found: Any = found, alive: Any = alive) -> torch.Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:  # noqa: B023
+                found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+                alive.append(tensor)
+            return tensor
+
+        loaded.model.train()
+        batch = text.together(range(len(lengths)))
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            loaded.task.losses(forward(loaded, loaded.task, batch), batch.targets).sum()
+        needed = sum(found.values()) + foreseen.example * len(lengths)
+        longest = max(text._lengths)
+        assert needed <= foreseen.of(len(lengths), longest), lengths
 
 
 def test_batches_are_cut_to_the_memory_that_is_given(tiny_model: Path, tmp_path: Path) -> None:
@@ -128,7 +153,7 @@ from confide.common.batches import EncodedText
 from confide.common.models import load_model
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
-from confide.common.tasks.classification import Example
+from confide.common.tasks import Example
 from confide.simulations.benchmarks.memory import _begin, _highest
 from confide.common.adapter import get_adapter
 from confide.common.tensors import flatten

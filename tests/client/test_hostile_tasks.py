@@ -237,6 +237,9 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
 OF_PATHS = {
     "model.name": MODELS,
     "task.labels": "settings.combination",
+    "task.class-weights": "settings.combination",
+    "task.class-rates": "settings.combination",
+    "task.template": "settings.combination",
     "data.path": "task.path",
     "data.text": "policy.columns",
     "data.target": "policy.columns",

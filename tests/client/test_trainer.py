@@ -341,3 +341,36 @@ def test_the_processor_decides_on_bfloat16_where_it_is_asked_to(
     monkeypatch.setattr(trunk, "fast_bfloat16", lambda: fast)
     assert Bench(tiny_model, tmp_path, model__dtype="auto").loaded.trunk.bfloat16 is fast
     assert not Bench(tiny_model, tmp_path).loaded.trunk.bfloat16
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"task__class_weights": "1,50"},
+        {"task__loss": "focal"},
+        {"task__copies": 3, "task__word_dropout": 1e-12},
+        {"task__class_weights": "50,1", "task__copies": 2, "task__word_dropout": 1e-12},
+    ],
+)
+def test_weights_and_copies_come_before_the_clipping_of_one_unit(
+    tiny_model: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """With nothing left out, copies are the record itself, and never more than one clip norm."""
+    bench = Bench(tiny_model, tmp_path, **changes)
+    text = bench.text(12)
+    rows = bench.record_gradients(text)
+    if "task__class_weights" in changes:
+        assert (rows.norm(dim=1) > CLIP).any(), "some of them must be clipped"
+    expected = -clipped_sum(rows) / BATCH
+    found = trained_change(bench, text, plan())
+    assert (found - expected).norm() <= EXACT * expected.norm()
+
+
+def test_a_class_that_is_left_out_contributes_nothing(tiny_model: Path, tmp_path: Path) -> None:
+    bench = Bench(tiny_model, tmp_path, task__class_rates="1,1e-12")
+    text = bench.text(12)
+    first = [i for i, e in enumerate(text._examples) if e.target == 0]
+    assert 0 < len(first) < 12
+    expected = -clipped_sum(bench.record_gradients(text)[first]) / BATCH
+    found = trained_change(bench, text, plan())
+    assert (found - expected).norm() <= EXACT * expected.norm()
