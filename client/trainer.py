@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import get_adapter, set_adapter
-from ..common.batches import EncodedText, Footprint, Room, forward
+from ..common.batches import Draws, EncodedText, Footprint, Room, forward
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.noise import SecureGenerator
@@ -109,17 +109,15 @@ class Trainer:
             self._local_optimizer(settings), plan, settings.train.batch, generator
         )
         most = settings.privacy.records_per_person
-        # Of its own key, drawn once: what is masked tells nothing of the noise.
-        spec, draws = settings.task, None
-        if spec.rates or not self._loaded.task.fixed:
-            draws = _generator_of_masks(generator)
+        spec = settings.task
         for _ in range(plan.steps_per_round):
             drawn: Sequence[Sequence[int]]
             drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
-            if draws is not None and spec.rates:
-                drawn = text.thinned(drawn, spec.rates, draws)
+            if spec.rates:
+                coins = generator.uniform(sum(len(unit) for unit in drawn))
+                drawn = text.thinned(drawn, spec.rates, coins.tolist())
             drawn = [[i for i in unit for _ in range(spec.copies)] for unit in drawn]
-            self._step(optimizer, ready, text, drawn, settings, draws)
+            self._step(optimizer, ready, text, drawn, settings, _draws_from(generator))
         after = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
         if plan.trust is not Trust.OFF:
             sizes = [math.prod(shape) for _, shape in schema.trained_shapes]
@@ -145,7 +143,7 @@ class Trainer:
         text: EncodedText,
         drawn: Sequence[Sequence[int]],
         settings: Settings,
-        draws: torch.Generator | None,
+        draws: Draws,
     ) -> None:
         optimizer.zero_grad(set_to_none=True)
         if not drawn:
@@ -192,9 +190,14 @@ def _bounded(records: Sequence[int], most: int, generator: SecureGenerator) -> S
     return [records[i] for i in generator.subset(len(records), most)]
 
 
-def _generator_of_masks(generator: SecureGenerator) -> torch.Generator:
-    """Draws that nobody can foresee, made from bits that the noise never sees."""
-    return torch.Generator().manual_seed(int(generator.uniform(1)[0] * 2**52))
+def _draws_from(generator: SecureGenerator) -> Draws:
+    """For each use of a record numbers of its own (what is masked), from bits that neither the
+    noise nor another record sees: the sum then changes by this record's gradient alone."""
+
+    def fresh() -> torch.Generator:
+        return torch.Generator().manual_seed(int(generator.uniform(1)[0] * 2**53))
+
+    return fresh
 
 
 def _check_moved(before: Tensor, after: Tensor) -> None:

@@ -8,7 +8,7 @@ losses make the result the same however it is cut.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -26,6 +26,10 @@ TOKENS_PER_BATCH = 4096
 MOST_PADDING = 0.15
 # Tokens that are not worth a pass of their own, padding or not.
 SMALL = 512
+
+
+# A new source of random numbers at each call, independent of all others.
+Draws = Callable[[], torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -119,8 +123,9 @@ class EncodedText:
     """Examples of one place, ready for its model; it holds private text at a holder.
 
     The hidden states below the adapters are computed at the first use and kept in memory only.
-    Where the task draws what a record is used for (masks), it is drawn from the ``generator`` that
-    is given, each time anew; without one the examples are used as they are.
+    Where the task draws what a record is used for (masks), ``draws`` gives a generator of its own
+    to each use of a record: from a common one, a record more or less would change what all others
+    are used for, and no clip norm bounds that. Without it the examples are used as they are.
     """
 
     def __init__(self, examples: Sequence[Example], loaded: LoadedModel) -> None:
@@ -135,37 +140,37 @@ class EncodedText:
         self,
         indices: Sequence[int] | None = None,
         room: Room = ROOM,
-        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
     ) -> Iterator[Batch]:
         """The examples of ``indices`` (all by default) in physical batches; each exactly once."""
         chosen = range(len(self)) if indices is None else indices
         for chunk in chunks_by_length(self._lengths, chosen, room):
-            yield self._batch(chunk, generator)
+            yield self._batch(chunk, draws)
 
     def together(self, indices: Sequence[int]) -> Batch:
         """The examples of ``indices`` in one physical batch, in that order."""
         return self._batch(indices)
 
     def thinned(
-        self, units: Sequence[Sequence[int]], rates: Sequence[float], generator: torch.Generator
+        self, units: Sequence[Sequence[int]], rates: Sequence[float], chances: Sequence[float]
     ) -> list[list[int]]:
         """The units without the records that are left out this time, each used with the rate of
-        its class; a unit of which nothing is left is none."""
-        count = sum(len(unit) for unit in units)
-        chances = iter(torch.rand(count, generator=generator).tolist())
-        kept = [[i for i in unit if next(chances) < rates[self._class(i)]] for unit in units]
+        its class; a unit of which nothing is left is none. ``chances`` are independent uniform
+        numbers in (0, 1), one for each record of the units."""
+        coins = iter(chances)
+        kept = [[i for i in unit if next(coins) < rates[self._class(i)]] for unit in units]
         return [unit for unit in kept if unit]
 
     def pieces(
         self,
         units: Sequence[Sequence[int]],
         room: Room = ROOM,
-        generator: torch.Generator | None = None,
+        draws: Draws | None = None,
     ) -> Iterator[Piece]:
         """The examples of ``units``, each exactly once, in physical batches of whole units; only
         a unit that is too large for one is spread over several, which follow each other."""
         if all(len(unit) == 1 for unit in units):
-            for batch in self.batches([unit[0] for unit in units], room, generator):
+            for batch in self.batches([unit[0] for unit in units], room, draws):
                 every = torch.arange(batch.size)
                 yield Piece(batch, every, torch.ones_like(every))
             return
@@ -177,7 +182,7 @@ class EncodedText:
                 parts = chunks_by_length(self._lengths, parts[0], replace(room, padding=1.0))
             for number, part in enumerate(parts, start=1):
                 places = of[: len(part)]  # all of it, or of a single unit, where all are 0
-                yield Piece(self._batch(part, generator), places, sizes, whole=number == len(parts))
+                yield Piece(self._batch(part, draws), places, sizes, whole=number == len(parts))
 
     def _class(self, index: int) -> int:
         target = self._examples[index].target
@@ -185,10 +190,10 @@ class EncodedText:
             raise TypeError("only classes have rates")
         return target
 
-    def _batch(self, chunk: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+    def _batch(self, chunk: Sequence[int], draws: Draws | None = None) -> Batch:
         loaded, examples = self._loaded, [self._examples[i] for i in chunk]
-        if generator is not None and not loaded.task.fixed:
-            examples = [loaded.task.redraw(e, loaded, generator) for e in examples]
+        if draws is not None and not loaded.task.fixed:
+            examples = [loaded.task.redraw(e, loaded, draws()) for e in examples]
         batch = loaded.task.collate(examples, loaded)
         if not loaded.trunk.frozen:
             return batch

@@ -208,8 +208,8 @@ MUTANTS = (
     Mutant(
         "a loss over the batch",
         "common/tasks/classification.py",
-        'return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")',
-        "return torch.nn.functional.cross_entropy(logits.float(), targets).expand(len(targets))",
+        'each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")',
+        "each = torch.nn.functional.cross_entropy(logits.float(), targets).expand(len(targets))",
         ("tests/common/tasks/test_classification.py", "tests/client/test_private_step.py"),
     ),
     Mutant(

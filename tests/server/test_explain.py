@@ -134,7 +134,8 @@ def test_shares_of_a_sum_over_tokens_by_hand(tiny_model: Path) -> None:
 def test_a_run_is_explained_by_the_answer_that_it_predicts(run_folder: Path) -> None:
     found, (predicted,) = explain(run_folder, TEXT), predict(run_folder, [TEXT])
     assert complete(found)
-    assert found.answer == predicted.label
+    assert found.answer == predicted.answer
+    assert predicted.probabilities
     odds = predicted.probabilities[found.answer]
     assert found.score == pytest.approx(math.log(odds / (1 - odds)), abs=1e-5)
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from confide.common.batches import EncodedText
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
+from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import Settings, TaskSpec, from_flat
 from confide.common.tasks import Example, task_for
 from tests import tiny
@@ -53,8 +54,8 @@ def test_a_focal_loss_attends_to_what_is_wrong() -> None:
 
 def test_a_rate_leaves_out_records_of_its_class_alone(loaded: LoadedModel) -> None:
     examples = [Example((5, 6), n % 2) for n in range(4000)]
-    text, generator = EncodedText(examples, loaded), torch.Generator().manual_seed(0)
-    kept = text.thinned([[i] for i in range(4000)], (1.0, 0.25), generator)
+    text, chances = EncodedText(examples, loaded), SecureGenerator().uniform(4000).tolist()
+    kept = text.thinned([[i] for i in range(4000)], (1.0, 0.25), chances)
     by_class = [sum(examples[u[0]].target == c for u in kept) for c in (0, 1)]
     assert by_class[0] == 2000
     assert by_class[1] == pytest.approx(500, abs=80)
@@ -62,14 +63,13 @@ def test_a_rate_leaves_out_records_of_its_class_alone(loaded: LoadedModel) -> No
 
 def test_a_unit_of_which_nothing_is_left_is_none(loaded: LoadedModel) -> None:
     text = EncodedText([Example((5,), 0), Example((6,), 1)], loaded)
-    generator = torch.Generator().manual_seed(0)
-    assert text.thinned([[0, 1], [1]], (1.0, 1e-9), generator) == [[0]]
+    assert text.thinned([[0, 1], [1]], (1.0, 1e-9), [0.5] * 3) == [[0]]
 
 
 def test_copies_of_a_record_differ_and_are_one_unit(loaded: LoadedModel) -> None:
     examples = [Example((2, *range(5, 5 + n), 3), 0) for n in (9, 4)]
     text, generator = EncodedText(examples, loaded), torch.Generator().manual_seed(1)
-    (piece,) = text.pieces([[0, 0, 0, 0], [1, 1, 1, 1]], generator=generator)
+    (piece,) = text.pieces([[0, 0, 0, 0], [1, 1, 1, 1]], draws=lambda: generator)
     assert piece.sizes.tolist() == [4, 4]
     assert sorted(piece.units.tolist()) == [0] * 4 + [1] * 4
     rows = {tuple(r) for r in piece.batch.inputs["input_ids"].tolist()}
@@ -77,6 +77,21 @@ def test_copies_of_a_record_differ_and_are_one_unit(loaded: LoadedModel) -> None
     ids, mask = piece.batch.inputs["input_ids"], piece.batch.attention_mask
     assert all((row[0], row[m.sum() - 1]) == (2, 3) for row, m in zip(ids, mask, strict=True))
     assert mask.sum(1).min() >= 3, "a word is left besides the frame"
+
+
+def test_what_is_drawn_for_a_record_does_not_depend_on_the_others(loaded: LoadedModel) -> None:
+    examples = [Example((2, *range(5, 5 + n), 3), 0) for n in (9, 9, 9)]
+    text = EncodedText(examples, loaded)
+
+    def words_of(units: list[list[int]], first: int) -> set[tuple[int, ...]]:
+        seeds = iter(range(first, 100))
+        (piece,) = text.pieces(units, draws=lambda: torch.Generator().manual_seed(next(seeds)))
+        assert next(seeds) == first + len(units), "one generator for each use of a record"
+        return {tuple(row) for row in piece.batch.inputs["input_ids"].tolist()}
+
+    whole = [words_of([[0], [1], [2]], 7), words_of([[1], [2]], 8)]
+    assert len(whole[0]) == 3
+    assert whole[1] < whole[0]
 
 
 @pytest.mark.parametrize(
