@@ -93,7 +93,7 @@ OUTGOING = (
 NOT_SENT = (
     ("the number of records", "sums are divided by the public batch, and every update counts once"),
     ("losses and metrics", "no metric is computed at a holder"),
-    ("counts of labels, class weights", "no setting asks for them"),
+    ("counts of labels", "no setting asks for them; class weights are the coordinator's own"),
     ("when training stopped", "the number of steps is the plan's, whatever the text"),
     ("sizes of drawn batches, norms", "nothing about a batch is returned by the trainer"),
     ("trials of tuning", "each is a run, which the ledger is charged for like any other"),
