@@ -80,6 +80,17 @@ def test_the_rooms_call_each_other_by_relative_names(root: Path, product_files: 
     assert found == []
 
 
+def test_no_product_code_draws_from_a_seed_that_is_called_insecure(
+    root: Path, product_files: list[Path]
+) -> None:
+    found = [
+        f"{place} uses {ast.unparse(node)}"
+        for place, node in nodes(root, product_files)
+        if isinstance(node, ast.Attribute) and node.attr.startswith("insecure_")
+    ]
+    assert found == []
+
+
 def test_product_code_never_asserts(root: Path, product_files: list[Path]) -> None:
     assert [p for p, node in nodes(root, product_files) if isinstance(node, ast.Assert)] == []
 

@@ -146,6 +146,17 @@ def test_two_tasks_never_get_the_same_noise(place: Place) -> None:
     assert first.values != second.values
 
 
+def test_a_holder_that_begins_again_without_a_ledger_has_other_noise(place: Place) -> None:
+    task = place.task()
+    first = update(place, task)
+    for file in place.site.ledger.parent.glob(place.site.ledger.name + "*"):
+        file.unlink()
+    place.restart()
+    second = update(place, task)
+    assert first.task_hash == second.task_hash
+    assert first.values != second.values
+
+
 def test_the_receipt_is_that_of_the_ledger(place: Place) -> None:
     reply = update(place, place.task())
     with Ledger.open(place.site.ledger) as ledger:
