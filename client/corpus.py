@@ -14,8 +14,7 @@ from pathlib import Path
 from ..common.batches import EncodedText
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
-from ..common.settings import DataSpec, TaskSpec
-from ..common.tasks import task_for
+from ..common.settings import DataSpec
 from ..common.text.readers import read_records
 from ..common.text.units import group_units
 
@@ -63,7 +62,7 @@ class Corpus:
         self.spec = spec
         self.identity = identity_of(path, key)
         self.records = read_records(
-            path, text=spec.text, target=spec.target, person=spec.person or None
+            path, text=spec.text, target=spec.target or None, person=spec.person or None
         )
         if identity_of(path, key) != self.identity:
             raise ConfideError(
@@ -71,7 +70,7 @@ class Corpus:
                 f"{path} changed while it was read.",
                 "Write a new file beside it and rename that into its place.",
             )
-        self._encoded: tuple[TaskSpec, LoadedModel, EncodedText] | None = None
+        self._encoded: tuple[LoadedModel, EncodedText] | None = None
         self._units: dict[str, list[list[int]]] = {}
 
     def is_that_of(self, path: Path, spec: DataSpec, key: bytes) -> bool:
@@ -88,13 +87,11 @@ class Corpus:
             self._units[unit] = group_units(self.records, unit)
         return self._units[unit]
 
-    def encoded(self, task: TaskSpec, loaded: LoadedModel) -> EncodedText:
+    def encoded(self, loaded: LoadedModel) -> EncodedText:
         """The records as the model reads them; the same object until the model changes (only
         one is kept: a coordinator that asks for ever new models must not fill the memory)."""
-        if self._encoded is not None:
-            known_task, known_model, text = self._encoded
-            if known_task == task and known_model is loaded:
-                return text
-        examples = task_for(task).encode(self.records, loaded.tokenizer, loaded.max_length)
-        self._encoded = (task, loaded, EncodedText(examples, loaded))
-        return self._encoded[2]
+        if self._encoded is not None and self._encoded[0] is loaded:
+            return self._encoded[1]
+        examples = loaded.task.encode(self.records, loaded.tokenizer, loaded.max_length)
+        self._encoded = (loaded, EncodedText(examples, loaded))
+        return self._encoded[1]

@@ -16,19 +16,17 @@ from torch import Tensor
 
 from ..common.batches import EncodedText, Footprint, forward
 from ..common.models import LoadedModel
-from ..common.settings import Settings
-from ..common.tasks import task_for
-from ..common.tasks.classification import Example
 from .per_example import PerExample
 
 _IN_BACKWARD = 3  # tensors of the largest size, beyond those that were kept; two were seen
 
 
-def measure(engine: PerExample, loaded: LoadedModel, settings: Settings) -> Footprint:
+def measure(engine: PerExample, loaded: LoadedModel) -> Footprint:
     """Bytes for each example and for each of its tokens."""
-    longest = loaded.max_length
-    text = EncodedText([Example((1,) * longest, 0)], loaded)
-    batch, task = text.together([0]), task_for(settings.task)
+    longest, task = loaded.max_length, loaded.task
+    generator = torch.Generator().manual_seed(0)  # of made-up text
+    made_up = task.made_up([longest], len(loaded.tokenizer), generator, loaded)
+    batch = EncodedText(made_up, loaded).together([0])
     own = {_place(t) for t in (*loaded.model.parameters(), *loaded.model.buffers())}
     kept: dict[int, int] = {}
     # Held until the pass is over, or their places would be used again.

@@ -116,7 +116,7 @@ class Holder:
         units = corpus.units(unit)
         plan = plan_for(settings, len(units))
         review_plan(plan, self.site.policy, ledger.steps(task.run))
-        text = corpus.encoded(settings.task, ready.loaded)
+        text = corpus.encoded(ready.loaded)
         charge = Charge(
             run=task.run,
             round=task.round,

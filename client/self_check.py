@@ -18,9 +18,7 @@ from torch import Tensor, nn
 from ..common.batches import EncodedText, forward
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
-from ..common.settings import Settings
-from ..common.tasks import task_for
-from ..common.tasks.classification import Example
+from ..common.tasks import Example
 from .per_example import PerExample
 
 # Never as many examples as tokens: an axis that is mistaken for the batch shows by its length.
@@ -29,7 +27,7 @@ _SPREAD = 0.05  # of the values tried; at zero most gradients of LoRA vanish
 _EXACT, _HALF = 1e-3, 0.1  # relative, allowed in float32 and in bfloat16
 
 
-def check_per_example(engine: PerExample, loaded: LoadedModel, settings: Settings) -> None:
+def check_per_example(engine: PerExample, loaded: LoadedModel) -> None:
     """Refuse a model whose examples do not have gradients of their own. The trained values are
     other ones afterwards.
 
@@ -41,25 +39,23 @@ def check_per_example(engine: PerExample, loaded: LoadedModel, settings: Setting
     trained: list[Any] = list(engine.trained)
     for parameter in trained:
         parameter.data = _SPREAD * torch.randn(parameter.shape, generator=generator)
-    text = EncodedText(_made_up(loaded, settings, generator), loaded)
+    text = EncodedText(_made_up(loaded, generator), loaded)
     with _without_dropout(loaded.model):
         loaded.model.train()
-        _backward(loaded, settings, text, range(len(text)))
+        _backward(loaded, text, range(len(text)))
         engine.check()
         together = [_flat([p.grad_sample[i] for p in trained]) for i in range(len(text))]
         engine.forget()
         loaded.model.eval()  # the engine keeps out of the way
         for index in range(len(text)):
-            _backward(loaded, settings, text, [index])
+            _backward(loaded, text, [index])
             alone = _flat([torch.zeros_like(p) if p.grad is None else p.grad for p in trained])
             engine.forget()
             _compare(together[index], alone, _HALF if loaded.trunk.bfloat16 else _EXACT)
 
 
-def _backward(
-    loaded: LoadedModel, settings: Settings, text: EncodedText, indices: range | list[int]
-) -> None:
-    task = task_for(settings.task)
+def _backward(loaded: LoadedModel, text: EncodedText, indices: range | list[int]) -> None:
+    task = loaded.task
     # One batch, whatever its padding: that padding does not matter is part of the question.
     batch = text.together(indices)
     task.losses(forward(loaded, task, batch), batch.targets).sum().backward()
@@ -76,16 +72,9 @@ def _compare(together: Tensor, alone: Tensor, tolerance: float) -> None:
         )
 
 
-def _made_up(loaded: LoadedModel, settings: Settings, generator: torch.Generator) -> list[Example]:
-    size, classes = len(loaded.tokenizer), len(settings.task.label_names)
+def _made_up(loaded: LoadedModel, generator: torch.Generator) -> list[Example]:
     lengths = [min(length, loaded.max_length) for length in _LENGTHS]
-    return [
-        Example(
-            ids=tuple(torch.randint(1, size, (length,), generator=generator).tolist()),
-            target=number % classes,
-        )
-        for number, length in enumerate(lengths)
-    ]
+    return loaded.task.made_up(lengths, len(loaded.tokenizer), generator, loaded)
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -21,7 +21,6 @@ from ..common.models import LoadedModel
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Trust
 from ..common.settings import Settings
-from ..common.tasks import task_for
 from ..common.tensors import flatten, unflatten
 from .footprint import measure
 from .per_example import PerExample
@@ -53,7 +52,7 @@ class Trainer:
             ConfideError: ``train.self-check``, ``train.no-gradient``, ``train.precision``,
                 ``train.unsupported-layer``, ``train.batch-shape`` or ``train.memory``.
         """
-        footprint = _prepared(self._loaded, settings).footprint
+        footprint = _prepared(self._loaded).footprint
         # By the greatest length allowed, not by the text's own: whether a task is refused must
         # not tell how long a holder's records are.
         longest = self._loaded.max_length
@@ -84,7 +83,7 @@ class Trainer:
         of privacy; None: each record is one.
         """
         chosen = units if units is not None else [[i] for i in range(len(text))]
-        ready = _prepared(self._loaded, settings)
+        ready = _prepared(self._loaded)
         try:
             return self._train(adapter, text, settings, plan, generator, chosen, ready)
         finally:
@@ -110,9 +109,17 @@ class Trainer:
             self._local_optimizer(settings), plan, settings.train.batch, generator
         )
         most = settings.privacy.records_per_person
+        # Of its own key, drawn once: what is masked tells nothing of the noise.
+        spec, draws = settings.task, None
+        if spec.rates or not self._loaded.task.fixed:
+            draws = _generator_of_masks(generator)
         for _ in range(plan.steps_per_round):
+            drawn: Sequence[Sequence[int]]
             drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
-            self._step(optimizer, ready, text, drawn, settings)
+            if draws is not None and spec.rates:
+                drawn = text.thinned(drawn, spec.rates, draws)
+            drawn = [[i for i in unit for _ in range(spec.copies)] for unit in drawn]
+            self._step(optimizer, ready, text, drawn, settings, draws)
         after = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
         if plan.trust is not Trust.OFF:
             sizes = [math.prod(shape) for _, shape in schema.trained_shapes]
@@ -124,9 +131,12 @@ class Trainer:
         parameters = trained_parameters(self._loaded.model)
         if settings.round.mode == "gradient":
             return torch.optim.SGD(parameters, lr=1.0)
-        if settings.train.optimizer == "adam":
-            return torch.optim.Adam(parameters, lr=settings.train.lr)
-        return torch.optim.SGD(parameters, lr=settings.train.lr)
+        train = settings.train
+        if train.optimizer == "adam":
+            return torch.optim.Adam(parameters, lr=train.lr)
+        if train.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay)
+        return torch.optim.SGD(parameters, lr=train.lr)
 
     def _step(
         self,
@@ -135,14 +145,15 @@ class Trainer:
         text: EncodedText,
         drawn: Sequence[Sequence[int]],
         settings: Settings,
+        draws: torch.Generator | None,
     ) -> None:
         optimizer.zero_grad(set_to_none=True)
         if not drawn:
             empty_step(optimizer)
             return
-        task, seen = task_for(settings.task), 0
+        task, seen = self._loaded.task, 0
         room = Room(memory=settings.train.memory * _MIB, footprint=ready.footprint)
-        for piece in text.pieces(drawn, room):
+        for piece in text.pieces(drawn, room, draws):
             logits = forward(self._loaded, task, piece.batch)
             # A sum: each example's own gradient, not scaled by the others' number.
             task.losses(logits, piece.batch.targets).sum().backward()
@@ -156,15 +167,15 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
 
 
-def _prepared(loaded: LoadedModel, settings: Settings) -> _Prepared:
+def _prepared(loaded: LoadedModel) -> _Prepared:
     """Made, checked and measured once; kept with the model, so that it goes when the model goes."""
     known: _Prepared | None = vars(loaded.model).get("_prepared")
     if known is not None:
         return known
     engine = PerExample(loaded.model)
     try:
-        check_per_example(engine, loaded, settings)
-        ready = _Prepared(engine=engine, footprint=measure(engine, loaded, settings))
+        check_per_example(engine, loaded)
+        ready = _Prepared(engine=engine, footprint=measure(engine, loaded))
     except BaseException:
         engine.remove_hooks()
         raise
@@ -179,6 +190,11 @@ def _bounded(records: Sequence[int], most: int, generator: SecureGenerator) -> S
     if len(records) <= most:
         return records
     return [records[i] for i in generator.subset(len(records), most)]
+
+
+def _generator_of_masks(generator: SecureGenerator) -> torch.Generator:
+    """Draws that nobody can foresee, made from bits that the noise never sees."""
+    return torch.Generator().manual_seed(int(generator.uniform(1)[0] * 2**52))
 
 
 def _check_moved(before: Tensor, after: Tensor) -> None:

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from .models import LoadedModel
-from .tasks.classification import Classification, Example
+from .tasks import Batch, Example, Task
+from .tasks.example import padded
 
 # Tokens in one physical batch: more are no faster on a processor.
 TOKENS_PER_BATCH = 4096
@@ -25,22 +26,6 @@ TOKENS_PER_BATCH = 4096
 MOST_PADDING = 0.15
 # Tokens that are not worth a pass of their own, padding or not.
 SMALL = 512
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One physical batch of B examples, padded to T tokens.
-
-    ``inputs`` is ``input_ids`` (B, T) or, below cached layers, ``inputs_embeds`` (B, T, H).
-    """
-
-    inputs: dict[str, Tensor]
-    attention_mask: Tensor
-    targets: Tensor
-
-    @property
-    def size(self) -> int:
-        return len(self.targets)
 
 
 @dataclass(frozen=True)
@@ -134,74 +119,99 @@ class EncodedText:
     """Examples of one place, ready for its model; it holds private text at a holder.
 
     The hidden states below the adapters are computed at the first use and kept in memory only.
+    Where the task draws what a record is used for (masks), it is drawn from the ``generator`` that
+    is given, each time anew; without one the examples are used as they are.
     """
 
     def __init__(self, examples: Sequence[Example], loaded: LoadedModel) -> None:
         self._examples, self._loaded = list(examples), loaded
-        self._lengths = [len(example.ids) for example in examples]
+        self._lengths = [loaded.task.length(e, loaded.max_length) for e in self._examples]
         self._hidden: list[Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self._examples)
 
-    def batches(self, indices: Sequence[int] | None = None, room: Room = ROOM) -> Iterator[Batch]:
+    def batches(
+        self,
+        indices: Sequence[int] | None = None,
+        room: Room = ROOM,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Batch]:
         """The examples of ``indices`` (all by default) in physical batches; each exactly once."""
         chosen = range(len(self)) if indices is None else indices
         for chunk in chunks_by_length(self._lengths, chosen, room):
-            yield self._batch(chunk)
+            yield self._batch(chunk, generator)
 
     def together(self, indices: Sequence[int]) -> Batch:
         """The examples of ``indices`` in one physical batch, in that order."""
         return self._batch(indices)
 
-    def pieces(self, units: Sequence[Sequence[int]], room: Room = ROOM) -> Iterator[Piece]:
+    def thinned(
+        self, units: Sequence[Sequence[int]], rates: Sequence[float], generator: torch.Generator
+    ) -> list[list[int]]:
+        """The units without the records that are left out this time, each used with the rate of
+        its class; a unit of which nothing is left is none."""
+        count = sum(len(unit) for unit in units)
+        chances = iter(torch.rand(count, generator=generator).tolist())
+        kept = [[i for i in unit if next(chances) < rates[self._class(i)]] for unit in units]
+        return [unit for unit in kept if unit]
+
+    def pieces(
+        self,
+        units: Sequence[Sequence[int]],
+        room: Room = ROOM,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Piece]:
         """The examples of ``units``, each exactly once, in physical batches of whole units; only
         a unit that is too large for one is spread over several, which follow each other."""
         if all(len(unit) == 1 for unit in units):
-            for batch in self.batches([unit[0] for unit in units], room):
+            for batch in self.batches([unit[0] for unit in units], room, generator):
                 every = torch.arange(batch.size)
                 yield Piece(batch, every, torch.ones_like(every))
             return
         for chunk in chunks_of_units(self._lengths, units, room):
             sizes = torch.tensor([len(units[u]) for u in chunk])
-            of = {i: place for place, u in enumerate(chunk) for i in units[u]}
-            parts = [list(of)]
+            parts = [[i for u in chunk for i in units[u]]]
+            of = torch.tensor([place for place, u in enumerate(chunk) for _ in units[u]])
             if len(chunk) == 1:
                 parts = chunks_by_length(self._lengths, parts[0], replace(room, padding=1.0))
             for number, part in enumerate(parts, start=1):
-                places = torch.tensor([of[i] for i in part])
-                yield Piece(self._batch(part), places, sizes, whole=number == len(parts))
+                places = of[: len(part)]  # all of it, or of a single unit, where all are 0
+                yield Piece(self._batch(part, generator), places, sizes, whole=number == len(parts))
 
-    def _batch(self, chunk: Sequence[int]) -> Batch:
-        ids, mask = self._padded(chunk)
-        targets = torch.tensor([self._examples[i].target for i in chunk])
-        if not self._loaded.trunk.frozen:
-            return Batch({"input_ids": ids}, mask, targets)
+    def _class(self, index: int) -> int:
+        target = self._examples[index].target
+        if not isinstance(target, int):
+            raise TypeError("only classes have rates")
+        return target
+
+    def _batch(self, chunk: Sequence[int], generator: torch.Generator | None = None) -> Batch:
+        loaded, examples = self._loaded, [self._examples[i] for i in chunk]
+        if generator is not None and not loaded.task.fixed:
+            examples = [loaded.task.redraw(e, loaded, generator) for e in examples]
+        batch = loaded.task.collate(examples, loaded)
+        if not loaded.trunk.frozen:
+            return batch
         hidden = self._cached_hidden()
-        padded = pad_sequence([hidden[i] for i in chunk], batch_first=True)
-        return Batch({"inputs_embeds": padded}, mask, targets)
-
-    def _padded(self, chunk: Sequence[int]) -> tuple[Tensor, Tensor]:
-        rows = [torch.tensor(self._examples[i].ids, dtype=torch.long) for i in chunk]
-        pad = self._loaded.tokenizer.pad_token_id or 0
-        ids = pad_sequence(rows, batch_first=True, padding_value=pad)
-        lengths = torch.tensor([len(row) for row in rows])
-        return ids, (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).long()
+        states = pad_sequence([hidden[i] for i in chunk], batch_first=True)
+        others = {name: x for name, x in batch.inputs.items() if name != "input_ids"}
+        return replace(batch, inputs={"inputs_embeds": states, **others})
 
     def _cached_hidden(self) -> list[Tensor]:
         if self._hidden is None:
             hidden: dict[int, Tensor] = {}
             for chunk in chunks_by_length(self._lengths, range(len(self))):
-                ids, mask = self._padded(chunk)
+                pad = self._loaded.tokenizer.pad_token_id or 0
+                ids, mask = padded([self._examples[i].ids for i in chunk], pad)
                 states = self._loaded.trunk.lower(ids, mask)
                 for row, index in enumerate(chunk):
-                    hidden[index] = states[row, : self._lengths[index]].clone()
+                    hidden[index] = states[row, : len(self._examples[index].ids)].clone()
             self._hidden = [hidden[i] for i in range(len(self))]
         return self._hidden
 
 
-def forward(loaded: LoadedModel, task: Classification, batch: Batch) -> Tensor:
-    """Class logits (B, L) of a batch."""
+def forward(loaded: LoadedModel, task: Task, batch: Batch) -> Tensor:
+    """The task's logits (B, ...) of a batch."""
     lower_is_done = "inputs_embeds" in batch.inputs
     with loaded.trunk.arithmetic(), loaded.trunk.upper() if lower_is_done else nullcontext():
         output = loaded.model(**batch.inputs, attention_mask=batch.attention_mask)

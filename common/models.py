@@ -25,8 +25,8 @@ from transformers.utils import logging as transformers_logging
 from .adapter import AdapterSchema, schema_of
 from .errors import ConfideError
 from .paths import local_or_cached
-from .settings import Settings, TaskSpec
-from .tasks import task_for
+from .settings import Settings
+from .tasks import Task, task_for
 from .trunk import Trunk
 
 # Query and value projections by model family, the targets of Hu et al. 2021 (LoRA, section 4.2).
@@ -49,6 +49,7 @@ class LoadedModel:
     """A tokenizer, a model with its adapter, and what the settings say of them.
 
     Attributes:
+        task: what the model is for.
         trunk: the frozen layers below the first adapter, which can be computed once.
         sha256: of the base weights, as the holder's policy lists them.
     """
@@ -56,6 +57,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     model: PeftModel
     schema: AdapterSchema
+    task: Task
     trunk: Trunk
     max_length: int
     sha256: str
@@ -77,16 +79,17 @@ def load_model(settings: Settings) -> LoadedModel:
 # Two: a coordinator and its yardsticks differ in the adapter, and a base model is large.
 @lru_cache(maxsize=2)
 def _load(settings: Settings) -> LoadedModel:
-    folder = model_folder(settings.model.name)
+    folder, task = model_folder(settings.model.name), task_for(settings.task)
     tokenizer = _load_tokenizer(folder or settings.model.name)
-    base = _load_base(settings, folder, tokenizer.pad_token_id or 0)
-    model = _attach(base, settings)
+    base = _load_base(settings, folder, task, tokenizer)
+    model = _attach(base, settings, task)
     longest = _longest(base, settings)
     return LoadedModel(
         tokenizer=tokenizer,
         model=model,
         schema=schema_of(model),
-        trunk=Trunk(base, _frozen_layers(base, settings), settings.model.dtype),
+        task=task,
+        trunk=Trunk(base, _frozen_layers(base, settings, task), settings.model.dtype),
         max_length=longest,
         sha256=weights_sha256(folder) if folder else "",
     )
@@ -125,32 +128,37 @@ def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
         )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.pad_token_id is None:
+        raise ConfideError(
+            "model.pad-token",
+            f"The tokenizer of {source} has neither a padding token nor one that ends a text.",
+            "Set pad_token in its tokenizer_config.json.",
+        )
     return tokenizer
 
 
-def _load_base(settings: Settings, folder: Path | None, pad: int) -> PreTrainedModel:
-    spec, task = settings.model, settings.task
+def _load_base(
+    settings: Settings, folder: Path | None, task: Task, tokenizer: PreTrainedTokenizerBase
+) -> PreTrainedModel:
+    spec, auto = settings.model, task.auto_class()
     level = transformers_logging.get_verbosity()
     # The head is new by design; the report of missing head weights would look like a fault.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(str(folder or spec.name), trust_remote_code=False)
-        _prepare(config, task, pad)
+        _check_fits(config, task, tokenizer)
+        _prepare(config, task, tokenizer.pad_token_id or 0)
         with torch.random.fork_rng():
             torch.manual_seed(settings.run.seed)  # new weights are the same at every place
-            base, found = (
-                task_for(task)
-                .auto_class()
-                .from_pretrained(
-                    str(folder or spec.name),
-                    config=config,
-                    dtype=torch.float32,  # and not the file's own: adapters and heads are float32
-                    trust_remote_code=False,
-                    use_safetensors=True,  # a pickled model is a program
-                    ignore_mismatched_sizes=True,  # a head for other classes is replaced
-                    output_loading_info=True,
-                )
+            base, found = auto.from_pretrained(
+                str(folder or spec.name),
+                config=config,
+                dtype=torch.float32,  # and not the file's own: adapters and heads are float32
+                trust_remote_code=False,
+                use_safetensors=True,  # a pickled model is a program
+                ignore_mismatched_sizes=True,  # a head for other classes is replaced
+                output_loading_info=True,
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfideError(
@@ -165,34 +173,55 @@ def _load_base(settings: Settings, folder: Path | None, pad: int) -> PreTrainedM
         if isinstance(module, nn.Dropout):  # some heads have one that no config field is for
             module.p = 0.0
     new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-    _check_whole(new, spec.name)
+    _check_whole(new, spec.name, task)
     return base  # type: ignore[no-any-return]
 
 
-def _prepare(config: Any, task: TaskSpec, pad: int) -> None:
+def _check_fits(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
+    known = task.auto_class()._model_mapping
+    if type(config) not in known:
+        raise ConfideError(
+            "task.model",
+            f"task.kind = {task.spec.kind!r} does not fit a {config.model_type!r:.100} model.",
+            "An encoder (BERT) classifies and fills masks, a decoder (GPT-2, Llama) generates, and"
+            " a T5 turns one text into another.",
+        )
+    task.check(config, tokenizer)
+
+
+def _prepare(config: Any, task: Task, pad: int) -> None:
     """Classes, no dropout, and one padding token for model and batches: a decoder's head looks
     for the last token that is no padding, and would otherwise see how long the neighbours are."""
-    names = dict(enumerate(task.label_names))
-    config.id2label, config.label2id = names, {v: k for k, v in names.items()}
+    if task.by_logits:
+        names = dict(enumerate(task.spec.label_names or ("value",)))
+        config.id2label, config.label2id = names, {v: k for k, v in names.items()}
+    else:
+        config.use_cache = False  # nothing is generated while it trains
     config.pad_token_id = pad
     for name, value in list(vars(config).items()):
         if ("drop" in name) and isinstance(value, float):
             setattr(config, name, 0.0)
 
 
-def _check_whole(new: set[str], name: str) -> None:
+def _check_whole(new: set[str], name: str, task: Task) -> None:
     """What the folder has no weights for must be trained and travel, or every place would have
     its own: PEFT sees to that in a head by one of its names (``pre_classifier`` included)."""
-    lost = sorted(key for key in new if not key.split(".")[0].endswith(_HEADS))
+    heads = _HEADS if task.by_logits else ()
+    lost = sorted(key for key in new if not key.split(".")[0].endswith(heads))
     if lost:
+        hint = (
+            "Use a complete model folder; task.pooling = 'mean' needs no pooler."
+            if task.by_logits
+            else f"Use a model that was made with the head of task.kind = {task.spec.kind!r}."
+        )
         raise ConfideError(
             "model.weights",
             f"{name!r} lacks {len(lost)} weights of the base model (first: {lost[0]}).",
-            "Use a complete model folder; task.pooling = 'mean' needs no pooler.",
+            hint,
         )
 
 
-def _attach(base: PreTrainedModel, settings: Settings) -> PeftModel:
+def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
     lora, total = settings.lora, base.config.num_hidden_layers
     if lora.layers > total:
         raise ConfideError(
@@ -204,14 +233,18 @@ def _attach(base: PreTrainedModel, settings: Settings) -> PeftModel:
     # A head alone still travels as a LoRA adapter, the format that every tool can load: one
     # frozen adapter of rank 1 whose product is zero.
     layers = 1 if head_only else lora.layers or total
+    # Encoder and decoder may differ in depth: all of both needs no list.
+    whole = layers == total and bool(base.config.is_encoder_decoder)
     targets = [t.strip() for t in lora.targets.split(",") if t.strip()]
     config = LoraConfig(
-        task_type=task_for(settings.task).peft_task_type(),
+        task_type=task.peft_task_type(),
         r=1 if head_only else lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0 if head_only else lora.dropout,
         target_modules=targets or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS)),
-        layers_to_transform=list(range(total - layers, total)),
+        layers_to_transform=None if whole else list(range(total - layers, total)),
+        # A T5's blocks hold numbered layers of their own.
+        layers_pattern="block" if not whole and base.config.model_type == "t5" else None,
         fan_in_fan_out=base.config.model_type == "gpt2",  # its Conv1D stores W transposed
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -244,9 +277,12 @@ def _zero_head(model: PeftModel) -> None:
                 parameter.data.zero_()
 
 
-def _frozen_layers(base: PreTrainedModel, settings: Settings) -> int:
+def _frozen_layers(base: PreTrainedModel, settings: Settings, task: Task) -> int:
     total: int = base.config.num_hidden_layers
-    if settings.task.pooling == "model" and base.config.model_type not in _FIRST_TOKEN_HEADS:
+    if not task.fixed:
+        return 0
+    own_head = task.by_logits and settings.task.pooling == "model"
+    if own_head and base.config.model_type not in _FIRST_TOKEN_HEADS:
         # A decoder's own head finds the last token by the padding of the ids, and hidden states
         # have none: below such a head nothing can be remembered.
         return 0

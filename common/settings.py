@@ -13,12 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .combinations import check_combinations, numbers_in
 from .errors import ConfideError, nearest
 
 Scalar = str | int | float | bool
 
 # What the coordinator keeps to itself: its own paths, and the name that becomes one.
 COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name")
+
+# What a run may learn; ``common.tasks`` has a module for each.
+KINDS = ("classification", "regression", "seq2seq", "causal", "masked", "spans")
 
 # Characters of a setting that is text: what a coordinator sends must not fill memories and logs.
 _MOST_TEXT = 10_000
@@ -62,22 +66,56 @@ class LoraSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
-    """What is learnt. ``labels`` is a comma-separated list, in the order of the classes."""
+    """What is learnt. ``labels`` is a comma-separated list, in the order of the classes;
+    ``metric`` is the main one, the task's own where it is empty. ``template`` surrounds the text
+    of seq2seq and causal prompts (``{text}``); ``chat`` takes the tokenizer's own.
+    ``target_length`` is the most tokens of a target or an answer. ``low`` and ``high`` bound the
+    numbers of a regression, ``mask`` is the share of tokens that masked and spans hide.
 
-    kind: str = _choice("classification", "classification")
+    Against imbalance, all chosen by the coordinator and none counted from private text:
+    ``class_weights`` scale an example's own loss, ``loss = focal`` attends to what is still wrong
+    (with ``gamma``), and ``class_rates`` leave a record of a class out of a step now and then, each
+    a comma-separated list in the order of the labels. ``word_dropout`` leaves out words, drawn
+    anew for each of the ``copies`` of a record in a step, whose gradients are averaged before the
+    clipping: the unit stays one unit."""
+
+    kind: str = _choice("classification", *KINDS)
     labels: str = ""
-    loss: str = _choice("cross-entropy", "cross-entropy")
+    metric: str = ""
+    loss: str = _choice("cross-entropy", "cross-entropy", "focal")
+    gamma: float = _number(2.0, 0, 10)
+    class_weights: str = ""
+    class_rates: str = ""
+    word_dropout: float = _number(0.0, 0, 0.9)
+    copies: int = _number(1, 1, 64)
     pooling: str = _choice("mean", "mean", "model")
+    template: str = "{text}"
+    target_length: int = _number(64, 2, 8192)
+    beams: int = _number(1, 1, 64)
+    mask: float = _number(0.15, 0.01, 0.9)
+    low: float = _number(0.0, -1e6, 1e6)
+    high: float = _number(1.0, -1e6, 1e6)
 
     @property
     def label_names(self) -> tuple[str, ...]:
         return tuple(name.strip() for name in self.labels.split(",") if name.strip())
 
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Of the loss of each class; none when all are alike."""
+        return numbers_in(self.class_weights)
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The chance of each class's records to be used in a step; none when it is 1."""
+        return numbers_in(self.class_rates)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """Column names, and in a simulation the folder of the prepared federation. ``person`` names
-    the column whose equal values belong to one person; empty when there is none."""
+    """Column names, and in a simulation the folder of the prepared federation. ``target`` is empty
+    where the text alone is learnt. ``person`` names the column whose equal values belong to one
+    person; empty when there is none."""
 
     path: str = ""
     text: str = "text"
@@ -104,13 +142,18 @@ class PrivacySpec:
 class TrainSpec:
     """Local training. ``batch`` is the expected size of a Poisson batch in units of privacy: a
     holder with n units (records, or persons) draws each with probability min(1, batch / n), and
-    sums are divided by ``batch``, never by n or by the number drawn. ``memory`` (MiB) is for the
+    sums are divided by ``batch``, never by n or by the number drawn. ``schedule`` is of the rate
+    over the rounds, of which the first ``warmup`` rise to it; ``plateau`` halves it where the
+    public loss stands still. ``weight_decay`` is for AdamW. ``memory`` (MiB) is for the
     activations and per-example gradients of a physical batch; it changes no result."""
 
     batch: int = _number(64, 1, 1_000_000)
     steps: int = _number(1, 1, 100_000)
-    optimizer: str = _choice("sgd", "sgd", "adam")
+    optimizer: str = _choice("sgd", "sgd", "adam", "adamw")
+    weight_decay: float = _number(0.0, 0, 1)
     lr: float = _number(0.1, 0, 1e4, above=True)
+    schedule: str = _choice("constant", "constant", "linear", "cosine", "plateau")
+    warmup: int = _number(0, 0, 100_000)
     max_length: int = _number(128, 8, 8192)
     memory: int = _number(1024, 1, 1_000_000)
 
@@ -119,13 +162,15 @@ class TrainSpec:
 class RoundSpec:
     """Rounds. ``holders`` take part in each (0: all that are connected); a round with fewer than
     ``min_holders`` accepted updates is abandoned whole. ``mode = gradient`` sends one private
-    gradient per round, ``steps`` the difference after ``train.steps`` private steps."""
+    gradient per round, ``steps`` the difference after ``train.steps`` private steps. The run ends
+    early after ``patience`` rounds in which the public loss did not become less (0: never)."""
 
     count: int = _number(20, 1, 100_000)
     holders: int = _number(0, 0, 1_000_000)
     min_holders: int = _number(2, 1, 1_000_000)
     mode: str = _choice("steps", "gradient", "steps")
     timeout: float = _number(600.0, 1, 7 * 24 * 3600)
+    patience: int = _number(0, 0, 100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,7 +257,7 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
             chosen[f.name] = _checked(key, config.get(key, known[key]), known[key], f.metadata)
         rooms[room.name] = type(spec)(**chosen)
     settings = Settings(**rooms)
-    _check_combinations(settings)
+    check_combinations(settings)
     return settings
 
 
@@ -254,51 +299,3 @@ def kind_of(value: Any) -> str:
     """A value's type in plain words."""
     names = {bool: "a truth value", int: "a whole number", float: "a number", str: "text"}
     return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _check_combinations(s: Settings) -> None:
-    def refuse(message: str, hint: str) -> None:
-        raise ConfideError("settings.combination", message, hint)
-
-    if not s.model.name:
-        refuse("model.name is empty.", "Name a Hub id, a model folder, or a cached model.")
-    labels = s.task.label_names
-    if len(labels) < 2 or len(set(labels)) < len(labels):
-        refuse(
-            f"task.labels = {s.task.labels!r:.100} names {len(set(labels))} different classes.",
-            "Give at least two different names, separated by commas.",
-        )
-    if s.round.mode == "gradient" and s.train.steps != 1:
-        refuse(
-            f"round.mode = 'gradient' takes one step a round, but train.steps = {s.train.steps}.",
-            "Set train.steps = 1 or round.mode = 'steps'.",
-        )
-    if s.round.mode == "gradient" and s.train.optimizer != "sgd":
-        refuse(
-            f"round.mode = 'gradient' steps at the coordinator, so train.optimizer ="
-            f" {s.train.optimizer!r} would never be used.",
-            "Set train.optimizer = 'sgd', and choose the step by aggregate.optimizer.",
-        )
-    if s.round.holders and s.round.min_holders > s.round.holders:
-        refuse(
-            f"round.min-holders = {s.round.min_holders} is above round.holders ="
-            f" {s.round.holders}.",
-            "Every round would be abandoned; lower round.min-holders.",
-        )
-    if s.privacy.unit == "person" and not s.data.person:
-        refuse(
-            "privacy.unit = 'person', but data.person names no column.",
-            "Set data.person to the column whose equal values belong to one person, or"
-            " privacy.unit = 'record'.",
-        )
-    if s.privacy.trust == "off" and s.privacy.noise_multiplier > 0:
-        refuse(
-            f"privacy.trust = 'off' adds no noise, but privacy.noise-multiplier ="
-            f" {s.privacy.noise_multiplier:g}.",
-            "Set it to 0, or privacy.trust = 'local'.",
-        )
-    if s.lora.method == "head" and s.lora.targets:
-        refuse(
-            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
-            "Leave lora.targets empty.",
-        )

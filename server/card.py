@@ -13,34 +13,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .report import epsilon_text, load_report, percent
+from .report import epsilon_text, load_report, percent, value_text
 from .run_folder import RunFolder
+from .usage import explained, labels_of, loading_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-TAGS = ("confide", "differential-privacy", "federated-learning", "lora", "text-classification")
-
-_MEAN = """\
-model = AutoModelForTokenClassification.from_pretrained(base, num_labels=len(labels))
-model = PeftModel.from_pretrained(model, adapter).eval()
-
-texts = ["The first text.", "Another, somewhat longer text."]
-batch = tokenizer(texts, padding=True, truncation=True, max_length={length}, return_tensors="pt")
-with torch.no_grad():
-    token_logits = model(**batch).logits  # (texts, tokens, labels)
-mask = batch["attention_mask"].unsqueeze(-1)
-logits = (token_logits * mask).sum(1) / mask.sum(1)  # the mean over the tokens of each text
-print([labels[i] for i in logits.argmax(-1)])
-"""
-_MODEL = """\
-model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=len(labels))
-model = PeftModel.from_pretrained(model, adapter).eval()
-
-texts = ["The first text.", "Another, somewhat longer text."]
-batch = tokenizer(texts, padding=True, truncation=True, max_length={length}, return_tensors="pt")
-with torch.no_grad():
-    logits = model(**batch).logits  # (texts, labels)
-print([labels[i] for i in logits.argmax(-1)])
-"""
+_TAGS = ("confide", "differential-privacy", "federated-learning", "lora")
+# The Hub's name of a task, and what an adapter for it does.
+_TASKS = {
+    "classification": ("text-classification", "sorts a text into: {labels}"),
+    "regression": ("text-classification", "gives a text a number from {low:g} to {high:g}"),
+    "seq2seq": ("text2text-generation", "turns a text into another one"),
+    "causal": ("text-generation", "goes on with a text"),
+    "masked": ("fill-mask", "fills in masked words"),
+    "spans": ("text2text-generation", "fills in missing spans of a text"),
+}
 
 
 def write_card(folder: Path) -> None:
@@ -68,7 +55,8 @@ def _front_matter(report: Mapping[str, Any]) -> str:
     if _HUB_ID.fullmatch(base):  # the Hub refuses a base_model that is no id of its own
         lines.append(f"base_model: {json.dumps(base)}")
     private = report["claim"]["private"]
-    tags = [tag for tag in TAGS if private or tag != "differential-privacy"]
+    task, _ = _TASKS[report["settings"]["task.kind"]]
+    tags = [tag for tag in (*_TAGS, task) if private or tag != "differential-privacy"]
     return "\n".join([*lines, "library_name: peft", "tags:", *(f"- {tag}" for tag in tags), "---"])
 
 
@@ -82,37 +70,22 @@ def _what_it_is(report: Mapping[str, Any]) -> str:
     pinned = f" (sha256 of the weights: `{_line(sha)}`)" if sha else ""
     trained = run["model"].get("trained")
     size = f" with {trained:,} trained parameters" if trained else ""
-    labels = ", ".join(_line(label) for label in _labels(settings))
+    labels = ", ".join(_line(label) for label in labels_of(settings))
+    _, does = _TASKS[settings["task.kind"]]
+    low, high = settings["task.low"], settings["task.high"]
     return (
-        f"An adapter for `{_line(_base(report))}`{pinned}{size}, which sorts a text into: "
-        f"{labels}. It was trained by {run['rounds']} federated rounds over "
-        f"{run['holders'] or 'several'} holders, whose texts stayed with them."
+        f"An adapter for `{_line(_base(report))}`{pinned}{size}, which "
+        f"{does.format(labels=labels, low=low, high=high)}. It was trained by {run['rounds']} "
+        f"federated rounds over {run['holders'] or 'several'} holders, whose texts stayed with "
+        "them."
     )
-
-
-def _labels(settings: Mapping[str, Any]) -> list[str]:
-    return [label.strip() for label in str(settings["task.labels"]).split(",") if label.strip()]
 
 
 def _loading(report: Mapping[str, Any]) -> str:
     settings = report["settings"]
-    mean = settings["task.pooling"] == "mean"
-    kind = "AutoModelForTokenClassification" if mean else "AutoModelForSequenceClassification"
-    why = (
-        "The head scores every token, and the scores of a text are averaged over its tokens:\n\n"
-        if mean
-        else ""
-    )
-    code = (
-        "import torch\nfrom peft import PeftModel\n"
-        f"from transformers import AutoTokenizer, {kind}\n\n"
-        f"base = {json.dumps(_base(report), ensure_ascii=False)}\n"
-        'adapter = "."  # this folder\n'
-        f"labels = {json.dumps(_labels(settings), ensure_ascii=False)}\n"
-        "tokenizer = AutoTokenizer.from_pretrained(base)\n"
-    )
-    body = (_MEAN if mean else _MODEL).replace("{length}", str(settings["train.max-length"]))
-    return f"Plain PEFT is enough. {why}```python\n{code}{body}```"
+    why = explained(settings)
+    code = loading_code(settings, _base(report), merged=False)
+    return f"Plain PEFT is enough. {f'{why[:-1]}:' if why else ''}\n\n```python\n{code}```"
 
 
 def _privacy(report: Mapping[str, Any]) -> str:
@@ -129,16 +102,20 @@ def _privacy(report: Mapping[str, Any]) -> str:
 
 
 def _utility(utility: Mapping[str, Any]) -> str:
+    name = utility["metric"]
+    before, after = (value_text(name, utility[when].get(name)) for when in ("before", "after"))
     rows = [
-        "| | accuracy | epsilon |\n|---|---|---|",
-        f"| before training | {percent(utility['before']['accuracy'])} | |",
-        f"| **this adapter** | **{percent(utility['after']['accuracy'])}** | |",
+        f"| | {_cell(name)} | epsilon |\n|---|---|---|",
+        f"| before training | {before} | |",
+        f"| **this adapter** | **{after}** | |",
     ]
     for yardstick in utility["yardsticks"]:
         epsilon = yardstick.get("epsilon")
         shown = "" if epsilon is None else epsilon_text(epsilon)
-        rows.append(f"| {_cell(yardstick['name'])} | {percent(yardstick['accuracy'])} | {shown} |")
-    told = ""
+        rows.append(
+            f"| {_cell(yardstick['name'])} | {value_text(name, yardstick.get(name))} | {shown} |"
+        )
+    told = f"\n\nOn {utility['examples']} held-out records." if utility["examples"] else ""
     if utility["interval"]:
         low, high = utility["interval"]
         told = (

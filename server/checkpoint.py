@@ -33,6 +33,7 @@ class Checkpoint:
         schema: the digest of the adapter's schema.
         adapter: the whole adapter (N,).
         optimizer: the tensors of the optimizer, by name.
+        losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
         barred: holders whose ledger went back, whose word is not taken again.
     """
@@ -42,6 +43,7 @@ class Checkpoint:
     schema: str
     adapter: Tensor
     optimizer: dict[str, Tensor]
+    losses: Mapping[int, float] = field(default_factory=dict)
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()
 
@@ -54,6 +56,7 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
         "round": state.round,
         "advanced": state.advanced,
         "schema": state.schema,
+        "losses": list(state.losses.items()),
         "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
         "barred": sorted(state.barred),
     }
@@ -94,6 +97,7 @@ def _read(path: str) -> Checkpoint:
         schema=header["schema"],
         adapter=tensors.pop("adapter"),
         optimizer={name.removeprefix(_OPTIMIZER): t for name, t in tensors.items()},
+        losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
         barred=frozenset(header["barred"]),
     )

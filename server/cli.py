@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,8 @@ def add_commands(app: typer.Typer) -> None:
     report.command("verify")(report_verify)
     app.add_typer(report, name="report")
     app.command("predict")(predict_texts)
+    app.command("evaluate")(evaluate)
+    app.command("export")(export)
 
 
 def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
@@ -61,16 +64,60 @@ def report_verify(run: RunArgument = "latest", as_json: JsonOption = False) -> N
 
 def predict_texts(
     run: RunArgument,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to classify.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to answer for.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Classify texts with the adapter of a run."""
+    """Answer with the adapter of a run: a label, a number, or a text that the model writes."""
     from .predict import predict
     from .report import find_run
 
     for text, found in zip(texts, predict(find_run(run), texts), strict=True):
+        chances, answer = found.probabilities, found.answer
         if as_json:
-            row = {"text": text, "label": found.label, "probabilities": found.probabilities}
-            typer.echo(json.dumps(row))
+            label = {"label": answer, "probabilities": chances} if chances else {"answer": answer}
+            typer.echo(json.dumps({"text": text, **label}))
+        elif chances:
+            typer.echo(f"{answer} ({chances[str(answer)]:.2f})  {text}")
         else:
-            typer.echo(f"{found.label} ({found.probabilities[found.label]:.2f})  {text}")
+            typer.echo(f"{answer:.3f}  {text}" if isinstance(answer, float) else answer)
+
+
+def evaluate(
+    run: RunArgument = "latest",
+    file: Annotated[
+        Path | None, typer.Argument(help="Records with the run's columns; its own if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Score the adapter of a run on a file of public records."""
+    from .predict import evaluate_run
+    from .report import find_run, metric_title, value_text
+
+    score = evaluate_run(find_run(run), file)
+    if as_json:
+        row = {"examples": score.examples, "loss": score.loss, "metric": score.metric}
+        typer.echo(json.dumps({**row, **score.metrics}))
+        return
+    for name, value in score.metrics.items():
+        typer.echo(f"{metric_title(name)}: {value_text(name, value)}")
+    typer.echo(f"Loss: {score.loss:.4f}, on {score.examples} records")
+
+
+def export(
+    run: RunArgument,
+    merged: Annotated[
+        Path, typer.Option("--merged", metavar="FOLDER", help="Where the whole model goes.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Write base model and adapter as one model, which plain transformers loads."""
+    from .export import export_merged
+    from .report import find_run
+
+    export_merged(find_run(run), merged)
+    done = (
+        json.dumps({"folder": str(merged)})
+        if as_json
+        else f"{merged}: README.md says how to use it"
+    )
+    typer.echo(done)

@@ -2,53 +2,95 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..common.batches import EncodedText, forward
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
-from ..common.settings import Settings
-from ..common.tasks import task_for
+from ..common.settings import DataSpec, Settings
+from ..common.tasks import scores
+from ..common.tasks.tokens import targets_of
 from ..common.text.readers import read_records
 
 PUBLIC_FILE = "public.jsonl"
+_SEED = 0  # of the masks of public text: the same ones in every round
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean loss in nats and accuracy over ``examples`` public records."""
+    """Mean loss over ``examples`` public records (in nats where it is a likelihood), and the
+    task's metrics, the main one first."""
 
     examples: int
     loss: float
-    accuracy: float
+    metrics: Mapping[str, float]
+
+    @property
+    def metric(self) -> str:
+        """The name of the main metric."""
+        return next(iter(self.metrics))
+
+    @property
+    def value(self) -> float:
+        """The main metric."""
+        return self.metrics[self.metric]
 
 
 class Evaluator:
-    """The held-out text, encoded once; the frozen layers are computed once, too."""
+    """The held-out text, encoded once; the frozen layers are computed once, too.
 
-    def __init__(self, loaded: LoadedModel, settings: Settings, folder: Path) -> None:
-        path = folder / PUBLIC_FILE
-        if not path.is_file():
-            raise ConfideError(
-                "data.missing-file",
-                f"There is no {PUBLIC_FILE} in {folder}.",
-                "The coordinator needs held-out public text to see what a round brought.",
-            )
-        self._task, self._loaded = task_for(settings.task), loaded
-        records = read_records(path, text=settings.data.text, target=settings.data.target)
-        examples = self._task.encode(records, loaded.tokenizer, loaded.max_length)
+    Args:
+        file: of the public records, in any format that a holder's text may have.
+
+    Raises:
+        ConfideError: the codes of the readers and of the task's ``encode``.
+    """
+
+    def __init__(self, loaded: LoadedModel, data: DataSpec, file: Path) -> None:
+        self._task, self._loaded = loaded.task, loaded
+        self._records = read_records(file, text=data.text, target=data.target or None)
+        examples = self._task.encode(self._records, loaded.tokenizer, loaded.max_length)
+        self._written = not self._task.by_logits and scores.needs_answers(self._task.metrics)
+        self._right = targets_of([r.target for r in self._records]) if self._written else []
         self._text = EncodedText(examples, loaded)
 
     @torch.no_grad()
     def score(self) -> Score:
         """Score the adapter that the model carries now."""
-        loss, right = 0.0, 0
-        for batch in self._text.batches():
-            logits = forward(self._loaded, self._task, batch)
-            loss += float(self._task.losses(logits, batch.targets).sum())
-            right += int((logits.argmax(-1) == batch.targets).sum())
+        task, generator = self._task, torch.Generator().manual_seed(_SEED)
+        loss, total, terms = 0.0, 0.0, 0
+        answers, right = list[Any](), list[Any]()
+        for batch in self._text.batches(generator=generator):
+            logits = forward(self._loaded, task, batch)
+            losses, counts = task.losses(logits, batch.targets), task.counts(batch.targets)
+            loss += float(losses.sum())
+            total += float((losses * counts).sum())
+            terms += int(counts.sum())
+            answers += task.answers(logits)
+            right += task.references(batch.targets)
+        if self._written:
+            answers, right = task.generate(self._records, self._loaded), self._right
         count = len(self._text)
-        return Score(examples=count, loss=loss / count, accuracy=right / count)
+        metrics = scores.values(task.metrics, answers, right, total / terms)
+        return Score(examples=count, loss=loss / count, metrics=metrics)
+
+
+def public_evaluator(loaded: LoadedModel, settings: Settings, folder: Path) -> Evaluator:
+    """The evaluator of a federation's own public file.
+
+    Raises:
+        ConfideError: ``data.missing-file``, and what ``Evaluator`` raises.
+    """
+    path = folder / PUBLIC_FILE
+    if not path.is_file():
+        raise ConfideError(
+            "data.missing-file",
+            f"There is no {PUBLIC_FILE} in {folder}.",
+            "The coordinator needs held-out public text to see what a round brought.",
+        )
+    return Evaluator(loaded, settings.data, path)

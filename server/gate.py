@@ -134,7 +134,10 @@ def check(
     change = decode_vector(update.values, update.encoding, schema.trained_size)
     if not torch.isfinite(change).all():
         raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
-    most = largest_norm(settings, schema.trained_size)
+    start = 0.0
+    if settings.train.weight_decay:  # it pulls towards zero what was sent down
+        start = float(decode_vector(task.adapter, "fp32", schema.size).double().norm())
+    most = largest_norm(settings, schema.trained_size, start)
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")
     receipt = _receipt(update.receipt, settings)
@@ -144,8 +147,9 @@ def check(
     return Accepted(update.holder, change, receipt, len(update.values))
 
 
-def largest_norm(settings: Settings, size: int) -> float:
-    """What the L2 norm of an honest change of ``size`` values does not exceed.
+def largest_norm(settings: Settings, size: int, start: float = 0.0) -> float:
+    """What the L2 norm of an honest change of ``size`` values does not exceed, from values whose
+    norm is at most ``start`` (which matters for weight decay alone).
 
     A step is at most ``drawn`` clipped units plus noise, over the public batch. More than
     batch + 10 sqrt(batch) + 20 drawn, or a noise longer than sigma C (sqrt(size) + 10), has a
@@ -157,8 +161,9 @@ def largest_norm(settings: Settings, size: int) -> float:
     gradient = _ROUNDING * privacy.clip * (drawn + noise) / train.batch
     if settings.round.mode == "gradient":
         return gradient
-    if train.optimizer == "adam":
-        return _ADAM_STEP * train.steps * train.lr * math.sqrt(size)
+    if train.optimizer in ("adam", "adamw"):
+        moved = _ADAM_STEP * train.steps * train.lr * math.sqrt(size)
+        return moved + _ROUNDING * train.steps * train.lr * train.weight_decay * (start + moved)
     return train.steps * train.lr * gradient
 
 

@@ -1,9 +1,8 @@
-"""Use a run's adapter: load it strictly into its base model and classify texts."""
+"""Use a run's adapter: load it strictly into its base model, and answer for texts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,40 +10,66 @@ import torch
 from ..common.adapter import load_adapter, set_adapter
 from ..common.batches import EncodedText, forward
 from ..common.errors import ConfideError
-from ..common.models import load_model
-from ..common.tasks import task_for
+from ..common.models import LoadedModel, load_model
+from ..common.paths import local_or_cached
+from ..common.settings import Settings
+from ..common.tasks import Prediction
 from ..common.text.readers import Record
+from .evaluation import Evaluator, Score, public_evaluator
 from .run_folder import run_settings
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable label of a text, and every label's probability."""
+def open_run(folder: Path) -> tuple[Settings, LoadedModel]:
+    """The settings of a run, and its model with the run's adapter in it.
 
-    label: str
-    probabilities: dict[str, float]
+    Raises:
+        ConfideError: ``run.missing`` or ``adapter.missing`` for a folder that is no finished run.
+    """
+    settings = run_settings(folder)
+    adapter = load_adapter(folder / "adapter")
+    loaded = load_model(settings)
+    set_adapter(loaded.model, adapter)
+    return settings, loaded
 
 
 @torch.no_grad()
 def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
-    """Classify ``texts`` with the adapter of the run in ``folder``.
+    """Answer for each of ``texts`` with the adapter of the run in ``folder``: a label, a number, or
+    a text that the model writes.
 
     Raises:
-        ConfideError: ``data.empty`` for a blank text, ``run.missing`` or ``adapter.missing`` for a
-            folder that is no finished run.
+        ConfideError: ``data.empty`` for a blank text, ``data.too-long`` or ``data.no-mask`` for one
+            that the task cannot answer, and what ``open_run`` raises.
     """
     for number, one in enumerate(texts, start=1):
         if not one.strip():
             raise ConfideError("data.empty", f"Text {number} is blank.", "Give it some words.")
-    settings = run_settings(folder)
-    loaded, task = load_model(settings), task_for(settings.task)
-    set_adapter(loaded.model, load_adapter(folder / "adapter"))
-    records = [Record(text=text, target=None, person=None) for text in texts]
-    examples = task.encode(records, loaded.tokenizer, loaded.max_length, labelled=False)
-    text, out = EncodedText(examples, loaded), []
+    _, loaded = open_run(folder)
+    records = [Record(text=text) for text in texts]
+    if not loaded.task.by_logits:
+        return [Prediction(text) for text in loaded.task.generate(records, loaded, whole=True)]
+    examples = loaded.task.encode(records, loaded.tokenizer, loaded.max_length, labelled=False)
+    text, out = EncodedText(examples, loaded), list[Prediction]()
     for index in range(len(examples)):
         (batch,) = text.batches([index])
-        shares = forward(loaded, task, batch).float().softmax(-1)[0].tolist()
-        by_label = dict(zip(task.labels, shares, strict=True))
-        out.append(Prediction(max(by_label, key=lambda name: by_label[name]), by_label))
+        out += loaded.task.tell(forward(loaded, loaded.task, batch))
     return out
+
+
+def evaluate_run(folder: Path, file: Path | None = None) -> Score:
+    """Score the adapter of the run in ``folder`` on ``file``, or on its federation's public text.
+
+    Raises:
+        ConfideError: ``data.missing-file``, and what ``Evaluator`` and ``open_run`` raise.
+    """
+    settings, loaded = open_run(folder)
+    if file is not None:
+        return Evaluator(loaded, settings.data, file).score()
+    data = local_or_cached(settings.data.path, "federations")
+    if data is None:
+        raise ConfideError(
+            "data.missing-file",
+            f"The federation {settings.data.path!r} of the run is not on this machine.",
+            "Name a file of records to score on.",
+        )
+    return public_evaluator(loaded, settings, data).score()

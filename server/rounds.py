@@ -11,7 +11,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge
 from .run_folder import RunFolder
+from .schedule import is_done, rate_of
 from .selection import select, selection_key
 from .transport import Transport, wait_for_nodes
 
@@ -42,13 +43,14 @@ _MOST_SILENT_ROUNDS = 3
 
 @dataclass
 class _State:
-    """The adapter (N,) and the step that moves it; ``done`` is the last finished round, and
-    ``advanced`` counts those that were not abandoned."""
+    """The adapter (N,) and the step that moves it; ``done`` is the last finished round,
+    ``advanced`` counts those that were not abandoned, ``losses`` is the public one after each."""
 
     adapter: Tensor
     optimizer: ServerOptimizer
     done: int = 0
     advanced: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
     receipts: dict[str, Receipt] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
 
@@ -84,6 +86,9 @@ class Rounds:
         score = self._evaluate(state)
         silent = 0
         for number in range(state.done + 1, self._settings.round.count + 1):
+            if is_done(list(state.losses.values()), self._settings.round.patience):
+                logger.info("the public loss has not become less; the run ends here")
+                break
             if self._round(number, nodes, state):
                 score = self._evaluate(state)
             self._save(state)
@@ -108,9 +113,14 @@ class Rounds:
             tensors = unflatten(found.adapter, self._schema.shapes)
             optimizer = ServerOptimizer(flatten(tensors, trained_shapes), self._settings)
             optimizer.restore(found.optimizer)
-            receipts = dict(found.receipts)
             return _State(
-                found.adapter, optimizer, found.round, found.advanced, receipts, set(found.barred)
+                found.adapter,
+                optimizer,
+                found.round,
+                found.advanced,
+                dict(found.losses),
+                dict(found.receipts),
+                set(found.barred),
             )
         adapter = initial_adapter(self._loaded, self._settings.run.seed)
         optimizer = ServerOptimizer(flatten(adapter, trained_shapes), self._settings)
@@ -125,10 +135,12 @@ class Rounds:
         chosen = select(
             connected, settings.round.holders, key=selection_key(self._folder), round_number=number
         )
-        task = self._task(number, state.adapter)
+        rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
+        task = self._task(number, state.adapter, rate)
         replies = self._transport.ask(chosen, task, timeout)
+        at_rate = replace(settings, train=replace(settings.train, lr=rate))
         accepted, left_out = judge(
-            replies, task, settings, self._schema, state.receipts, state.barred
+            replies, task, at_rate, self._schema, state.receipts, state.barred
         )
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
@@ -136,7 +148,7 @@ class Rounds:
         abandoned = len(accepted) < least
         state.receipts |= {holder: update.receipt for holder, update in accepted.items()}
         if not abandoned:
-            self._advance(state, accepted)
+            self._advance(state, accepted, rate)
         state.done = number
         self._last_accepted = len(accepted)
         self._last_codes = [row["code"] for row in left_out]
@@ -152,8 +164,12 @@ class Rounds:
         )
         return not abandoned
 
-    def _task(self, number: int, adapter: Tensor) -> Task:
+    def _task(self, number: int, adapter: Tensor, rate: float) -> Task:
+        """The task of a round. Holders that step themselves do so at the round's rate: it travels
+        as the ``train.lr`` of this task, and no part of the plan depends on it."""
         flat = self._settings.to_flat()
+        if self._settings.round.mode == "steps":
+            flat["train.lr"] = rate
         return Task(
             run=self._folder.id,
             round=number,
@@ -162,9 +178,9 @@ class Rounds:
             adapter=adapter.numpy().astype("<f4").tobytes(),
         )
 
-    def _advance(self, state: _State, accepted: dict[str, Accepted]) -> None:
+    def _advance(self, state: _State, accepted: dict[str, Accepted], rate: float) -> None:
         change = mean_change({holder: update.change for holder, update in accepted.items()})
-        trained = state.optimizer.step(change)
+        trained = state.optimizer.step(change, rate)
         tensors = unflatten(state.adapter, self._schema.shapes)
         tensors |= unflatten(trained, self._schema.trained_shapes)
         state.adapter = flatten(tensors, self._schema.shapes)
@@ -202,18 +218,21 @@ class Rounds:
     def _evaluate(self, state: _State) -> Score:
         set_adapter(self._loaded.model, unflatten(state.adapter, self._schema.shapes))
         score = self._evaluator.score()
+        state.losses[state.done] = score.loss
         self._folder.event(
             "evaluation",
             round=state.done,
             examples=score.examples,
             loss=round(score.loss, 6),
-            accuracy=round(score.accuracy, 6),
+            metric=score.metric,
+            **{name: round(value, 6) for name, value in score.metrics.items()},
         )
         logger.info(
-            "round %d of %d: accuracy %.3f, loss %.3f on %d public records",
+            "round %d of %d: %s %.3f, loss %.3f on %d public records",
             state.done,
             self._settings.round.count,
-            score.accuracy,
+            score.metric,
+            score.value,
             score.loss,
             score.examples,
         )
@@ -228,6 +247,7 @@ class Rounds:
                 schema=self._schema.digest,
                 adapter=state.adapter,
                 optimizer=state.optimizer.state(),
+                losses=state.losses,
                 receipts=state.receipts,
                 barred=frozenset(state.barred),
             ),

@@ -25,7 +25,8 @@ from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from .card import write_card
-from .evaluation import Evaluator
+from .evaluation import public_evaluator
+from .report import value_text
 from .report.build import write_report
 from .rounds import Rounds, final_adapter
 from .run_folder import RunFolder, now, run_settings, translated
@@ -91,7 +92,7 @@ def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
         )
     loaded = load_model(settings)
     wanted = _wanted(settings, data)
-    evaluator = Evaluator(loaded, settings, data)
+    evaluator = public_evaluator(loaded, settings, data)
     nodes = wait_for_nodes(transport, wanted, settings.round.timeout)
     if settings.run.resume:
         folder.event("resume", time=now())
@@ -168,10 +169,12 @@ def _end(folder: RunFolder, status: str, code: str, started: float, *, message: 
 
 def _say_goodbye(folder: RunFolder, report: Mapping[str, Any]) -> None:
     claim, utility = report["claim"], report["utility"]
+    name = utility["metric"]
     logger.info(
-        "accuracy %.3f before, %.3f after, on %d public records",
-        utility["before"]["accuracy"],
-        utility["after"]["accuracy"],
+        "%s %s before, %s after, on %d public records",
+        name,
+        value_text(name, utility["before"][name]),
+        value_text(name, utility["after"][name]),
         utility["examples"],
     )
     logger.info("%s", claim["sentence"])

@@ -147,8 +147,10 @@ def _show_outcome(folder: Path, as_json: bool) -> None:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if as_json:
         claim = {name: report["claim"][name] for name in ("sentence", "epsilon", "delta")}
-        before, after = (report["utility"][when]["accuracy"] for when in ("before", "after"))
-        typer.echo(json.dumps({"run": str(folder), "before": before, "after": after, **claim}))
+        utility = report["utility"]
+        metric = utility["metric"]
+        told = {when: utility[when][metric] for when in ("before", "after")}
+        typer.echo(json.dumps({"run": str(folder), "metric": metric, **told, **claim}))
         return
     typer.echo(f"{report['claim']['sentence']}\n{outcome(report)}\nRun folder: {folder}")
 

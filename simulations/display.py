@@ -44,7 +44,8 @@ class Display:
         if event["event"] == "round":
             self._round(event)
         elif event["event"] == "evaluation":
-            self._facts["accuracy"] = f"accuracy {event['accuracy']:.3f}"
+            metric = event.get("metric", "accuracy")
+            self._facts["metric"] = f"{metric} {event[metric]:.3f}"
             self._facts["loss"] = f"loss {event['loss']:.3f}"
         description = "round" if event["event"] != "end" else str(event["status"])
         self._progress.update(

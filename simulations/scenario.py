@@ -1,11 +1,13 @@
 """Scenarios: a source of text, how it is shared out, and the run config that differs.
 
-A scenario is a TOML file. The ones that come with confide are called by their name, any other
-by its path. The values of ``[config]`` are checked where the run config is read, not here.
+A scenario is a TOML file, or JSON of the same content; a task description is one, too
+(``description``). The ones that come with confide are called by their name, any other by its path.
+The values of ``[config]`` are checked where the run config is read, not here.
 """
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -14,6 +16,7 @@ from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
 from ..common.settings import Scalar, Settings, known_keys
+from .description import Files, is_description, prepare_files, read_description
 
 _FOLDER = Path(__file__).parent / "scenarios"
 
@@ -29,6 +32,7 @@ class Scenario:
     alpha: float = 1.0
     seed: int = 0
     limit: int | None = None
+    files: Files | None = None
     config: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
@@ -53,14 +57,15 @@ def load_scenario(name: str) -> Scenario:
         ConfideError: ``scenario.unknown`` or ``scenario.format``.
     """
     known = scenario_names()
-    by_path = name.endswith(".toml")
+    by_path = name.endswith((".toml", ".json"))
     if not by_path and name not in known:
         raise ConfideError(
             "scenario.unknown", f"No scenario is called {name!r}.", nearest(name, known)
         )
     path = Path(name) if by_path else _FOLDER / f"{name}.toml"
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise ConfideError(
             "scenario.unknown",
@@ -68,8 +73,24 @@ def load_scenario(name: str) -> Scenario:
             f"Give the path of a .toml file, or one of {', '.join(known)}.",
         ) from error
     except ValueError as error:
-        _refuse(path, f"is not TOML: {error}")
-    return _scenario(path, content)
+        _refuse(path, f"is not {path.suffix[1:].upper()}: {error}")
+    if not isinstance(content, dict):
+        _refuse(path, "is no table of keys and values")
+    return _described(path, content) if is_description(content) else _scenario(path, content)
+
+
+def _described(path: Path, content: dict[str, Any]) -> Scenario:
+    files, settings, holders, seed = read_description(path, content)
+    config = {**settings, **_config(path, content)}
+    return Scenario(
+        name=path.stem,
+        source="files",
+        holders=holders,
+        partition="unit",
+        seed=seed,
+        files=files,
+        config=config,
+    )
 
 
 def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Scalar]:
@@ -112,6 +133,8 @@ def _value(text: str, like: Scalar) -> Scalar:
 
 def prepare(scenario: Scenario) -> Path:
     """Make or find the scenario's federation in the cache, and return its folder."""
+    if scenario.files is not None:
+        return prepare_files(scenario.federation, scenario.files, scenario.holders, scenario.seed)
     from .partition import prepare_federation
 
     return prepare_federation(
@@ -149,13 +172,18 @@ def _scenario(path: Path, content: dict[str, Any]) -> Scenario:
         required = f.default is MISSING and f.default_factory is MISSING
         if required and f.name not in {"name", *content}:
             _refuse(path, f"has no {f.name}", f"Add a line {f.name} = ...")
+    return Scenario(name=path.stem, **{**content, "config": _config(path, content)})
+
+
+def _config(path: Path, content: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The flat keys of ``[config]``."""
     config = dict(_flat(content.get("config", {})))
     for key, value in config.items():
         if key not in known_keys():
             _refuse(path, f"sets {key!r}, which is no setting", nearest(key, known_keys()))
         if not isinstance(value, (str, int, float, bool)):
             _refuse(path, f"sets {key} to a {type(value).__name__}", "Use text or a number.")
-    return Scenario(name=path.stem, **{**content, "config": config})
+    return config
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,8 +1,9 @@
 """Yardsticks: what the private federation has to be held against, on the same text.
 
 Without privacy; one holder alone; a private head alone; central training on the pooled records
-under the same epsilon; and TF-IDF with logistic regression, which needs no language model at all.
-Each is a run of the same code with other settings, in this process, below the run's own folder.
+under the same epsilon; and for classes TF-IDF with logistic regression, which needs no language
+model at all. Each is a run of the same code with other settings, in this process, below the run's
+own folder.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..common.metrics import compute
 from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
+from ..common.tasks import task_for
 from ..common.text.readers import Record, read_records
 from ..server.run import run
 from .inprocess import federation
@@ -65,8 +68,11 @@ def measure(folder: Path, config: Mapping[str, Scalar], say: Callable[[str], Non
     data = local_or_cached(settings.data.path, "federations")
     if data is None:
         raise FileNotFoundError(settings.data.path)
-    rows = [_tf_idf(data, settings)]
+    rows = [_tf_idf(data, settings)] if settings.task.kind == "classification" else []
+    language = settings.task.kind not in ("classification", "regression")
     for yardstick in YARDSTICKS:
+        if language and yardstick.settings.get("lora.method") == "head":
+            continue  # a language model's head is the base model's own, and stays frozen
         say(yardstick.name)
         rows.append(_run(yardstick, folder, data, config))
     (folder / "yardsticks.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
@@ -90,10 +96,11 @@ def _run(
         overrides = {**config, **changed, **yardstick.settings, "data.path": str(data)}
         done = run(overrides, federation(files, out / "ledgers"))
         report = json.loads((done.path / "report.json").read_text(encoding="utf-8"))
+    utility = report["utility"]
     private = overrides.get("privacy.trust", "local") != "off"
     return {
         "name": yardstick.name,
-        "accuracy": report["utility"]["after"]["accuracy"],
+        **{name: value for name, value in utility["after"].items() if name != "loss"},
         "epsilon": report["claim"]["epsilon"] if private else None,
         "delta": report["claim"]["delta"] if private else None,
         "note": yardstick.note,
@@ -115,9 +122,12 @@ def _tf_idf(data: Path, settings: Settings) -> dict[str, Any]:
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000)
     )
     model.fit([r.text for r in train], [r.target for r in train])
+    found, right = model.predict([r.text for r in test]), [r.target for r in test]
+    numbers = {name: i for i, name in enumerate(settings.task.label_names)}
+    answers = [numbers[label] for label in found], [numbers[str(label)] for label in right]
     return {
         "name": "TF-IDF + logistic regression",
-        "accuracy": float(model.score([r.text for r in test], [r.target for r in test])),
+        **{name: compute(name, *answers) for name in task_for(settings.task).metrics},
         "epsilon": None,
         "delta": None,
         "note": "pooled records, no privacy",

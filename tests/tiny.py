@@ -70,6 +70,114 @@ def save_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
     return folder
 
 
+# What the settings of a task are on the tiny text, and the model that it is tried with.
+TASKS: Mapping[str, Mapping[str, Any]] = {
+    "classification": {},
+    "regression": {"task__kind": "regression", "task__labels": ""},
+    "seq2seq": {
+        "task__kind": "seq2seq",
+        "task__labels": "",
+        "task__template": "tone: {text}",
+        "task__target_length": 12,
+        "train__max_length": 64,
+    },
+    "causal": {
+        "task__kind": "causal",
+        "task__labels": "",
+        "data__target": "",
+        "task__target_length": 8,
+    },
+    "prompt": {
+        "task__kind": "causal",
+        "task__labels": "",
+        "task__template": "{text} was",
+        "task__target_length": 4,
+    },
+    "chat": {
+        "task__kind": "causal",
+        "task__labels": "",
+        "task__template": "chat",
+        "task__target_length": 4,
+    },
+    "masked": {"task__kind": "masked", "task__labels": "", "data__target": ""},
+    "spans": {
+        "task__kind": "spans",
+        "task__labels": "",
+        "data__target": "",
+        "task__target_length": 12,
+        "train__max_length": 64,
+    },
+}
+MODELS: Mapping[str, str] = {
+    "classification": "bert",
+    "regression": "bert",
+    "seq2seq": "t5",
+    "causal": "llama",
+    "prompt": "gpt2",
+    "chat": "llama",
+    "masked": "bert",
+    "spans": "t5",
+}
+_CHAT = (
+    "{% for m in messages %}[CLS] {{ m['role'] }} {{ m['content'] }} [SEP] {% endfor %}"
+    "{% if add_generation_prompt %}[CLS] assistant {% endif %}"
+)
+
+
+def save_task_model(folder: Path, task: str, seed: int = 0) -> Path:
+    """A random model with the head that the task needs; for T5 of bytes, for the others of words,
+    whose tokenizer has a chat template."""
+    import torch
+    import transformers as t
+
+    kind = MODELS[task]
+    if task in ("classification", "regression"):
+        return save_model(folder, kind, seed)
+    torch.manual_seed(seed)
+    if kind == "t5":
+        tokenizer = t.ByT5Tokenizer(extra_ids=20)
+        tokenizer.save_pretrained(str(folder))
+        config = t.T5Config(
+            vocab_size=len(tokenizer),
+            d_model=16,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
+            decoder_start_token_id=0,
+        )
+        t.T5ForConditionalGeneration(config).save_pretrained(str(folder))
+        return folder
+    base = t.AutoConfig.from_pretrained(str(save_model(folder, kind)))
+    auto = t.AutoModelForMaskedLM if kind == "bert" else t.AutoModelForCausalLM
+    auto.from_config(base).save_pretrained(str(folder))
+    tokenizer = t.AutoTokenizer.from_pretrained(str(folder))
+    tokenizer.chat_template = _CHAT
+    tokenizer.save_pretrained(str(folder))
+    return folder
+
+
+def for_task(task: str, row: Mapping[str, str]) -> dict[str, str]:
+    """A row of ``rows`` as the task wants it: a number where it learns one, words of the model's
+    vocabulary where it writes them."""
+    number = {"negative": "0.2", "positive": "0.9"}
+    words = {"negative": "grim cold", "positive": "warm kind"}
+    label = row["label"]
+    if task == "regression":
+        return {**row, "label": number[label]}
+    return {**row, "label": words[label]} if task in ("prompt", "chat") else dict(row)
+
+
+def save_task_federation(folder: Path, task: str, holders: int = 2, records: int = 12) -> Path:
+    """A prepared federation whose targets are those of the task."""
+    for number in range(holders):
+        told = [for_task(task, row) for row in rows(records, seed=number)]
+        write_jsonl(folder / f"holder-{number:02d}.jsonl", told)
+    write_jsonl(folder / "public.jsonl", [for_task(task, row) for row in rows(8, seed=1000)])
+    (folder / "federation.json").write_text(json.dumps({"holders": holders}), encoding="utf-8")
+    return folder
+
+
 def rows(count: int, seed: int, length: int = 12) -> list[dict[str, str]]:
     """Sentences whose label is the tone of their words; lengths vary."""
     generator = random.Random(seed)

@@ -1,16 +1,13 @@
 """Sequence classification: one text, one of the declared labels.
 
-``pooling = mean`` averages a linear layer's logits over a record's own tokens, which is a linear
-layer on the mean-pooled hidden states. It is expressed as token classification, a class that
-transformers has for every encoder, so the adapter loads without confide; sentence encoders carry
-their meaning in the mean, and frozen BERT poolers are a poor start under noise (docs/benchmarks).
-``pooling = model`` is the model's own sequence classification head.
+An example's loss may be weighted by its class and focused on what the model gets wrong (Lin et al.
+2017); both are the coordinator's choice, never counted from the text, and scale the example's own
+gradient before it is clipped.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,35 +16,37 @@ from torch import Tensor
 from ..errors import ConfideError
 from ..settings import TaskSpec
 from ..text.readers import Record
+from . import pooled
+from .example import Batch, Example, Prediction
+from .scores import chosen
+from .task import Place
+from .tokens import generates_nothing, random_ids
 
-
-@dataclass(frozen=True)
-class Example:
-    """An encoded record: token ids, at most max_length of them, and the class index."""
-
-    ids: tuple[int, ...]
-    target: int
+_MANY = ("accuracy", "macro-f1", "micro-f1", "mcc")
+_TWO = ("accuracy", "f1", "macro-f1", "micro-f1", "mcc")
 
 
 class Classification:
     """See the module's docstring."""
 
-    metric = "accuracy"
+    by_logits = True
 
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
         self.labels = spec.label_names
+        known = _TWO if len(self.labels) == 2 else _MANY
+        self.metrics = chosen(spec, known, shown=2)
+        self.fixed = spec.word_dropout == 0
+        self._weights = torch.tensor(spec.weights) if spec.weights else None
 
     def auto_class(self) -> Any:
-        """transformers' Auto class of the model with its head."""
-        import transformers
-
-        if self.spec.pooling == "mean":
-            return transformers.AutoModelForTokenClassification
-        return transformers.AutoModelForSequenceClassification
+        return pooled.auto_class(self.spec)
 
     def peft_task_type(self) -> str:
-        return "TOKEN_CLS" if self.spec.pooling == "mean" else "SEQ_CLS"
+        return pooled.peft_task_type(self.spec)
+
+    def check(self, config: Any, tokenizer: Any) -> None:
+        """Whatever has the class of ``auto_class`` fits."""
 
     def encode(
         self, records: Sequence[Record], tokenizer: Any, max_length: int, *, labelled: bool = True
@@ -66,21 +65,57 @@ class Classification:
                         f"The label of record {number} is not one of {', '.join(self.labels)}.",
                         "Declare every label in task.labels, spelt as in the data.",
                     )
-        texts = [record.text for record in records]
-        ids = tokenizer(texts, truncation=True, max_length=max_length)["input_ids"] if texts else []
+        ids = pooled.token_ids([record.text for record in records], tokenizer, max_length)
         targets = [index[r.target] if labelled and r.target is not None else 0 for r in records]
-        # A text of which the tokenizer leaves nothing is one token long: no mean is over nothing.
-        blank = (tokenizer.pad_token_id or 0,)
-        return [Example(tuple(i) or blank, t) for i, t in zip(ids, targets, strict=True)]
+        return [Example(i, t) for i, t in zip(ids, targets, strict=True)]
+
+    def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
+        return pooled.without_words(example, self.spec.word_dropout, place, generator)
+
+    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
+        return pooled.collate(examples, place, torch.long)
+
+    def length(self, example: Example, max_length: int) -> int:
+        return len(example.ids)
 
     def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
         """Class logits (B, L) from the model's output."""
-        logits: Tensor = output.logits.float()  # a mean over tokens is no sum for bfloat16
-        if self.spec.pooling == "mean":  # (B, T, L) -> (B, L), over the record's own tokens
-            weight = attention_mask.unsqueeze(-1).to(logits.dtype)
-            logits = (logits * weight).sum(1) / weight.sum(1)
-        return logits
+        return pooled.logits(self.spec, output, attention_mask)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross entropy of each example (B,) in nats; nothing is shared between examples."""
-        return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        """Cross entropy of each example (B,) in nats, weighted and focused as the settings say;
+        nothing is shared between examples."""
+        each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
+        if self.spec.loss == "focal":
+            each = (1 - torch.exp(-each)) ** self.spec.gamma * each
+        return each if self._weights is None else each * self._weights[targets]
+
+    def counts(self, targets: Tensor) -> Tensor:
+        return torch.ones_like(targets)
+
+    def answers(self, logits: Tensor) -> list[int | float]:
+        return list(logits.argmax(-1).tolist())
+
+    def references(self, targets: Tensor) -> list[int | float]:
+        return list(targets.tolist())
+
+    def tell(self, logits: Tensor) -> list[Prediction]:
+        """The most probable label of each text, and every label's probability."""
+        told = []
+        for shares in logits.float().softmax(-1).tolist():
+            by_label = dict(zip(self.labels, shares, strict=True))
+            told.append(Prediction(max(by_label, key=lambda name: by_label[name]), by_label))
+        return told
+
+    def generate(
+        self, records: Sequence[Record], place: Place, *, whole: bool = False
+    ) -> list[str]:
+        return generates_nothing(self.spec)
+
+    def made_up(
+        self, lengths: Sequence[int], size: int, generator: torch.Generator, place: Place
+    ) -> list[Example]:
+        return [
+            Example(random_ids(length, size, generator), number % len(self.labels))
+            for number, length in enumerate(lengths)
+        ]

@@ -24,14 +24,22 @@ from ..errors import ConfideError
 _COLUMN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
+class Message(NamedTuple):
+    """One turn of a conversation. Not to be printed: it is private text."""
+
+    role: str
+    content: str
+
+
 @dataclass(frozen=True)
 class Record:
-    """One example: its text, what is to be learnt from it, and whose it is. The printed form
-    shows none of the three."""
+    """One example: its text, what is to be learnt from it, and whose it is; of a conversation
+    also its messages, the text being all that was said. The printed form shows none of them."""
 
     text: str = field(repr=False)
     target: str | None = field(default=None, repr=False)
     person: str | None = field(default=None, repr=False)
+    messages: tuple[Message, ...] = field(default=(), repr=False)
 
 
 class _Columns(NamedTuple):
@@ -57,7 +65,9 @@ def read_records(
 ) -> list[Record]:
     """Read every record of a file, in order.
 
-    A .txt file holds one record a line and neither target nor person. Blank lines of .jsonl,
+    A .txt file holds one record a line and neither target nor person. A text that is a list of
+    ``{"role": ..., "content": ...}`` is a conversation, whose target is the assistant's last word
+    unless a column is named. Blank lines of .jsonl,
     .csv and .txt are no records. Targets that are numbers or truth values become text. A
     person that is empty or null becomes None.
 
@@ -221,6 +231,9 @@ def _refuse_format(path: Path, what: str) -> NoReturn:
 
 def _record(path: Path, row: _Row, columns: _Columns) -> Record:
     text = row.values[columns.text]
+    messages = _messages(text) if isinstance(text, list) else ()
+    if messages:
+        text = "\n".join(message.content for message in messages)
     if not isinstance(text, str) or not text.strip() or not _encodable(text):
         _refuse_value(path, row, columns.text, "text with something in it")
     target = None if columns.target is None else _word(row.values[columns.target])
@@ -229,7 +242,22 @@ def _record(path: Path, row: _Row, columns: _Columns) -> Record:
     person = None if columns.person is None else _word(row.values[columns.person])
     if person is None and columns.person is not None and row.values[columns.person] is not None:
         _refuse_value(path, row, columns.person, "a word, a number or empty")
-    return Record(text, target, person or None)
+    if messages and columns.target is None and messages[-1].role == "assistant":
+        target = messages[-1].content
+    return Record(text, target, person or None, messages)
+
+
+def _messages(turns: list[Any]) -> tuple[Message, ...]:
+    """A conversation; nothing when it is none."""
+    found = []
+    for turn in turns:
+        if not isinstance(turn, dict) or turn.keys() != {"role", "content"}:
+            return ()
+        role, content = turn["role"], turn["content"]
+        if not (isinstance(role, str) and isinstance(content, str) and _encodable(role + content)):
+            return ()
+        found.append(Message(role, content))
+    return tuple(found)
 
 
 def _word(value: Any) -> str | None:

@@ -17,8 +17,8 @@ from ...common.settings import Settings
 class ServerOptimizer:
     """Moves the trained vector (M,) once a round.
 
-    With ``round.mode = gradient`` the step size is ``train.lr``; with ``steps`` the holders have
-    already applied it and the step size is 1 (Adam: ``train.lr`` in both modes, since it has a
+    With ``round.mode = gradient`` the step size is the round's rate; with ``steps`` the holders
+    have already applied it and the step size is 1 (Adam: the rate in both modes, since it has a
     scale of its own).
     """
 
@@ -26,6 +26,7 @@ class ServerOptimizer:
         self._vector = torch.nn.Parameter(trained.clone())
         lr = settings.train.lr
         kind, momentum = settings.aggregate.optimizer, settings.aggregate.momentum
+        self._takes_rate = kind == "adam" or settings.round.mode == "gradient"
         self._optimizer: torch.optim.Optimizer
         if kind == "adam":
             self._optimizer = torch.optim.Adam([self._vector], lr=lr, betas=(momentum, 0.99))
@@ -34,8 +35,10 @@ class ServerOptimizer:
             used = momentum if kind == "momentum" else 0.0
             self._optimizer = torch.optim.SGD([self._vector], lr=step, momentum=used)
 
-    def step(self, change: Tensor) -> Tensor:
-        """Move along ``change`` (M,) and return the new vector (M,)."""
+    def step(self, change: Tensor, rate: float) -> Tensor:
+        """Move along ``change`` (M,) at the round's rate and return the new vector (M,)."""
+        if self._takes_rate:
+            self._optimizer.param_groups[0]["lr"] = rate
         self._vector.grad = -change
         self._optimizer.step()
         return self._vector.detach().clone()

@@ -90,6 +90,48 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f} %"
 
 
+# Names as people know them, where they are more than a capital letter.
+_TITLES = {
+    "f1": "F1", "macro-f1": "Macro-F1", "micro-f1": "Micro-F1", "mcc": "MCC", "bleu": "BLEU",
+    "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
+    "token-f1": "Token F1",
+}  # fmt: skip
+# A share of all records that was counted: it has an interval. Then others between 0 and 1, those
+# between -1 and 1, and those between 0 and 100 by their own convention.
+COUNTED = ("accuracy", "exact-match", "micro-f1")
+_SHARES = (*COUNTED, "f1", "macro-f1", "token-f1", "rouge1", "rouge2", "rougeL")
+_CORRELATIONS = ("mcc", "pearson", "spearman")
+_POINTS = ("bleu", "chrf")
+
+
+def metric_title(metric: str) -> str:
+    """A metric's name for people."""
+    return _TITLES.get(metric, metric[:1].upper() + metric[1:])
+
+
+def value_text(metric: str, value: float | None) -> str:
+    """A metric's value for people."""
+    if value is None:
+        return "–"
+    if metric in _SHARES:
+        return percent(value)
+    return f"{value:.3f}" if metric in _CORRELATIONS else f"{value:,.1f}"
+
+
+def share_of(metric: str, value: float | None, largest: float) -> float:
+    """The length of a value's bar in [0, 1]; of a metric without an upper end, as a part of the
+    ``largest`` value beside it."""
+    if value is None:
+        return 0.0
+    top = 1.0 if metric in (*_SHARES, *_CORRELATIONS) else 100.0 if metric in _POINTS else largest
+    return min(max(value / top, 0.0), 1.0) if top > 0 else 0.0
+
+
+def is_share(metric: str) -> bool:
+    """Whether the metric is shown in per cent."""
+    return metric in _SHARES
+
+
 def escape(value: Any) -> str:
     """Text for a page, also inside a quoted attribute."""
     return _escape(str(value), quote=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from ...common.errors import ConfideError
 from ...common.privacy import accountant
 from ..run_folder import RunFolder
-from . import SCHEMA, Json, finite, no_path, wilson
+from . import COUNTED, SCHEMA, Json, finite, no_path, wilson
 from .accounts import Account, accounts_of, curves, left_out
 from .checks import run_checks
 from .claim import claim_json, outsider_json, promise_of
@@ -137,22 +137,28 @@ def _about(run: Run) -> Json:
 
 
 def _utility(run: Run) -> Json:
-    """Accuracy on the coordinator's own held-out text, with a 95 % Wilson interval at the end."""
+    """The task's metrics on the coordinator's own held-out text; a 95 % Wilson interval at the end
+    of a main one that is a share of records."""
     points = [
-        {"round": number, "accuracy": event.get("accuracy"), "loss": event.get("loss")}
+        {"round": number, **_measured(event, run.metrics[:1])}
         for number, event in run.evaluations.items()
     ]
-    before = run.evaluations.get(0, {})
     after: Json = next(reversed(run.evaluations.values()), {})
+    main = run.metrics[0]
+    counted = after.get(main) if main in COUNTED else None
     return {
-        "metric": "accuracy",
-        "before": {key: before.get(key) for key in ("accuracy", "loss")},
-        "after": {key: after.get(key) for key in ("accuracy", "loss")},
-        "interval": wilson(after.get("accuracy"), after.get("examples")),
+        "metric": main,
+        "before": _measured(run.evaluations.get(0, {}), run.metrics),
+        "after": _measured(after, run.metrics),
+        "interval": wilson(counted, after.get("examples")),
         "examples": after.get("examples"),
         "rounds": points,
         "yardsticks": list(run.yardsticks),
     }
+
+
+def _measured(event: Json, metrics: Sequence[str]) -> Json:
+    return {name: event.get(name) for name in (*metrics, "loss")}
 
 
 def _costs(run: Run) -> Json:

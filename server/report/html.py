@@ -12,7 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from . import Json, epsilon_text, escape, group_text, percent
+from . import (
+    Json,
+    epsilon_text,
+    escape,
+    group_text,
+    is_share,
+    metric_title,
+    percent,
+    share_of,
+    value_text,
+)
 from .style import STYLE
 from .svg import DARK, LIGHT, bar, curve_chart, line_chart
 
@@ -89,17 +99,17 @@ def _header(report: Json) -> str:
 
 def _facts(report: Json) -> str:
     claim, run, utility = report["claim"], report["run"], report["utility"]
-    planned, before = claim["planned_epsilon"], utility["before"]["accuracy"]
+    planned, metric = claim["planned_epsilon"], utility["metric"]
+    before, after = (value_text(metric, utility[when].get(metric)) for when in ("before", "after"))
     plan = f"planned: {planned:g}" if planned else "&nbsp;"
     epsilon = epsilon_text(claim["epsilon"]) if claim["private"] else "–"
     plan = plan if claim["private"] else "nothing is promised"
     unit = f"one {escape(claim['unit'])} added or removed"
     rounds = f"{run['rounds']} of {run['rounds_planned']} rounds"
-    after = percent(utility["after"]["accuracy"])
     facts = (
         ("Epsilon", epsilon, plan),
         ("Delta", f"{claim['delta']:g}", unit),
-        ("Accuracy", after, f"before: {percent(before)}"),
+        (escape(metric_title(metric)), after, f"before: {before}"),
         ("Holders", escape(run["holders"] or "–"), rounds),
     )
     cells = (f"<div><dt>{n}</dt><dd>{v}<small>{s}</small></dd></div>" for n, v, s in facts)
@@ -195,31 +205,40 @@ def _examples(report: Json) -> str:
 
 
 def _utility(utility: Json) -> str:
-    rows = [("Before training", "", utility["before"]["accuracy"], "", None)]
-    interval = utility["interval"]
+    metric, interval = utility["metric"], utility["interval"]
+    rows = [("Before training", "", utility["before"].get(metric), "", None)]
     note = f"95 % interval {percent(interval[0])} to {percent(interval[1])}" if interval else ""
-    rows.append(("This run", note, utility["after"]["accuracy"], "main", interval))
+    rows.append(("This run", note, utility["after"].get(metric), "main", interval))
     for yardstick in utility["yardsticks"]:
         epsilon = yardstick.get("epsilon")
         told = [f"epsilon {epsilon_text(epsilon)}"] if epsilon is not None else []
         told += [str(yardstick["note"])] if yardstick.get("note") else []
-        rows.append((yardstick["name"], ", ".join(told), yardstick["accuracy"], "", None))
+        rows.append((yardstick["name"], ", ".join(told), yardstick.get(metric), "", None))
+    largest = max((value for _, _, value, _, _ in rows if value is not None), default=1.0)
     bars = "".join(
         f'<span class="{look}">{escape(name)}{f"<small>{escape(text)}</small>" if text else ""}'
-        f'</span>{bar(share or 0.0, look, whisker)}<b class="{look}">{percent(share)}</b>'
-        for name, text, share, look, whisker in rows
+        f"</span>{bar(share_of(metric, value, largest), look, whisker)}"
+        f'<b class="{look}">{value_text(metric, value)}</b>'
+        for name, text, value, look, whisker in rows
     )
-    return f'<figure><div class="bars wide">{bars}</div></figure>'
+    return f'<figure><div class="bars wide">{bars}</div></figure>{_other_metrics(utility)}'
+
+
+def _other_metrics(utility: Json) -> str:
+    others = [name for name in utility["after"] if name not in (utility["metric"], "loss")]
+    told = ", ".join(
+        f"{metric_title(name)} {value_text(name, utility['after'][name])}" for name in others
+    )
+    return f'<p class="note">This run also: {escape(told)}.</p>' if told else ""
 
 
 def _rounds(report: Json) -> str:
-    accuracy = [
-        (float(point["round"]), float(point["accuracy"]))
-        for point in report["utility"]["rounds"]
-        if point["accuracy"] is not None
-    ]
-    first = line_chart([("", accuracy, True)], "Accuracy by round", share=True)
-    parts = [f"<figure><h3>Accuracy</h3>{first}</figure>"]
+    metric = report["utility"]["metric"]
+    title, points = escape(metric_title(metric)), report["utility"]["rounds"]
+    line = [(float(p["round"]), float(p[metric])) for p in points if p.get(metric) is not None]
+    share = is_share(metric)
+    first = line_chart([("", line, True)], f"{title} by round", share=share)
+    parts = [f"<figure><h3>{title}</h3>{first}</figure>"]
     curves = [(h["name"], h["epsilon_rounds"]) for h in report["holders"] if h["epsilon_rounds"]]
     if curves:
         curves.sort(key=lambda curve: curve[1][-1][1])

@@ -20,6 +20,9 @@ from ...common.settings import Settings, from_flat
 from . import Json
 from .histories import History, Round, add_round
 
+# What else a line of an evaluation says.
+_NO_METRIC = ("event", "round", "examples", "loss", "metric")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
@@ -37,6 +40,13 @@ class Run:
     histories: dict[str, History]
     draws: int
     yardsticks: tuple[Json, ...]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that were measured, the main one first."""
+        last: Json = next(reversed(self.evaluations.values()), {})
+        main = str(last.get("metric", "accuracy"))
+        return tuple(dict.fromkeys([main, *(n for n in last if n not in _NO_METRIC)]))
 
     @property
     def private(self) -> bool:

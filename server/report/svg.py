@@ -53,7 +53,7 @@ def line_chart(
         return '<p class="note">Nothing was measured.</p>'
     last_round = max(x for x, _ in points)
     values = [y for _, y in points] + ([limit] if limit else [])
-    ticks = _ticks(min(values) if share else 0.0, max(values))
+    ticks = _ticks(min(values) if share else min(0.0, *values), max(values))
     frame = _Frame(0.0, max(last_round, 1.0), ticks[0], ticks[-1])
     marks = [_grid(frame, ticks, share), _round_labels(frame)]
     if limit:

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import epsilon_text, percent
+from . import epsilon_text, metric_title, percent, value_text
 from .verify import Verdict
 
 SHOWN_HOLDERS = 12
@@ -36,8 +36,9 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 def outcome(report: Mapping[str, Any]) -> str:
     """The run in one sentence: what it brought, and what it cost."""
     utility, claim = report["utility"], report["claim"]
-    before, after = (utility[when]["accuracy"] for when in ("before", "after"))
-    gained = f"Accuracy {percent(before)} before, {percent(after)} after"
+    name = utility["metric"]
+    before, after = (value_text(name, utility[when].get(name)) for when in ("before", "after"))
+    gained = f"{metric_title(name)} {before} before, {after} after"
     if not claim["private"] or claim["epsilon"] is None:
         return f"{gained}; NOT DIFFERENTIALLY PRIVATE."
     spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
@@ -101,11 +102,12 @@ def _outsider(outsider: Mapping[str, Any]) -> RenderableType:
 
 
 def _utility(utility: Mapping[str, Any]) -> RenderableType:
-    table = _table("", ">" + utility["metric"], "")
-    table.add_row("before training", percent(utility["before"]["accuracy"]), "")
+    name = utility["metric"]
+    table = _table("", ">" + name, "")
+    table.add_row("before training", value_text(name, utility["before"].get(name)), "")
     table.add_row(
         Text("after training", style="bold"),
-        percent(utility["after"]["accuracy"]),
+        value_text(name, utility["after"].get(name)),
         _interval(utility),
     )
     for yardstick in utility["yardsticks"]:
@@ -113,8 +115,13 @@ def _utility(utility: Mapping[str, Any]) -> RenderableType:
         note = yardstick.get("note") or (
             "" if epsilon is None else f"epsilon = {epsilon_text(epsilon)}"
         )
-        table.add_row(Text(yardstick["name"]), percent(yardstick["accuracy"]), Text(note))
-    return table
+        value = value_text(name, yardstick.get(name))
+        table.add_row(Text(yardstick["name"]), value, Text(note))
+    others = [n for n in utility["after"] if n not in (name, "loss")]
+    if not others:
+        return table
+    told = ", ".join(f"{metric_title(n)} {value_text(n, utility['after'][n])}" for n in others)
+    return Group(table, Text(f"after training also: {told}", style="dim"))
 
 
 def _interval(utility: Mapping[str, Any]) -> str:

@@ -40,7 +40,7 @@ def _things(pairs: Iterable[tuple[str, str]]) -> list[Json]:
 _PUBLIC = (
     ("The base model and the adapter at the start", "they hold no private text"),
     ("The settings of the run", "chosen by the coordinator"),
-    ("Accuracy and loss by round", "measured by the coordinator on public held-out text"),
+    ("Scores and loss by round", "measured by the coordinator on public held-out text"),
 )
 _NOT_ACCOUNTED = (
     ("Which holders took part, and why one did not", "whoever coordinates sees who answers"),

@@ -21,8 +21,7 @@ from ...common.batches import EncodedText
 from ...common.models import LoadedModel, load_model
 from ...common.privacy.noise import SecureGenerator
 from ...common.settings import Scalar, Settings, from_flat
-from ...common.tasks import task_for
-from ...common.tasks.classification import Example
+from ...common.tasks import Example, task_for
 from ...common.tensors import flatten
 from ...common.text.readers import Record, read_records
 from ...common.trunk import fast_bfloat16

@@ -1,4 +1,5 @@
-"""Benchmarks that print tables: what privacy costs in accuracy, with seeds and intervals.
+"""Benchmarks that print tables: what privacy costs in the task's main metric, with seeds and
+intervals.
 
 Every row is the product's own run, in this process, on the scenario's own split; a seed decides
 the initial adapter, and the noise is fresh each time, as it is for everybody. Intervals are of
@@ -35,26 +36,27 @@ METHODS: Mapping[str, Mapping[str, Scalar]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Accuracy of one method at one epsilon over the seeds; epsilon None means no privacy."""
+    """The main metric of a method at an epsilon over the seeds; epsilon None means no privacy."""
 
     method: str
     epsilon: float | None
-    accuracies: tuple[float, ...]
+    metric: str
+    values: tuple[float, ...]
     seconds: float
     bytes_up: int
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.accuracies)
+        return statistics.fmean(self.values)
 
     @property
     def half_width(self) -> float:
         """Of the 95 % interval of the mean; infinite for one seed."""
-        n = len(self.accuracies)
+        n = len(self.values)
         if n < 2:
             return math.inf
         quantile = _T95[n - 1] if n <= len(_T95) else 1.96
-        return quantile * statistics.stdev(self.accuracies) / math.sqrt(n)
+        return quantile * statistics.stdev(self.values) / math.sqrt(n)
 
     def to_json(self) -> dict[str, Any]:
         """The row with its mean and interval."""
@@ -82,7 +84,8 @@ def utility(
             yield Row(
                 method=method,
                 epsilon=epsilon,
-                accuracies=tuple(r["accuracy"] for r in results),
+                metric=results[0]["metric"],
+                values=tuple(r["value"] for r in results),
                 seconds=statistics.fmean(r["seconds"] for r in results),
                 bytes_up=results[0]["bytes_up"],
             )
@@ -102,8 +105,10 @@ def _one(config: Mapping[str, Scalar], data: Path) -> dict[str, Any]:
         seconds = time.monotonic() - started
         lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
+    last = [e for e in events if e["event"] == "evaluation"][-1]
     return {
-        "accuracy": [e["accuracy"] for e in events if e["event"] == "evaluation"][-1],
+        "metric": last["metric"],
+        "value": last[last["metric"]],
         "bytes_up": [e["bytes_up"] for e in events if e["event"] == "round"][-1],
         "seconds": seconds,
     }
@@ -111,14 +116,15 @@ def _one(config: Mapping[str, Scalar], data: Path) -> dict[str, Any]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as docs/benchmarks.md has it."""
+    metric = rows[0].metric if rows else "accuracy"
     lines = [
-        "| method | epsilon | accuracy (95 % interval) | seeds | seconds | bytes up |",
+        f"| method | epsilon | {metric} (95 % interval) | seeds | seconds | bytes up |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
         epsilon = "no privacy" if row.epsilon is None else f"{row.epsilon:g}"
         lines.append(
             f"| {row.method} | {epsilon} | {row.mean:.3f} ± {row.half_width:.3f} |"
-            f" {len(row.accuracies)} | {row.seconds:.0f} | {row.bytes_up:,} |"
+            f" {len(row.values)} | {row.seconds:.0f} | {row.bytes_up:,} |"
         )
     return "\n".join(lines)

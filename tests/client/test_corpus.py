@@ -82,22 +82,24 @@ def test_a_record_of_nobody_is_no_unit(data: Path) -> None:
 
 def test_the_text_is_encoded_once_for_a_model(data: Path, tiny_model: Path, tmp_path: Path) -> None:
     corpus = Corpus(data, DataSpec(), KEY)
-    settings, loaded = prepared(tiny_model, tmp_path)
-    text = corpus.encoded(settings.task, loaded)
+    _, loaded = prepared(tiny_model, tmp_path)
+    text = corpus.encoded(loaded)
     assert len(text) == ROWS
-    assert corpus.encoded(settings.task, loaded) is text
+    assert corpus.encoded(loaded) is text
 
 
 def test_another_model_or_task_replaces_the_encoded_text(
     data: Path, tiny_model: Path, tmp_path: Path
 ) -> None:
     corpus = Corpus(data, DataSpec(), KEY)
-    settings, loaded = prepared(tiny_model, tmp_path)
-    short_settings, short = prepared(tiny_model, tmp_path, train__max_length=8)
-    first = corpus.encoded(settings.task, loaded)
-    cut = corpus.encoded(short_settings.task, short)
+    _, loaded = prepared(tiny_model, tmp_path)
+    _, short = prepared(tiny_model, tmp_path, train__max_length=8)
+    first = corpus.encoded(loaded)
+    cut = corpus.encoded(short)
     assert cut is not first
     assert max(len(e.ids) for e in cut._examples) == 8 < max(len(e.ids) for e in first._examples)
-    swapped, _ = prepared(tiny_model, tmp_path, task__labels="positive,negative")
-    turned = corpus.encoded(swapped.task, short)
+    _, swapped = prepared(
+        tiny_model, tmp_path, task__labels="positive,negative", train__max_length=8
+    )
+    turned = corpus.encoded(swapped)
     assert [e.target for e in turned._examples] == [1 - e.target for e in cut._examples]

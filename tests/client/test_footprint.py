@@ -21,8 +21,7 @@ from confide.common.batches import EncodedText, Footprint, Room, forward
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import Settings, from_flat
-from confide.common.tasks import task_for
-from confide.common.tasks.classification import Example
+from confide.common.tasks import Example, task_for
 from tests import tiny
 from tests.client.test_private_step import Bench, plan
 
@@ -70,7 +69,7 @@ def test_what_is_foreseen_is_enough_and_not_far_too_much(
 ) -> None:
     loaded, settings = made(tiny.save_model(tmp_path, kind), lora__layers=layers)
     engine = PerExample(loaded.model)
-    foreseen = measure(engine, loaded, settings)
+    foreseen = measure(engine, loaded)
     assert foreseen.example == sum(4 * p.numel() for p in engine.trained)
     for examples, tokens in [(1, LONGEST), (7, LONGEST), (4, 5), (20, 9)]:
         needed = kept(loaded, settings, examples, tokens)
@@ -128,7 +127,7 @@ from confide.common.batches import EncodedText
 from confide.common.models import load_model
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
-from confide.common.tasks.classification import Example
+from confide.common.tasks import Example
 from confide.simulations.benchmarks.memory import _begin, _highest
 from confide.common.adapter import get_adapter
 from confide.common.tensors import flatten

@@ -31,7 +31,7 @@ def fresh_models() -> Iterator[None]:
 def check(folder: Path, **changes: Any) -> None:
     settings = from_flat(tiny.config(folder, folder, folder, **changes))
     loaded = load_model(settings)
-    check_per_example(PerExample(loaded.model), loaded, settings)
+    check_per_example(PerExample(loaded.model), loaded)
 
 
 @pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "gpt2", "llama", "qwen2"])
@@ -71,7 +71,7 @@ def test_a_trained_tensor_that_no_layer_reports_is_refused(tiny_model: Path) -> 
     layer, _ = engine._patched[0]
     del vars(layer)["forward"]
     with pytest.raises(ConfideError, match=r"train\.unsupported-layer"):
-        check_per_example(engine, loaded, settings)
+        check_per_example(engine, loaded)
 
 
 def test_gradients_of_the_wrong_example_are_refused(

@@ -22,7 +22,7 @@ from confide.common.batches import (
 from confide.common.models import LoadedModel, load_model
 from confide.common.paths import local_or_cached
 from confide.common.settings import from_flat
-from confide.common.tasks.classification import Example
+from confide.common.tasks import Example
 from confide.common.trunk import Trunk
 from confide.simulations.scenario import load_scenario, prepare
 from tests import tiny

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from confide.common.settings import from_flat
 from confide.server.card import model_card, write_card
 from confide.server.report import SCHEMA
 
@@ -42,6 +43,7 @@ def report(base: str = HUB_ID, pooling: str = "mean", **claim: object) -> dict[s
         | claim,
         "run": {"name": "editorials", "rounds": 20, "holders": 10, "model": {"name": base}},
         "utility": {
+            "metric": "accuracy",
             "before": {"accuracy": 0.57},
             "after": {"accuracy": 0.827},
             "interval": [0.788, 0.86],
@@ -50,6 +52,7 @@ def report(base: str = HUB_ID, pooling: str = "mean", **claim: object) -> dict[s
         },
         "not_protected": [{"what": "Facts shared by many", "why": "An adapter may learn them."}],
         "settings": {
+            **from_flat({"model.name": base, "task.labels": "a,b"}).to_flat(),
             "task.labels": "negative,positive",
             "task.pooling": pooling,
             "train.max-length": 128,

@@ -18,7 +18,7 @@ from confide.common.settings import Settings, from_flat
 from confide.common.tasks import task_for
 from confide.common.tensors import unflatten
 from confide.common.text.readers import read_records
-from confide.server.evaluation import Evaluator
+from confide.server.evaluation import public_evaluator
 from tests import tiny
 
 PUBLIC = 40
@@ -57,18 +57,18 @@ def by_hand(loaded: LoadedModel) -> tuple[float, float]:
 def test_the_score_is_that_of_the_records_one_by_one(
     settings: Settings, loaded: LoadedModel, tiny_federation: Path
 ) -> None:
-    score = Evaluator(loaded, settings, tiny_federation).score()
+    score = public_evaluator(loaded, settings, tiny_federation).score()
     loss, accuracy = by_hand(loaded)
     assert score.examples == PUBLIC
     assert score.loss == pytest.approx(loss, abs=1e-5)
-    assert score.accuracy == accuracy
+    assert (score.metric, score.value) == ("accuracy", accuracy)
     assert 0 < accuracy < 1
 
 
 def test_the_adapter_that_the_model_carries_now_is_scored(
     settings: Settings, loaded: LoadedModel, tiny_federation: Path
 ) -> None:
-    evaluator = Evaluator(loaded, settings, tiny_federation)
+    evaluator = public_evaluator(loaded, settings, tiny_federation)
     before = evaluator.score()
     zero = torch.zeros(loaded.schema.size)
     set_adapter(loaded.model, unflatten(zero, loaded.schema.shapes))
@@ -86,7 +86,7 @@ def test_dropout_of_the_adapter_is_off_before_and_after_training(
     )
     loaded = load_model(settings)
     values = torch.randn(loaded.schema.size, generator=torch.Generator().manual_seed(11))
-    evaluator = Evaluator(loaded, settings, tiny_federation)
+    evaluator = public_evaluator(loaded, settings, tiny_federation)
 
     def score() -> float:
         set_adapter(loaded.model, unflatten(values, loaded.schema.shapes))
@@ -110,7 +110,7 @@ def test_evaluation_leaves_no_gradient_behind(
 ) -> None:
     for parameter in loaded.model.parameters():
         parameter.grad = None
-    Evaluator(loaded, settings, tiny_federation).score()
+    public_evaluator(loaded, settings, tiny_federation).score()
     assert all(p.grad is None for p in loaded.model.parameters())
 
 
@@ -118,7 +118,7 @@ def test_without_public_text_the_file_is_named(
     settings: Settings, loaded: LoadedModel, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfideError, match=r"data\.missing-file.*public\.jsonl"):
-        Evaluator(loaded, settings, tmp_path)
+        public_evaluator(loaded, settings, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -134,5 +134,5 @@ def test_public_text_that_cannot_be_scored_is_refused(
 ) -> None:
     (tmp_path / "public.jsonl").write_text(text)
     with pytest.raises(ConfideError) as caught:
-        Evaluator(loaded, settings, tmp_path)
+        public_evaluator(loaded, settings, tmp_path)
     assert caught.value.code == code

@@ -306,6 +306,20 @@ def test_adam_at_the_holder_is_bounded_by_its_own_scale() -> None:
     assert norm <= largest_norm(used, 100) <= 100 * norm
 
 
+def test_weight_decay_is_bounded_by_what_there_is_to_decay() -> None:
+    overrides = {"round__mode": "steps", "train__optimizer": "adamw", "train__steps": 20}
+    used = settings(**overrides, train__lr=0.01, train__weight_decay=0.9)
+    parameter = torch.nn.Parameter(torch.full((100,), 50.0))
+    optimizer = torch.optim.AdamW([parameter], lr=0.01, weight_decay=0.9)
+    start = float(parameter.detach().norm())
+    before = parameter.detach().clone()
+    for _ in range(20):
+        parameter.grad = torch.ones(100)
+        optimizer.step()
+    norm = float((parameter.detach() - before).norm())
+    assert largest_norm(used, 100) < norm <= largest_norm(used, 100, start) <= 2 * norm
+
+
 def _random(rng: random.Random) -> Any:
     texts = [
         "",

@@ -60,7 +60,7 @@ def test_predictions_are_those_of_plain_peft(folder: Path, tiny_model: Path) -> 
         assert tuple(one.probabilities) == LABELS
         assert list(one.probabilities.values()) == pytest.approx(expected, abs=1e-6)
         assert sum(one.probabilities.values()) == pytest.approx(1)
-        assert one.label == LABELS[expected.index(max(expected))]
+        assert one.answer == LABELS[expected.index(max(expected))]
     assert len({round(one.probabilities["positive"], 4) for one in found}) > 1
 
 

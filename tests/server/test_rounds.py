@@ -21,7 +21,7 @@ from confide.common.tensors import flatten, unflatten
 from confide.common.wire import Refusal, Reply, Task, Update
 from confide.server import transport as transport_module
 from confide.server.checkpoint import load_checkpoint
-from confide.server.evaluation import Evaluator
+from confide.server.evaluation import public_evaluator
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
 from confide.server.selection import KEY
@@ -49,7 +49,7 @@ class Bench:
         self.folder = RunFolder.create(str(out), "rounds")
         self.ledgers = out / "ledgers"
         self.transport = Spoiled(holders(data, self.ledgers))
-        self.evaluator = Evaluator(self.loaded, self.settings, data)
+        self.evaluator = public_evaluator(self.loaded, self.settings, data)
 
     def run(self, spoil: Spoil | None = None, nodes: Sequence[int] = (0, 1, 2)) -> None:
         if spoil:

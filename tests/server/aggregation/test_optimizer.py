@@ -59,13 +59,13 @@ def test_the_step_is_what_the_rule_says(kind: str, mode: str, step: float) -> No
     start = torch.linspace(-1, 1, SIZE)
     optimizer = ServerOptimizer(start, settings(kind, round__mode=mode))
     for change in changes():
-        found = optimizer.step(change)
+        found = optimizer.step(change, LR)
     assert torch.allclose(found, by_hand(kind, start, step), atol=CLOSE, rtol=CLOSE)
 
 
 def test_a_step_goes_along_the_change_and_leaves_the_start_alone() -> None:
     start = torch.zeros(SIZE)
-    moved = ServerOptimizer(start, settings("none")).step(torch.ones(SIZE))
+    moved = ServerOptimizer(start, settings("none")).step(torch.ones(SIZE), LR)
     assert torch.equal(moved, torch.full((SIZE,), LR))
     assert not start.any()
 
@@ -76,19 +76,31 @@ def test_stopped_and_restored_it_goes_on_bit_for_bit(kind: str, stop: int) -> No
     whole = ServerOptimizer(torch.zeros(SIZE), settings(kind))
     vector = torch.zeros(SIZE)
     for change in changes()[:stop]:
-        vector = whole.step(change)
+        vector = whole.step(change, LR)
     kept = whole.state()
     restored = ServerOptimizer(vector, settings(kind))
     restored.restore(kept)
     for change in changes()[stop:]:
-        assert torch.equal(restored.step(change), whole.step(change))
+        assert torch.equal(restored.step(change, LR), whole.step(change, LR))
 
 
 def test_a_state_once_taken_does_not_move_with_the_optimizer() -> None:
     optimizer = ServerOptimizer(torch.zeros(SIZE), settings("momentum"))
-    optimizer.step(torch.ones(SIZE))
+    optimizer.step(torch.ones(SIZE), LR)
     state = optimizer.state()
     kept = {name: tensor.clone() for name, tensor in state.items()}
-    optimizer.step(torch.ones(SIZE))
+    optimizer.step(torch.ones(SIZE), LR)
     assert state
     assert all(torch.equal(state[name], kept[name]) for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "scaled"),
+    [("none", "gradient", True), ("none", "steps", False), ("adam", "steps", True)],
+)
+def test_the_rate_of_a_round_is_its_own(kind: str, mode: str, scaled: bool) -> None:
+    """With local steps the holders have used it, and only Adam has a scale of its own."""
+    wanted = settings(kind, round__mode=mode)
+    first, other = (ServerOptimizer(torch.zeros(SIZE), wanted) for _ in range(2))
+    whole, half = first.step(torch.ones(SIZE), LR), other.step(torch.ones(SIZE), LR / 2)
+    assert torch.allclose(half, whole / 2 if scaled else whole)

@@ -15,7 +15,9 @@ from tests import tiny
 
 
 def row(*accuracies: float) -> Row:
-    return Row(method="ffa", epsilon=8.0, accuracies=accuracies, seconds=1.0, bytes_up=10)
+    return Row(
+        method="ffa", epsilon=8.0, metric="accuracy", values=accuracies, seconds=1.0, bytes_up=10
+    )
 
 
 @pytest.mark.parametrize("values", [(0.5, 0.6), (0.5, 0.6, 0.7, 0.8, 0.55)])
@@ -37,7 +39,7 @@ def test_the_table_has_a_line_for_every_method_and_epsilon(
     config = tiny.config(tiny_model, tiny_federation, tmp_path, round__count=1)
     scenario = Scenario(name="tiny", source="x", holders=3, partition="unit", config=config)
     rows = list(utility(scenario, methods=["ffa", "head"], epsilons=[None, 3.0], seeds=2))
-    assert [(r.method, r.epsilon, len(r.accuracies)) for r in rows] == [
+    assert [(r.method, r.epsilon, len(r.values)) for r in rows] == [
         ("ffa", None, 2),
         ("ffa", 3.0, 2),
         ("head", None, 2),

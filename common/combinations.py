@@ -1,0 +1,181 @@
+"""Settings that are each in range and make no sense together, refused with what to do instead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .errors import ConfideError
+
+if TYPE_CHECKING:
+    from .settings import Settings, TaskSpec
+
+# Those that need a column of targets, may have one, and learn from the text alone.
+_WITH_TARGET, _WITHOUT_TARGET = ("classification", "regression", "seq2seq"), ("masked", "spans")
+_LANGUAGE = ("seq2seq", "causal", "masked", "spans")
+# Tokens of a prompt that stand before its answer, whatever is cut.
+_LEAST_PROMPT = 4
+
+
+def check_combinations(s: Settings) -> None:
+    """Refuse settings that are in range one by one, and make no sense together.
+
+    Raises:
+        ConfideError: ``settings.combination``.
+    """
+
+    def refuse(message: str, hint: str) -> None:
+        raise ConfideError("settings.combination", message, hint)
+
+    if not s.model.name:
+        refuse("model.name is empty.", "Name a Hub id, a model folder, or a cached model.")
+    _check_task(s, refuse)
+    if s.round.mode == "gradient" and s.train.steps != 1:
+        refuse(
+            f"round.mode = 'gradient' takes one step a round, but train.steps = {s.train.steps}.",
+            "Set train.steps = 1 or round.mode = 'steps'.",
+        )
+    if s.round.mode == "gradient" and s.train.optimizer != "sgd":
+        refuse(
+            f"round.mode = 'gradient' steps at the coordinator, so train.optimizer ="
+            f" {s.train.optimizer!r} would never be used.",
+            "Set train.optimizer = 'sgd', and choose the step by aggregate.optimizer.",
+        )
+    if s.train.weight_decay and s.train.optimizer != "adamw":
+        refuse(
+            f"train.weight-decay = {s.train.weight_decay:g} is not used by train.optimizer ="
+            f" {s.train.optimizer!r}.",
+            "Set train.optimizer = 'adamw', or train.weight-decay = 0.",
+        )
+    if s.train.weight_decay * s.train.lr > 1:
+        refuse(
+            f"train.weight-decay = {s.train.weight_decay:g} at train.lr = {s.train.lr:g} takes more"
+            " than there is in one step.",
+            "Their product must be at most 1; 0.01 and 0.001 are usual.",
+        )
+    if s.train.warmup >= s.round.count and s.train.warmup:
+        refuse(
+            f"train.warmup = {s.train.warmup} is all of the {s.round.count} rounds.",
+            "Set it below round.count.",
+        )
+    if s.round.holders and s.round.min_holders > s.round.holders:
+        refuse(
+            f"round.min-holders = {s.round.min_holders} is above round.holders ="
+            f" {s.round.holders}.",
+            "Every round would be abandoned; lower round.min-holders.",
+        )
+    if s.privacy.unit == "person" and not s.data.person:
+        refuse(
+            "privacy.unit = 'person', but data.person names no column.",
+            "Set data.person to the column whose equal values belong to one person, or"
+            " privacy.unit = 'record'.",
+        )
+    if s.privacy.trust == "off" and s.privacy.noise_multiplier > 0:
+        refuse(
+            f"privacy.trust = 'off' adds no noise, but privacy.noise-multiplier ="
+            f" {s.privacy.noise_multiplier:g}.",
+            "Set it to 0, or privacy.trust = 'local'.",
+        )
+    if s.lora.method == "head" and s.lora.targets:
+        refuse(
+            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
+            "Leave lora.targets empty.",
+        )
+
+
+def _check_task(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    task, kind, labels = s.task, s.task.kind, s.task.label_names
+    if kind == "classification" and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        refuse(
+            f"task.labels = {task.labels!r:.100} names {len(set(labels))} different classes.",
+            "Give at least two different names, separated by commas.",
+        )
+    if kind != "classification" and labels:
+        refuse(
+            f"task.kind = {kind!r} has no classes, but task.labels = {task.labels!r:.100}.",
+            "Leave task.labels empty, or set task.kind = 'classification'.",
+        )
+    if kind in _WITH_TARGET and not s.data.target:
+        refuse(
+            f"task.kind = {kind!r} learns a target, but data.target names no column.",
+            "Set data.target to the column that holds it.",
+        )
+    if kind in _WITHOUT_TARGET and s.data.target:
+        refuse(
+            f"task.kind = {kind!r} learns from the text alone, but data.target ="
+            f" {s.data.target!r:.100}.",
+            "Set data.target = ''.",
+        )
+    _check_classes(task, refuse)
+    if not task.low < task.high:
+        refuse(f"task.low = {task.low:g} is not below task.high = {task.high:g}.", "Exchange them.")
+    _check_language(s, refuse)
+
+
+def _check_classes(task: TaskSpec, refuse: Callable[[str, str], None]) -> None:
+    classes = len(task.label_names)
+    lists = (("class-weights", task.class_weights, 1e6), ("class-rates", task.class_rates, 1.0))
+    for name, text, most in lists:
+        numbers = numbers_in(text)
+        if text and (len(numbers) != classes or not all(0 < n <= most for n in numbers)):
+            refuse(
+                f"task.{name} = {text!r:.100} is not {classes} numbers in (0, {most:g}].",
+                "Give one for each of task.labels, in their order, with commas between.",
+            )
+    if task.kind != "classification" and task.loss == "focal":
+        refuse(
+            f"task.loss = 'focal' is made for classes, not for task.kind = {task.kind!r}.",
+            "Set task.loss = 'cross-entropy'.",
+        )
+    if task.word_dropout and task.kind in _LANGUAGE:
+        refuse(
+            f"task.word-dropout = {task.word_dropout:g} would change what task.kind ="
+            f" {task.kind!r} learns.",
+            "Set it to 0; it is for classification and regression.",
+        )
+    if task.copies > 1 and not task.word_dropout:
+        refuse(
+            f"task.copies = {task.copies} equal copies of a record teach nothing more than one.",
+            "Set task.word-dropout above 0, or task.copies = 1.",
+        )
+
+
+def _check_language(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    task, kind = s.task, s.task.kind
+    if kind in _LANGUAGE and s.lora.method == "head":
+        refuse(
+            f"lora.method = 'head' trains the task's head alone, and task.kind = {kind!r} has"
+            " none of its own.",
+            "Set lora.method = 'lora'.",
+        )
+    chat = kind == "causal" and task.template == "chat"
+    prompted = kind in ("seq2seq", "causal")
+    if task.template != "{text}" and not (prompted and (chat or "{text}" in task.template)):
+        refuse(
+            f"task.template = {task.template!r:.100} does not fit task.kind = {kind!r}.",
+            "Write {text} where the text belongs, as in 'summarize: {text}'; only seq2seq and"
+            " causal have one, and 'chat' is for causal.",
+        )
+    if (
+        kind == "causal"
+        and s.data.target
+        and task.target_length + _LEAST_PROMPT > s.train.max_length
+    ):
+        refuse(
+            f"task.target-length = {task.target_length} leaves no room for a prompt in"
+            f" train.max-length = {s.train.max_length}.",
+            "Shorten the one or lengthen the other.",
+        )
+
+
+def numbers_in(text: str) -> tuple[float, ...]:
+    """A comma-separated list; NaN for what is no number."""
+    return tuple(_number_or_nan(part) for part in text.split(",") if part.strip())
+
+
+def _number_or_nan(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,189 @@
+"""Causal generation: the next token, of plain text or of the answer to a prompt.
+
+Three forms of a record: a text alone, all of which is learnt; a prompt (through ``task.template``)
+and its target, of which only the target is learnt; and with ``task.template = "chat"`` a
+conversation, of which only the assistant's words are learnt. A text is cut at ``train.max-length``
+tokens; a prompt loses its beginning, so that there is room for what is to be learnt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfideError
+from ..settings import TaskSpec
+from ..text.readers import Record
+from . import tokens
+from .chat import CHAT, conversation, prompt_ids, turns
+from .example import IGNORED, Batch, Example, Prediction
+from .generation import continued, in_words
+from .scores import PERPLEXITY, chosen
+from .task import Place
+
+_METRICS = (
+    PERPLEXITY, "exact-match", "token-f1", "rougeL", "chrf", "bleu", "rouge1", "rouge2",
+)  # fmt: skip
+
+
+class Causal:
+    """See the module's docstring."""
+
+    by_logits = False
+    fixed = True
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.metrics = chosen(spec, _METRICS, shown=1)
+
+    def auto_class(self) -> Any:
+        import transformers
+
+        return transformers.AutoModelForCausalLM
+
+    def peft_task_type(self) -> str:
+        return "CAUSAL_LM"
+
+    def check(self, config: Any, tokenizer: Any) -> None:
+        """Refuse an encoder: transformers has a causal class for BERT, too, but unless it was
+        made a decoder each of its tokens sees the ones that it is to foretell."""
+        from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+        both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES
+        if config.is_encoder_decoder or (both_ways and not getattr(config, "is_decoder", False)):
+            raise ConfideError(
+                "task.model",
+                f"task.kind = 'causal' needs a decoder, which {config.model_type!r:.100} is not.",
+                "Use a model such as GPT-2, Llama or SmolLM2, or task.kind = 'seq2seq' for T5.",
+            )
+        tokens.bounds(tokenizer)
+        context = _context(config)
+        if context is not None and self.spec.target_length >= context:
+            raise ConfideError(
+                "settings.range",
+                f"task.target-length = {self.spec.target_length} leaves no room for a prompt in"
+                f" the {context} tokens that the model reads.",
+                f"Choose 2 to {context - 1}; a half of that is plenty.",
+            )
+        if self.spec.template == CHAT and not tokenizer.chat_template:
+            raise ConfideError(
+                "model.chat-template",
+                "task.template = 'chat', but the tokenizer has no chat template.",
+                "Use a model made for chat, or task.template = '{text}'.",
+            )
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: Any, max_length: int, *, labelled: bool = True
+    ) -> list[Example]:
+        """Token ids of each record, with a target for each of them.
+
+        Raises:
+            ConfideError: ``data.messages``, ``data.no-answer`` or ``model.chat-template``.
+        """
+        if self.spec.template == CHAT:
+            return [
+                self._cut(*turns(conversation(r), tokenizer, n), max_length)
+                for n, r in enumerate(records, start=1)
+            ]
+        _refuse_messages(records)
+        begin, end = tokens.bounds(tokenizer)
+        bodies = tokens.bare([self._prompt(r) for r in records], tokenizer)
+        answers = tokens.bare([self._answer(r) for r in records], tokenizer)
+        out = []
+        for record, body, answer in zip(records, bodies, answers, strict=True):
+            if record.target is None:
+                ids = [begin, *body, end]
+                out.append(self._cut(ids, [IGNORED, *ids[1:]], max_length))
+                continue
+            learnt = [*answer[: self.spec.target_length - 1], end]
+            kept = body[-(max_length - len(learnt) - 1) :]
+            targets = [*[IGNORED] * (1 + len(kept)), *learnt]
+            out.append(Example((begin, *kept, *learnt), tuple(targets)))
+        return out
+
+    def _prompt(self, record: Record) -> str:
+        return self.spec.template.replace("{text}", record.text)
+
+    def _answer(self, record: Record) -> str:
+        """With the space that stands between two words."""
+        apart = "" if self._prompt(record)[-1:].isspace() else " "
+        return apart + record.target if record.target is not None else ""
+
+    def _cut(self, ids: list[int], targets: list[int], max_length: int) -> Example:
+        """The first ``max_length`` tokens, or the last ones where the first teach nothing."""
+        if all(target == IGNORED for target in targets[1:max_length]):
+            return Example(tuple(ids[-max_length:]), tuple(targets[-max_length:]))
+        return Example(tuple(ids[:max_length]), tuple(targets[:max_length]))
+
+    def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
+        return example
+
+    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
+        return tokens.token_batch(examples, place)
+
+    def length(self, example: Example, max_length: int) -> int:
+        return len(example.ids)
+
+    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
+        """(B, T, V)."""
+        return output.logits.float()  # type: ignore[no-any-return]
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return tokens.token_losses(logits[:, :-1], targets[:, 1:])
+
+    def counts(self, targets: Tensor) -> Tensor:
+        return tokens.token_counts(targets[:, 1:])
+
+    def answers(self, logits: Tensor) -> list[int | float]:
+        return []
+
+    def references(self, targets: Tensor) -> list[int | float]:
+        return []
+
+    def tell(self, logits: Tensor) -> list[Prediction]:
+        return []
+
+    def generate(
+        self, records: Sequence[Record], place: Place, *, whole: bool = False
+    ) -> list[str]:
+        """What the model says after each prompt."""
+        new, prompts = self.spec.target_length, self._prompts(records, place.tokenizer)
+        context = _context(place.model.config)
+        if context is not None and whole:
+            tokens.check_lengths(prompts, context - new)
+        if context is not None:
+            prompts = [prompt[-(context - new) :] for prompt in prompts]
+        return in_words(continued(prompts, place, new=new, beams=self.spec.beams), place)
+
+    def _prompts(self, records: Sequence[Record], tokenizer: Any) -> list[list[int]]:
+        if self.spec.template == CHAT:
+            return [prompt_ids(conversation(r), tokenizer) for r in records]
+        _refuse_messages(records)
+        begin, _ = tokens.bounds(tokenizer)
+        bodies = tokens.bare([self._prompt(r) for r in records], tokenizer)
+        return [[begin, *body] for body in bodies]
+
+    def made_up(
+        self, lengths: Sequence[int], size: int, generator: torch.Generator, place: Place
+    ) -> list[Example]:
+        rows = [tokens.random_ids(length, size, generator) for length in lengths]
+        return [Example(ids, (IGNORED, *ids[1:])) for ids in rows]
+
+
+def _context(config: Any) -> int | None:
+    """How many tokens the model reads, prompt and answer together; None where it does not say."""
+    found = getattr(config, "max_position_embeddings", None)
+    return found if isinstance(found, int) else None
+
+
+def _refuse_messages(records: Sequence[Record]) -> None:
+    for number, record in enumerate(records, start=1):
+        if record.messages:
+            raise ConfideError(
+                "data.messages",
+                f"Record {number} is a list of messages.",
+                "Set task.template = 'chat' to learn from conversations.",
+            )

@@ -1,0 +1,62 @@
+"""What a task makes of text: an encoded record, a padded batch of them, an answer.
+
+Plain values; nothing here knows a model. An example at a holder is private text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+IGNORED = -100  # the target of a position that is none, torch's own value
+
+
+@dataclass(frozen=True)
+class Example:
+    """An encoded record: token ids, and what is to be learnt from them.
+
+    ``target`` is a class index, a number, a target for each of the ids (IGNORED where there is
+    none), or the ids of a text of its own.
+    """
+
+    ids: tuple[int, ...]
+    target: int | float | tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One physical batch of B examples, padded to T tokens.
+
+    ``inputs`` is ``input_ids`` (B, T) or, below cached layers, ``inputs_embeds`` (B, T, H), and
+    what else the model is called with; ``targets`` is (B,), or (B, U) padded with IGNORED.
+    """
+
+    inputs: dict[str, Tensor]
+    attention_mask: Tensor
+    targets: Tensor
+
+    @property
+    def size(self) -> int:
+        return len(self.targets)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of a text: a label, a number or a text of its own, and the probability
+    of each label where there are labels."""
+
+    answer: str | float
+    probabilities: dict[str, float] = field(default_factory=dict)
+
+
+def padded(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
+    """Rows of different lengths as (B, T), filled up on the right, and the mask (B, T) of what
+    is their own."""
+    tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
+    filled = pad_sequence(tensors, batch_first=True, padding_value=value)
+    lengths = torch.tensor([len(row) for row in tensors])
+    return filled, (torch.arange(filled.shape[1]) < lengths.unsqueeze(1)).long()

@@ -1,0 +1,128 @@
+"""What tasks of one target a token share: where a text begins and ends, batches, and the loss.
+
+The loss of an example is the sum over its own targets divided by its own number of targets: never
+a mean over the batch's tokens, by which one long record would rescale all others before clipping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfideError
+from ..settings import TaskSpec
+from .example import IGNORED, Batch, Example, padded
+from .task import Place
+
+
+def bounds(tokenizer: Any) -> tuple[int, int]:
+    """The token that a text begins behind, and the one that ends it.
+
+    Raises:
+        ConfideError: ``model.tokenizer``.
+    """
+    t = tokenizer
+    end = _first(t.eos_token_id, t.sep_token_id)
+    begin = _first(t.bos_token_id, t.cls_token_id, end)
+    if end is None or begin is None:
+        raise ConfideError(
+            "model.tokenizer",
+            "The tokenizer has no token that ends a text, which generation needs.",
+            "Set eos_token in the model's tokenizer_config.json.",
+        )
+    return begin, end
+
+
+def _first(*ids: int | None) -> int | None:
+    return next((i for i in ids if i is not None), None)
+
+
+def bare(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """Token ids of texts, without any frame."""
+    if not texts:
+        return []
+    found = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [list(ids) for ids in found]
+
+
+def token_batch(examples: Sequence[Example], place: Place) -> Batch:
+    """Examples with a target for each of their ids."""
+    ids, mask = padded([e.ids for e in examples], place.tokenizer.pad_token_id or 0)
+    targets, own = padded([_targets(e) for e in examples], IGNORED)
+    if not torch.equal(own, mask):
+        raise ValueError("an example has not one target for each token: it was not drawn")
+    return Batch({"input_ids": ids}, mask, targets)
+
+
+def pair_batch(examples: Sequence[Example], place: Place) -> Batch:
+    """Examples whose target is a text of its own, read by the decoder one to the right."""
+    pad = place.tokenizer.pad_token_id or 0
+    ids, mask = padded([e.ids for e in examples], pad)
+    targets, _ = padded([_targets(e) for e in examples], IGNORED)
+    start = place.model.config.decoder_start_token_id
+    before = torch.full_like(targets[:, :1], pad if start is None else start)
+    seen = torch.cat([before, targets[:, :-1].masked_fill(targets[:, :-1] == IGNORED, pad)], 1)
+    return Batch({"input_ids": ids, "decoder_input_ids": seen}, mask, targets)
+
+
+def _targets(example: Example) -> tuple[int, ...]:
+    if not isinstance(example.target, tuple):
+        raise TypeError("the example has no target for each token")
+    return example.target
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """(B, T, V) and (B, T) -> (B,): the mean over an example's own targets, in nats."""
+    each = torch.nn.functional.cross_entropy(
+        logits.mT, targets, ignore_index=IGNORED, reduction="none"
+    )
+    return each.sum(1) / token_counts(targets)
+
+
+def token_counts(targets: Tensor) -> Tensor:
+    """How many targets each example has, (B,)."""
+    return (targets != IGNORED).sum(1)
+
+
+def random_ids(length: int, size: int, generator: torch.Generator) -> tuple[int, ...]:
+    """Made-up tokens; 0, which is often padding, is none of them."""
+    return tuple(torch.randint(1, size, (length,), generator=generator).tolist())
+
+
+def check_lengths(prompts: Sequence[Sequence[int]], most: int) -> None:
+    """Refuse a text that would have to be cut.
+
+    Raises:
+        ConfideError: ``data.too-long``, by the text's number; it quotes nothing.
+    """
+    for number, ids in enumerate(prompts, start=1):
+        if len(ids) > most:
+            raise ConfideError(
+                "data.too-long",
+                f"Text {number} has {len(ids)} tokens, but the model reads {most} of a text.",
+                "Shorten it, or train with a larger train.max-length.",
+            )
+
+
+def targets_of(targets: Sequence[str | None]) -> list[str]:
+    """The texts to be learnt.
+
+    Raises:
+        ConfideError: ``data.missing-target``, by the record's number.
+    """
+    for number, target in enumerate(targets, start=1):
+        if target is None:
+            raise ConfideError(
+                "data.missing-target",
+                f"Record {number} has no target.",
+                "Name the column in data.target; a .txt file has none.",
+            )
+    return [target for target in targets if target is not None]
+
+
+def generates_nothing(spec: TaskSpec) -> NoReturn:
+    """For tasks whose answer is read off the logits."""
+    raise TypeError(f"task.kind = {spec.kind!r} makes no text")

@@ -1,0 +1,65 @@
+"""How fast a round learns, and when a run has learnt enough: from the round's number and from what
+was measured on public text, so that it costs no privacy.
+
+The rate is the coordinator's: it steps with it, or sends it in the round's own settings. Both
+functions look at the whole history each time, so a resumed run goes on as if never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..common.settings import TrainSpec
+
+# Of a plateau: so many measurements without a better one halve the rate.
+_PATIENCE, _FACTOR = 2, 0.5
+_BETTER = 1e-4  # relative: what is less is no progress
+
+
+def rate_of(train: TrainSpec, number: int, rounds: int, losses: Sequence[float]) -> float:
+    """The rate of round ``number`` (from 1) of ``rounds``; always above 0.
+
+    Args:
+        losses: on public text, before the first round and after each one that was not abandoned.
+    """
+    if number <= train.warmup:
+        return train.lr * number / (train.warmup + 1)
+    left = (rounds - number + 1) / max(rounds - train.warmup, 1)  # 1 at first, above 0 at last
+    if train.schedule == "linear":
+        return train.lr * left
+    if train.schedule == "cosine":
+        return train.lr * 0.5 * (1 + math.cos(math.pi * (1 - left)))
+    if train.schedule == "plateau":
+        return train.lr * _FACTOR ** _plateaus(losses)
+    return train.lr
+
+
+def is_done(losses: Sequence[float], patience: int) -> bool:
+    """Whether the last ``patience`` measurements brought nothing better; never with 0."""
+    return patience > 0 and _since_best(losses) >= patience
+
+
+def _plateaus(losses: Sequence[float]) -> int:
+    found, since, best = 0, 0, math.inf
+    for loss in losses:
+        if _is_better(loss, best):
+            since, best = 0, loss
+            continue
+        since += 1
+        if since >= _PATIENCE:
+            found, since = found + 1, 0
+    return found
+
+
+def _since_best(losses: Sequence[float]) -> int:
+    best, since = math.inf, 0
+    for loss in losses:
+        since = 0 if _is_better(loss, best) else since + 1
+        best = min(best, loss) if not math.isnan(loss) else best
+    return since
+
+
+def _is_better(loss: float, best: float) -> bool:
+    """False for a loss that is no number."""
+    return loss < best - _BETTER * abs(best) if math.isfinite(best) else loss < math.inf

@@ -1,0 +1,179 @@
+"""A task description as a scenario: what to learn, and the files to learn it from.
+
+``{"task": "text-generation", "data": {"train": "train.txt", "val": "val.txt"}}`` is a whole
+configuration. The names of tasks are those of the Hub; paths are relative to the description. The
+training file is shared out to simulated holders, whole persons to one of them where a column tells
+them apart, and ``val`` is the coordinator's public text. Only for a simulation: a real holder's
+text is never shared out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..common.errors import ConfideError, nearest
+from ..common.paths import cache_dir
+from ..common.settings import Scalar
+from ..common.text.readers import Record, read_records
+from ..common.text.units import group_units
+from .staging import sha256_of, staged
+
+_HOLDERS = 4
+# Small models of the kind that a task needs.
+_ENCODER, _DECODER, _T5 = (
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "HuggingFaceTB/SmolLM2-135M",
+    "google-t5/t5-small",
+)
+# The Hub's name -> what the settings are then, unless the description says otherwise.
+TASKS: Mapping[str, Mapping[str, Scalar]] = {
+    "text-classification": {"task.kind": "classification", "model.name": _ENCODER},
+    "text-regression": {"task.kind": "regression", "model.name": _ENCODER},
+    "text-generation": {"task.kind": "causal", "model.name": _DECODER},
+    "summarization": {
+        "task.kind": "seq2seq",
+        "task.template": "summarize: {text}",
+        "task.metric": "rougeL",
+        "model.name": _T5,
+    },
+    "translation": {"task.kind": "seq2seq", "task.metric": "bleu", "model.name": _T5},
+    "question-answering": {"task.kind": "seq2seq", "task.metric": "token-f1", "model.name": _T5},
+    "text2text-generation": {"task.kind": "seq2seq", "model.name": _T5},
+    "fill-mask": {"task.kind": "masked", "model.name": "distilbert/distilbert-base-uncased"},
+}
+_TOP = ("task", "data", "model", "labels", "holders", "seed", "config")
+_DATA = ("train", "val", "text", "target", "person")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The text of a description: files, and the columns in them; no target is an empty name."""
+
+    train: Path
+    val: Path
+    text: str
+    target: str
+    person: str
+
+
+def is_description(content: Mapping[str, Any]) -> bool:
+    """Whether a file is a task description rather than a scenario."""
+    return "task" in content and "source" not in content
+
+
+def read_description(
+    path: Path, content: Mapping[str, Any]
+) -> tuple[Files, dict[str, Scalar], int, int]:
+    """Files, settings, number of holders and seed of a description.
+
+    Raises:
+        ConfideError: ``scenario.format``.
+    """
+    _check_keys(path, content, _TOP, "")
+    task, data = content["task"], content.get("data")
+    if task not in TASKS:
+        _refuse(path, f"has the unknown task {task!r:.100}", nearest(str(task)[:100], TASKS))
+    if not isinstance(data, dict):
+        _refuse(path, "has no data", 'Add "data": {"train": ..., "val": ...}.')
+    _check_keys(path, data, _DATA, "data.")
+    for name in ("train", "val"):
+        if name not in data:
+            _refuse(path, f"has no data.{name}", "Name a .txt, .jsonl, .csv or .parquet file.")
+    settings: dict[str, Scalar] = dict(TASKS[task])
+    without = settings["task.kind"] in ("causal", "masked")
+    files = Files(
+        train=_file(path, data["train"]),
+        val=_file(path, data["val"]),
+        text=str(data.get("text", "text")),
+        target=str(data.get("target", "" if without else "label")),
+        person=str(data.get("person", "")),
+    )
+    settings["data.target"] = "label" if files.target else ""
+    settings["data.person"] = "person" if files.person else ""
+    settings |= {"model.name": str(content["model"])} if "model" in content else {}
+    if settings["task.kind"] == "classification":
+        settings["task.labels"] = _labels(path, content, files)
+    holders, seed = content.get("holders", _HOLDERS), content.get("seed", 0)
+    if type(holders) is not int or type(seed) is not int or holders < 1:
+        _refuse(path, "has holders or a seed that is no whole number")
+    return files, settings, holders, seed
+
+
+def _labels(path: Path, content: Mapping[str, Any], files: Files) -> str:
+    """As declared, or as the public file has them: never from the training text."""
+    declared = content.get("labels")
+    if isinstance(declared, list) and all(isinstance(label, str) for label in declared):
+        return ",".join(declared)
+    if declared is not None:
+        _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
+    found = read_records(files.val, text=files.text, target=files.target)
+    return ",".join(sorted({r.target for r in found if r.target is not None}))
+
+
+def _file(path: Path, named: Any) -> Path:
+    if not isinstance(named, str) or not named:
+        _refuse(path, "names a file by something else than text")
+    return path.parent / Path(named).expanduser()
+
+
+def _check_keys(path: Path, found: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in found:
+        if key not in known:
+            _refuse(path, f"has the unknown key {where + str(key)!r:.100}", nearest(key, known))
+
+
+def _refuse(path: Path, what: str, hint: str = "Correct the file.") -> NoReturn:
+    raise ConfideError("scenario.format", f"{path} {what}.", hint)
+
+
+def prepare_files(name: str, files: Files, holders: int, seed: int) -> Path:
+    """Make the folder of the federation, or find the one that the same files made before.
+
+    Raises:
+        ConfideError: the codes of the readers, or ``data.partition``.
+    """
+    folder = cache_dir() / "federations" / name
+    train, val = (_read(path, files) for path in (files.train, files.val))
+    recipe = {
+        "holders": holders,
+        "seed": seed,
+        "files": [sha256_of(files.train), sha256_of(files.val)],
+        "columns": [files.text, files.target, files.person],
+    }
+    manifest = folder / "federation.json"
+    text = json.dumps(recipe, indent=1) + "\n"
+    if manifest.is_file() and manifest.read_text(encoding="utf-8") == text:
+        return folder
+    units = group_units(train, "person" if files.person else "record")
+    if holders > len(units):
+        raise ConfideError(
+            "data.partition",
+            f"holders = {holders}, but {files.train} holds {len(units)} units only.",
+            "Use fewer holders, or more text.",
+        )
+    units.sort(key=lambda unit: hashlib.sha256(f"split:{seed}:{unit[0]}".encode()).digest())
+    with staged(folder) as new:
+        _write(new / "public.jsonl", val)
+        for number in range(holders):
+            mine = sorted(i for unit in units[number::holders] for i in unit)
+            _write(new / f"holder-{number:02d}.jsonl", [train[i] for i in mine])
+        (new / "federation.json").write_text(text, encoding="utf-8", newline="\n")
+    return folder
+
+
+def _read(path: Path, files: Files) -> list[Record]:
+    person = files.person or None
+    return read_records(path, text=files.text, target=files.target or None, person=person)
+
+
+def _write(path: Path, records: list[Record]) -> None:
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for r in records:
+            talk = [message._asdict() for message in r.messages]
+            row = {"text": talk or r.text, "label": r.target, "person": r.person}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")

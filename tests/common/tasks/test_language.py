@@ -1,0 +1,262 @@
+"""Tasks of language: what is a target and what is not, what is drawn, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from confide.common import models
+from confide.common.errors import ConfideError
+from confide.common.models import LoadedModel, load_model
+from confide.common.settings import KINDS, TaskSpec, from_flat
+from confide.common.tasks import TASKS, Example, task_for
+from confide.common.tasks.example import IGNORED
+from confide.common.tasks.scores import values
+from confide.common.text.readers import Message, Record
+from tests import tiny
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_models() -> Iterator[None]:
+    models._load.cache_clear()
+    yield
+    models._load.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    kinds = ("classification", "seq2seq", "prompt", "masked", "causal")
+    return {task: tiny.save_task_model(tmp_path_factory.mktemp(task), task) for task in kinds}
+
+
+def load(folder: Path, task: str, **changes: Any) -> LoadedModel:
+    settings = tiny.config(folder, folder, folder, **{**tiny.TASKS[task], **changes})
+    return load_model(from_flat(settings))
+
+
+def refused(folder: Path, task: str, **changes: Any) -> ConfideError:
+    with pytest.raises(ConfideError) as caught:
+        load(folder, task, **changes)
+    return caught.value
+
+
+def encoded(loaded: LoadedModel, *records: Record) -> list[Example]:
+    return loaded.task.encode(records, loaded.tokenizer, loaded.max_length)
+
+
+def learnt(loaded: LoadedModel, example: Example) -> list[str]:
+    assert isinstance(example.target, tuple)
+    kept = [t for t in example.target if t != IGNORED]
+    return list(loaded.tokenizer.convert_ids_to_tokens(kept))
+
+
+def test_each_kind_has_a_task() -> None:
+    assert tuple(TASKS) == KINDS
+
+
+# what is learnt
+
+
+def test_of_a_plain_text_every_token_is_learnt_and_its_end(folders: dict[str, Path]) -> None:
+    loaded = load(folders["causal"], "causal")
+    (example,) = encoded(loaded, Record("the day was fine"))
+    assert learnt(loaded, example) == ["the", "day", "was", "fine", "[SEP]"]
+    assert len(example.ids) == 6
+
+
+def test_of_a_prompt_nothing_is_learnt(folders: dict[str, Path]) -> None:
+    loaded = load(folders["prompt"], "prompt")
+    (example,) = encoded(loaded, Record("the day", "warm and kind"))
+    assert loaded.tokenizer.decode(list(example.ids)).startswith("[CLS] the day was warm")
+    assert learnt(loaded, example) == ["warm", "and", "kind", "[SEP]"]
+
+
+def test_a_prompt_that_is_too_long_keeps_its_end_and_its_answer(folders: dict[str, Path]) -> None:
+    loaded = load(folders["prompt"], "prompt")
+    (example,) = encoded(loaded, Record("the day " * 40, "warm " * 40))
+    assert len(example.ids) == loaded.max_length
+    assert learnt(loaded, example) == ["warm", "warm", "warm", "[SEP]"]
+    words = loaded.tokenizer.convert_ids_to_tokens(list(example.ids))
+    assert words[-5] == "was"
+
+
+def test_of_a_conversation_the_assistants_words_alone_are_learnt(folders: dict[str, Path]) -> None:
+    loaded = load(folders["causal"], "chat", data__target="")
+    talk = [Message("user", "the day"), Message("assistant", "was fine")]
+    talk += [Message("user", "a street"), Message("assistant", "was dull")]
+    (example,) = encoded(loaded, Record("all of it", None, None, tuple(talk)))
+    assert learnt(loaded, example) == ["was", "fine", "[SEP]", "was", "dull", "[SEP]"]
+
+
+def test_a_target_of_a_text_ends(folders: dict[str, Path]) -> None:
+    loaded = load(folders["seq2seq"], "seq2seq")
+    examples = encoded(loaded, Record("the day", "fine"), Record("the day", "fine " * 40))
+    ends = [e.target[-1] for e in examples if isinstance(e.target, tuple)]
+    assert ends == [loaded.tokenizer.eos_token_id] * 2
+    assert len(examples[1].target) == loaded.task.spec.target_length  # type: ignore[arg-type]
+    source = loaded.tokenizer.decode(list(examples[0].ids), skip_special_tokens=True)
+    assert source == "tone: the day"
+
+
+# what is drawn
+
+
+def draws(loaded: LoadedModel, text: str, times: int) -> list[Example]:
+    (example,) = encoded(loaded, Record(text))
+    generator = torch.Generator().manual_seed(5)
+    return [loaded.task.redraw(example, loaded, generator) for _ in range(times)]
+
+
+def test_masks_are_drawn_anew_and_at_least_one(folders: dict[str, Path]) -> None:
+    loaded = load(folders["masked"], "masked")
+    text = "the day was fine and the street of people was dull"
+    (plain,) = encoded(loaded, Record(text))
+    found = draws(loaded, text, 400)
+    targets = torch.tensor([e.target for e in found])
+    hidden = targets != IGNORED
+    assert hidden.sum(1).min() >= 1
+    assert not hidden[:, 0].any()  # the frame is never hidden
+    assert not hidden[:, -1].any()
+    share = hidden[:, 1:-1].float().mean()
+    # Each word 0.15, and 1/11 more where none was drawn: 0.85^11 / 11.
+    assert share == pytest.approx(0.15 + 0.85**11 / 11, abs=0.02)
+    ids = torch.tensor([e.ids for e in found])
+    assert torch.equal(ids[~hidden], torch.tensor(plain.ids).expand_as(ids)[~hidden])
+    masked = (ids == loaded.tokenizer.mask_token_id)[hidden].float().mean()
+    assert masked == pytest.approx(0.8, abs=0.05)
+    assert len(set(found)) > 100
+
+
+def test_a_text_of_one_word_still_teaches_it(folders: dict[str, Path]) -> None:
+    loaded = load(folders["masked"], "masked")
+    assert all(learnt(loaded, example) == ["fine"] for example in draws(loaded, "fine", 20))
+
+
+@pytest.mark.parametrize("text", ["a", "the day", "the people of the town and its street"])
+def test_a_corrupted_text_and_its_spans_are_the_text(folders: dict[str, Path], text: str) -> None:
+    loaded = load(folders["seq2seq"], "spans")
+    (plain,) = encoded(loaded, Record(text))
+    first = loaded.tokenizer.convert_tokens_to_ids("<extra_id_0>")
+    marks = set(range(first, first + 20))
+    for example in draws(loaded, text, 30):
+        assert isinstance(example.target, tuple)
+        spans: dict[int, list[int]] = {}
+        for token in example.target[:-1]:
+            if token in marks:
+                spans[token] = []
+            else:
+                spans[max(spans)].append(token)
+        whole = [t for token in example.ids[:-1] for t in spans.get(token, [token])]
+        assert tuple(whole) == plain.ids
+        hidden = sum(map(len, spans.values()))
+        assert hidden == max(1, round(0.15 * len(plain.ids)))
+
+
+# the loss
+
+
+def test_a_loss_is_the_mean_over_an_examples_own_tokens(folders: dict[str, Path]) -> None:
+    loaded = load(folders["seq2seq"], "seq2seq")
+    logits = torch.randn(2, 3, 7)
+    targets = torch.tensor([[1, 2, 3], [4, IGNORED, IGNORED]])
+    logs = logits.log_softmax(-1)
+    by_hand = [-(logs[0, 0, 1] + logs[0, 1, 2] + logs[0, 2, 3]) / 3, -logs[1, 0, 4]]
+    assert torch.allclose(loaded.task.losses(logits, targets), torch.stack(by_hand))
+    assert loaded.task.counts(targets).tolist() == [3, 1]
+
+
+def test_a_causal_model_foretells_the_token_to_the_right() -> None:
+    task = task_for(TaskSpec(kind="causal"))
+    logits, targets = torch.zeros(1, 3, 5), torch.tensor([[IGNORED, 2, 4]])
+    logits[0, 0, 2] = logits[0, 1, 4] = 50.0
+    assert float(task.losses(logits, targets)) == pytest.approx(0, abs=1e-6)
+    assert task.counts(targets).tolist() == [2]
+
+
+def test_perplexity_is_over_all_tokens() -> None:
+    assert values(("perplexity",), [], [], math.log(7))["perplexity"] == pytest.approx(7)
+    assert values(("perplexity",), [], [], 1e6)["perplexity"] == math.inf
+
+
+# what does not fit
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "code", "says"),
+    [
+        ("classification", "seq2seq", "task.model", "T5"),
+        ("classification", "causal", "task.model", "decoder"),
+        ("seq2seq", "causal", "task.model", "T5"),
+        ("seq2seq", "masked", "task.model", "encoder"),
+        ("prompt", "masked", "task.model", "encoder"),
+        ("prompt", "seq2seq", "task.model", "T5"),
+        ("classification", "masked", "model.weights", "masked"),
+    ],
+)
+def test_a_task_that_the_model_is_not_made_for(
+    folders: dict[str, Path], model: str, task: str, code: str, says: str
+) -> None:
+    error = refused(folders[model], task)
+    assert error.code == code
+    assert says in f"{error.message} {error.hint}"
+
+
+def test_a_t5_sorts_texts_by_its_encoder(folders: dict[str, Path]) -> None:
+    loaded = load(folders["seq2seq"], "classification")
+    assert any("classifier" in name for name in loaded.schema.trained)
+    assert not any("decoder" in name for name, _ in loaded.schema.shapes)
+
+
+def test_the_layers_of_a_t5_are_counted_by_its_blocks(folders: dict[str, Path]) -> None:
+    names = [name for name, _ in load(folders["seq2seq"], "seq2seq").schema.shapes]
+    assert names
+    assert all(".block.1." in name for name in names)
+    every = [n for n, _ in load(folders["seq2seq"], "seq2seq", lora__layers=0).schema.shapes]
+    assert len(every) == 2 * len(names)
+
+
+def test_no_embedding_is_ever_trained(folders: dict[str, Path]) -> None:
+    for task in ("seq2seq", "prompt", "masked", "causal"):
+        assert all("lora_B" in name for name in load(folders[task], task).schema.trained)
+
+
+def test_a_tokenizer_that_cannot_pad(tmp_path: Path) -> None:
+    folder = tiny.save_task_model(tmp_path, "causal")
+    path = folder / "tokenizer_config.json"
+    kept = json.loads(path.read_text())
+    kept.pop("pad_token")
+    path.write_text(json.dumps(kept))
+    error = refused(folder, "causal")
+    assert (error.code, "pad_token" in error.hint) == ("model.pad-token", True)
+
+
+def test_a_conversation_needs_a_template_and_an_answer(folders: dict[str, Path]) -> None:
+    question = Record("x", None, None, (Message("user", "the day"),))
+    with pytest.raises(ConfideError, match=r"data\.no-answer.*Record 1"):
+        encoded(load(folders["causal"], "chat", data__target=""), question)
+    with pytest.raises(ConfideError, match=r"data\.messages.*Record 2"):
+        encoded(load(folders["causal"], "causal"), Record("a"), question)
+
+
+def test_a_missing_target_is_named_by_its_record(folders: dict[str, Path]) -> None:
+    loaded = load(folders["seq2seq"], "seq2seq")
+    with pytest.raises(ConfideError, match=r"data\.missing-target.*Record 2") as caught:
+        encoded(loaded, Record("a", "b"), Record("secret"))
+    assert "secret" not in str(caught.value)
+
+
+def test_an_answer_needs_room(folders: dict[str, Path]) -> None:
+    error = refused(folders["causal"], "causal", task__target_length=64)
+    assert (error.code, "64 tokens" in error.message) == ("settings.range", True)
+
+
+def test_a_metric_of_another_task() -> None:
+    with pytest.raises(ConfideError, match=r"settings\.combination.*bleu.*perplexity"):
+        task_for(TaskSpec(kind="masked", metric="bleu"))
+    assert task_for(TaskSpec(kind="seq2seq", metric="bleu")).metrics[0] == "bleu"

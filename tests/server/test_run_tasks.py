@@ -1,0 +1,241 @@
+"""Every task from a run config to a report, an answer, and a model for plain transformers."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from confide.common import models
+from confide.common.batches import EncodedText, forward
+from confide.common.errors import ConfideError
+from confide.common.text.readers import Record
+from confide.server import usage
+from confide.server.export import export_merged
+from confide.server.predict import evaluate_run, open_run, predict
+from confide.server.run import run
+from confide.server.run_folder import RunFolder
+from tests import tiny
+from tests.server import federated
+
+TEXTS = {"masked": "the [MASK] was fine", "spans": "the <extra_id_0> was"}
+METRICS = {
+    "classification": "accuracy",
+    "regression": "pearson",
+    "seq2seq": "rougeL",
+    "causal": "perplexity",
+    "prompt": "perplexity",
+    "chat": "perplexity",
+    "masked": "perplexity",
+    "spans": "perplexity",
+}
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], RunFolder]:
+    """The run of a task, made once."""
+    known: dict[str, RunFolder] = {}
+
+    def finished(task: str) -> RunFolder:
+        if task not in known:
+            folder = tmp_path_factory.mktemp(f"run-{task}")
+            model = tiny.save_task_model(folder / "model", task)
+            data = tiny.save_task_federation(folder / "data", task)
+            config = federated.config(
+                model, data, folder / "runs", round__count=2, **tiny.TASKS[task]
+            )
+            members = federated.holders(data, folder / "ledgers")
+            known[task] = run(config, federated.Transport(members))
+        return known[task]
+
+    return finished
+
+
+@pytest.fixture(autouse=True)
+def fresh_models() -> Iterator[None]:
+    models._load.cache_clear()
+    yield
+    models._load.cache_clear()
+
+
+Done = Callable[[str], RunFolder]
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_a_federated_run_ends_with_a_report(done: Done, task: str) -> None:
+    folder = done(task)
+    report = json.loads((folder.path / "report.json").read_text())
+    utility = report["utility"]
+    assert utility["metric"] == METRICS[task]
+    assert utility["before"]["loss"] != utility["after"]["loss"]
+    assert utility["after"][METRICS[task]] is not None
+    assert all(check["passed"] for check in report["checks"])
+    assert all(len(row["accepted"]) == 2 for row in federated.events(folder, "round"))
+    assert (utility["interval"] is not None) == (task == "classification")
+    page = (folder.path / "report.html").read_text()
+    assert f"{METRICS[task][:1].upper()}" in page
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_a_run_answers(done: Done, task: str) -> None:
+    text = TEXTS.get(task, "the day was")
+    (found,) = predict(done(task).path, [text])
+    assert isinstance(found.answer, float if task == "regression" else str)
+    if task == "masked":
+        assert "[MASK]" not in found.answer
+    assert bool(found.probabilities) == (task == "classification")
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_the_score_of_the_last_round_can_be_had_again(done: Done, task: str) -> None:
+    folder = done(task)
+    last = federated.events(folder, "evaluation")[-1]
+    for file in (None, folder.path.parent.parent / "data" / "public.jsonl"):
+        score = evaluate_run(folder.path, file)
+        assert score.loss == pytest.approx(last["loss"], abs=1e-5)
+        assert score.value == pytest.approx(last[METRICS[task]], abs=1e-4)
+
+
+def hidden_words(loaded: Any) -> Any:
+    """One batch of the task, as it is trained."""
+    task = loaded.task
+    records = [Record("the people of the town"), Record("a day")]
+    if task.by_logits or task.spec.kind == "seq2seq":
+        target = {"classification": "positive", "regression": "0.5"}.get(task.spec.kind, "warm")
+        records = [Record(r.text, target) for r in records]
+    elif task.spec.template == "chat":
+        records = [Record(r.text, "warm") for r in records]
+    examples = task.encode(records, loaded.tokenizer, loaded.max_length)
+    generator = torch.Generator().manual_seed(1)
+    drawn = [task.redraw(e, loaded, generator) for e in examples]
+    return EncodedText(drawn, loaded).together([0, 1])
+
+
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_the_merged_model_is_the_same_in_plain_transformers(
+    done: Done, task: str, tmp_path: Path
+) -> None:
+    folder = done(task).path
+    export_merged(folder, tmp_path / "merged")
+    settings, loaded = open_run(folder)
+    auto = getattr(transformers, usage.model_class(settings.to_flat()))
+    plain, info = auto.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    frozen = loaded.trunk.frozen
+    loaded.trunk.frozen = 0  # the whole model in one go
+    batch = hidden_words(loaded)
+    loaded.trunk.frozen = frozen
+    with torch.no_grad():
+        mine = forward(loaded, loaded.task, batch)
+        output = plain.eval()(**batch.inputs, attention_mask=batch.attention_mask)
+        theirs = loaded.task.logits(output, batch.attention_mask)
+    assert torch.allclose(mine, theirs, atol=1e-5)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer("the day")["input_ids"] == loaded.tokenizer("the day")["input_ids"]
+
+
+def code_of(text: str) -> str:
+    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+@pytest.mark.parametrize("merged", [True, False], ids=["merged", "adapter"])
+@pytest.mark.parametrize("task", tiny.TASKS)
+def test_the_code_of_the_card_runs(
+    done: Done,
+    task: str,
+    merged: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = done(task).path / "adapter"
+    if merged:
+        folder = tmp_path / "merged"
+        export_merged(done(task).path, folder)
+    monkeypatch.chdir(folder)
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        code = code_of((folder / "README.md").read_text())
+        model = str(done(task).path.parent.parent / "model")  # a card names no folder
+        exec(code.replace('base = "model"', f"base = {model!r}"), {})  # noqa: S102 - our own text
+    assert capsys.readouterr().out.strip() or task in ("prompt", "chat", "seq2seq", "spans")
+
+
+def test_a_folder_that_is_there_is_never_overwritten(done: Done, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("do not lose me")
+    with pytest.raises(ConfideError, match=r"export\.folder"):
+        export_merged(done("classification").path, tmp_path)
+
+
+def test_the_model_in_memory_keeps_its_adapter_apart(done: Done, tmp_path: Path) -> None:
+    folder = done("classification").path
+    before = predict(folder, ["the day was fine"])
+    export_merged(folder, tmp_path / "merged")
+    assert predict(folder, ["the day was fine"]) == before
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "code"),
+    [
+        ("seq2seq", "the day " * 20, "data.too-long"),
+        ("prompt", "the day " * 40, "data.too-long"),
+        ("masked", "[MASK] day " * 40, "data.too-long"),
+        ("spans", "the day " * 20, "data.too-long"),
+        ("masked", "the day", "data.no-mask"),
+        ("causal", " ", "data.empty"),
+    ],
+)
+def test_a_text_that_cannot_be_answered_is_named_by_its_number(
+    done: Done, task: str, text: str, code: str
+) -> None:
+    fine = TEXTS.get(task, "the day was")
+    with pytest.raises(ConfideError) as caught:
+        predict(done(task).path, [fine, text])
+    assert caught.value.code == code
+    assert "Text 2" in caught.value.message
+    assert "day" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["seq2seq", "causal", "prompt", "chat", "spans"])
+def test_what_is_written_does_not_depend_on_the_other_texts(done: Done, task: str) -> None:
+    texts = ["the day was", "a house in the town of people and its street", "fine"]
+    if task == "spans":
+        texts = [f"{text} <extra_id_0>" for text in texts]
+    together = predict(done(task).path, texts)
+    assert together == [predict(done(task).path, [text])[0] for text in texts]
+
+
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_imbalance_options_and_adamw_train_in_local_steps(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path, unit: str
+) -> None:
+    changes = {
+        "task__class_weights": "1,3",
+        "task__class_rates": "0.5,1",
+        "task__loss": "focal",
+        "task__word_dropout": 0.2,
+        "task__copies": 3,
+        "train__optimizer": "adamw",
+        "train__weight_decay": 0.1,
+        "train__lr": 0.01,
+        "train__steps": 2,
+        "round__mode": "steps",
+        "privacy__unit": unit,
+        "data__person": "person",
+    }
+    config = federated.config(tiny_model, tiny_federation, tmp_path / "runs", **changes)
+    folder = run(config, federated.Transport(federated.holders(tiny_federation, tmp_path / "l")))
+    report = json.loads((folder.path / "report.json").read_text())
+    assert all(check["passed"] for check in report["checks"])
+    assert {row["events"][0]["steps"] for row in report["holders"]} == {4}

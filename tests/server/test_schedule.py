@@ -1,0 +1,139 @@
+"""The rate of a round and the end of a run, by number and public loss alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from confide.common.settings import TrainSpec, from_flat
+from confide.server.checkpoint import load_checkpoint
+from confide.server.run import run
+from confide.server.schedule import is_done, rate_of
+from tests.server import federated
+
+LR, ROUNDS = 0.8, 8
+
+
+def rates(losses: list[float] | None = None, **changes: Any) -> list[float]:
+    train = TrainSpec(lr=LR, **changes)
+    return [rate_of(train, n, ROUNDS, losses or []) / LR for n in range(1, ROUNDS + 1)]
+
+
+def test_a_constant_rate_is_the_very_number() -> None:
+    assert rate_of(TrainSpec(lr=0.1), 3, 5, []) == 0.1
+
+
+def test_a_linear_rate_falls_evenly_and_never_to_nothing() -> None:
+    assert rates(schedule="linear") == pytest.approx([n / 8 for n in range(8, 0, -1)])
+
+
+def test_a_cosine_falls_slowly_at_both_ends() -> None:
+    found = rates(schedule="cosine")
+    expected = [0.5 * (1 + math.cos(math.pi * n / 8)) for n in range(8)]
+    assert found == pytest.approx(expected)
+    assert found[-1] > 0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_the_first_rounds_rise_and_the_rest_is_the_schedule(schedule: str) -> None:
+    found = rates(schedule=schedule, warmup=3)
+    assert found[:4] == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1])
+    train = TrainSpec(lr=LR, schedule=schedule)
+    assert found[3:] == pytest.approx([rate_of(train, n, 5, []) / LR for n in range(1, 6)])
+
+
+def test_a_plateau_halves_the_rate_each_time_the_public_loss_stands_still() -> None:
+    losses = [1.0, 0.9, 0.8, 0.8, 0.8, 0.7, 0.71, math.nan, 0.6]
+    train = TrainSpec(lr=LR, schedule="plateau")
+    found = [rate_of(train, n, 9, losses[:n]) / LR for n in range(1, 10)]
+    assert found == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
+
+
+def test_a_run_is_done_when_nothing_has_become_better() -> None:
+    losses = [1.0, 0.9, 0.91, 0.92]
+    assert [is_done(losses[:n], 2) for n in range(5)] == [False, False, False, False, True]
+    assert not is_done(losses * 9, 0)
+    assert is_done([math.nan, math.nan], 2)
+
+
+def trained(
+    tiny_model: Path, tiny_federation: Path, out: Path, **changes: Any
+) -> tuple[Any, federated.Transport]:
+    config = federated.config(tiny_model, tiny_federation, out / "runs", **changes)
+    transport = federated.Transport(federated.holders(tiny_federation, out / "ledgers"))
+    return run(config, transport), transport
+
+
+def test_with_local_steps_the_rate_travels_in_the_rounds_own_settings(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    changes = {"round__mode": "steps", "train__schedule": "linear", "round__count": 4}
+    folder, transport = trained(tiny_model, tiny_federation, tmp_path, **changes)
+    sent = [task.settings["train.lr"] for task in transport.tasks]
+    assert sent == [1.0, 0.75, 0.5, 0.25]
+    assert all(len(row["accepted"]) == 3 for row in federated.events(folder, "round"))
+
+
+def test_a_gradient_is_asked_for_by_the_same_settings_in_every_round(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    _, transport = trained(tiny_model, tiny_federation, tmp_path, train__schedule="linear")
+    assert {task.settings["train.lr"] for task in transport.tasks} == {1.0}
+
+
+def test_a_run_ends_early_and_its_report_counts_the_rounds(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    # A rate so small that nothing changes.
+    changes = {"round__count": 9, "round__patience": 2, "train__lr": 1e-9}
+    folder, transport = trained(tiny_model, tiny_federation, tmp_path, **changes)
+    assert len(transport.tasks) == 2
+    assert "2 of 9 rounds" in (folder.path / "report.html").read_text()
+
+
+class Killed(federated.Transport):
+    """Dies in a round."""
+
+    def spoil(self, task: Any, replies: Any) -> Any:
+        if task.round == 5:
+            raise KeyboardInterrupt
+        return replies
+
+
+def test_a_plateau_goes_on_where_a_killed_run_stopped(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    changes = {
+        "round__mode": "steps",
+        "round__count": 7,
+        "train__schedule": "plateau",
+        "train__lr": 3.0,
+    }
+    whole, transport = trained(tiny_model, tiny_federation, tmp_path / "whole", **changes)
+    rates_of_all = [task.settings["train.lr"] for task in transport.tasks]
+    assert len(set(rates_of_all)) > 1, "the loss must stand still at some time"
+    config = federated.config(tiny_model, tiny_federation, tmp_path / "cut" / "runs", **changes)
+    members = federated.holders(tiny_federation, tmp_path / "cut" / "ledgers")
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Killed(members))
+    resumed = {**config, "run.resume": str(federated.only_folder(tmp_path / "cut" / "runs"))}
+    again = federated.Transport(federated.holders(tiny_federation, tmp_path / "cut" / "ledgers"))
+    folder = run(resumed, again)
+    assert [task.settings["train.lr"] for task in again.tasks] == rates_of_all[4:]
+    weights = "adapter/adapter_model.safetensors"
+    assert (folder.path / weights).read_bytes() == (whole.path / weights).read_bytes()
+
+
+def test_the_checkpoint_keeps_the_public_losses(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    from confide.common.models import load_model
+
+    folder, _ = trained(tiny_model, tiny_federation, tmp_path)
+    settings = from_flat(federated.config(tiny_model, tiny_federation, tmp_path / "runs"))
+    found = load_checkpoint(folder, load_model(settings).schema).losses
+    told = {e["round"]: e["loss"] for e in federated.events(folder, "evaluation")}
+    assert {number: round(loss, 6) for number, loss in found.items()} == told
