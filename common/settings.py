@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .combinations import check_combinations, numbers_in
+from .combinations import ROBUST, check_combinations, numbers_in
 from .errors import ConfideError, nearest
 
 Scalar = str | int | float | bool
@@ -176,10 +176,13 @@ class RoundSpec:
 @dataclass(frozen=True, kw_only=True)
 class AggregateSpec:
     """What the coordinator does with accepted updates. ``ffa`` freezes LoRA's A (Sun et al.
-    2024), so that averaging B is averaging the product."""
+    2024), so that averaging B is averaging the product. ``robust`` is the rule that combines the
+    updates, made to withstand ``byzantine`` hostile holders (0: one in five, at least one)."""
 
     method: str = _choice("ffa", "lora", "ffa")
-    optimizer: str = _choice("none", "none", "momentum", "adam")
+    robust: str = _choice("mean", *ROBUST)
+    byzantine: int = _number(0, 0, 100_000)
+    optimizer: str = _choice("none", "none", "momentum", "adam", "yogi", "adagrad")
     momentum: float = _number(0.8, 0, 0.999)
 
 

@@ -25,7 +25,7 @@ from ..common.privacy.ledger import Receipt
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.tensors import flatten, unflatten
 from ..common.wire import Task
-from .aggregation import ServerOptimizer, mean_change
+from .aggregation import OUTLIER, ServerOptimizer, combine
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge
@@ -148,7 +148,8 @@ class Rounds:
         abandoned = len(accepted) < least
         state.receipts |= {holder: update.receipt for holder, update in accepted.items()}
         if not abandoned:
-            self._advance(state, accepted, rate)
+            far = self._advance(state, accepted, rate)
+            left_out += [{"holder": holder, "code": OUTLIER} for holder in far]
         state.done = number
         self._last_accepted = len(accepted)
         self._last_codes = [row["code"] for row in left_out]
@@ -178,13 +179,20 @@ class Rounds:
             adapter=adapter.numpy().astype("<f4").tobytes(),
         )
 
-    def _advance(self, state: _State, accepted: dict[str, Accepted], rate: float) -> None:
-        change = mean_change({holder: update.change for holder, update in accepted.items()})
-        trained = state.optimizer.step(change, rate)
+    def _advance(
+        self, state: _State, accepted: dict[str, Accepted], rate: float
+    ) -> tuple[str, ...]:
+        """Move the adapter; returns the holders that passed the gate and were left out by the
+        robust rule, whose receipts count as everybody's."""
+        changes = {holder: update.change for holder, update in accepted.items()}
+        chosen = self._settings.aggregate
+        combined = combine(changes, chosen.robust, chosen.byzantine)
+        trained = state.optimizer.step(combined.change, rate)
         tensors = unflatten(state.adapter, self._schema.shapes)
         tensors |= unflatten(trained, self._schema.trained_shapes)
         state.adapter = flatten(tensors, self._schema.shapes)
         state.advanced += 1
+        return combined.outliers
 
     def _record(
         self,

@@ -6,5 +6,6 @@ result depends neither on the order of arrival nor on who was slow.
 
 from .mean import mean_change
 from .optimizer import ServerOptimizer
+from .robust import OUTLIER, Combined, combine
 
-__all__ = ["ServerOptimizer", "mean_change"]
+__all__ = ["OUTLIER", "Combined", "ServerOptimizer", "combine", "mean_change"]

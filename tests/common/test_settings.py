@@ -64,6 +64,13 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "settings.combination",
         "privacy.trust = 'local'",
     ),
+    ({"aggregate.robust": "median"}, "settings.combination", "round.min-holders = 3"),
+    (
+        {"aggregate.robust": "krum", "aggregate.byzantine": 2, "round.min-holders": 6},
+        "settings.combination",
+        "round.min-holders = 7",
+    ),
+    ({"aggregate.byzantine": 1}, "settings.combination", "withstands no"),
     ({"lora.method": "head", "lora.targets": "query"}, "settings.combination", "lora.targets"),
 ]
 
