@@ -188,9 +188,10 @@ class AggregateSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class WireSpec:
-    """The encoding of an update; the adapter always goes down in fp32."""
+    """The encoding of an update (``int8`` and ``int4``: blocks of 64 values with a scale of their
+    own, see ``common.blocks``); the adapter always goes down in fp32."""
 
-    encoding: str = _choice("fp32", "fp32", "bf16")
+    encoding: str = _choice("fp32", "fp32", "bf16", "int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)

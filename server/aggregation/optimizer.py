@@ -82,17 +82,17 @@ class _Yogi(torch.optim.Optimizer):
                     state["step"] = torch.zeros(())
                     state["first"] = torch.zeros_like(parameter)
                     state["second"] = torch.zeros_like(parameter)
-                _yogi_step(parameter, state, group["lr"], *group["betas"], group["eps"])
+                _yogi_step(parameter, state, group["lr"], group["betas"], group["eps"])
 
 
 def _yogi_step(
     parameter: Tensor,
     state: dict[str, Tensor],
     lr: float,
-    decay: float,
-    second_decay: float,
+    betas: tuple[float, float],
     small: float,
 ) -> None:
+    decay, second_decay = betas
     gradient, first, second = parameter.grad, state["first"], state["second"]
     if gradient is None:
         return
