@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import random
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import ConfigRecord
 
 from confide.common.adapter import AdapterSchema
 from confide.common.errors import ConfideError
@@ -354,72 +352,6 @@ def test_weight_decay_is_bounded_by_what_there_is_to_decay() -> None:
         optimizer.step()
     norm = float((parameter.detach() - before).norm())
     assert largest_norm(used, 100) < norm <= largest_norm(used, 100, start) <= 2 * norm
-
-
-def _random(rng: random.Random) -> Any:
-    texts = [
-        "",
-        "x",
-        "update",
-        "refusal",
-        TASK.hash,
-        "x" * 70_000,
-        "\u0000",
-        "{",
-        "[[[[",
-        "1" * 5000,
-    ]
-    numbers = [0, -1, 2, 2**31, 2**62, -(2**62), True, 0.5, math.nan, math.inf]
-    lists = [[1, 2], ["a"], [1.0], [b"x"], []]
-    return rng.choice([*texts, *numbers, *lists, b"", b"\xff" * 9])
-
-
-def _json(rng: random.Random) -> str:
-    odd = ["NaN", "Infinity", "-1", "1e999", "[" * 5000, "null", "{}", '"\\ud800"', "9" * 400]
-    text = json.dumps(receipt())
-    return text.replace(rng.choice(['"head"', "2.0", "1.5", "0.001", "2", ":"]), rng.choice(odd))
-
-
-def _array(rng: random.Random) -> Array:
-    return Array(
-        dtype=rng.choice(["uint8", "float32", "object"]),
-        shape=rng.choice([(24,), (-1,), (2**40,), ()]),
-        stype=rng.choice(["confide.raw", "numpy.ndarray", ""]),
-        data=rng.choice([b"", values(1.0), values(math.nan), b"x" * 23, b"x" * 10_000]),
-    )
-
-
-def _mutated(rng: random.Random) -> RecordDict:
-    records = reply_to_records(update())
-    mutations: list[Callable[[], Any]] = [
-        lambda: records["reply"].update({rng.choice(list(records["reply"])): _random(rng)}),
-        lambda: records["reply"].pop(rng.choice(list(records["reply"]))),
-        lambda: records["reply"].update({"receipt": _json(rng)}),
-        lambda: records.update({"delta": ArrayRecord({"values": _array(rng)})}),
-        lambda: records.update({"delta": ArrayRecord({"other": _array(rng)})}),
-        lambda: records.pop(rng.choice(list(records))),
-        lambda: records.update({f"extra-{rng.random()}": ConfigRecord({"a": _random(rng)})}),
-    ]
-    for _ in range(rng.randint(1, 3)):
-        try:
-            rng.choice(mutations)()
-        except (KeyError, IndexError, TypeError, ValueError):
-            continue  # Flower itself does not carry this
-    return records
-
-
-def test_mutated_messages_raise_nothing_but_our_own_error() -> None:
-    rng, refused = random.Random(5), 0
-    for _ in range(MUTATED_MESSAGES):
-        try:
-            reply = reply_from_records(_mutated(rng))
-            if isinstance(reply, Update):
-                check(reply, TASK, SETTINGS, SCHEMA, Receipt.from_json(receipt(1)))
-            else:
-                refusal_code(reply)
-        except ConfideError:
-            refused += 1
-    assert refused > MUTATED_MESSAGES // 2
 
 
 def test_an_answer_to_the_same_round_of_another_adapter_is_refused() -> None:
