@@ -76,6 +76,7 @@ def check_combinations(s: Settings) -> None:
             "Every round would be abandoned; lower round.min-holders.",
         )
     _check_robust(s, refuse)
+    _check_method(s, refuse)
     if s.privacy.unit == "person" and not s.data.person:
         refuse(
             "privacy.unit = 'person', but data.person names no column.",
@@ -113,6 +114,23 @@ def _check_robust(s: Settings, refuse: Callable[[str, str], None]) -> None:
             f"aggregate.robust = {rule!r} needs {needed} updates against {given or 1} hostile"
             f" ones, but round.min-holders = {least}.",
             f"Set round.min-holders = {needed} or more; a smaller round is abandoned.",
+        )
+
+
+def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    """A step that remembers moves what a method lets rest, or forgets that it was turned."""
+    method, optimizer = s.aggregate.method, s.aggregate.optimizer
+    allowed = {"rolora": ("none",), "fedsvd": ("none", "momentum")}.get(method, (optimizer,))
+    if optimizer not in allowed:
+        why = "moves the factor that rests" if method == "rolora" else "cannot follow its turns"
+        refuse(
+            f"aggregate.optimizer = {optimizer!r} {why} with aggregate.method = {method!r}.",
+            f"Set aggregate.optimizer = {' or '.join(map(repr, allowed))}.",
+        )
+    if s.lora.method == "head" and method in ("fedsvd", "rolora"):
+        refuse(
+            f"lora.method = 'head' trains no LoRA, but aggregate.method = {method!r}.",
+            "Set aggregate.method = 'ffa', the default.",
         )
 
 

@@ -7,6 +7,7 @@ update rules are torch's, but for Yogi (Zaheer et al. 2018), which torch has not
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,16 @@ class ServerOptimizer:
         self._vector.grad = -change
         self._optimizer.step()
         return self._vector.detach().clone()
+
+    def rewrite(self, move: Callable[[Tensor], Tensor]) -> None:
+        """The vector in other coordinates, and with it all that is kept in them, both (M,).
+        ``move`` is linear; second moments cannot follow one, so that adaptive steps are refused
+        with methods that do this (``settings.combination``)."""
+        with torch.no_grad():
+            self._vector.copy_(move(self._vector.detach()))
+        for name, value in self._optimizer.state.get(self._vector, {}).items():
+            if isinstance(value, Tensor) and value.dim():
+                self._optimizer.state[self._vector][name] = move(value)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of its tensors by name, for the checkpoint."""
