@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 # Those that need a column of targets, may have one, and learn from the text alone.
 _WITH_TARGET, _WITHOUT_TARGET = ("classification", "regression", "seq2seq"), ("masked", "spans")
 _LANGUAGE = ("seq2seq", "causal", "masked", "spans")
+# How updates are combined, and how many more than twice the hostile ones each rule needs.
+ROBUST = {
+    "mean": 0,
+    "median": 1,
+    "trimmed-mean": 1,
+    "krum": 3,
+    "multi-krum": 3,
+    "geometric-median": 1,
+}
+_HOSTILE_SHARE = 5  # one in so many, where nobody says how many
 # Tokens of a prompt that stand before its answer, whatever is cut.
 _LEAST_PROMPT = 4
 
@@ -65,6 +75,8 @@ def check_combinations(s: Settings) -> None:
             f" {s.round.holders}.",
             "Every round would be abandoned; lower round.min-holders.",
         )
+    _check_robust(s, refuse)
+    _check_method(s, refuse)
     if s.privacy.unit == "person" and not s.data.person:
         refuse(
             "privacy.unit = 'person', but data.person names no column.",
@@ -81,6 +93,44 @@ def check_combinations(s: Settings) -> None:
         refuse(
             f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
             "Leave lora.targets empty.",
+        )
+
+
+def _check_robust(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    """A round that a rule cannot stand would end the run; it is abandoned by min_holders."""
+    rule, given, least = s.aggregate.robust, s.aggregate.byzantine, s.round.min_holders
+    if rule == "mean":
+        if given:
+            refuse(
+                f"aggregate.byzantine = {given}, but aggregate.robust = 'mean' withstands no"
+                " hostile holder.",
+                "Choose another rule, such as 'multi-krum', or set it to 0.",
+            )
+        return
+    # One in five is never more than the rules can stand, from the fewest with one of them on.
+    needed = fewest_holders(rule, given or 1)
+    if least < needed:
+        refuse(
+            f"aggregate.robust = {rule!r} needs {needed} updates against {given or 1} hostile"
+            f" ones, but round.min-holders = {least}.",
+            f"Set round.min-holders = {needed} or more; a smaller round is abandoned.",
+        )
+
+
+def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    """A step that remembers moves what a method lets rest, or forgets that it was turned."""
+    method, optimizer = s.aggregate.method, s.aggregate.optimizer
+    allowed = {"rolora": ("none",), "fedsvd": ("none", "momentum")}.get(method, (optimizer,))
+    if optimizer not in allowed:
+        why = "moves the factor that rests" if method == "rolora" else "cannot follow its turns"
+        refuse(
+            f"aggregate.optimizer = {optimizer!r} {why} with aggregate.method = {method!r}.",
+            f"Set aggregate.optimizer = {' or '.join(map(repr, allowed))}.",
+        )
+    if s.lora.method == "head" and method in ("fedsvd", "rolora"):
+        refuse(
+            f"lora.method = 'head' trains no LoRA, but aggregate.method = {method!r}.",
+            "Set aggregate.method = 'ffa', the default.",
         )
 
 
@@ -167,6 +217,16 @@ def _check_language(s: Settings, refuse: Callable[[str, str], None]) -> None:
             f" train.max-length = {s.train.max_length}.",
             "Shorten the one or lengthen the other.",
         )
+
+
+def hostile_holders(byzantine: int, holders: int) -> int:
+    """How many hostile ones among ``holders`` updates are assumed (``aggregate.byzantine``)."""
+    return byzantine or max(1, holders // _HOSTILE_SHARE)
+
+
+def fewest_holders(rule: str, hostile: int) -> int:
+    """How many updates a rule needs to withstand so many hostile ones."""
+    return 1 if rule == "mean" else 2 * hostile + ROBUST[rule]
 
 
 def numbers_in(text: str) -> tuple[float, ...]:

@@ -38,6 +38,8 @@ _TARGETS = {
     "t5": ("q", "v"),
 }
 _OTHER_TARGETS = ("q_proj", "v_proj")
+# The factor of LoRA that a method lets rest.
+_FROZEN = {"ffa": "lora_A", "ffb": "lora_B"}
 # The heads that PEFT trains and saves by itself, by the end of their names.
 _HEADS = ("classifier", "score")
 # Families whose own classification head reads the first token.
@@ -69,11 +71,16 @@ def load_model(settings: Settings) -> LoadedModel:
         model=settings.model,
         lora=settings.lora,
         task=settings.task,
-        aggregate=replace(Settings().aggregate, method=settings.aggregate.method),
+        aggregate=replace(Settings().aggregate, method=_trains(settings.aggregate.method)),
         train=replace(Settings().train, max_length=settings.train.max_length),
         run=replace(Settings().run, seed=settings.run.seed),
     )
     return _load(neutral)
+
+
+def _trains(method: str) -> str:
+    """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
+    return "ffa" if method in ("fedsvd", "rolora") else method
 
 
 # Two: a coordinator and its yardsticks differ in the adapter, and a base model is large.
@@ -259,7 +266,7 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
                 "Name modules as the model does, for example query,value.",
             ) from None
     for name, parameter in model.named_parameters():
-        frozen = head_only or (settings.aggregate.method == "ffa" and "lora_A" in name)
+        frozen = head_only or _FROZEN.get(settings.aggregate.method, "lora_A/B") in name
         if frozen and "modules_to_save" not in name:
             parameter.requires_grad_(False)
     _zero_head(model)

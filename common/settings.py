@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .combinations import check_combinations, numbers_in
+from .combinations import ROBUST, check_combinations, numbers_in
 from .errors import ConfideError, nearest
 from .metrics import METRICS
 
@@ -177,18 +177,24 @@ class RoundSpec:
 @dataclass(frozen=True, kw_only=True)
 class AggregateSpec:
     """What the coordinator does with accepted updates. ``ffa`` freezes LoRA's A (Sun et al.
-    2024), so that averaging B is averaging the product."""
+    2024), so that averaging B is averaging the product; ``fedsvd`` does, too, and between rounds
+    turns the factors (Lee et al. 2025); ``rolora`` (Chen et al. 2024) asks for ``ffa`` and ``ffb``
+    (which freezes B) in turn. ``robust`` is the rule that combines the
+    updates, made to withstand ``byzantine`` hostile holders (0: one in five, at least one)."""
 
-    method: str = _choice("ffa", "lora", "ffa")
-    optimizer: str = _choice("none", "none", "momentum", "adam")
+    method: str = _choice("ffa", "lora", "ffa", "ffb", "fedsvd", "rolora")
+    robust: str = _choice("mean", *ROBUST)
+    byzantine: int = _number(0, 0, 100_000)
+    optimizer: str = _choice("none", "none", "momentum", "adam", "yogi", "adagrad")
     momentum: float = _number(0.8, 0, 0.999)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WireSpec:
-    """The encoding of an update; the adapter always goes down in fp32."""
+    """The encoding of an update (``int8`` and ``int4``: blocks of 64 values with a scale of their
+    own, see ``common.blocks``); the adapter always goes down in fp32."""
 
-    encoding: str = _choice("fp32", "fp32", "bf16")
+    encoding: str = _choice("fp32", "fp32", "bf16", "int8", "int4")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,42 +20,70 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
+from .blocks import pack, packed_size, rounding, unpack
 from .errors import ConfideError
 
 _WIDTH = {"fp32": 4, "bf16": 2}
+_BITS = {"int8": 8, "int4": 4}
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
 _TASK_KEYS = {"run", "round", "schema", "settings"}
+_REFUSAL_KEYS = {"kind", "holder", "task_hash", "code"}
+_UPDATE_KEYS = {"kind", "holder", "run", "round", "task_hash", "schema", "encoding", "receipt"}
+_MOST_KEYS = 16
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 def encode_vector(vector: Tensor, encoding: str) -> bytes:
-    """A float32 vector (N,) as bytes; bf16 rounds to nearest even (relative error <= 2^-8)."""
-    if encoding not in _WIDTH:
-        raise _unknown_encoding(encoding)
+    """A float32 vector (N,) as bytes; what ``rounding_of`` says of the encoding is lost.
+
+    Of a change that is private already this is post-processing: it costs no privacy, and what it
+    loses takes nothing from the noise that the promise is made of.
+    """
+    if encoding in _BITS:
+        return pack(vector.to(torch.float32), _BITS[encoding])
     if encoding == "bf16":
         return vector.to(torch.bfloat16).view(torch.int16).numpy().astype("<i2").tobytes()
-    return vector.to(torch.float32).numpy().astype("<f4").tobytes()
+    if encoding == "fp32":
+        return vector.to(torch.float32).numpy().astype("<f4").tobytes()
+    raise _unknown_encoding(encoding)
 
 
 def decode_vector(payload: bytes, encoding: str, size: int) -> Tensor:
     """Undo ``encode_vector`` for exactly ``size`` values.
 
     Raises:
-        ConfideError: ``wire.encoding`` or ``wire.size``.
+        ConfideError: ``wire.encoding``, ``wire.size`` or ``wire.malformed``.
     """
-    if encoding not in _WIDTH:
-        raise _unknown_encoding(encoding)
-    if len(payload) != size * _WIDTH[encoding]:
+    wanted = encoded_size(size, encoding)
+    if len(payload) != wanted:
         raise ConfideError(
             "wire.size",
-            f"The array has {len(payload)} bytes; {size} {encoding} values take"
-            f" {size * _WIDTH[encoding]}.",
+            f"The array has {len(payload)} bytes; {size} {encoding} values take {wanted}.",
         )
+    if encoding in _BITS:
+        return unpack(payload, _BITS[encoding], size)
     if encoding == "bf16":
         raw = np.frombuffer(payload, dtype="<i2").astype(np.int16)
         return torch.from_numpy(raw).view(torch.bfloat16).to(torch.float32)
     return torch.from_numpy(np.frombuffer(payload, dtype="<f4").astype(np.float32))
+
+
+def encoded_size(size: int, encoding: str) -> int:
+    """Bytes of ``size`` values."""
+    if encoding in _BITS:
+        return packed_size(size, _BITS[encoding])
+    if encoding not in _WIDTH:
+        raise _unknown_encoding(encoding)
+    return size * _WIDTH[encoding]
+
+
+def rounding_of(encoding: str) -> float:
+    """The most that an encoding moves a vector by, as a share of its L2 norm; bf16 rounds each
+    value to nearest even, by at most 2^-8 of it."""
+    if encoding in _BITS:
+        return rounding(_BITS[encoding])
+    return 2.0**-8 if encoding == "bf16" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,9 +167,8 @@ def task_from_records(records: RecordDict) -> Task:
     Raises:
         ConfideError: ``wire.malformed``.
     """
-    header, payload = _open(records, "task", "adapter")
-    if set(records) != {"task", "adapter"} or set(header) != _TASK_KEYS:
-        raise _malformed("exactly what a task has")
+    header, payload = _header(records, "task"), _body(records, "adapter")
+    _exactly(records, {"task", "adapter"}, header, _TASK_KEYS)
     settings = _json_object(header.get("settings"))
     return Task(
         run=_run(header.get("run")),
@@ -172,11 +199,13 @@ def reply_from_records(records: RecordDict) -> Reply:
     Raises:
         ConfideError: ``wire.malformed``.
     """
-    header = dict(records.config_records.get("reply", {}))
+    header = _header(records, "reply")
     names = {"holder": _text(header.get("holder")), "task_hash": _text(header.get("task_hash"))}
     if header.get("kind") == "refusal":
+        _exactly(records, {"reply"}, header, _REFUSAL_KEYS)
         return Refusal(**names, code=_text(header.get("code"))[:_CODE_LENGTH])
-    header, payload = _open(records, "reply", "delta")
+    payload = _body(records, "delta")
+    _exactly(records, {"reply", "delta"}, header, _UPDATE_KEYS)
     return Update(
         **names,
         run=_run(header.get("run")),
@@ -193,13 +222,31 @@ def _array(payload: bytes) -> ArrayRecord:
     return ArrayRecord({"values": array})
 
 
-def _open(records: RecordDict, head: str, body: str) -> tuple[dict[str, Any], bytes]:
-    header = dict(records.config_records.get(head, {}))
-    arrays = records.array_records.get(body)
-    array = arrays.get("values") if arrays is not None else None
-    if not header or array is None or array.stype != "confide.raw":
-        raise _malformed(f"records {head!r} and {body!r}")
-    return header, array.data
+def _header(records: RecordDict, name: str) -> dict[str, Any]:
+    """A record of scalars, copied only if it is a small one: a message may claim a million keys."""
+    record = records.get(name)
+    if not isinstance(record, ConfigRecord) or len(record) > _MOST_KEYS:
+        raise _malformed(f"the record {name!r}")
+    return dict(record)
+
+
+def _body(records: RecordDict, name: str) -> bytes:
+    """The bytes of the one array of a record. What it says of their shape is not read."""
+    record = records.get(name)
+    if not isinstance(record, ArrayRecord) or set(list(record)[:2]) != {"values"}:
+        raise _malformed(f"the record {name!r} with its one array")
+    array = record["values"]
+    if array.stype != "confide.raw" or not isinstance(array.data, bytes):
+        raise _malformed("raw bytes")
+    return array.data
+
+
+def _exactly(
+    records: RecordDict, wanted: set[str], header: Mapping[str, Any], keys: set[str]
+) -> None:
+    """Nothing beside what a message has: a weight that a holder claims is no update."""
+    if len(records) != len(wanted) or set(records) != wanted or set(header) != keys:
+        raise _malformed("exactly what it has to have")
 
 
 def _text(value: Any) -> str:
@@ -232,7 +279,8 @@ def _json_object(value: Any) -> dict[str, Any]:
 
 
 def _unknown_encoding(encoding: str) -> ConfideError:
-    return ConfideError("wire.encoding", f"Encoding {encoding[:20]!r} is not fp32 or bf16.")
+    known = ", ".join([*_WIDTH, *_BITS])
+    return ConfideError("wire.encoding", f"Encoding {encoding[:20]!r} is not one of {known}.")
 
 
 def _malformed(wanted: str) -> ConfideError:

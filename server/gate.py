@@ -27,7 +27,7 @@ from ..common.errors import ConfideError
 from ..common.privacy.accountant import GaussianSteps, calibrate, within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
-from ..common.wire import Refusal, Reply, Task, Update, decode_vector
+from ..common.wire import Refusal, Reply, Task, Update, decode_vector, rounding_of
 
 # A name goes into file names, log lines and the report. "node-" is how the coordinator calls a
 # holder whose name it does not know.
@@ -41,8 +41,11 @@ _MOST_NOISE = 1e9
 _MOST_ENTRIES = 2**53
 # New plans in one receipt: each costs the accountant up to a second.
 _MOST_NEW_PLANS = 8
-_ROUNDING = 1.01  # of fp32 sums and bf16 values
-_ADAM_STEP = 4.0  # no coordinate of Adam moves further than 3.2 * lr in a step
+_ROUNDING = 1.01  # of fp32 sums
+# No coordinate of Adam moves further than this times lr in a step: by Cauchy and Schwarz
+# |m| / sqrt(v) <= (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.27 with torch's betas, and the
+# corrections of the start make it less.
+_ADAM_STEP = 7.3
 
 
 @dataclass(frozen=True)
@@ -148,13 +151,18 @@ def check(
 
 
 def largest_norm(settings: Settings, size: int, start: float = 0.0) -> float:
-    """What the L2 norm of an honest change of ``size`` values does not exceed, from values whose
-    norm is at most ``start`` (which matters for weight decay alone).
+    """What the L2 norm of an honest change of ``size`` values does not exceed once it is encoded,
+    from values whose norm is at most ``start`` (which matters for weight decay alone).
 
     A step is at most ``drawn`` clipped units plus noise, over the public batch. More than
     batch + 10 sqrt(batch) + 20 drawn, or a noise longer than sigma C (sqrt(size) + 10), has a
     probability below 1e-20. The noise of the largest sampling rate is the largest there is.
     """
+    longer = 1 + rounding_of(settings.wire.encoding)
+    return longer * _largest_norm(settings, size, start)
+
+
+def _largest_norm(settings: Settings, size: int, start: float) -> float:
     privacy, train = settings.privacy, settings.train
     drawn = train.batch + 10 * math.sqrt(train.batch) + 20
     noise = _most_noise(settings) * (math.sqrt(size) + 10)

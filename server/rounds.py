@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,14 +18,14 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from ..common.adapter import get_adapter, set_adapter
+from ..common.adapter import AdapterSchema, get_adapter, set_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.ledger import Receipt
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.tensors import flatten, unflatten
 from ..common.wire import Task
-from .aggregation import ServerOptimizer, mean_change
+from .aggregation import OUTLIER, ServerOptimizer, combine, method_of, whole
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge
@@ -69,6 +69,8 @@ class Rounds:
         self._settings, self._loaded, self._transport = settings, loaded, transport
         self._folder, self._evaluator = folder, evaluator
         self._schema = loaded.schema
+        self._method = method_of(settings.aggregate.method)
+        self._trained = whole(loaded.schema, settings.aggregate.method).trained_shapes
         self._last_accepted, self._last_codes = 0, list[str]()
 
     def run(self, nodes: Sequence[int]) -> Score:
@@ -107,11 +109,10 @@ class Rounds:
         return score
 
     def _begin(self) -> _State:
-        trained_shapes = self._schema.trained_shapes
         if self._settings.run.resume:
             found = load_checkpoint(self._folder, self._schema)
             tensors = unflatten(found.adapter, self._schema.shapes)
-            optimizer = ServerOptimizer(flatten(tensors, trained_shapes), self._settings)
+            optimizer = ServerOptimizer(flatten(tensors, self._trained), self._settings)
             optimizer.restore(found.optimizer)
             return _State(
                 found.adapter,
@@ -123,7 +124,9 @@ class Rounds:
                 set(found.barred),
             )
         adapter = initial_adapter(self._loaded, self._settings.run.seed)
-        optimizer = ServerOptimizer(flatten(adapter, trained_shapes), self._settings)
+        settled = self._method.settle(adapter)
+        adapter = dict(settled.adapter) if settled else adapter
+        optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
         state = _State(flatten(adapter, self._schema.shapes), optimizer)
         self._save(state)
         return state
@@ -139,16 +142,16 @@ class Rounds:
         task = self._task(number, state.adapter, rate)
         replies = self._transport.ask(chosen, task, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
-        accepted, left_out = judge(
-            replies, task, at_rate, self._schema, state.receipts, state.barred
-        )
+        schema = self._method.trained(self._schema, number)
+        accepted, left_out = judge(replies, task, at_rate, schema, state.receipts, state.barred)
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
         abandoned = len(accepted) < least
         state.receipts |= {holder: update.receipt for holder, update in accepted.items()}
         if not abandoned:
-            self._advance(state, accepted, rate)
+            far = self._advance(state, accepted, schema, rate)
+            left_out += [{"holder": holder, "code": OUTLIER} for holder in far]
         state.done = number
         self._last_accepted = len(accepted)
         self._last_codes = [row["code"] for row in left_out]
@@ -170,21 +173,46 @@ class Rounds:
         flat = self._settings.to_flat()
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
+        flat["aggregate.method"] = self._method.named(number)
         return Task(
             run=self._folder.id,
             round=number,
             settings={k: v for k, v in flat.items() if k not in COORDINATORS_OWN},
-            schema=self._schema.digest,
+            schema=self._method.trained(self._schema, number).digest,
             adapter=adapter.numpy().astype("<f4").tobytes(),
         )
 
-    def _advance(self, state: _State, accepted: dict[str, Accepted], rate: float) -> None:
-        change = mean_change({holder: update.change for holder, update in accepted.items()})
-        trained = state.optimizer.step(change, rate)
+    def _advance(
+        self,
+        state: _State,
+        accepted: dict[str, Accepted],
+        schema: AdapterSchema,
+        rate: float,
+    ) -> tuple[str, ...]:
+        """Move the adapter; returns the holders that passed the gate and were left out by the
+        robust rule, whose receipts count as everybody's."""
+        changes = {holder: update.change for holder, update in accepted.items()}
+        chosen = self._settings.aggregate
+        combined = combine(changes, chosen.robust, chosen.byzantine)
+        # What rests in this round does not move.
+        change = {name: torch.zeros(shape) for name, shape in self._trained}
+        change |= unflatten(combined.change, schema.trained_shapes)
+        trained = state.optimizer.step(flatten(change, self._trained), rate)
         tensors = unflatten(state.adapter, self._schema.shapes)
-        tensors |= unflatten(trained, self._schema.trained_shapes)
+        tensors |= unflatten(trained, self._trained)
+        settled = self._method.settle(tensors)
+        if settled:
+            tensors = dict(settled.adapter)
+            state.optimizer.rewrite(lambda vector: self._turned(vector, settled.turns))
         state.adapter = flatten(tensors, self._schema.shapes)
         state.advanced += 1
+        return combined.outliers
+
+    def _turned(self, vector: Tensor, turns: Mapping[str, Tensor]) -> Tensor:
+        """A vector (M,) in the coordinates of the trained values, with each B times its turn."""
+        tensors = unflatten(vector, self._trained)
+        turned = {name: (tensors[name].double() @ turn).float() for name, turn in turns.items()}
+        return flatten(tensors | turned, self._trained)
 
     def _record(
         self,

@@ -1,11 +1,13 @@
-"""The step that the coordinator takes along the mean change: plain, with momentum, or Adam.
+"""The step that the coordinator takes along the mean change: plain, with momentum, or adaptive.
 
-Post-processing of private changes costs no privacy. The update rules are torch's; the mean change
-stands for minus the gradient (Reddi et al. 2021, "Adaptive federated optimization").
+Post-processing of private changes costs no privacy. The mean change stands for minus the gradient
+(Reddi et al. 2021, "Adaptive federated optimization": FedAvgM, FedAdam, FedYogi, FedAdagrad). The
+update rules are torch's, but for Yogi (Zaheer et al. 2018), which torch has not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,27 +15,23 @@ from torch import Tensor
 
 from ...common.settings import Settings
 
+_SECOND, _SMALL = 0.99, 1e-8  # the decay of second moments, and what is added to their roots
+
 
 class ServerOptimizer:
     """Moves the trained vector (M,) once a round.
 
     With ``round.mode = gradient`` the step size is the round's rate; with ``steps`` the holders
-    have already applied it and the step size is 1 (Adam: the rate in both modes, since it has a
-    scale of its own).
+    have already applied it and the step size is 1 (Adam, Yogi and Adagrad: the rate in both modes,
+    since they have a scale of their own).
     """
 
     def __init__(self, trained: Tensor, settings: Settings) -> None:
         self._vector = torch.nn.Parameter(trained.clone())
-        lr = settings.train.lr
-        kind, momentum = settings.aggregate.optimizer, settings.aggregate.momentum
-        self._takes_rate = kind == "adam" or settings.round.mode == "gradient"
-        self._optimizer: torch.optim.Optimizer
-        if kind == "adam":
-            self._optimizer = torch.optim.Adam([self._vector], lr=lr, betas=(momentum, 0.99))
-        else:
-            step = lr if settings.round.mode == "gradient" else 1.0
-            used = momentum if kind == "momentum" else 0.0
-            self._optimizer = torch.optim.SGD([self._vector], lr=step, momentum=used)
+        kind, gradient = settings.aggregate.optimizer, settings.round.mode == "gradient"
+        self._takes_rate = gradient or kind not in ("none", "momentum")
+        rate = settings.train.lr if self._takes_rate else 1.0
+        self._optimizer = _optimizer(kind, self._vector, rate, settings.aggregate.momentum)
 
     def step(self, change: Tensor, rate: float) -> Tensor:
         """Move along ``change`` (M,) at the round's rate and return the new vector (M,)."""
@@ -42,6 +40,16 @@ class ServerOptimizer:
         self._vector.grad = -change
         self._optimizer.step()
         return self._vector.detach().clone()
+
+    def rewrite(self, move: Callable[[Tensor], Tensor]) -> None:
+        """The vector in other coordinates, and with it all that is kept in them, both (M,).
+        ``move`` is linear; second moments cannot follow one, so that adaptive steps are refused
+        with methods that do this (``settings.combination``)."""
+        with torch.no_grad():
+            self._vector.copy_(move(self._vector.detach()))
+        for name, value in self._optimizer.state.get(self._vector, {}).items():
+            if isinstance(value, Tensor) and value.dim():
+                self._optimizer.state[self._vector][name] = move(value)
 
     def state(self) -> dict[str, Tensor]:
         """A copy of its tensors by name, for the checkpoint."""
@@ -52,3 +60,57 @@ class ServerOptimizer:
         """Continue from ``state()`` as if never stopped."""
         if state:
             self._optimizer.state[self._vector] = {n: value.clone() for n, value in state.items()}
+
+
+def _optimizer(
+    kind: str, vector: torch.nn.Parameter, rate: float, momentum: float
+) -> torch.optim.Optimizer:
+    betas = (momentum, _SECOND)
+    if kind == "adam":
+        return torch.optim.Adam([vector], lr=rate, betas=betas, eps=_SMALL)
+    if kind == "yogi":
+        return _Yogi([vector], lr=rate, betas=betas, eps=_SMALL)
+    if kind == "adagrad":
+        return torch.optim.Adagrad([vector], lr=rate, eps=_SMALL)
+    return torch.optim.SGD([vector], lr=rate, momentum=momentum if kind == "momentum" else 0.0)
+
+
+class _Yogi(torch.optim.Optimizer):
+    """Adam whose second moment v goes towards g^2 by (1 - beta2) g^2 at most, so that it forgets a
+    large gradient slowly. It starts like Adam: at zero, with both moments corrected for that."""
+
+    def __init__(
+        self, params: list[torch.nn.Parameter], *, lr: float, betas: tuple[float, float], eps: float
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros(())
+                    state["first"] = torch.zeros_like(parameter)
+                    state["second"] = torch.zeros_like(parameter)
+                _yogi_step(parameter, state, group["lr"], group["betas"], group["eps"])
+
+
+def _yogi_step(
+    parameter: Tensor,
+    state: dict[str, Tensor],
+    lr: float,
+    betas: tuple[float, float],
+    small: float,
+) -> None:
+    decay, second_decay = betas
+    gradient, first, second = parameter.grad, state["first"], state["second"]
+    if gradient is None:
+        return
+    square = gradient.square()
+    state["step"] += 1
+    number = float(state["step"])
+    first.lerp_(gradient, 1 - decay)
+    second.sub_((1 - second_decay) * (second - square).sign() * square)
+    scale = (second / (1 - second_decay**number)).sqrt() + small
+    parameter.sub_(lr * (first / (1 - decay**number)) / scale)

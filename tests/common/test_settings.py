@@ -64,6 +64,28 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "settings.combination",
         "privacy.trust = 'local'",
     ),
+    ({"aggregate.robust": "median"}, "settings.combination", "round.min-holders = 3"),
+    (
+        {"aggregate.robust": "krum", "aggregate.byzantine": 2, "round.min-holders": 6},
+        "settings.combination",
+        "round.min-holders = 7",
+    ),
+    ({"aggregate.byzantine": 1}, "settings.combination", "withstands no"),
+    (
+        {"aggregate.method": "rolora", "aggregate.optimizer": "momentum"},
+        "settings.combination",
+        "moves the factor that rests",
+    ),
+    (
+        {"aggregate.method": "fedsvd", "aggregate.optimizer": "adam"},
+        "settings.combination",
+        "'none' or 'momentum'",
+    ),
+    (
+        {"aggregate.method": "fedsvd", "lora.method": "head"},
+        "settings.combination",
+        "trains no LoRA",
+    ),
     ({"lora.method": "head", "lora.targets": "query"}, "settings.combination", "lora.targets"),
 ]
 

@@ -15,8 +15,10 @@ from confide.common.wire import (
     Update,
     decode_vector,
     encode_vector,
+    encoded_size,
     reply_from_records,
     reply_to_records,
+    rounding_of,
     task_from_records,
     task_to_records,
 )
@@ -55,7 +57,20 @@ def test_fp32_is_exact_and_bf16_is_within_its_rounding() -> None:
     assert ((half - vector).abs() <= vector.abs() * 2**-8).all()
 
 
-@pytest.mark.parametrize(("encoding", "size"), [("fp32", 3), ("fp32", 1), ("bf16", 3)])
+@pytest.mark.parametrize("encoding", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("size", [1, 63, 64, 1000])
+def test_an_encoding_moves_a_vector_by_no_more_than_is_said(encoding: str, size: int) -> None:
+    vector = torch.randn(size)
+    payload = encode_vector(vector, encoding)
+    assert len(payload) == encoded_size(size, encoding)
+    moved = decode_vector(payload, encoding, size) - vector
+    assert float(moved.norm()) <= rounding_of(encoding) * float(vector.norm()) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "size"),
+    [("fp32", 3), ("fp32", 1), ("bf16", 3), ("int8", 3), ("int8", 5), ("int4", 6), ("int4", 9)],
+)
 def test_a_payload_of_another_size_is_refused(encoding: str, size: int) -> None:
     with pytest.raises(ConfideError, match=r"wire\.size"):
         decode_vector(bytes(8), encoding, size)

@@ -35,9 +35,16 @@ def by_hand(kind: str, start: torch.Tensor, step: float) -> torch.Tensor:
         elif kind == "momentum":
             first = MOMENTUM * first + gradient
             vector = vector - step * first
+        elif kind == "adagrad":
+            second = second + gradient.square()
+            vector = vector - step * gradient / (second.sqrt() + 1e-8)
         else:
             first = MOMENTUM * first + (1 - MOMENTUM) * gradient
-            second = 0.99 * second + 0.01 * gradient.square()
+            square = gradient.square()
+            if kind == "yogi":
+                second = second - 0.01 * torch.sign(second - square) * square
+            else:
+                second = 0.99 * second + 0.01 * square
             unbiased = first / (1 - MOMENTUM**number)
             scale = (second / (1 - 0.99**number)).sqrt() + 1e-8
             vector = vector - step * unbiased / scale
@@ -53,6 +60,10 @@ def by_hand(kind: str, start: torch.Tensor, step: float) -> torch.Tensor:
         ("momentum", "steps", 1.0),
         ("adam", "gradient", LR),
         ("adam", "steps", LR),
+        ("yogi", "gradient", LR),
+        ("yogi", "steps", LR),
+        ("adagrad", "gradient", LR),
+        ("adagrad", "steps", LR),
     ],
 )
 def test_the_step_is_what_the_rule_says(kind: str, mode: str, step: float) -> None:
@@ -70,7 +81,7 @@ def test_a_step_goes_along_the_change_and_leaves_the_start_alone() -> None:
     assert not start.any()
 
 
-@pytest.mark.parametrize("kind", ["none", "momentum", "adam"])
+@pytest.mark.parametrize("kind", ["none", "momentum", "adam", "yogi", "adagrad"])
 @pytest.mark.parametrize("stop", [0, 1, 4])
 def test_stopped_and_restored_it_goes_on_bit_for_bit(kind: str, stop: int) -> None:
     whole = ServerOptimizer(torch.zeros(SIZE), settings(kind))
@@ -96,11 +107,29 @@ def test_a_state_once_taken_does_not_move_with_the_optimizer() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "mode", "scaled"),
-    [("none", "gradient", True), ("none", "steps", False), ("adam", "steps", True)],
+    [
+        ("none", "gradient", True),
+        ("none", "steps", False),
+        ("adam", "steps", True),
+        ("yogi", "steps", True),
+        ("adagrad", "steps", True),
+    ],
 )
 def test_the_rate_of_a_round_is_its_own(kind: str, mode: str, scaled: bool) -> None:
-    """With local steps the holders have used it, and only Adam has a scale of its own."""
+    """With local steps the holders have used it, and only the adaptive scale by themselves."""
     wanted = settings(kind, round__mode=mode)
     first, other = (ServerOptimizer(torch.zeros(SIZE), wanted) for _ in range(2))
     whole, half = first.step(torch.ones(SIZE), LR), other.step(torch.ones(SIZE), LR / 2)
     assert torch.allclose(half, whole / 2 if scaled else whole)
+
+
+def test_yogi_forgets_a_large_change_more_slowly_than_adam() -> None:
+    """Zaheer et al. 2018: after one large gradient Adam's scale shrinks at once, Yogi's hardly."""
+    moved = {}
+    for kind in ("adam", "yogi"):
+        optimizer = ServerOptimizer(torch.zeros(1), settings(kind, aggregate__momentum=0.0))
+        optimizer.step(torch.full((1,), 100.0), LR)
+        for _ in range(300):
+            before = optimizer.step(torch.ones(1), LR)
+        moved[kind] = float(optimizer.step(torch.ones(1), LR) - before)
+    assert 0 < moved["yogi"] < moved["adam"] / 2

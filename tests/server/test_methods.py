@@ -1,0 +1,189 @@
+"""Each method in a federation: one holder with everything is central training, in every round."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from confide.client.holder import Holder
+from confide.common.adapter import adapter_parameters, get_adapter, set_adapter
+from confide.common.batches import EncodedText, forward
+from confide.common.models import LoadedModel, load_model
+from confide.common.settings import from_flat
+from confide.common.tensors import unflatten
+from confide.common.text.readers import Record
+from confide.common.wire import Task
+from confide.server.aggregation import method_of
+from confide.server.checkpoint import load_checkpoint
+from confide.server.run import run
+from confide.server.run_folder import RunFolder
+from tests import tiny
+from tests.server.federated import Transport, config, events, holders
+
+RECORDS, ROUNDS, LR = 24, 4, 2.0
+CLOSE = 1e-2  # relative, of each part; in float32, and the smallest are some 1e-6
+METHODS = ("lora", "ffa", "fedsvd", "rolora")
+OFF = {
+    "privacy__trust": "off",
+    "privacy__noise_multiplier": 0.0,
+    "privacy__clip": 1e6,  # so long that nothing is clipped
+    "aggregate__optimizer": "none",
+    "round__min_holders": 1,
+    "round__count": ROUNDS,
+    "train__batch": RECORDS,  # every record in every step
+    "train__lr": LR,
+}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A federation of one holder."""
+    return tiny.save_federation(tmp_path_factory.mktemp("alone"), holders=1, records=RECORDS)
+
+
+def products(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the adapter does to each weight, and the head."""
+    out = {name: value for name, value in adapter.items() if "lora_" not in name}
+    for name, a in adapter.items():
+        if "lora_A" in name:
+            out[name] = adapter[name.replace("lora_A", "lora_B")].double() @ a.double()
+    return out
+
+
+def text_of(loaded: LoadedModel, data: Path) -> EncodedText:
+    rows = [json.loads(line) for line in (data / "holder-00.jsonl").read_text().splitlines()]
+    records = [Record(text=row["text"], target=row["label"]) for row in rows]
+    examples = loaded.task.encode(records, loaded.tokenizer, loaded.max_length)
+    return EncodedText(examples, loaded)
+
+
+def last_adapter(folder: RunFolder, loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    return unflatten(load_checkpoint(folder, loaded.schema).adapter, loaded.schema.shapes)
+
+
+def first_adapter(task: Task, loaded: LoadedModel) -> dict[str, torch.Tensor]:
+    flat = torch.from_numpy(np.frombuffer(task.adapter, dtype="<f4").copy())
+    return {name: value.clone() for name, value in unflatten(flat, loaded.schema.shapes).items()}
+
+
+def run_it(
+    members: list[Holder], model: Path, data: Path, out: Path, **overrides: Any
+) -> tuple[RunFolder, Transport]:
+    transport = Transport(members)
+    return run(config(model, data, out, **overrides), transport), transport
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_one_holder_with_everything_is_central_training(
+    name: str, tiny_model: Path, alone: Path, tmp_path: Path
+) -> None:
+    wanted = {**OFF, "aggregate__method": name}
+    members = holders(alone, tmp_path / "ledgers")
+    folder, transport = run_it(members, tiny_model, alone, tmp_path / "runs", **wanted)
+    assert all(not event["left_out"] for event in events(folder, "round"))
+    loaded = load_model(from_flat(config(tiny_model, alone, tmp_path, **wanted)))
+    text, method = text_of(loaded, alone), method_of(name)
+    adapter = first_adapter(transport.tasks[0], loaded)
+    for number in range(1, ROUNDS + 1):
+        trained = method.trained(loaded.schema, number).trained
+        for part, gradient in _gradients(loaded, text, adapter, trained).items():
+            adapter[part] = adapter[part] - LR * gradient / RECORDS
+        settled = method.settle(adapter)
+        adapter = dict(settled.adapter) if settled else adapter
+    expected, found = products(adapter), products(last_adapter(folder, loaded))
+    for part, value in expected.items():
+        apart = (found[part].double() - value.double()).norm()
+        assert float(value.norm()) > 0, part
+        assert float(apart) <= CLOSE * float(value.norm()), part
+
+
+def _gradients(
+    loaded: LoadedModel, text: EncodedText, adapter: dict[str, torch.Tensor], names: frozenset[str]
+) -> dict[str, torch.Tensor]:
+    """Plain autograd over all records at once."""
+    set_adapter(loaded.model, adapter)
+    live = adapter_parameters(loaded.model)
+    wanted = [live[name] for name in sorted(names)]
+    flags = [parameter.requires_grad for parameter in live.values()]
+    for parameter in live.values():
+        parameter.requires_grad_(True)
+    try:
+        batch = text.together(range(RECORDS))
+        loss = loaded.task.losses(forward(loaded, loaded.task, batch), batch.targets).sum()
+        found = torch.autograd.grad(loss, wanted)
+    finally:
+        for parameter, flag in zip(live.values(), flags, strict=True):
+            parameter.requires_grad_(flag)
+    return dict(zip(sorted(names), found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["fedsvd", "rolora"])
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(
+    name: str, tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    optimizer = "momentum" if name == "fedsvd" else "none"
+    wanted = {"aggregate__method": name, "aggregate__optimizer": optimizer, "round__count": 3}
+
+    class Stopping(Transport):
+        def ask(self, nodes: Any, task: Task, timeout: float) -> Any:
+            if task.round == 3:
+                raise KeyboardInterrupt
+            return super().ask(nodes, task, timeout)
+
+    ends = []
+    for out, kind in (("whole", Transport), ("cut", Stopping)):
+        members = holders(tiny_federation, tmp_path / out / "ledgers")
+        flat = config(tiny_model, tiny_federation, tmp_path / out / "runs", **wanted)
+        if kind is Stopping:
+            with pytest.raises(KeyboardInterrupt):
+                run(flat, Stopping(members))
+            (path,) = (tmp_path / out / "runs").iterdir()
+            flat["run.resume"] = str(path)
+        ends.append(run(flat, Transport(members)))
+    loaded = load_model(from_flat(flat))
+    first, other = (load_checkpoint(folder, loaded.schema).adapter for folder in ends)
+    assert torch.equal(first, other)
+
+
+def test_rolora_moves_one_factor_in_a_round_and_sends_up_no_more(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    wanted = {"aggregate__method": "rolora", "aggregate__optimizer": "none", "round__count": 4}
+    members = holders(tiny_federation, tmp_path / "ledgers")
+    folder, transport = run_it(members, tiny_model, tiny_federation, tmp_path / "runs", **wanted)
+    loaded = load_model(from_flat(config(tiny_model, tiny_federation, tmp_path, **wanted)))
+    sent = [first_adapter(task, loaded) for task in transport.tasks]
+    sent.append(last_adapter(folder, loaded))
+    for number, (before, after) in enumerate(itertools.pairwise(sent), start=1):
+        moves = "lora_B" if number % 2 else "lora_A"
+        for name, value in before.items():
+            rests = "lora_" in name and moves not in name
+            assert torch.equal(value, after[name]) == rests, (number, name)
+    (first, second, *_) = events(folder, "round")
+    sizes = {
+        moves: 4 * sum(v.numel() for n, v in sent[0].items() if "lora_" not in n or moves in n)
+        for moves in ("lora_A", "lora_B")
+    }
+    assert (first["bytes_up"], second["bytes_up"]) == (sizes["lora_B"], sizes["lora_A"])
+
+
+def test_fedsvd_sends_orthonormal_rows_down_and_keeps_what_was_learnt(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    wanted = {"aggregate__method": "fedsvd"}
+    members = holders(tiny_federation, tmp_path / "ledgers")
+    folder, transport = run_it(members, tiny_model, tiny_federation, tmp_path / "runs", **wanted)
+    loaded = load_model(from_flat(config(tiny_model, tiny_federation, tmp_path, **wanted)))
+    for adapter in [first_adapter(t, loaded) for t in transport.tasks] + [
+        last_adapter(folder, loaded)
+    ]:
+        for name, value in adapter.items():
+            if "lora_A" in name:
+                assert torch.allclose(value @ value.t(), torch.eye(len(value)), atol=1e-5)
+    assert get_adapter(loaded.model).keys() == adapter.keys()
