@@ -14,11 +14,15 @@ none of them ever asks the network. Perplexity is made from the loss, where the 
 | bleu, chrf | texts | 0, 100 | of the whole corpus, by sacrebleu's defaults (13a; chrF2) |
 | rouge1, rouge2, rougeL | texts | 0, 1 | mean F, stemmed; it reads a-z and 0-9 only, else chrf |
 | exact-match, token-f1 | texts | 0, 1 | SQuAD's normal form; two that it leaves empty are equal |
+| token-error | texts | 0, ... | edits of all records by words of their references; less is better |
 
-Nothing to score is refused everywhere; a figure is finite or it is a ConfideError.
+Nothing to score is refused everywhere; a figure is finite or it is a ConfideError. More is better,
+but for token-error (word error in speech, phoneme error where each word is a phoneme), which may
+exceed 1.
 
 Sources: Rajpurkar et al. 2016 (SQuAD), Papineni et al. 2002 (BLEU), Post 2018 (sacrebleu), Popovic
-2015 (chrF), Lin 2004 (ROUGE), Wang et al. 2018 and 2019 (GLUE, SuperGLUE), Matthews 1975.
+2015 (chrF), Lin 2004 (ROUGE), Wang et al. 2018 and 2019 (GLUE, SuperGLUE), Matthews 1975,
+Levenshtein 1966.
 """
 
 from __future__ import annotations
@@ -43,18 +47,20 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric; more is better for all of them.
+    """A metric.
 
     Attributes:
         inputs: ``classes`` (all whole numbers or all words), ``numbers``, or ``texts`` (a
             reference may be a sequence of texts that are equally right).
         best: the figure of perfect predictions.
         of: the figure, for inputs that were checked.
+        less: whether less is better.
     """
 
     inputs: str
     best: float
     of: Callable[[Sequence[Any], Sequence[Any]], float]
+    less: bool = False
 
 
 def compute(name: str, predictions: Sequence[Any], references: Sequence[Any]) -> float:
@@ -294,8 +300,33 @@ def _shared_words(prediction: str, reference: str) -> float:
     return 2 * shared / (len(found) + len(right))
 
 
-def _metric(inputs: str, best: float, of: Callable[[Any, Any], float]) -> Metric:
-    return Metric(inputs=inputs, best=best, of=of)
+def edits(found: Sequence[str], wanted: Sequence[str]) -> int:
+    """Levenshtein distance: insertions, deletions and substitutions from one to the other."""
+    row = list(range(len(wanted) + 1))
+    for i, one in enumerate(found, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(wanted, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (one != other))
+    return row[-1]
+
+
+def _token_error(predictions: Sequence[str], references: Sequence[tuple[str, ...]]) -> float:
+    """Of each record's references the one that is nearest by edits a word counts."""
+    wrong, words = 0, 0
+    for prediction, right in zip(predictions, references, strict=True):
+        found = prediction.split()
+        counted = [(edits(found, wanted), len(wanted)) for wanted in map(str.split, right)]
+        nearest_one = min(counted, key=lambda pair: (pair[0] / max(pair[1], 1), pair))
+        wrong, words = wrong + nearest_one[0], words + nearest_one[1]
+    if not words:
+        _undefined("no reference has a word")
+    return wrong / words
+
+
+def _metric(
+    inputs: str, best: float, of: Callable[[Any, Any], float], *, less: bool = False
+) -> Metric:
+    return Metric(inputs=inputs, best=best, of=of, less=less)
 
 
 METRICS: Mapping[str, Metric] = {
@@ -313,4 +344,5 @@ METRICS: Mapping[str, Metric] = {
     "rougeL": _metric("texts", 1.0, _rouge("rougeL")),
     "exact-match": _metric("texts", 1.0, _best_of(_same)),
     "token-f1": _metric("texts", 1.0, _best_of(_shared_words)),
+    "token-error": _metric("texts", 0.0, _token_error, less=True),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ _SEED = 0  # of the masks of public text: the same ones in every round
 @dataclass(frozen=True)
 class Score:
     """Mean loss over ``examples`` public records (in nats where it is a likelihood), and the
-    task's metrics, the main one first."""
+    task's metrics, the main one first; the perplexity alone where no text was written."""
 
     examples: int
     loss: float
@@ -59,9 +59,15 @@ class Evaluator:
         self._right = targets_of([r.target for r in self._records]) if self._written else []
         self._text = EncodedText(examples, loaded)
 
+    @property
+    def writes(self) -> bool:
+        """Whether a metric needs text that the model writes, which takes a pass for each token."""
+        return self._written
+
     @torch.no_grad()
-    def score(self) -> Score:
-        """Score the adapter that the model carries now."""
+    def score(self, *, written: bool = True) -> Score:
+        """Score the adapter that the model carries now; without what is ``written`` if not asked
+        for."""
         task, generator = self._task, torch.Generator().manual_seed(_SEED)
         loss, total, terms = 0.0, 0.0, 0
         answers, right = list[Any](), list[Any]()
@@ -73,10 +79,13 @@ class Evaluator:
             terms += int(counts.sum())
             answers += task.answers(logits)
             right += task.references(batch.targets)
-        if self._written:
+        names: Sequence[str] = task.metrics
+        if self._written and written:
             answers, right = task.generate(self._records, self._loaded), self._right
+        elif self._written:
+            names = (scores.PERPLEXITY,)
         count = len(self._text)
-        metrics = scores.values(task.metrics, answers, right, total / terms)
+        metrics = scores.values(names, answers, right, total / terms)
         return Score(examples=count, loss=loss / count, metrics=metrics)
 
 

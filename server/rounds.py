@@ -85,14 +85,14 @@ class Rounds:
                 resumed then.
         """
         state = self._begin()
-        score = self._evaluate(state)
+        score = self._evaluate(state, written=not state.done)
         silent = 0
         for number in range(state.done + 1, self._settings.round.count + 1):
             if is_done(list(state.losses.values()), self._settings.round.patience):
                 logger.info("the public loss has not become less; the run ends here")
                 break
             if self._round(number, nodes, state):
-                score = self._evaluate(state)
+                score = self._evaluate(state, written=False)
             self._save(state)
             silent = silent + 1 if not self._last_accepted else 0
             if silent == _MOST_SILENT_ROUNDS:
@@ -106,7 +106,7 @@ class Rounds:
                 f" {_counted(self._last_codes)}.",
                 "Mend what the codes name; confide's docs and metrics.jsonl have more.",
             )
-        return score
+        return self._evaluate(state) if self._evaluator.writes else score
 
     def _begin(self) -> _State:
         if self._settings.run.resume:
@@ -243,9 +243,11 @@ class Rounds:
         if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
-    def _evaluate(self, state: _State) -> Score:
+    def _evaluate(self, state: _State, *, written: bool = True) -> Score:
+        """The public score. Text is written before and after the run alone: that takes a pass for
+        each token, and in between the loss says as much."""
         set_adapter(self._loaded.model, unflatten(state.adapter, self._schema.shapes))
-        score = self._evaluator.score()
+        score = self._evaluator.score(written=written)
         state.losses[state.done] = score.loss
         self._folder.event(
             "evaluation",

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common.metrics import edits
 from ..common.text.readers import Record
 from .sources.pronunciations import read_central, read_pronunciations
 
@@ -70,16 +71,6 @@ def scores(model: Any, tokenizer: Any, records: Sequence[Record]) -> dict[str, f
         "phoneme_error": sum(wrong) / sum(map(len, wanted)),
         "word_accuracy": wrong.count(0) / len(wrong),
     }
-
-
-def edits(found: Sequence[str], wanted: Sequence[str]) -> int:
-    """Levenshtein distance: insertions, deletions and substitutions from one to the other."""
-    row = list(range(len(wanted) + 1))
-    for i, one in enumerate(found, start=1):
-        diagonal, row[0] = row[0], i
-        for j, other in enumerate(wanted, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (one != other))
-    return row[-1]
 
 
 def _tokenizer(phonemes: Sequence[str]) -> Any:

@@ -3,8 +3,9 @@
 Each trial is the product's own run, in this process (or in one of its own where base models are
 compared, so that seconds and memory are the model's alone). The study is an SQLite file and goes
 on where it stopped. A trial whose measure on the public text is below the median of the earlier
-ones at the same round ends there. The measure is the task's main metric, of which more is better;
-in place of perplexity it is minus the loss.
+ones at the same round ends there. The measure is the task's main metric; in place of perplexity it
+is minus the loss, and a metric of which less is better is turned round. What needs text that the
+model writes is measured before and after a run alone: by such a metric no trial ends early.
 
 What it costs: a scenario's text is public, so the search is free, and its outcome says so. All
 trials write into one ledger per holder, as they would on private text, where every trial, also one
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError, missing_extra, nearest
+from ..common.metrics import METRICS
 from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
 from .scenario import Scenario, prepare, run_config
 from .space import Dimension
@@ -59,7 +61,9 @@ class Search:
         from ..common.tasks import task_for
 
         metric = task_for(from_flat(self.config()).task).metrics[0]
-        return _MINUS_LOSS if metric == _PERPLEXITY else metric
+        if metric == _PERPLEXITY:
+            return _MINUS_LOSS
+        return f"minus {metric}" if METRICS[metric].less else metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,7 @@ class Trial:
     """One run: its values, how it ended (complete, pruned or failed), and what it took.
 
     Attributes:
-        curve: the measure after each round.
+        curve: the measure after each round in which it was measured.
         facts: seconds, bytes a holder and round, parameters; megabytes where it ran alone.
     """
 
@@ -333,9 +337,11 @@ def _facts(folder: Path) -> dict[str, Any]:
     events = _events(folder)
     by_kind = {event["event"]: event for event in events}  # the last of each kind
     start, last, end = (by_kind.get(kind, {}) for kind in ("start", "round", "end"))
-    curve = [(e["round"], _measured(e)) for e in events if e["event"] == "evaluation"]
+    scores = [e for e in events if e["event"] == "evaluation"]
+    # The first has the main metric; one that a round leaves out is not made up for by another.
+    curve = [(e["round"], _measured(e)) for e in scores if e["metric"] == scores[0]["metric"]]
     return {
-        "measure": curve[-1][1] if curve else None,
+        "measure": curve[-1][1] if scores and scores[-1]["metric"] == scores[0]["metric"] else None,
         "curve": curve,
         "run": folder.name,
         "seconds": end.get("seconds"),
@@ -349,7 +355,9 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 def _measured(evaluation: Mapping[str, Any]) -> float:
     metric = evaluation["metric"]
-    return float(-evaluation["loss"] if metric == _PERPLEXITY else evaluation[metric])
+    if metric == _PERPLEXITY:
+        return float(-evaluation["loss"])
+    return float(-evaluation[metric] if METRICS[metric].less else evaluation[metric])
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
@@ -371,6 +379,7 @@ class _Watched:
         if (
             scores
             and scores[-1]["round"]
+            and scores[-1]["metric"] == scores[0]["metric"]
             and self._hopeless(scores[-1]["round"], _measured(scores[-1]))
         ):
             raise ConfideError(

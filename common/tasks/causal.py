@@ -26,6 +26,7 @@ from .task import Place
 
 _METRICS = (
     PERPLEXITY, "exact-match", "token-f1", "rougeL", "chrf", "bleu", "rouge1", "rouge2",
+    "token-error",
 )  # fmt: skip
 
 

@@ -22,7 +22,8 @@ from .scores import PERPLEXITY, chosen
 from .task import Place
 
 _METRICS = (
-    "rougeL", "chrf", "exact-match", "token-f1", "bleu", "rouge1", "rouge2", PERPLEXITY,
+    "rougeL", "chrf", "exact-match", "token-f1", "bleu", "rouge1", "rouge2", "token-error",
+    PERPLEXITY,
 )  # fmt: skip
 
 

@@ -94,12 +94,12 @@ def percent(share: float | None) -> str:
 _TITLES = {
     "f1": "F1", "macro-f1": "Macro-F1", "micro-f1": "Micro-F1", "mcc": "MCC", "bleu": "BLEU",
     "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
-    "token-f1": "Token F1",
+    "token-f1": "Token F1", "token-error": "Token error (less is better)",
 }  # fmt: skip
 # A share of all records that was counted: it has an interval. Then others between 0 and 1, those
 # between -1 and 1, and those between 0 and 100 by their own convention.
 COUNTED = ("accuracy", "exact-match", "micro-f1")
-_SHARES = (*COUNTED, "f1", "macro-f1", "token-f1", "rouge1", "rouge2", "rougeL")
+_SHARES = (*COUNTED, "f1", "macro-f1", "token-f1", "token-error", "rouge1", "rouge2", "rougeL")
 _CORRELATIONS = ("mcc", "pearson", "spearman")
 _POINTS = ("bleu", "chrf")
 

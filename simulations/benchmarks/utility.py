@@ -27,6 +27,8 @@ from ..scenario import Scenario, prepare, run_config
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
 
+_NO_METRIC = ("event", "time", "round", "examples", "loss", "metric")
+
 METHODS: Mapping[str, Mapping[str, Scalar]] = {
     "ffa": {"aggregate.method": "ffa"},
     "lora": {"aggregate.method": "lora"},
@@ -36,12 +38,19 @@ METHODS: Mapping[str, Mapping[str, Scalar]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """The main metric of a method at an epsilon over the seeds; epsilon None means no privacy."""
+    """The main metric of a method at an epsilon over the seeds; epsilon None means no privacy.
+
+    Attributes:
+        before: the main metric before training, the mean over the seeds.
+        others: the task's other metrics, over the same seeds.
+    """
 
     method: str
     epsilon: float | None
     metric: str
+    before: float
     values: tuple[float, ...]
+    others: Mapping[str, tuple[float, ...]]
     seconds: float
     bytes_up: int
 
@@ -52,15 +61,20 @@ class Row:
     @property
     def half_width(self) -> float:
         """Of the 95 % interval of the mean; infinite for one seed."""
-        n = len(self.values)
-        if n < 2:
-            return math.inf
-        quantile = _T95[n - 1] if n <= len(_T95) else 1.96
-        return quantile * statistics.stdev(self.values) / math.sqrt(n)
+        return half_width(self.values)
 
     def to_json(self) -> dict[str, Any]:
         """The row with its mean and interval."""
         return {**asdict(self), "mean": self.mean, "half_width": self.half_width}
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Of the 95 % interval of the mean; infinite for one value."""
+    n = len(values)
+    if n < 2:
+        return math.inf
+    quantile = _T95[n - 1] if n <= len(_T95) else 1.96
+    return quantile * statistics.stdev(values) / math.sqrt(n)
 
 
 def utility(
@@ -81,11 +95,14 @@ def utility(
                 say(f"{method}, epsilon {epsilon or 'off'}, seed {seed}")
                 config = {**run_config(scenario, changes), **METHODS[method], "run.seed": seed}
                 results.append(_one(config | _privacy(epsilon), data))
+            others = results[0]["others"]
             yield Row(
                 method=method,
                 epsilon=epsilon,
                 metric=results[0]["metric"],
+                before=statistics.fmean(r["before"] for r in results),
                 values=tuple(r["value"] for r in results),
+                others={name: tuple(r["others"][name] for r in results) for name in others},
                 seconds=statistics.fmean(r["seconds"] for r in results),
                 bytes_up=results[0]["bytes_up"],
             )
@@ -105,10 +122,13 @@ def _one(config: Mapping[str, Scalar], data: Path) -> dict[str, Any]:
         seconds = time.monotonic() - started
         lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
-    last = [e for e in events if e["event"] == "evaluation"][-1]
+    first, *_, last = [e for e in events if e["event"] == "evaluation"]
+    metric = last["metric"]
     return {
-        "metric": last["metric"],
-        "value": last[last["metric"]],
+        "metric": metric,
+        "before": first[metric],
+        "value": last[metric],
+        "others": {name: last[name] for name in last if name not in (*_NO_METRIC, metric)},
         "bytes_up": [e["bytes_up"] for e in events if e["event"] == "round"][-1],
         "seconds": seconds,
     }
@@ -116,15 +136,19 @@ def _one(config: Mapping[str, Scalar], data: Path) -> dict[str, Any]:
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as docs/benchmarks.md has it."""
-    metric = rows[0].metric if rows else "accuracy"
-    lines = [
-        f"| method | epsilon | {metric} (95 % interval) | seeds | seconds | bytes up |",
-        "|---|---|---|---|---|---|",
-    ]
+    metrics = [rows[0].metric, *rows[0].others] if rows else ["accuracy"]
+    heads = ["method", "epsilon", "before", f"{metrics[0]} (95 % interval)", *metrics[1:]]
+    table = [[*heads, "seeds", "seconds", "bytes up"]]
+    table.append(["---"] * len(table[0]))
     for row in rows:
         epsilon = "no privacy" if row.epsilon is None else f"{row.epsilon:g}"
-        lines.append(
-            f"| {row.method} | {epsilon} | {row.mean:.3f} ± {row.half_width:.3f} |"
-            f" {len(row.values)} | {row.seconds:.0f} | {row.bytes_up:,} |"
-        )
-    return "\n".join(lines)
+        figures = [_figure(values) for values in (row.values, *row.others.values())]
+        costs = [str(len(row.values)), f"{row.seconds:.0f}", f"{row.bytes_up:,}"]
+        table.append([row.method, epsilon, f"{row.before:.3f}", *figures, *costs])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
+
+
+def _figure(values: Sequence[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.3f}"
+    return f"{statistics.fmean(values):.3f} ± {half_width(values):.3f}"

@@ -17,7 +17,7 @@ from confide.common.metrics import METRICS, compute, exact_groups, normalized
 
 CLASSES = ("accuracy", "f1", "macro-f1", "micro-f1", "mcc")
 NUMBERS = ("pearson", "spearman")
-TEXTS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact-match", "token-f1")
+TEXTS = ("bleu", "chrf", "rouge1", "rouge2", "rougeL", "exact-match", "token-f1", "token-error")
 NAMES = [*CLASSES, *NUMBERS, *TEXTS]
 
 OFFLINE = """
@@ -176,7 +176,17 @@ def test_words_of_answers_by_hand() -> None:
 def test_answers_of_which_nothing_is_left() -> None:
     assert compute("token-f1", ["the", "", "cat"], ["...", "cat", "the"]) == pytest.approx(1 / 3)
     assert compute("exact-match", [""], ["a"]) == 1.0
-    assert [compute(name, [""], ["cat"]) for name in TEXTS] == [0.0] * len(TEXTS)
+    worst = [1.0 if METRICS[name].less else 0.0 for name in TEXTS]
+    assert [compute(name, [""], ["cat"]) for name in TEXTS] == worst
+
+
+def test_token_error_is_of_the_whole_corpus_and_less_is_better() -> None:
+    """One edit in one word and none in four: 1 of 5, not the mean of 1 and 0."""
+    assert compute("token-error", ["K", "A B C D"], ["G", "A B C D"]) == pytest.approx(1 / 5)
+    assert compute("token-error", ["A B C D"], ["A"]) == 3.0
+    assert compute("token-error", ["A B"], [("C", "A B")]) == 0.0
+    refused("metrics.undefined", "token-error", ["A"], [""])
+    assert [name for name, metric in METRICS.items() if metric.less] == ["token-error"]
 
 
 def test_perfect_predictions_get_the_best_figure() -> None:

@@ -103,6 +103,31 @@ def test_the_score_of_the_last_round_can_be_had_again(done: Done, task: str) -> 
         assert score.value == pytest.approx(last[METRICS[task]], abs=1e-4)
 
 
+def test_text_is_written_before_and_after_a_run_alone(done: Done) -> None:
+    told = federated.events(done("seq2seq"), "evaluation")
+    assert [(e["round"], e["metric"]) for e in told] == [
+        (0, "rougeL"),
+        (1, "perplexity"),
+        (2, "perplexity"),
+        (2, "rougeL"),
+    ]
+    assert told[2]["loss"] == told[3]["loss"]
+    assert all("rougeL" not in e for e in told[1:3])
+
+
+def test_a_metric_of_which_less_is_better_goes_from_a_run_to_its_report(tmp_path: Path) -> None:
+    model = tiny.save_task_model(tmp_path / "model", "seq2seq")
+    data = tiny.save_task_federation(tmp_path / "data", "seq2seq")
+    settings = {**tiny.TASKS["seq2seq"], "task__metric": "token-error"}
+    config = federated.config(model, data, tmp_path / "runs", round__count=1, **settings)
+    members = federated.holders(data, tmp_path / "ledgers")
+    folder = run(config, federated.Transport(members))
+    report = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
+    assert report["utility"]["metric"] == "token-error"
+    assert report["utility"]["after"]["token-error"] > 0.0
+    assert "less is better" in (folder.path / "report.html").read_text(encoding="utf-8")
+
+
 def hidden_words(loaded: Any) -> Any:
     """One batch of the task, as it is trained."""
     task = loaded.task

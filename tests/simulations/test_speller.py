@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from confide.common.metrics import edits
 from confide.common.models import weights_sha256
 from confide.simulations.assets import ASSETS
-from confide.simulations.speller import RECIPE, edits, train
+from confide.simulations.speller import RECIPE, train
 
 LETTERS = {"a": "AH", "b": "B", "c": "K", "d": "D"}
 SMALL: dict[str, Any] = {

@@ -166,6 +166,25 @@ def test_a_trial_without_hope_ends_before_its_next_round_and_stays_charged(
         assert sum(step.steps for step in ledger.steps()) == 1
 
 
+def test_less_of_an_error_is_a_larger_measure() -> None:
+    assert module._measured({"metric": "token-error", "token-error": 0.2, "loss": 3.0}) == -0.2
+    assert module._measured({"metric": "perplexity", "perplexity": 9.0, "loss": 3.0}) == -3.0
+    assert module._measured({"metric": "accuracy", "accuracy": 0.7, "loss": 3.0}) == 0.7
+
+
+def test_what_was_not_measured_in_a_round_is_not_made_up_for(tmp_path: Path) -> None:
+    told = [(0, "bleu", 1.0), (1, "perplexity", 9.0), (1, "bleu", 4.0)]
+    for count, measure, curve in ((3, 4.0, [(0, 1.0), (1, 4.0)]), (2, None, [(0, 1.0)])):
+        rows = [
+            {"event": "evaluation", "round": number, "metric": name, name: value, "loss": 2.0}
+            for number, name, value in told[:count]
+        ]
+        lines = "\n".join(json.dumps(row) for row in rows)
+        (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
+        facts = module._facts(tmp_path)
+        assert (facts["measure"], facts["curve"]) == (measure, curve)
+
+
 @pytest.mark.usefixtures("made_up")
 def test_the_median_ends_trials(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

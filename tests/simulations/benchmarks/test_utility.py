@@ -16,7 +16,14 @@ from tests import tiny
 
 def row(*accuracies: float) -> Row:
     return Row(
-        method="ffa", epsilon=8.0, metric="accuracy", values=accuracies, seconds=1.0, bytes_up=10
+        method="ffa",
+        epsilon=8.0,
+        metric="accuracy",
+        before=0.5,
+        values=accuracies,
+        others={},
+        seconds=1.0,
+        bytes_up=10,
     )
 
 
