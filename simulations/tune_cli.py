@@ -66,8 +66,8 @@ def _show_search(found: Outcome, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .tune import best_scenario
     from .tune_page import cost_sentence, models, render, table
+    from .tuned import best_scenario
 
     folder, name = found.search.folder, found.search.scenario.name
     best, page = folder / f"{name}-tuned.toml", folder / "search.html"

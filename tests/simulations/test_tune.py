@@ -20,8 +20,9 @@ from confide.common.settings import from_flat
 from confide.simulations import tune as module
 from confide.simulations.scenario import Scenario, load_scenario, run_config
 from confide.simulations.space import parse_space
-from confide.simulations.tune import Outcome, Search, Trial, best_scenario, one_run, tune
+from confide.simulations.tune import Outcome, Search, Trial, one_run, tune
 from confide.simulations.tune_page import cost_sentence, models, render, table
+from confide.simulations.tuned import best_scenario
 from tests import tiny
 
 NOISE, DELTA, ROUNDS = 2.0, 1e-3, 2
@@ -253,6 +254,10 @@ def test_the_best_trial_is_a_scenario_that_simulate_takes(
         delta=DELTA,
     )
     file = tmp_path / "tiny-tuned.toml"
+    chosen_limit = replace(chosen, scenario=replace(scenario, public_limit=40))
+    limited = replace(found, search=chosen_limit)
+    file.write_text(best_scenario(limited), encoding="utf-8")
+    assert load_scenario(str(file)).public_limit == 40
     file.write_text(best_scenario(found), encoding="utf-8")
     loaded = load_scenario(str(file))
     assert (loaded.source, loaded.holders, loaded.partition) == ("nyt", 3, "unit")
