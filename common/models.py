@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,11 +19,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from .adapter import AdapterSchema, schema_of
+from .adapter import AdapterSchema, get_adapter, schema_of
 from .errors import ConfideError
 from .paths import local_or_cached
 from .settings import Settings
@@ -52,6 +53,8 @@ class LoadedModel:
 
     Attributes:
         task: what the model is for.
+        initial: the adapter as it was loaded, from the public seed (float32, by name): the model
+            is warm, and every run, check and prediction in this process leaves another one in it.
         trunk: the frozen layers below the first adapter, which can be computed once.
         sha256: of the base weights, as the holder's policy lists them.
     """
@@ -59,6 +62,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     model: PeftModel
     schema: AdapterSchema
+    initial: Mapping[str, Tensor]
     task: Task
     trunk: Trunk
     max_length: int
@@ -95,6 +99,7 @@ def _load(settings: Settings) -> LoadedModel:
         tokenizer=tokenizer,
         model=model,
         schema=schema_of(model),
+        initial=get_adapter(model),
         task=task,
         trunk=Trunk(base, _frozen_layers(base, settings, task), settings.model.dtype),
         max_length=longest,

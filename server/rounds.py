@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema, get_adapter, set_adapter
+from ..common.adapter import AdapterSchema, set_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.ledger import Receipt
@@ -123,7 +122,7 @@ class Rounds:
                 dict(found.receipts),
                 set(found.barred),
             )
-        adapter = initial_adapter(self._loaded, self._settings.run.seed)
+        adapter = self._loaded.initial
         settled = self._method.settle(adapter)
         adapter = dict(settled.adapter) if settled else adapter
         optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
@@ -287,20 +286,6 @@ class Rounds:
 def _counted(codes: Sequence[str]) -> str:
     counts = Counter(codes).most_common(3)
     return ", ".join(f"{code} ({times})" for code, times in counts) or "none"
-
-
-def initial_adapter(loaded: LoadedModel, seed: int) -> dict[str, Tensor]:
-    """The adapter that a run starts from, made anew from the public seed: the model is warm, and
-    an earlier run or a prediction in this process has left its own adapter in it."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        for name, module in loaded.model.named_modules():
-            if isinstance(module, LoraLayer):
-                module.reset_lora_parameters("default", init_lora_weights=True)
-            elif name.endswith("modules_to_save.default"):
-                for parameter in module.parameters():
-                    parameter.zero_()
-    return get_adapter(loaded.model)
 
 
 def final_adapter(folder: RunFolder, loaded: LoadedModel) -> None:

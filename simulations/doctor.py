@@ -168,5 +168,5 @@ def _trained_values(settings: Settings) -> int:
     if settings.lora.method == "head":
         return int(head)
     layers = min(settings.lora.layers or depth, depth)
-    factors = 1 if settings.aggregate.method == "ffa" else 2
+    factors = 2 if settings.aggregate.method == "lora" else 1
     return int(head + 2 * layers * factors * settings.lora.rank * width)

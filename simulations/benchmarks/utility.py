@@ -31,6 +31,8 @@ _NO_METRIC = ("event", "time", "round", "examples", "loss", "metric")
 
 METHODS: Mapping[str, Mapping[str, Scalar]] = {
     "ffa": {"aggregate.method": "ffa"},
+    "fedsvd": {"aggregate.method": "fedsvd"},
+    "rolora": {"aggregate.method": "rolora", "aggregate.optimizer": "none"},
     "lora": {"aggregate.method": "lora"},
     "head": {"lora.method": "head"},
 }

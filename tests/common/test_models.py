@@ -94,6 +94,22 @@ def test_of_a_head_with_two_layers_only_the_last_starts_at_zero(tmp_path: Path) 
     assert not any("dense.weight" in name for name in zero), "no gradient would ever reach it"
 
 
+def test_a_run_begins_with_the_adapter_as_it_was_loaded_whatever_the_model_carries_now(
+    tmp_path: Path,
+) -> None:
+    model = tiny.save_model(tmp_path / "roberta", "roberta")
+    loaded = load(model, task__pooling="model")
+    at_first = get_adapter(loaded.model)
+    with torch.no_grad():
+        for parameter in loaded.model.parameters():
+            parameter.zero_()
+    assert set(loaded.initial) == set(at_first)
+    assert all(torch.equal(loaded.initial[name], at_first[name]) for name in at_first)
+    dense = [tensor for name, tensor in loaded.initial.items() if "dense.weight" in name]
+    assert dense
+    assert all(tensor.any() for tensor in dense), "two layers at zero would never learn"
+
+
 def test_the_seed_decides_the_initial_adapter(tiny_model: Path) -> None:
     def first(seed: int) -> torch.Tensor:
         adapter = get_adapter(load(tiny_model, run__seed=seed).model)
