@@ -219,6 +219,21 @@ MUTANTS = (
         "if False:",
         ("tests/client/test_self_check.py",),
     ),
+    Mutant(
+        "one stream of masks for all records",
+        _TRAINER,
+        "return torch.Generator().manual_seed(int(generator.uniform(1)[0] * 2**53))",
+        "return torch.Generator().manual_seed(0)",
+        _TRAINER_TESTS,
+    ),
+    Mutant(
+        "masks drawn on from the record before",
+        "common/batches.py",
+        "            examples = [loaded.task.redraw(e, loaded, draws()) for e in examples]",
+        "            common = draws()\n"
+        "            examples = [loaded.task.redraw(e, loaded, common) for e in examples]",
+        ("tests/common/tasks/test_imbalance.py",),
+    ),
     # --- per-example gradients ---
     Mutant(
         "the gradient of B without its scale",
