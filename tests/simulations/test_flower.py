@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,31 @@ from tests import tiny
 HOLDERS = 3
 
 
-def flower_processes() -> set[str]:
-    """Command lines of SuperLinks and simulations of this user that are alive."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue  # it ended while we looked
-            if state != "Z" and ("flower-superlink" in line or "flwr-simulation" in line):
-                found.add(f"{entry.name} {line}")
-    return found
+@pytest.fixture
+def flower_processes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], set[str]]:
+    """Looks for living SuperLinks and simulations of this test, also orphaned ones.
+
+    A variable of the environment, which children inherit, tells them from those of a test that runs
+    beside it.
+    """
+    mark = f"CONFIDE_TEST_MARK={tmp_path}"
+    monkeypatch.setenv(*mark.split("=", 1))
+
+    def find() -> set[str]:
+        found = set()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+                    ours = mark.encode() in (entry / "environ").read_bytes().split(b"\0")
+                except OSError:
+                    continue  # it ended while we looked, or is another user's
+                if ours and state != "Z" and ("flower-superlink" in line or "flwr-sim" in line):
+                    found.add(f"{entry.name} {line}")
+        return found
+
+    return find
 
 
 @pytest.fixture
@@ -48,9 +61,11 @@ def foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.timeout(240)
 def test_a_simulated_run_from_a_foreign_folder_finishes_and_leaves_nothing_running(
-    foreign_folder: Path, tiny_model: Path, tiny_federation: Path
+    foreign_folder: Path,
+    tiny_model: Path,
+    tiny_federation: Path,
+    flower_processes: Callable[[], set[str]],
 ) -> None:
-    before = flower_processes()
     events: list[dict[str, Any]] = []
     config = tiny.config(tiny_model, tiny_federation, foreign_folder / "runs")
     folder = simulate(config, HOLDERS, events.append)
@@ -68,15 +83,17 @@ def test_a_simulated_run_from_a_foreign_folder_finishes_and_leaves_nothing_runni
     assert [p.parent.name for p in ledgers] == ["holder-00", "holder-01", "holder-02"]
     assert (folder / "report.html").is_file()
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
-    assert flower_processes() == before
+    assert flower_processes() == set()
 
 
 @pytest.mark.timeout(240)
 def test_a_failed_run_is_an_error_with_the_runs_own_code_though_flower_says_zero(
-    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_federation: Path,
+    flower_processes: Callable[[], set[str]],
 ) -> None:
     config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", round__timeout=3.0)
-    before = flower_processes()
     with pytest.raises(ConfideError) as caught:
         simulate(config, HOLDERS - 1, lambda _: None)
     assert caught.value.code == "run.too-few-holders"
@@ -84,12 +101,16 @@ def test_a_failed_run_is_an_error_with_the_runs_own_code_though_flower_says_zero
     assert read_events(folder)[-1]["status"] == "failed"
     assert "2 holders are connected" in caught.value.message
     assert str(folder) in caught.value.hint
-    assert flower_processes() == before
+    assert flower_processes() == set()
 
 
 @pytest.mark.timeout(240)
 def test_plain_flwr_run_does_the_same_job_from_the_checkout(
-    root: Path, tmp_path: Path, tiny_model: Path, tiny_federation: Path
+    root: Path,
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_federation: Path,
+    flower_processes: Callable[[], set[str]],
 ) -> None:
     config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", round__min_holders=3)
     rows = [f"{k}='{v}'" if isinstance(v, str) else f"{k}={v}" for k, v in config.items()]
@@ -104,6 +125,8 @@ def test_plain_flwr_run_does_the_same_job_from_the_checkout(
             timeout=200,
             check=True,
         )
+        assert flower_processes(), "the look for living processes must find those that live"
+    assert flower_processes() == set()
     (folder,) = (tmp_path / "runs").iterdir()
     said = done.stdout + done.stderr
     assert read_events(folder)[-1]["status"] == "finished", said[-2000:]
@@ -148,9 +171,11 @@ simulate(json.loads(sys.argv[1]), 3, lambda event: print(event["event"], flush=T
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_run_stopped_by_ctrl_c_says_so_and_goes_on_where_it_was(
-    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+    tmp_path: Path,
+    tiny_model: Path,
+    tiny_federation: Path,
+    flower_processes: Callable[[], set[str]],
 ) -> None:
-    before = flower_processes()
     config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", round__count=40)
     with subprocess.Popen(
         [sys.executable, "-c", STOPPED, json.dumps(config)], stdout=subprocess.PIPE, text=True
@@ -162,7 +187,7 @@ def test_a_run_stopped_by_ctrl_c_says_so_and_goes_on_where_it_was(
                 break
         process.stdout.read()
     assert process.returncode != 0
-    assert flower_processes() == before
+    assert flower_processes() == set()
     (folder,) = (tmp_path / "runs").iterdir()
     last = read_events(folder)[-1]
     assert (last["event"], last["status"], last["code"]) == ("end", "stopped", "run.stopped")
