@@ -81,8 +81,15 @@ def small_model(kind: str) -> str:
 
 
 def is_description(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a task description rather than a scenario."""
-    return "task" in content and "source" not in content
+    """Whether a file is a task description rather than a scenario, or settings with a table of
+    that name."""
+    table = isinstance(content.get("task"), dict)
+    return "task" in content and "source" not in content and not table
+
+
+def task_of(kind: str) -> str:
+    """A Hub's name of a task of that kind; what else it settles, ``config`` says then."""
+    return next(name for name, settings in TASKS.items() if settings["task.kind"] == kind)
 
 
 def read_description(path: Path, content: Mapping[str, Any]) -> Described:
@@ -100,7 +107,7 @@ def read_description(path: Path, content: Mapping[str, Any]) -> Described:
         _refuse(path, "has no data", 'Add "data": {"train": ..., "val": ...}.')
     _check_keys(path, data, _DATA, "data.")
     for name, value in data.items():
-        if not isinstance(value, str) or not value:
+        if not isinstance(value, str) or not (value or name in ("target", "person")):
             _refuse(path, f"has data.{name} = {value!r:.100}, which is no text")
     settings: dict[str, Scalar] = dict(TASKS[task])
     settings |= {"model.name": _text(path, content, "model")} if "model" in content else {}

@@ -230,7 +230,10 @@ def _of_benchmark(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
 
 def _config(path: Path, content: Mapping[str, Any]) -> dict[str, Scalar]:
     """The flat keys of ``[config]``."""
-    config = dict(_flat(content.get("config", {})))
+    table = content.get("config", {})
+    if not isinstance(table, dict):
+        _refuse(path, f"has config = {table!r:.100}, which is not a table")
+    config = dict(_flat(table))
     for key, value in config.items():
         if key not in known_keys():
             _refuse(path, f"sets {key!r}, which is no setting", nearest(key, known_keys()))
