@@ -167,7 +167,8 @@ class RoundSpec:
     """Rounds. ``holders`` take part in each (0: all that are connected); a round with fewer than
     ``min_holders`` accepted updates is abandoned whole. ``mode = gradient`` sends one private
     gradient per round, ``steps`` the difference after ``train.steps`` private steps. The run ends
-    early after ``patience`` rounds in which the public loss did not become less (0: never)."""
+    early after ``patience`` rounds in which the public loss did not become less (0: never); with
+    patience it leaves the adapter of the round in which that loss was least."""
 
     count: int = _number(20, 1, 100_000)
     holders: int = _number(0, 0, 1_000_000)
