@@ -9,13 +9,14 @@ checks that an overridden key exists, but not its type, so nothing is taken on t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .combinations import ROBUST, check_combinations, numbers_in
 from .errors import ConfideError, nearest
 from .metrics import METRICS
+from .text.settled import settled
 
 Scalar = str | int | float | bool
 
@@ -116,12 +117,14 @@ class TaskSpec:
 class DataSpec:
     """Column names, and in a simulation the folder of the prepared federation. ``target`` is empty
     where the text alone is learnt. ``person`` names the column whose equal values belong to one
-    person; empty when there is none."""
+    person; empty when there is none. ``benchmark`` is one of GLUE or SuperGLUE (``glue/sst2``), and
+    settles what is learnt and how it is measured (``common.text.settled``)."""
 
     path: str = ""
     text: str = "text"
     target: str = "label"
     person: str = ""
+    benchmark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +167,8 @@ class RoundSpec:
     """Rounds. ``holders`` take part in each (0: all that are connected); a round with fewer than
     ``min_holders`` accepted updates is abandoned whole. ``mode = gradient`` sends one private
     gradient per round, ``steps`` the difference after ``train.steps`` private steps. The run ends
-    early after ``patience`` rounds in which the public loss did not become less (0: never)."""
+    early after ``patience`` rounds in which the public loss did not become less (0: never); with
+    patience it leaves the adapter of the round in which that loss was least."""
 
     count: int = _number(20, 1, 100_000)
     holders: int = _number(0, 0, 1_000_000)
@@ -228,7 +232,7 @@ class Settings:
     def to_flat(self) -> dict[str, Scalar]:
         """The flat form; ``from_flat(s.to_flat()) == s``."""
         return {
-            f"{room.name}.{f.name.replace('_', '-')}": getattr(getattr(self, room.name), f.name)
+            _key(room.name, f.name): getattr(getattr(self, room.name), f.name)
             for room in fields(self)
             for f in fields(getattr(self, room.name))
         }
@@ -240,11 +244,12 @@ def known_keys() -> list[str]:
 
 
 def from_flat(config: Mapping[str, Any]) -> Settings:
-    """Turn a flat run config into settings.
+    """Turn a flat run config into settings. What ``data.benchmark`` settles is filled in; a value
+    that is the default counts as not chosen there, since Flower's run config has every key.
 
     Raises:
-        ConfideError: ``settings.unknown-key``, ``settings.type``, ``settings.range`` or
-            ``settings.combination``.
+        ConfideError: ``settings.unknown-key``, ``settings.type``, ``settings.range``,
+            ``settings.combination`` or ``benchmark.unknown``.
     """
     defaults = Settings()
     known = defaults.to_flat()
@@ -255,17 +260,34 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
                 f"{key!r:.100} is not a setting.",
                 nearest(str(key)[:100], known),
             )
+    values = {
+        key: _checked(key, config.get(key, known[key]), known[key], rule)
+        for key, rule in _rules(defaults)
+    }
+    values |= settled({key: value for key, value in values.items() if value != known[key]})
+    settings = _assembled(defaults, values)
+    check_combinations(settings)
+    return settings
+
+
+def _rules(settings: Settings) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every flat key with the rule of its value."""
+    for room in fields(settings):
+        for f in fields(getattr(settings, room.name)):
+            yield _key(room.name, f.name), f.metadata
+
+
+def _assembled(defaults: Settings, values: Mapping[str, Any]) -> Settings:
     rooms = {}
     for room in fields(defaults):
         spec = getattr(defaults, room.name)
-        chosen = {}
-        for f in fields(spec):
-            key = f"{room.name}.{f.name.replace('_', '-')}"
-            chosen[f.name] = _checked(key, config.get(key, known[key]), known[key], f.metadata)
+        chosen = {f.name: values[_key(room.name, f.name)] for f in fields(spec)}
         rooms[room.name] = type(spec)(**chosen)
-    settings = Settings(**rooms)
-    check_combinations(settings)
-    return settings
+    return Settings(**rooms)
+
+
+def _key(room: str, name: str) -> str:
+    return f"{room}.{name.replace('_', '-')}"
 
 
 def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .report import epsilon_text, load_report, percent, value_text
+from .report import epsilon_text, kept_text, load_report, percent, value_text
 from .run_folder import RunFolder
 from .usage import explained, labels_of, loading_code
 
@@ -115,14 +115,15 @@ def _utility(utility: Mapping[str, Any]) -> str:
         rows.append(
             f"| {_cell(yardstick['name'])} | {value_text(name, yardstick.get(name))} | {shown} |"
         )
-    told = f"\n\nOn {utility['examples']} held-out records." if utility["examples"] else ""
+    told = [f"On {utility['examples']} held-out records."] if utility["examples"] else []
     if utility["interval"]:
         low, high = utility["interval"]
-        told = (
-            f"\n\nOn {utility['examples']} held-out records; 95 % interval of this adapter: "
+        told = [
+            f"On {utility['examples']} held-out records; 95 % interval of this adapter: "
             f"{percent(low)} to {percent(high)}."
-        )
-    return "\n".join(rows) + told
+        ]
+    told += [kept_text(utility)] if kept_text(utility) else []
+    return "\n".join(rows) + (f"\n\n{' '.join(told)}" if told else "")
 
 
 def _limits(report: Mapping[str, Any]) -> str:

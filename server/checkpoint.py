@@ -36,6 +36,7 @@ class Checkpoint:
         losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
         barred: holders whose ledger went back, whose word is not taken again.
+        best: the adapter (N,) after the round with the least public loss, where that one is kept.
     """
 
     round: int
@@ -46,12 +47,20 @@ class Checkpoint:
     losses: Mapping[int, float] = field(default_factory=dict)
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()
+    best: Tensor | None = None
+
+    @property
+    def outcome(self) -> Tensor:
+        """The adapter (N,) that the run leaves."""
+        return self.adapter if self.best is None else self.best
 
 
 def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
     """Replace the run's checkpoint, durably."""
     tensors = {"adapter": state.adapter.contiguous()}
     tensors |= {_OPTIMIZER + name: tensor.contiguous() for name, tensor in state.optimizer.items()}
+    if state.best is not None:
+        tensors["best"] = state.best.contiguous()
     header = {
         "round": state.round,
         "advanced": state.advanced,
@@ -96,6 +105,7 @@ def _read(path: str) -> Checkpoint:
         advanced=header["advanced"],
         schema=header["schema"],
         adapter=tensors.pop("adapter"),
+        best=tensors.pop("best", None),
         optimizer={name.removeprefix(_OPTIMIZER): t for name, t in tensors.items()},
         losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
@@ -106,12 +116,12 @@ def _read(path: str) -> Checkpoint:
 def _fits(found: Checkpoint, schema: AdapterSchema) -> bool:
     """Whether a run can go on from it: sizes, types, and no NaN that would end it later."""
     states = [tensor for tensor in found.optimizer.values() if tensor.dim()]
+    adapters = [found.adapter, found.outcome]
     return (
         type(found.round) is int
         and type(found.advanced) is int
         and 0 <= found.advanced <= found.round
-        and found.adapter.shape == (schema.size,)
-        and found.adapter.dtype == torch.float32
+        and all(a.shape == (schema.size,) and a.dtype == torch.float32 for a in adapters)
         and all(tensor.shape == (schema.trained_size,) for tensor in states)
-        and all(bool(torch.isfinite(t).all()) for t in (found.adapter, *found.optimizer.values()))
+        and all(bool(torch.isfinite(t).all()) for t in (*adapters, *found.optimizer.values()))
     )

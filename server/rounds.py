@@ -29,7 +29,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge
 from .run_folder import RunFolder
-from .schedule import is_done, rate_of
+from .schedule import best_round, is_done, rate_of
 from .selection import select, selection_key
 from .transport import Transport, wait_for_nodes
 
@@ -43,7 +43,8 @@ _MOST_SILENT_ROUNDS = 3
 @dataclass
 class _State:
     """The adapter (N,) and the step that moves it; ``done`` is the last finished round,
-    ``advanced`` counts those that were not abandoned, ``losses`` is the public one after each."""
+    ``advanced`` counts those that were not abandoned, ``losses`` is the public one after each,
+    ``best`` the adapter of the least, where that one is kept."""
 
     adapter: Tensor
     optimizer: ServerOptimizer
@@ -52,6 +53,7 @@ class _State:
     losses: dict[int, float] = field(default_factory=dict)
     receipts: dict[str, Receipt] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
+    best: Tensor | None = None
 
 
 class Rounds:
@@ -105,7 +107,18 @@ class Rounds:
                 f" {_counted(self._last_codes)}.",
                 "Mend what the codes name; confide's docs and metrics.jsonl have more.",
             )
-        return self._evaluate(state) if self._evaluator.writes else score
+        return self._finish(state, score)
+
+    def _finish(self, state: _State, score: Score) -> Score:
+        """The score of the adapter that is kept: the last one, or with ``round.patience`` the best
+        by public loss, of which metrics.jsonl then tells the round."""
+        kept, adapter = state.done, state.adapter
+        if state.best is not None:
+            kept, adapter = best_round(state.losses), state.best
+            self._folder.event("kept", round=kept)
+        if kept == state.done and not self._evaluator.writes:
+            return score
+        return self._measure(kept, adapter, written=True)
 
     def _begin(self) -> _State:
         if self._settings.run.resume:
@@ -121,6 +134,7 @@ class Rounds:
                 dict(found.losses),
                 dict(found.receipts),
                 set(found.barred),
+                found.best,
             )
         adapter = self._loaded.initial
         settled = self._method.settle(adapter)
@@ -242,15 +256,22 @@ class Rounds:
         if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
-    def _evaluate(self, state: _State, *, written: bool = True) -> Score:
-        """The public score. Text is written before and after the run alone: that takes a pass for
-        each token, and in between the loss says as much."""
-        set_adapter(self._loaded.model, unflatten(state.adapter, self._schema.shapes))
-        score = self._evaluator.score(written=written)
+    def _evaluate(self, state: _State, *, written: bool) -> Score:
+        """The public score of the adapter as it is now. Text is written before and after the run
+        alone: that takes a pass for each token, and in between the loss says as much."""
+        score = self._measure(state.done, state.adapter, written=written)
         state.losses[state.done] = score.loss
+        if self._settings.round.patience and best_round(state.losses) == state.done > 0:
+            state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
+        return score
+
+    def _measure(self, number: int, adapter: Tensor, *, written: bool) -> Score:
+        """The public score of the adapter (N,) after a round, and its line in metrics.jsonl."""
+        set_adapter(self._loaded.model, unflatten(adapter, self._schema.shapes))
+        score = self._evaluator.score(written=written)
         self._folder.event(
             "evaluation",
-            round=state.done,
+            round=number,
             examples=score.examples,
             loss=round(score.loss, 6),
             metric=score.metric,
@@ -258,7 +279,7 @@ class Rounds:
         )
         logger.info(
             "round %d of %d: %s %.3f, loss %.3f on %d public records",
-            state.done,
+            number,
             self._settings.round.count,
             score.metric,
             score.value,
@@ -279,6 +300,7 @@ class Rounds:
                 losses=state.losses,
                 receipts=state.receipts,
                 barred=frozenset(state.barred),
+                best=state.best,
             ),
         )
 
@@ -289,7 +311,7 @@ def _counted(codes: Sequence[str]) -> str:
 
 
 def final_adapter(folder: RunFolder, loaded: LoadedModel) -> None:
-    """Put the adapter of the last checkpoint into the model, ready to be saved."""
+    """Put the adapter that the run leaves into the model, ready to be saved."""
     state = load_checkpoint(folder, loaded.schema)
     with torch.no_grad():
-        set_adapter(loaded.model, unflatten(state.adapter, loaded.schema.shapes))
+        set_adapter(loaded.model, unflatten(state.outcome, loaded.schema.shapes))

@@ -1,5 +1,5 @@
-"""How fast a round learns, and when a run has learnt enough: from the round's number and from what
-was measured on public text, so that it costs no privacy.
+"""How fast a round learns, when a run has learnt enough, and which adapter is the best: from the
+round's number and from what was measured on public text, so that it costs no privacy.
 
 The rate is the coordinator's: it steps with it, or sends it in the round's own settings. Both
 functions look at the whole history each time, so a resumed run goes on as if never stopped.
@@ -8,7 +8,7 @@ functions look at the whole history each time, so a resumed run goes on as if ne
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..common.settings import TrainSpec
 
@@ -38,6 +38,17 @@ def rate_of(train: TrainSpec, number: int, rounds: int, losses: Sequence[float])
 def is_done(losses: Sequence[float], patience: int) -> bool:
     """Whether the last ``patience`` measurements brought nothing better; never with 0."""
     return patience > 0 and _since_best(losses) >= patience
+
+
+def best_round(losses: Mapping[int, float]) -> int:
+    """The round after which the loss was least, the earliest of equals; where no loss is a number,
+    the latest. Before the first (0) nothing was learnt, so it is none.
+
+    Args:
+        losses: on public text, by round; at least one.
+    """
+    known = {number: loss for number, loss in losses.items() if number and not math.isnan(loss)}
+    return min(known, key=lambda number: (known[number], number), default=max(losses))
 
 
 def _plateaus(losses: Sequence[float]) -> int:

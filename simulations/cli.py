@@ -323,6 +323,7 @@ def _epsilon(text: str) -> float | None:
 def _wanted(names: list[str]) -> tuple[list[Asset | Made], list[Scenario]]:
     """What to fetch or make and which scenarios to prepare, each once."""
     from ..common.errors import ConfideError, nearest
+    from ..common.text.benchmarks import BENCHMARKS
     from .assets import ASSETS
     from .made import MADE
     from .scenario import load_scenario, scenario_names
@@ -334,14 +335,15 @@ def _wanted(names: list[str]) -> tuple[list[Asset | Made], list[Scenario]]:
     for name in names:
         if name in every:
             assets[name] = every[name]
-        elif name in scenario_names() or name.endswith(".toml"):
+        elif name in (*scenario_names(), *BENCHMARKS) or name.endswith((".toml", ".json")):
             scenario = scenarios.setdefault(name, load_scenario(name))
-            text = [ASSETS[asset] for asset in source_named(scenario.source).assets]
+            own = () if scenario.files else source_named(scenario.source).assets
+            text = [ASSETS[asset] for asset in own]
             model = f"models/{scenario.config.get('model.name')}"
             needed = [asset for asset in every.values() if asset.target == model]
             assets |= {asset.name: asset for asset in (*needed, *text)}
         else:
-            known = [*every, *scenario_names()]
+            known = [*every, *scenario_names(), *BENCHMARKS]
             raise ConfideError(
                 "assets.unknown", f"No asset or scenario is called {name!r}.", nearest(name, known)
             )

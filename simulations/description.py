@@ -3,8 +3,9 @@
 ``{"task": "text-generation", "data": {"train": "train.txt", "val": "val.txt"}}`` is a whole
 configuration. The names of tasks are those of the Hub; paths are relative to the description. The
 training file is shared out to simulated holders, whole persons to one of them where a column tells
-them apart, and ``val`` is the coordinator's public text. Only for a simulation: a real holder's
-text is never shared out.
+them apart, and ``val`` is the coordinator's public text. In place of the two files ``data`` may
+name a ``benchmark`` (``glue/sst2``), and the ``folder`` of its suite in the Hub's format. Only for
+a simulation: a real holder's text is never shared out.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from ..common.errors import ConfideError, nearest
 from ..common.paths import cache_dir
 from ..common.settings import Scalar
 from ..common.text.readers import Record, read_records
+from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.units import group_units
 from .staging import sha256_of, staged
 
-_HOLDERS = 4
+HOLDERS = 4  # where nobody says how many
 # Small models of the kind that a task needs.
 _ENCODER, _DECODER, _T5 = (
     "sentence-transformers/all-MiniLM-L6-v2",
@@ -47,7 +49,8 @@ TASKS: Mapping[str, Mapping[str, Scalar]] = {
     "fill-mask": {"task.kind": "masked", "model.name": "distilbert/distilbert-base-uncased"},
 }
 _TOP = ("task", "data", "model", "labels", "holders", "seed", "config")
-_DATA = ("train", "val", "text", "target", "person")
+_FILES = ("train", "val", "text", "target", "person")
+_DATA = (*_FILES, "benchmark", "folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,63 +64,119 @@ class Files:
     person: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a description says: files or the folder of a benchmark, settings, holders, seed."""
+
+    files: Files | None
+    folder: Path | None
+    settings: dict[str, Scalar]
+    holders: int
+    seed: int
+
+
+def small_model(kind: str) -> str:
+    """A small model for the kind of task of a benchmark."""
+    return _T5 if kind == "seq2seq" else _ENCODER
+
+
 def is_description(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a task description rather than a scenario."""
-    return "task" in content and "source" not in content
+    """Whether a file is a task description rather than a scenario, or settings with a table of
+    that name."""
+    table = isinstance(content.get("task"), dict)
+    return "task" in content and "source" not in content and not table
 
 
-def read_description(
-    path: Path, content: Mapping[str, Any]
-) -> tuple[Files, dict[str, Scalar], int, int]:
-    """Files, settings, number of holders and seed of a description.
+def task_of(kind: str) -> str:
+    """A Hub's name of a task of that kind; what else it settles, ``config`` says then."""
+    return next(name for name, settings in TASKS.items() if settings["task.kind"] == kind)
+
+
+def read_description(path: Path, content: Mapping[str, Any]) -> Described:
+    """What a description says.
 
     Raises:
-        ConfideError: ``scenario.format``.
+        ConfideError: ``scenario.format``, and what the readers raise for the public text that
+            the labels are taken from.
     """
     _check_keys(path, content, _TOP, "")
     task, data = content["task"], content.get("data")
-    if task not in TASKS:
+    if not isinstance(task, str) or task not in TASKS:
         _refuse(path, f"has the unknown task {task!r:.100}", nearest(str(task)[:100], TASKS))
     if not isinstance(data, dict):
         _refuse(path, "has no data", 'Add "data": {"train": ..., "val": ...}.')
     _check_keys(path, data, _DATA, "data.")
+    for name, value in data.items():
+        if not isinstance(value, str) or not (value or name in ("target", "person")):
+            _refuse(path, f"has data.{name} = {value!r:.100}, which is no text")
+    settings: dict[str, Scalar] = dict(TASKS[task])
+    settings |= {"model.name": _text(path, content, "model")} if "model" in content else {}
+    holders, seed = (_count(path, content, *each) for each in (("holders", HOLDERS), ("seed", 0)))
+    if "benchmark" in data:
+        files, folder = None, _check_benchmark(path, data)
+        settings[BENCHMARK] = data["benchmark"]
+    else:
+        files, folder = _files(path, data, str(settings["task.kind"])), None
+        settings["data.target"] = "label" if files.target else ""
+        settings["data.person"] = "person" if files.person else ""
+    if settings["task.kind"] == "classification" and (files or "labels" in content):
+        settings["task.labels"] = _labels(path, content, files)
+    return Described(files=files, folder=folder, settings=settings, holders=holders, seed=seed)
+
+
+def _check_benchmark(path: Path, data: Mapping[str, Any]) -> Path | None:
+    """The folder of its suite, if one is named."""
+    for name in _FILES:
+        if name in data:
+            _refuse(
+                path,
+                f"has data.{name} beside data.benchmark, which has rows and columns of its own",
+                "Leave one of them out.",
+            )
+    return _file(path, data["folder"]) if "folder" in data else None
+
+
+def _files(path: Path, data: Mapping[str, Any], kind: str) -> Files:
     for name in ("train", "val"):
         if name not in data:
             _refuse(path, f"has no data.{name}", "Name a .txt, .jsonl, .csv or .parquet file.")
-    settings: dict[str, Scalar] = dict(TASKS[task])
-    without = settings["task.kind"] in ("causal", "masked")
-    files = Files(
+    if "folder" in data:
+        _refuse(path, "has data.folder, which is for data.benchmark", "Leave it out.")
+    return Files(
         train=_file(path, data["train"]),
         val=_file(path, data["val"]),
-        text=str(data.get("text", "text")),
-        target=str(data.get("target", "" if without else "label")),
-        person=str(data.get("person", "")),
+        text=data.get("text", "text"),
+        target=data.get("target", "" if kind in ("causal", "masked") else "label"),
+        person=data.get("person", ""),
     )
-    settings["data.target"] = "label" if files.target else ""
-    settings["data.person"] = "person" if files.person else ""
-    settings |= {"model.name": str(content["model"])} if "model" in content else {}
-    if settings["task.kind"] == "classification":
-        settings["task.labels"] = _labels(path, content, files)
-    holders, seed = content.get("holders", _HOLDERS), content.get("seed", 0)
-    if type(holders) is not int or type(seed) is not int or holders < 1:
-        _refuse(path, "has holders or a seed that is no whole number")
-    return files, settings, holders, seed
 
 
-def _labels(path: Path, content: Mapping[str, Any], files: Files) -> str:
+def _count(path: Path, content: Mapping[str, Any], key: str, default: int) -> int:
+    value = content.get(key, default)
+    if type(value) is not int or value < (key == "holders"):
+        _refuse(path, f"has {key} = {value!r:.100}, which is no whole number")
+    return value
+
+
+def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
+    value = content[key]
+    if not isinstance(value, str):
+        _refuse(path, f"has {key} = {value!r:.100}, which is no text")
+    return value
+
+
+def _labels(path: Path, content: Mapping[str, Any], files: Files | None) -> str:
     """As declared, or as the public file has them: never from the training text."""
     declared = content.get("labels")
     if isinstance(declared, list) and all(isinstance(label, str) for label in declared):
         return ",".join(declared)
-    if declared is not None:
+    if declared is not None or files is None:
         _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
     found = read_records(files.val, text=files.text, target=files.target)
     return ",".join(sorted({r.target for r in found if r.target is not None}))
 
 
-def _file(path: Path, named: Any) -> Path:
-    if not isinstance(named, str) or not named:
-        _refuse(path, "names a file by something else than text")
+def _file(path: Path, named: str) -> Path:
     return path.parent / Path(named).expanduser()
 
 

@@ -18,9 +18,11 @@ from typing import Any, NoReturn
 from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
+from ..common.text.benchmarks import BENCHMARKS
 from ..server.doctor import Facts, Finding, noise, privacy, sort
 from ..server.doctor.run import examine_run
 from ..server.report import find_run
+from .description import is_description
 from .scenario import load_scenario, run_config
 
 _DEMO = "nyt"  # its values are those of pyproject.toml, over which Flower lays a run config
@@ -39,7 +41,7 @@ class Diagnosis:
 
 
 def diagnose(target: str) -> Diagnosis:
-    """Examine a scenario's name, a .toml file, a run folder, or ``latest``.
+    """Examine a scenario's name, a .toml or .json file, a run folder, or ``latest``.
 
     Raises:
         ConfideError: ``doctor.target`` for what is none of these, and what reading one raises.
@@ -64,16 +66,13 @@ def diagnose(target: str) -> Diagnosis:
 
 def _configuration(target: str) -> tuple[str, Settings, int]:
     """In words, its settings, and how many holders it names (0: none)."""
-    if not target.endswith(".toml"):
-        if "/" in target:
-            _refuse(f"There is no folder {target}")
+    if not target.endswith((".toml", ".json")) and "/" in target and target not in BENCHMARKS:
+        _refuse(f"There is no folder {target}")
+    path = Path(target)
+    content = _toml(path) if path.suffix == ".toml" else {}
+    if path.suffix != ".toml" or _SCENARIO & content.keys() or is_description(content):
         scenario = load_scenario(target)
         return f"the scenario {target}", from_flat(run_config(scenario)), scenario.holders
-    path = Path(target)
-    content = _toml(path)
-    if _SCENARIO & content.keys():
-        scenario = load_scenario(target)
-        return f"the scenario {path}", from_flat(run_config(scenario)), scenario.holders
     flat = _flat(content)
     app = {k.removeprefix(_APP): value for k, value in flat.items() if k.startswith(_APP)}
     flat, demo = (app, {}) if app else (flat, run_config(load_scenario(_DEMO)))
@@ -96,7 +95,8 @@ def _refuse(what: str) -> NoReturn:
     raise ConfideError(
         "doctor.target",
         f"{what}.",
-        "Give a scenario's name, a .toml file of settings, a run folder, or 'latest'.",
+        "Give a scenario's name, a .toml file of settings, a task description, a run folder, or"
+        " 'latest'.",
     )
 
 

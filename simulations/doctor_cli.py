@@ -14,7 +14,7 @@ Target = Annotated[
     str,
     typer.Argument(
         metavar="CONFIG|RUN",
-        help="A scenario's name, a .toml file of settings, a run folder, or 'latest'.",
+        help="A scenario's name, a .toml or .json file, a run folder, or 'latest'.",
     ),
 ]
 

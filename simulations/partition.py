@@ -22,7 +22,7 @@ from ..common.errors import ConfideError, nearest
 from ..common.paths import cache_dir
 from ..common.text.readers import Record
 from ..common.text.units import group_units
-from .sources import Split, load_source
+from .sources import Split, fingerprint, load_source
 from .staging import is_sealed, seal, staged
 
 if TYPE_CHECKING:
@@ -49,9 +49,11 @@ class _Recipe:
     limit: int | None
     public_limit: int | None
     public_fraction: float
+    fingerprint: str  # of text that nobody pins; empty for what is pinned
 
     def to_json(self) -> dict[str, Any]:
-        return {"schema": _SCHEMA, **asdict(self)}
+        found = {"schema": _SCHEMA, **asdict(self)}
+        return found if self.fingerprint else {k: v for k, v in found.items() if k != "fingerprint"}
 
 
 def prepare_federation(
@@ -65,13 +67,14 @@ def prepare_federation(
     public_fraction: float = 0.15,
     limit: int | None = None,
     public_limit: int | None = None,
-    load: Callable[[str], Split] = load_source,
+    folder: Path | None = None,
+    load: Callable[[str], Split] | None = None,
 ) -> Path:
     """Make the folder of a federation, or find the one that these arguments made before.
 
     Args:
         name: the folder's name in the cache.
-        source: where the records come from, for ``load``.
+        source: where the records come from, for ``load`` (the table of sources by default).
         holders: how many files to make; 1 pools everything.
         partition: ``unit`` gives each holder whole persons, about equally many; ``iid`` equally
             many records; ``dirichlet`` draws each label's shares (records of one person may
@@ -82,6 +85,7 @@ def prepare_federation(
             split of its own.
         limit: train on this many records at most, chosen by the seed.
         public_limit: hold out this many records at most, chosen by the seed.
+        folder: where the suite of a benchmark lies in the Hub's format.
 
     Raises:
         ConfideError: ``data.partition`` for arguments that cannot be met, and what ``load``
@@ -97,12 +101,13 @@ def prepare_federation(
         limit=limit,
         public_limit=public_limit,
         public_fraction=public_fraction,
+        fingerprint=fingerprint(source, folder),
     )
     _check_recipe(recipe)
-    folder = cache_dir() / "federations" / name
-    if is_sealed(folder, _MANIFEST, recipe.to_json()):
-        return folder
-    training, held_out = load(source)
+    made = cache_dir() / "federations" / name
+    if is_sealed(made, _MANIFEST, recipe.to_json()):
+        return made
+    training, held_out = load(source) if load else load_source(source, folder)
     if not held_out:
         training, held_out = _hold_out(training, public_fraction, seed)
     training = _thinned(training, limit, "limit", seed)
@@ -110,9 +115,9 @@ def prepare_federation(
     files = {"public.jsonl": _thinned(held_out, public_limit, "public-limit", seed)}
     for number, part in enumerate(parts):
         files[f"holder-{number:02d}.jsonl"] = [training[i] for i in part]
-    with staged(folder) as new:
+    with staged(made) as new:
         _write(new, recipe, files, [len(part) for part in parts])
-    return folder
+    return made
 
 
 def _check_recipe(recipe: _Recipe) -> None:

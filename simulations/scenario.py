@@ -1,8 +1,9 @@
 """Scenarios: a source of text, how it is shared out, and the run config that differs.
 
 A scenario is a TOML file, or JSON of the same content; a task description is one, too
-(``description``). The ones that come with confide are called by their name, any other by its path.
-The values of ``[config]`` are checked where the run config is read, not here.
+(``description``), and so is the name of a benchmark (``glue/sst2``). The ones that come with
+confide are called by their name, any other by its path. The values of ``[config]`` are checked
+where the run config is read, not here.
 """
 
 from __future__ import annotations
@@ -16,14 +17,26 @@ from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
 from ..common.settings import Scalar, Settings, known_keys
-from .description import Files, is_description, prepare_files, read_description
+from ..common.text.benchmarks import BENCHMARKS, spec
+from ..common.text.settled import KEY as BENCHMARK
+from ..common.text.settled import settled
+from .description import (
+    HOLDERS,
+    Described,
+    Files,
+    is_description,
+    prepare_files,
+    read_description,
+    small_model,
+)
 
 _FOLDER = Path(__file__).parent / "scenarios"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What ``prepare_federation`` takes, and the run config's flat keys that differ."""
+    """What ``prepare_federation`` takes, and the run config's flat keys that differ. ``folder`` is
+    of a benchmark's suite in the Hub's format."""
 
     name: str
     source: str
@@ -33,6 +46,7 @@ class Scenario:
     seed: int = 0
     limit: int | None = None
     public_limit: int | None = None
+    folder: Path | None = None
     files: Files | None = None
     config: Mapping[str, Scalar] = field(default_factory=dict)
 
@@ -59,9 +73,13 @@ def load_scenario(name: str) -> Scenario:
     """
     known = scenario_names()
     by_path = name.endswith((".toml", ".json"))
+    if name in BENCHMARKS:
+        return _benchmark(name)
     if not by_path and name not in known:
         raise ConfideError(
-            "scenario.unknown", f"No scenario is called {name!r}.", nearest(name, known)
+            "scenario.unknown",
+            f"No scenario is called {name!r}.",
+            nearest(name, [*known, *BENCHMARKS]),
         )
     path = Path(name) if by_path else _FOLDER / f"{name}.toml"
     try:
@@ -80,28 +98,43 @@ def load_scenario(name: str) -> Scenario:
     return _described(path, content) if is_description(content) else _scenario(path, content)
 
 
+def _benchmark(name: str) -> Scenario:
+    """A benchmark as it stands, with a small model of the kind that it needs."""
+    kind = spec(name).kind
+    return Scenario(
+        name=name.replace("/", "-"),
+        source=name,
+        holders=HOLDERS,
+        partition="unit",
+        config={BENCHMARK: name, "model.name": small_model(kind)},
+    )
+
+
 def _described(path: Path, content: dict[str, Any]) -> Scenario:
-    files, settings, holders, seed = read_description(path, content)
-    config = {**settings, **_config(path, content)}
+    found: Described = read_description(path, content)
+    named = found.settings.get(BENCHMARK)
     return Scenario(
         name=path.stem,
-        source="files",
-        holders=holders,
+        source=spec(str(named)).name if named else "files",
+        holders=found.holders,
         partition="unit",
-        seed=seed,
-        files=files,
-        config=config,
+        seed=found.seed,
+        folder=found.folder,
+        files=found.files,
+        config={**found.settings, **_config(path, content)},
     )
 
 
 def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Scalar]:
-    """The whole flat run config: defaults, then the scenario's values, then ``KEY=VALUE`` changes.
+    """The whole flat run config: defaults, then the scenario's values, then ``KEY=VALUE`` changes,
+    then what the benchmark settles.
 
     Raises:
-        ConfideError: ``settings.unknown-key`` or ``settings.type`` for a change; values are
-            checked by ``from_flat``.
+        ConfideError: ``settings.unknown-key`` or ``settings.type`` for a change, and what
+            ``settled`` raises for what was chosen here; values are checked by ``from_flat``.
     """
-    config = {**Settings().to_flat(), **scenario.run_config()}
+    defaults, chosen = Settings().to_flat(), scenario.run_config()
+    config = {**defaults, **chosen}
     for change in changes:
         key, equals, value = change.partition("=")
         key = key.strip()
@@ -117,8 +150,8 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
                 f"--set {change!r} changes no setting.",
                 nearest(key, config),
             )
-        config[key] = _value(value.strip(), config[key])
-    return config
+        chosen[key] = config[key] = _value(value.strip(), defaults[key])
+    return config | settled(chosen)
 
 
 def _value(text: str, like: Scalar) -> Scalar:
@@ -147,6 +180,7 @@ def prepare(scenario: Scenario) -> Path:
         seed=scenario.seed,
         limit=scenario.limit,
         public_limit=scenario.public_limit,
+        folder=scenario.folder,
     )
 
 
@@ -158,6 +192,7 @@ _TYPES: Mapping[str, type] = {
     "seed": int,
     "limit": int,
     "public_limit": int,
+    "folder": str,
     "config": dict,
 }
 _KINDS = {str: "text", int: "a whole number", float: "a number", dict: "a table"}
@@ -171,16 +206,34 @@ def _scenario(path: Path, content: dict[str, Any]) -> Scenario:
             content = {**content, "alpha": float(value)}
         elif type(value) is not _TYPES[key]:
             _refuse(path, f"has {key} = {value!r}, which is not {_KINDS[_TYPES[key]]}")
+    content = {**content, "config": _config(path, content)}
+    content |= _of_benchmark(path, content)
+    if "folder" in content:
+        content["folder"] = path.parent / Path(content["folder"]).expanduser()
     for f in fields(Scenario):
         required = f.default is MISSING and f.default_factory is MISSING
         if required and f.name not in {"name", *content}:
             _refuse(path, f"has no {f.name}", f"Add a line {f.name} = ...")
-    return Scenario(name=path.stem, **{**content, "config": _config(path, content)})
+    return Scenario(name=path.stem, **content)
+
+
+def _of_benchmark(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Source and ``data.benchmark`` each say the other; two that differ are refused."""
+    source, named = content.get("source", ""), str(content["config"].get(BENCHMARK, ""))
+    if not named and source not in BENCHMARKS:
+        return {}
+    name = spec(named or source).name
+    if source not in ("", name):
+        _refuse(path, f"has source = {source!r}, but {BENCHMARK} = {named!r}", "Leave one out.")
+    return {"source": name, "config": {**content["config"], BENCHMARK: name}}
 
 
 def _config(path: Path, content: Mapping[str, Any]) -> dict[str, Scalar]:
     """The flat keys of ``[config]``."""
-    config = dict(_flat(content.get("config", {})))
+    table = content.get("config", {})
+    if not isinstance(table, dict):
+        _refuse(path, f"has config = {table!r:.100}, which is not a table")
+    config = dict(_flat(table))
     for key, value in config.items():
         if key not in known_keys():
             _refuse(path, f"sets {key!r}, which is no setting", nearest(key, known_keys()))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from ..common.settings import COORDINATORS_OWN, Scalar
+from .description import Files, task_of
 from .scenario import Scenario
 from .tune import Outcome
 
@@ -20,17 +22,31 @@ def best_scenario(outcome: Outcome) -> str:
         f"# The best of {len(outcome.trials)} trials of `confide tune {scenario.name}`: its"
         f" {search.measure} of {outcome.best.measure:.3f} is the best of many on the text",
         "# that chose it, and therefore flatters.",
-        *(f"{key} = {_toml(value)}" for key, value in _table(scenario).items()),
+        *_rows(_top(scenario, str(base["task.kind"]))),
+        *(["", "[data]", *_rows(_data(scenario.files))] if scenario.files else []),
         "",
         "[config]",
-        *(f"{_toml(key)} = {_toml(value)}" for key, value in config.items()),
+        *_rows(config),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _table(scenario: Scenario) -> dict[str, Scalar]:
+def _top(scenario: Scenario, kind: str) -> Mapping[str, Scalar]:
+    if scenario.files:  # of a task description
+        return {"task": task_of(kind), "holders": scenario.holders, "seed": scenario.seed}
     names = ("source", "holders", "partition", "alpha", "seed", "limit", "public_limit")
-    return {name: value for name in names if (value := getattr(scenario, name)) is not None}
+    found = {name: value for name in names if (value := getattr(scenario, name)) is not None}
+    return found | ({"folder": str(scenario.folder.resolve())} if scenario.folder else {})
+
+
+def _data(files: Files) -> Mapping[str, Scalar]:
+    """From any folder: the tuned file lies elsewhere than the description."""
+    places = {"train": str(files.train.resolve()), "val": str(files.val.resolve())}
+    return places | {"text": files.text, "target": files.target, "person": files.person}
+
+
+def _rows(table: Mapping[str, Scalar]) -> list[str]:
+    return [f"{_toml(key)} = {_toml(value)}" for key, value in table.items()]
 
 
 def _toml(value: Scalar) -> str:

@@ -55,7 +55,12 @@ MISTAKES = [
     Mistake("simulate nyt --set train.steps=4", 1, ("train.steps = 4", "train.steps = 1")),
     Mistake("simulate nyt --set round.holders=2 --set round.min-holders=3", 1,
             ("round.min-holders = 3", "lower round.min-holders")),
+    Mistake("simulate nyt --set data.benchmark=glue/sst-2", 1, ("'glue/sst-2'", "'glue/sst2'")),
+    Mistake("simulate nyt --set data.benchmark=glue/cola", 1,
+            ("task.labels = 'negative,positive'", "'glue/cola'", "Leave it empty.")),
     # scenarios and assets
+    Mistake("simulate glue/sst3", 1, ("'glue/sst3'", "Did you mean 'glue/sst2'?")),
+    Mistake("assets fetch glue/sst3", 1, ("'glue/sst3'", "Did you mean 'glue/sst2'?")),
     Mistake("simulate nyy", 1, ("'nyy'", "Did you mean 'nyt'?")),
     Mistake("simulate nowhere.toml", 1, ("nowhere.toml", "No such file", "nyt")),
     Mistake("simulate empty.toml", 1, ("empty.toml", "no source", "source = ...")),

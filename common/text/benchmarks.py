@@ -43,6 +43,7 @@ class Benchmark:
         kind: ``classification``, ``regression`` or ``seq2seq``. Each can be done as text to text.
         splits: what the Hub calls its parts; the labels of a test part are not public.
         extra: more columns that a text is made with.
+        scale: the least and the greatest number of a regression.
     """
 
     suite: str
@@ -53,6 +54,7 @@ class Benchmark:
     kind: str = "classification"
     splits: tuple[str, ...] = _SPLITS
     extra: tuple[str, ...] = ()
+    scale: tuple[float, float] = (0.0, 1.0)
 
     @property
     def name(self) -> str:
@@ -108,7 +110,7 @@ _ALL = (
     _glue("cola", ["sentence"], ["unacceptable", "acceptable"], metrics=("mcc",)),
     _glue("sst2", ["sentence"], ["negative", "positive"]),
     _glue("mrpc", _PAIR, ["not_equivalent", "equivalent"], metrics=_F1),
-    _glue("stsb", _PAIR, [], metrics=("pearson", "spearman"), kind="regression"),
+    _glue("stsb", _PAIR, [], metrics=("pearson", "spearman"), kind="regression", scale=(0.0, 5.0)),
     _glue("qqp", ["question1", "question2"], ["not_duplicate", "duplicate"], metrics=_F1),
     _glue("mnli", _CLAIM, ["entailment", "neutral", "contradiction"], splits=("train", *_MNLI)),
     _glue("qnli", ["question", "sentence"], _ENTAILMENT),
@@ -161,7 +163,7 @@ def spec(name: str) -> Benchmark:
     if found:
         both = " or ".join(one.name for one in found)
         raise ConfideError("benchmark.unknown", f"{name!r} is in both suites.", f"Write {both}.")
-    known = [*BENCHMARKS, *(one.config for one in _ALL)]
+    known = {*BENCHMARKS, *(one.config for one in _ALL)}
     raise ConfideError(
         "benchmark.unknown", f"No benchmark is called {name!r:.100}.", nearest(name[:100], known)
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from html import escape as _escape
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,17 @@ def value_text(metric: str, value: float | None) -> str:
     if metric in _SHARES:
         return percent(value)
     return f"{value:.3f}" if metric in _CORRELATIONS else f"{value:,.1f}"
+
+
+def kept_text(utility: Mapping[str, Any]) -> str:
+    """Which round's adapter is kept, where it was chosen; empty for the last one."""
+    kept = utility.get("kept")
+    if kept is None:
+        return ""
+    return (
+        f"The adapter after round {kept} is kept, whose loss was the least; that these records"
+        " chose it flatters it."
+    )
 
 
 def share_of(metric: str, value: float | None, largest: float) -> float:

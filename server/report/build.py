@@ -143,8 +143,7 @@ def _utility(run: Run) -> Json:
         {"round": number, **_measured(event, run.metrics[:1])}
         for number, event in run.evaluations.items()
     ]
-    after: Json = next(reversed(run.evaluations.values()), {})
-    main = run.metrics[0]
+    after, main = run.outcome, run.metrics[0]
     counted = after.get(main) if main in COUNTED else None
     return {
         "metric": main,
@@ -152,6 +151,7 @@ def _utility(run: Run) -> Json:
         "after": _measured(after, run.metrics),
         "interval": wilson(counted, after.get("examples")),
         "examples": after.get("examples"),
+        "kept": run.kept,
         "rounds": points,
         "yardsticks": list(run.yardsticks),
     }

@@ -18,6 +18,7 @@ from . import (
     escape,
     group_text,
     is_share,
+    kept_text,
     metric_title,
     percent,
     share_of,
@@ -221,7 +222,8 @@ def _utility(utility: Json) -> str:
         f'<b class="{look}">{value_text(metric, value)}</b>'
         for name, text, value, look, whisker in rows
     )
-    return f'<figure><div class="bars wide">{bars}</div></figure>{_other_metrics(utility)}'
+    kept = f'<p class="note">{kept_text(utility)}</p>' if kept_text(utility) else ""
+    return f'<figure><div class="bars wide">{bars}</div></figure>{_other_metrics(utility)}{kept}'
 
 
 def _other_metrics(utility: Json) -> str:

@@ -28,7 +28,8 @@ _NO_METRIC = ("event", "round", "examples", "loss", "metric")
 class Run:
     """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round,
     ``histories`` what each holder's accepted updates add up to. ``draws`` counts how often holders
-    may have been drawn: every line of a round, and one more for every time the run was resumed."""
+    may have been drawn: every line of a round, and one more for every time the run was resumed.
+    ``kept`` is the round whose adapter is kept; None for the last one."""
 
     folder: Path
     id: str
@@ -40,11 +41,18 @@ class Run:
     histories: dict[str, History]
     draws: int
     yardsticks: tuple[Json, ...]
+    kept: int | None = None
+
+    @property
+    def outcome(self) -> Json:
+        """What was measured of the adapter that is kept."""
+        last: Json = next(reversed(self.evaluations.values()), {})
+        return last if self.kept is None else self.evaluations.get(self.kept, last)
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that were measured, the main one first."""
-        last: Json = next(reversed(self.evaluations.values()), {})
+        last = self.outcome
         main = str(last.get("metric", "accuracy"))
         return tuple(dict.fromkeys([main, *(n for n in last if n not in _NO_METRIC)]))
 
@@ -76,7 +84,7 @@ def read_run(folder: Path) -> Run:
     rounds: dict[int, Round] = {}
     evaluations: dict[int, Json] = {}
     histories: dict[str, History] = {}
-    draws = 0
+    draws, kept = 0, None
     for event in _events(folder / "metrics.jsonl"):
         kind = event["event"]
         if kind == "start":
@@ -91,6 +99,8 @@ def read_run(folder: Path) -> Run:
             add_round(histories, event)
         elif kind == "resume":
             draws += 1
+        elif kind == "kept":
+            kept = int(event["round"])
     if start is None:
         raise ConfideError(
             "report.metrics",
@@ -111,6 +121,7 @@ def read_run(folder: Path) -> Run:
         histories=histories,
         draws=draws,
         yardsticks=tuple(json.loads(yardsticks.read_text("utf-8")) if yardsticks.is_file() else ()),
+        kept=kept,
     )
 
 

@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import epsilon_text, metric_title, percent, value_text
+from . import epsilon_text, kept_text, metric_title, percent, value_text
 from .verify import Verdict
 
 SHOWN_HOLDERS = 12
@@ -118,10 +118,9 @@ def _utility(utility: Mapping[str, Any]) -> RenderableType:
         value = value_text(name, yardstick.get(name))
         table.add_row(Text(yardstick["name"]), value, Text(note))
     others = [n for n in utility["after"] if n not in (name, "loss")]
-    if not others:
-        return table
     told = ", ".join(f"{metric_title(n)} {value_text(n, utility['after'][n])}" for n in others)
-    return Group(table, Text(f"after training also: {told}", style="dim"))
+    notes = [f"after training also: {told}" if told else "", kept_text(utility)]
+    return Group(table, *(Text(note, style="dim") for note in notes if note))
 
 
 def _interval(utility: Mapping[str, Any]) -> str:

@@ -2,19 +2,23 @@
 
 The modules say how a source is cleaned and what its labels, persons and test split are; the table
 says how many records are left. A benchmark (``glue/sst2``, ``superglue/boolq``) is a source, too:
-its training rows, from the folder ``benchmarks/glue`` or ``benchmarks/superglue`` of the cache when
-there is one, else from the Hub. Never used at a real holder, whose text common.text reads.
+its training rows, and its validation rows to be measured on, from a folder in the Hub's format,
+from ``benchmarks/glue`` or ``benchmarks/superglue`` of the cache when there is one, else from the
+Hub. Never used at a real holder, whose text common.text reads.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from ...common.errors import ConfideError, nearest
 from ...common.paths import cache_dir
-from ...common.text.benchmarks import BENCHMARKS, load_benchmark
+from ...common.text.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from ..assets import ASSETS
+from ..staging import sha256_of
 from .papers import answers, read_papers, summaries
 from .plays import read_plays
 from .pronunciations import read_pronunciations
@@ -23,7 +27,7 @@ from .source import Source, Split
 from .topics import read_topics
 from .translations import read_translations
 
-__all__ = ["SOURCES", "Source", "Split", "load_source", "source_named"]
+__all__ = ["SOURCES", "Source", "Split", "fingerprint", "load_source", "source_named"]
 
 
 def _translations(language: str, training: int) -> Source:
@@ -69,27 +73,60 @@ SOURCES: Mapping[str, Source] = {
 }
 
 
-def source_named(name: str) -> Source:
-    """The source or benchmark of that name; ``data.unknown-source`` when there is none."""
-    if name in SOURCES:
-        return SOURCES[name]
+def source_named(name: str, folder: Path | None = None) -> Source:
+    """The source or benchmark of that name; ``folder`` is where a benchmark's suite lies.
+
+    Raises:
+        ConfideError: ``data.unknown-source``, or ``data.folder`` for a source that is none.
+    """
     if name in BENCHMARKS:
-        return Source(assets=(), read=partial(_benchmark, name))
-    raise ConfideError(
-        "data.unknown-source",
-        f"No source is called {name!r}.",
-        nearest(name, [*SOURCES, *BENCHMARKS]),
-    )
+        return Source(assets=(), read=partial(_benchmark, BENCHMARKS[name], folder))
+    if name not in SOURCES:
+        raise ConfideError(
+            "data.unknown-source",
+            f"No source is called {name!r}.",
+            nearest(name, [*SOURCES, *BENCHMARKS]),
+        )
+    if folder is not None:
+        raise ConfideError(
+            "data.folder",
+            f"{folder} is the folder of a benchmark, but the source {name!r} is none.",
+            "Leave folder out; `confide assets fetch` brings the text.",
+        )
+    return SOURCES[name]
 
 
-def _benchmark(name: str) -> Split:
-    folder = cache_dir() / "benchmarks" / name.split("/")[0]
-    return Split(load_benchmark(name, "train", folder if folder.is_dir() else None), [])
+def fingerprint(name: str, folder: Path | None = None) -> str:
+    """SHA-256 over a benchmark's local files, whose text may change under the same name, or
+    ``hub``; empty for a source that is pinned."""
+    if name not in BENCHMARKS:
+        return ""
+    place = _place(BENCHMARKS[name], folder)
+    if place is None:
+        return "hub"
+    digest = hashlib.sha256()
+    for path in sorted((place / BENCHMARKS[name].config).glob("*")):
+        if path.is_file():
+            digest.update(f"{path.name} {sha256_of(path)}\n".encode())
+    return digest.hexdigest()
 
 
-def load_source(name: str) -> Split:
+def _benchmark(chosen: Benchmark, folder: Path | None) -> Split:
+    place = _place(chosen, folder)
+    public = next(split for split in chosen.splits if split.startswith("validation"))
+    train, held_out = (load_benchmark(chosen.name, split, place) for split in ("train", public))
+    return Split(train, held_out)
+
+
+def _place(chosen: Benchmark, folder: Path | None) -> Path | None:
+    """The suite's own folder; None where only the Hub has it."""
+    cached = cache_dir() / "benchmarks" / chosen.suite
+    return folder or (cached if cached.is_dir() else None)
+
+
+def load_source(name: str, folder: Path | None = None) -> Split:
     """The records of a source whose assets were fetched; ``assets.missing`` when they were not."""
-    source = source_named(name)
+    source = source_named(name, folder)
     for asset in (ASSETS[asset] for asset in source.assets):
         absent = [file for file in asset.files if not (asset.folder / file).is_file()]
         if absent:

@@ -244,6 +244,7 @@ OF_PATHS = {
     "data.text": "policy.columns",
     "data.target": "policy.columns",
     "data.person": "policy.columns",
+    "data.benchmark": "benchmark.unknown",
     "run.name": "task.path",
     "run.coordinator": "policy.coordinators",
     "run.out": "task.path",

@@ -41,6 +41,7 @@ def state(number: int = 3, **changes: Any) -> Checkpoint:
         "optimizer": {"momentum_buffer": torch.arange(6.0), "step": torch.tensor(3.0)},
         "receipts": {"holder-00": RECEIPT},
         "barred": frozenset({"holder-01"}),
+        "best": torch.arange(10.0) - 1,
     }
     return Checkpoint(**{**values, **changes})
 
@@ -55,6 +56,7 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
     return (
         all(getattr(a, name) == getattr(b, name) for name in plain)
         and torch.equal(a.adapter, b.adapter)
+        and torch.equal(a.outcome, b.outcome)
         and a.optimizer.keys() == b.optimizer.keys()
         and all(torch.equal(a.optimizer[name], b.optimizer[name]) for name in a.optimizer)
     )
@@ -63,6 +65,13 @@ def same(a: Checkpoint, b: Checkpoint) -> bool:
 def test_a_checkpoint_comes_back_bit_for_bit(folder: RunFolder) -> None:
     save_checkpoint(folder, state())
     assert same(load_checkpoint(folder, SCHEMA), state())
+
+
+def test_the_best_adapter_is_the_outcome_where_there_is_one(folder: RunFolder) -> None:
+    save_checkpoint(folder, state())
+    assert torch.equal(load_checkpoint(folder, SCHEMA).outcome, torch.arange(10.0) - 1)
+    save_checkpoint(folder, state(best=None))
+    assert torch.equal(load_checkpoint(folder, SCHEMA).outcome, state().adapter)
 
 
 def test_the_newest_replaces_the_one_before(folder: RunFolder) -> None:
@@ -138,6 +147,8 @@ def test_the_checkpoint_of_another_adapter_is_refused(folder: RunFolder) -> None
         {"adapter": torch.arange(9.0)},
         {"adapter": torch.arange(10.0).double()},
         {"adapter": torch.full((10,), math.nan)},
+        {"best": torch.arange(9.0)},
+        {"best": torch.full((10,), math.inf)},
         {"optimizer": {"momentum_buffer": torch.arange(5.0)}},
         {"optimizer": {"momentum_buffer": torch.full((6,), math.inf)}},
     ],

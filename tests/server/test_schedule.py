@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ import pytest
 
 from confide.common.settings import TrainSpec, from_flat
 from confide.server.checkpoint import load_checkpoint
+from confide.server.predict import evaluate_run
 from confide.server.run import run
-from confide.server.schedule import is_done, rate_of
+from confide.server.schedule import best_round, is_done, rate_of
+from tests import tiny
 from tests.server import federated
 
 LR, ROUNDS = 0.8, 8
@@ -92,6 +95,120 @@ def test_a_run_ends_early_and_its_report_counts_the_rounds(
     folder, transport = trained(tiny_model, tiny_federation, tmp_path, **changes)
     assert len(transport.tasks) == 2
     assert "2 of 9 rounds" in (folder.path / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ({0: 0.1, 1: 0.9, 2: 0.8, 3: 0.85}, 2),
+        ({0: 0.1, 1: 0.9, 3: 0.9, 4: 0.95}, 1),
+        ({0: 0.7, 1: math.nan, 2: 0.9}, 2),
+        ({0: 0.7, 1: math.nan, 2: math.nan}, 2),
+        ({0: 0.7, 1: math.inf}, 1),
+        ({0: 0.7}, 0),
+    ],
+)
+def test_the_best_round_has_the_least_loss(losses: dict[int, float], best: int) -> None:
+    assert best_round(losses) == best
+
+
+# The loss goes up, down, and up again: 7 is the best of 8 rounds.
+UP_AND_DOWN = {"round__count": 8, "round__patience": 5, "train__lr": 2.0}
+WEIGHTS = "adapter/adapter_model.safetensors"
+
+
+def losses_of(folder: Any) -> dict[int, float]:
+    return {e["round"]: e["loss"] for e in federated.events(folder, "evaluation")}
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tiny_model: Path, tiny_federation: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, federated.Transport]:
+    """A run whose best adapter is not its last one."""
+    place = tmp_path_factory.mktemp("whole")
+    return trained(tiny_model, tiny_federation, place, **UP_AND_DOWN)
+
+
+def test_the_best_adapter_is_kept_and_the_run_says_whose_it_is(
+    whole: tuple[Any, federated.Transport],
+) -> None:
+    folder, transport = whole
+    losses = losses_of(folder)
+    best = best_round(losses)
+    assert (best, max(losses)) == (7, 8)
+    (kept,) = federated.events(folder, "kept")
+    assert kept["round"] == best
+    assert evaluate_run(folder.path).loss == pytest.approx(losses[best], abs=1e-5)
+    utility = json.loads((folder.path / "report.json").read_text())["utility"]
+    assert utility["kept"] == best
+    assert utility["after"]["loss"] == losses[best] != losses[8]
+    said = f"The adapter after round {best} is kept"
+    assert said in (folder.path / "report.html").read_text()
+    assert said in (folder.path / "adapter" / "README.md").read_text()
+    # Each round goes on from the last adapter, not from the best.
+    assert len({task.adapter for task in transport.tasks}) == len(transport.tasks)
+
+
+def test_a_run_that_ends_early_keeps_the_best_of_its_rounds(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    changes = {"round__count": 9, "round__patience": 3, "train__lr": 0.3}
+    folder, _ = trained(tiny_model, tiny_federation, tmp_path, **changes)
+    losses = losses_of(folder)
+    assert (best_round(losses), max(losses)) == (1, 3)
+    assert [e["round"] for e in federated.events(folder, "kept")] == [1]
+    assert evaluate_run(folder.path).loss == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_without_patience_the_last_adapter_is_kept(
+    whole: tuple[Any, federated.Transport], tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    changes = {**UP_AND_DOWN, "round__patience": 0}
+    folder, _ = trained(tiny_model, tiny_federation, tmp_path, **changes)
+    losses = losses_of(folder)
+    assert losses == losses_of(whole[0])
+    assert federated.events(folder, "kept") == []
+    assert evaluate_run(folder.path).loss == pytest.approx(losses[8], abs=1e-5)
+    assert json.loads((folder.path / "report.json").read_text())["utility"]["kept"] is None
+
+
+@pytest.mark.parametrize("dies", [3, 8])
+def test_the_best_adapter_outlives_a_killed_run(
+    whole: tuple[Any, federated.Transport],
+    tiny_model: Path,
+    tiny_federation: Path,
+    tmp_path: Path,
+    dies: int,
+) -> None:
+    class Dies(federated.Transport):
+        def spoil(self, task: Any, replies: Any) -> Any:
+            if task.round == dies:
+                raise KeyboardInterrupt
+            return replies
+
+    config = federated.config(tiny_model, tiny_federation, tmp_path / "runs", **UP_AND_DOWN)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, Dies(federated.holders(tiny_federation, tmp_path / "ledgers")))
+    resumed = {**config, "run.resume": str(federated.only_folder(tmp_path / "runs"))}
+    again = federated.Transport(federated.holders(tiny_federation, tmp_path / "ledgers"))
+    folder = run(resumed, again)
+    assert (folder.path / WEIGHTS).read_bytes() == (whole[0].path / WEIGHTS).read_bytes()
+    assert losses_of(folder) == losses_of(whole[0])
+
+
+def test_the_text_of_the_kept_adapter_is_what_is_measured_at_the_end(tmp_path: Path) -> None:
+    model = tiny.save_task_model(tmp_path / "model", "seq2seq")
+    data = tiny.save_task_federation(tmp_path / "data", "seq2seq")
+    changes = {"round__count": 4, "round__patience": 3, "train__lr": 40.0}
+    folder, _ = trained(model, data, tmp_path, **tiny.TASKS["seq2seq"], **changes)
+    (kept,) = federated.events(folder, "kept")
+    told = federated.events(folder, "evaluation")
+    assert (told[-1]["round"], told[-1]["metric"]) == (kept["round"], "rougeL")
+    assert kept["round"] < max(e["round"] for e in told)
+    utility = json.loads((folder.path / "report.json").read_text())["utility"]
+    assert utility["metric"] == "rougeL"
+    assert utility["after"]["rougeL"] == told[-1]["rougeL"]
 
 
 class Killed(federated.Transport):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from confide.__main__ import build_app
 from confide.common.errors import ConfideError
 from confide.common.settings import from_flat
 from confide.common.text.readers import read_records
@@ -15,6 +18,8 @@ from confide.server.run import run
 from confide.simulations.description import TASKS
 from confide.simulations.inprocess import federation
 from confide.simulations.scenario import load_scenario, prepare, run_config
+from confide.simulations.tune import Outcome, Search, Trial
+from confide.simulations.tuned import best_scenario
 from tests import tiny
 
 
@@ -97,6 +102,18 @@ def test_whole_persons_lie_at_one_holder(tmp_path: Path) -> None:
         ({"data": {"train": "train.txt", "vall": "val.txt"}}, ("data.vall", "'val'")),
         ({"modle": "x"}, ("'modle'", "'model'")),
         ({"holders": "many"}, ("holders", "whole number")),
+        ({"holders": 0}, ("holders = 0", "whole number")),
+        ({"holders": True}, ("holders = True", "whole number")),
+        ({"seed": -1}, ("seed = -1", "whole number")),
+        ({"task": ["text-generation"]}, ("unknown task", "'text-generation'")),
+        ({"task": 3}, ("unknown task 3", "Known:")),
+        ({"data": []}, ("no data", '"train"')),
+        ({"data": {"train": ["train.txt"], "val": "val.txt"}}, ("data.train = ['train.txt']",)),
+        ({"data": {"train": "", "val": "val.txt"}}, ("data.train = ''", "no text")),
+        ({"data": {"train": "train.txt", "val": "val.txt", "text": 3}}, ("data.text = 3",)),
+        ({"model": 3}, ("model = 3", "no text")),
+        ({"labels": "no,yes", "task": "text-classification"}, ("labels", '["no", "yes"]')),
+        ({"config": 3}, ("config", "table")),
         ({"config": {"train.bach": 3}}, ("'train.bach'", "'train.batch'")),
     ],
 )
@@ -107,8 +124,79 @@ def test_a_slip_is_named(tmp_path: Path, changes: dict[str, Any], says: tuple[st
     assert all(word in f"{caught.value.message} {caught.value.hint}" for word in says)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "code", "says"),
+    [
+        (lambda f: f.unlink(), "data.missing-file", "train.txt"),
+        (lambda f: f.write_text(""), "data.empty", "train.txt"),
+        (lambda f: f.write_text("\n \n"), "data.empty", "train.txt"),
+        (lambda f: f.write_bytes(b"\x00\x01"), "data.binary", "train.txt"),
+        (lambda f: (f.unlink(), f.mkdir()), "data.missing-file", "is a folder"),
+        (lambda f: f.write_text("one\ntwo\n"), "data.partition", "holders = 4"),
+    ],
+    ids=["gone", "no bytes", "blank", "binary", "folder", "too few"],
+)
+def test_a_file_that_cannot_be_shared_out_is_named(
+    tmp_path: Path, spoil: Callable[[Path], object], code: str, says: str
+) -> None:
     path = described(tmp_path)
-    (tmp_path / "train.txt").unlink()
-    with pytest.raises(ConfideError, match=r"data\.missing-file.*train\.txt"):
+    spoil(tmp_path / "train.txt")
+    with pytest.raises(ConfideError) as caught:
         prepare(load_scenario(str(path)))
+    assert caught.value.code == code
+    assert says in caught.value.message
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
+    data = {"train": "train.jsonl", "val": "val.jsonl", "text": "body"}
+    path = described(tmp_path, task="translation", data=data)
+    with pytest.raises(ConfideError, match=r"data\.missing-column.*'body'"):
+        prepare(load_scenario(str(path)))
+
+
+QUICK = {"train.max-length": 32, "task.target-length": 8, "round.count": 1, "train.lr": 1.0}
+QUICK |= {"privacy.noise-multiplier": 2.0, "privacy.delta": 1e-3}
+
+
+def test_the_commands_take_a_description(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``assets fetch``, ``simulate`` and ``doctor``; Flower's engine has tests of its own."""
+
+    def in_process(config: Mapping[str, Any], holders: int, progress: Any) -> Path:
+        files = sorted((cache / "federations" / "mine-4").glob("holder-*.jsonl"))
+        assert len(files) == holders
+        return run(config, federation(files, tmp_path / "ledgers")).path
+
+    monkeypatch.setattr("confide.simulations.flower.simulate", in_process)
+    monkeypatch.chdir(tmp_path)
+    model = tiny.save_task_model(tmp_path / "model", "causal")
+    path = str(described(tmp_path, model=str(model), config=QUICK))
+    commands = CliRunner()
+    fetched = commands.invoke(build_app(), ["assets", "fetch", "--json", path])
+    assert [row["name"] for row in json.loads(fetched.stdout)["federations"]] == ["mine-4"]
+    told = json.loads(commands.invoke(build_app(), ["simulate", "--json", path]).stdout)
+    assert (told["metric"], told["delta"]) == ("perplexity", 1e-3)
+    assert (Path(told["run"]) / "adapter" / "README.md").is_file()
+    for suffix in (".json", ".toml"):
+        file = described(tmp_path, suffix, model=str(model))
+        seen = commands.invoke(build_app(), ["doctor", "--json", str(file)])
+        assert json.loads(seen.stdout)["subject"] == f"the scenario {file}"
+
+
+@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+def test_the_best_of_a_search_over_a_description_is_one_again(tmp_path: Path, task: str) -> None:
+    (tmp_path / "here").mkdir()
+    data = {"train": "train.jsonl", "val": "val.jsonl", "person": "person"}
+    path = described(tmp_path / "here", task=task, data=data, holders=3, seed=5)
+    scenario = load_scenario(str(path))
+    search = Search(scenario=scenario, space=(), folder=tmp_path)
+    best = Trial(number=0, values={"train.lr": 2.5}, state="complete", measure=-1.0, curve=(),
+                 facts={})  # fmt: skip
+    outcome = Outcome(search=search, trials=(best,), epsilon=1.0, delta=1e-3)
+    tuned = tmp_path / "mine.toml"
+    tuned.write_text(best_scenario(outcome), encoding="utf-8")
+    again = load_scenario(str(tuned))
+    assert run_config(again) == {**run_config(scenario), "train.lr": 2.5}
+    made = {f.name: f.read_bytes() for f in prepare(scenario).iterdir()}
+    assert {f.name: f.read_bytes() for f in prepare(again).iterdir()} == made

@@ -86,10 +86,12 @@ def test_a_benchmark_in_the_cache_becomes_a_federation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONFIDE_CACHE", str(tmp_path))
-    file = tmp_path / "benchmarks" / "superglue" / "rte" / "train.jsonl"
-    file.parent.mkdir(parents=True)
+    place = tmp_path / "benchmarks" / "superglue" / "rte"
+    place.mkdir(parents=True)
     rows = [{"premise": f"P{n}.", "hypothesis": "H.", "label": n % 2, "idx": n} for n in range(20)]
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    for file, part in (("train", rows[:16]), ("validation", rows[16:])):
+        lines = "".join(json.dumps(row) + "\n" for row in part)
+        (place / f"{file}.jsonl").write_text(lines, encoding="utf-8")
     folder = prepare_federation("rte", source="superglue/rte", holders=2)
     found = [r for path in sorted(folder.glob("*.jsonl")) for r in read_records(path)]
     assert len(found) == len(rows)
@@ -97,6 +99,7 @@ def test_a_benchmark_in_the_cache_becomes_a_federation(
         (f"hypothesis: H. premise: P{n}.", ("entailment", "not_entailment")[n % 2])
         for n in range(20)
     }
+    assert len(read_records(folder / "public.jsonl")) == 4
 
 
 def test_a_benchmark_that_is_nowhere_says_where_it_could_be(
