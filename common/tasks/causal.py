@@ -139,7 +139,9 @@ class Causal:
         return output.logits.float()  # type: ignore[no-any-return]
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tokens.token_losses(logits[:, :-1], targets[:, 1:])
+        # The targets move and not the logits, of which a part would be a copy.
+        ended = torch.full_like(targets[:, :1], IGNORED)
+        return tokens.token_losses(logits, torch.cat([targets[:, 1:], ended], 1))
 
     def counts(self, targets: Tensor) -> Tensor:
         return tokens.token_counts(targets[:, 1:])
