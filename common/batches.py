@@ -204,15 +204,27 @@ class EncodedText:
 
     def _cached_hidden(self) -> list[Tensor]:
         if self._hidden is None:
-            hidden: dict[int, Tensor] = {}
-            for chunk in chunks_by_length(self._lengths, range(len(self))):
-                pad = self._loaded.tokenizer.pad_token_id or 0
-                ids, mask = padded([self._examples[i].ids for i in chunk], pad)
-                states = self._loaded.trunk.lower(ids, mask)
-                for row, index in enumerate(chunk):
-                    hidden[index] = states[row, : len(self._examples[index].ids)].clone()
-            self._hidden = [hidden[i] for i in range(len(self))]
+            known = self._loaded.trunk.known(self._loaded.sha256)
+            if known is None:
+                hidden = self._lower(range(len(self)))
+                self._hidden = [hidden[i] for i in range(len(self))]
+            else:
+                ids = [example.ids for example in self._examples]
+                found = self._lower([i for i, own in enumerate(ids) if own not in known])
+                known.update({ids[i]: states for i, states in found.items()})
+                self._hidden = [known[own] for own in ids]
         return self._hidden
+
+    def _lower(self, indices: Sequence[int]) -> dict[int, Tensor]:
+        """The hidden states (T, H) below the adapters, by index."""
+        hidden: dict[int, Tensor] = {}
+        for chunk in chunks_by_length(self._lengths, indices):
+            pad = self._loaded.tokenizer.pad_token_id or 0
+            ids, mask = padded([self._examples[i].ids for i in chunk], pad)
+            states = self._loaded.trunk.lower(ids, mask)
+            for row, index in enumerate(chunk):
+                hidden[index] = states[row, : len(self._examples[index].ids)].clone()
+        return hidden
 
 
 def forward(loaded: LoadedModel, task: Task, batch: Batch) -> Tensor:

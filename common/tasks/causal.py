@@ -3,12 +3,15 @@
 Three forms of a record: a text alone, all of which is learnt; a prompt (through ``task.template``)
 and its target, of which only the target is learnt; and with ``task.template = "chat"`` a
 conversation, of which only the assistant's words are learnt. A text is cut at ``train.max-length``
-tokens; a prompt loses its beginning, so that there is room for what is to be learnt.
+tokens; a prompt loses its beginning, so that there is room for what is to be learnt. Of the
+prompts' tokens no logits are made: with a large vocabulary they would be most of the work.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -38,7 +41,9 @@ class Causal:
 
     def __init__(self, spec: TaskSpec) -> None:
         self.spec = spec
-        self.metrics = chosen(spec, _METRICS, shown=1)
+        # Once text is written, its other metrics cost nothing.
+        written = spec.metric not in ("", PERPLEXITY)
+        self.metrics = chosen(spec, _METRICS, shown=8 if written else 1)
 
     def auto_class(self) -> Any:
         import transformers
@@ -123,17 +128,20 @@ class Causal:
         return example
 
     def collate(self, examples: Sequence[Example], place: Place) -> Batch:
-        return tokens.token_batch(examples, place)
+        batch = tokens.token_batch(examples, place)
+        return _learnt_part(batch) if _makes_fewer_logits(place.model) else batch
 
     def length(self, example: Example, max_length: int) -> int:
         return len(example.ids)
 
     def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """(B, T, V)."""
+        """(B, U, V), of the last U places: those of the batch's targets."""
         return output.logits.float()  # type: ignore[no-any-return]
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tokens.token_losses(logits[:, :-1], targets[:, 1:])
+        # The targets move and not the logits, of which a part would be a copy.
+        ended = torch.full_like(targets[:, :1], IGNORED)
+        return tokens.token_losses(logits, torch.cat([targets[:, 1:], ended], 1))
 
     def counts(self, targets: Tensor) -> Tensor:
         return tokens.token_counts(targets[:, 1:])
@@ -172,6 +180,22 @@ class Causal:
     ) -> list[Example]:
         rows = [tokens.random_ids(length, size, generator) for length in lengths]
         return [Example(ids, (IGNORED, *ids[1:])) for ids in rows]
+
+
+def _makes_fewer_logits(model: Any) -> bool:
+    return "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+
+
+def _learnt_part(batch: Batch) -> Batch:
+    """The batch with logits and targets from the place that foretells the first learnt token of
+    any example; the model still reads all of each."""
+    learnt = (batch.targets != IGNORED).any(0).nonzero()
+    first = max(int(learnt[0]) - 1, 0) if len(learnt) else 0
+    if not first:
+        return batch
+    places = torch.arange(first, batch.targets.shape[1])
+    inputs = {**batch.inputs, "logits_to_keep": places}
+    return replace(batch, inputs=inputs, targets=batch.targets[:, first:])
 
 
 def _context(config: Any) -> int | None:

@@ -76,10 +76,11 @@ def _targets(example: Example) -> tuple[int, ...]:
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """(B, T, V) and (B, T) -> (B,): the mean over an example's own targets, in nats."""
+    # Flat, since turning (B, V, T) round takes longer than a large vocabulary's loss itself.
     each = torch.nn.functional.cross_entropy(
-        logits.mT, targets, ignore_index=IGNORED, reduction="none"
+        logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
-    return each.sum(1) / token_counts(targets)
+    return each.view_as(targets).sum(1) / token_counts(targets)
 
 
 def token_counts(targets: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ intervals.
 Every row is the product's own run, in this process, on the scenario's own split; a seed decides
 the initial adapter, and the noise is fresh each time, as it is for everybody. Intervals are of
 the mean over seeds (Student's t); the held-out records are the same, so they say how far another
-run would land on these records, not on others.
+run would land on these records, not on others. The frozen layers are computed once for all runs.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.settings import Scalar
+from ...common.trunk import remembering
 from ...server.run import run
 from ..inprocess import federation
 from ..scenario import Scenario, prepare, run_config
@@ -90,24 +91,25 @@ def utility(
 ) -> Iterator[Row]:
     """Rows as they are ready."""
     data = prepare(scenario)
-    for method in methods:
-        for epsilon in epsilons:
-            results = []
-            for seed in range(seeds):
-                say(f"{method}, epsilon {epsilon or 'off'}, seed {seed}")
-                config = {**run_config(scenario, changes), **METHODS[method], "run.seed": seed}
-                results.append(_one(config | _privacy(epsilon), data))
-            others = results[0]["others"]
-            yield Row(
-                method=method,
-                epsilon=epsilon,
-                metric=results[0]["metric"],
-                before=statistics.fmean(r["before"] for r in results),
-                values=tuple(r["value"] for r in results),
-                others={name: tuple(r["others"][name] for r in results) for name in others},
-                seconds=statistics.fmean(r["seconds"] for r in results),
-                bytes_up=results[0]["bytes_up"],
-            )
+    with remembering():
+        for method in methods:
+            for epsilon in epsilons:
+                results = []
+                for seed in range(seeds):
+                    say(f"{method}, epsilon {epsilon or 'off'}, seed {seed}")
+                    config = {**run_config(scenario, changes), **METHODS[method], "run.seed": seed}
+                    results.append(_one(config | _privacy(epsilon), data))
+                others = results[0]["others"]
+                yield Row(
+                    method=method,
+                    epsilon=epsilon,
+                    metric=results[0]["metric"],
+                    before=statistics.fmean(r["before"] for r in results),
+                    values=tuple(r["value"] for r in results),
+                    others={name: tuple(r["others"][name] for r in results) for name in others},
+                    seconds=statistics.fmean(r["seconds"] for r in results),
+                    bytes_up=results[0]["bytes_up"],
+                )
 
 
 def _privacy(epsilon: float | None) -> dict[str, Scalar]:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from confide.common import models
+from confide.common.batches import forward
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import KINDS, TaskSpec, from_flat
-from confide.common.tasks import TASKS, Example, task_for
+from confide.common.tasks import TASKS, Example, causal, task_for
 from confide.common.tasks.example import IGNORED
 from confide.common.tasks.scores import values
 from confide.common.text.readers import Message, Record
@@ -184,6 +185,42 @@ def test_perplexity_is_over_all_tokens() -> None:
     assert values(("perplexity",), [], [], 1e6)["perplexity"] == math.inf
 
 
+def test_of_prompts_no_logits_are_made_and_losses_and_gradients_stay(
+    folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load(folders["prompt"], "prompt")
+    records = [Record("the day", "warm and kind"), Record("the street of the town", "dull")]
+    examples = encoded(loaded, *records)
+
+    def passed() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        loaded.model.zero_grad()
+        for parameter in loaded.model.parameters():
+            if parameter.requires_grad:
+                parameter.data.fill_(0.01)
+        batch = loaded.task.collate(examples, loaded)
+        logits = forward(loaded, loaded.task, batch)
+        losses = loaded.task.losses(logits, batch.targets)
+        losses.sum().backward()
+        made = [p.grad for p in loaded.model.parameters() if p.grad is not None]
+        return logits, losses.detach(), torch.cat([grad.flatten() for grad in made])
+
+    few, losses, gradient = passed()
+    monkeypatch.setattr(causal, "_makes_fewer_logits", lambda _: False)
+    every, whole, same = passed()
+    longest = max(len(e.ids) for e in examples)
+    first = min(len(e.ids) - len(learnt(loaded, e)) for e in examples)
+    assert (every.shape[1], few.shape[1]) == (longest, longest - first + 1)
+    assert torch.allclose(losses, whole, atol=1e-6)
+    assert gradient.any()
+    assert torch.allclose(gradient, same, atol=1e-6)
+
+
+def test_of_a_plain_text_all_logits_are_made(folders: dict[str, Path]) -> None:
+    loaded = load(folders["causal"], "causal")
+    batch = loaded.task.collate(encoded(loaded, Record("the day was fine")), loaded)
+    assert forward(loaded, loaded.task, batch).shape[1] == 6
+
+
 # what does not fit
 
 
@@ -260,3 +297,10 @@ def test_a_metric_of_another_task() -> None:
     with pytest.raises(ConfideError, match=r"settings\.combination.*bleu.*perplexity"):
         task_for(TaskSpec(kind="masked", metric="bleu"))
     assert task_for(TaskSpec(kind="seq2seq", metric="bleu")).metrics[0] == "bleu"
+
+
+def test_where_an_answer_is_written_all_that_costs_nothing_is_measured() -> None:
+    assert task_for(TaskSpec(kind="causal")).metrics == ("perplexity",)
+    written = task_for(TaskSpec(kind="causal", metric="bleu")).metrics
+    assert written[0] == "bleu"
+    assert {"perplexity", "chrf", "exact-match", "token-f1", "rouge1", "rouge2"} < set(written)
