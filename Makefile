@@ -14,14 +14,16 @@ ROOMS := common client server simulations
 HOLDERS ?= 10
 WORKERS ?= 2
 PYTEST_ARGS ?=
+UTILITY_SCENARIOS ?= movies r8 shakespeare
+UTILITY_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all kills mutants bench bench-step lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all kills mutants bench bench-step utility lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all kills mutants bench bench-step lint format types arrows unit clean"
+	echo "others: venv assets test-all kills mutants bench bench-step utility lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -133,6 +135,22 @@ bench: assets
 	echo "== bench: what privacy costs in accuracy"
 	confide bench utility nyt --seeds 5
 	confide bench utility movies --seeds 5
+
+# The table of methods, hours to days on two cores. A run that is in runs/utility-*.jsonl already is
+# not done again: stop it when you like, and start it again. UTILITY_ARGS may narrow it.
+utility: assets
+	@confide assets fetch movies r8 shakespeare
+	echo "== utility: methods by epsilon and partition"
+	for scenario in $(UTILITY_SCENARIOS); do
+		args=()
+		case $$scenario in
+			r8) args=(--limit 2400 --set train.max-length=64) ;;
+			shakespeare) args=(--limit 1000 --set train.max-length=32) ;;
+		esac
+		confide bench utility $$scenario --methods all --epsilons off,8,3,1 \
+			--partitions iid,dirichlet,natural --seeds 5 --tune-rates 5 \
+			--out runs/utility-$$scenario.jsonl "$${args[@]}" $(UTILITY_ARGS)
+	done
 
 # Ratios of interleaved steps; nothing else should run meanwhile. About an hour on one core.
 bench-step: assets

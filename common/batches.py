@@ -7,9 +7,10 @@ losses make the result the same however it is cut.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,6 +31,24 @@ SMALL = 512
 
 # A new source of random numbers at each call, independent of all others.
 Draws = Callable[[], torch.Generator]
+
+# Hidden states by model and text while ``frozen_layers_shared`` is open, else None.
+_shared: dict[str, list[Tensor]] | None = None
+
+
+@contextmanager
+def frozen_layers_shared() -> Iterator[None]:
+    """While open, equal texts of this process below equal frozen layers share what these layers
+    make of them: many runs over one public text, whatever their adapters. The sharing is of whole
+    texts, so that every value is the one that each would have computed for itself. Never open at a
+    holder: its text stays in memory for as long as this does.
+    """
+    global _shared
+    kept, _shared = _shared, {}
+    try:
+        yield
+    finally:
+        _shared = kept
 
 
 @dataclass(frozen=True)
@@ -204,27 +223,32 @@ class EncodedText:
 
     def _cached_hidden(self) -> list[Tensor]:
         if self._hidden is None:
-            known = self._loaded.trunk.known(self._loaded.sha256)
-            if known is None:
-                hidden = self._lower(range(len(self)))
-                self._hidden = [hidden[i] for i in range(len(self))]
-            else:
-                ids = [example.ids for example in self._examples]
-                found = self._lower([i for i, own in enumerate(ids) if own not in known])
-                known.update({ids[i]: states for i, states in found.items()})
-                self._hidden = [known[own] for own in ids]
+            shared = _shared if self._loaded.sha256 else None
+            key = "" if shared is None else self._frozen_key()
+            known = None if shared is None else shared.get(key)
+            self._hidden = self._make_hidden() if known is None else known
+            if shared is not None:
+                shared[key] = self._hidden
         return self._hidden
 
-    def _lower(self, indices: Sequence[int]) -> dict[int, Tensor]:
-        """The hidden states (T, H) below the adapters, by index."""
+    def _make_hidden(self) -> list[Tensor]:
         hidden: dict[int, Tensor] = {}
-        for chunk in chunks_by_length(self._lengths, indices):
+        for chunk in chunks_by_length(self._lengths, range(len(self))):
             pad = self._loaded.tokenizer.pad_token_id or 0
             ids, mask = padded([self._examples[i].ids for i in chunk], pad)
             states = self._loaded.trunk.lower(ids, mask)
             for row, index in enumerate(chunk):
                 hidden[index] = states[row, : len(self._examples[index].ids)].clone()
-        return hidden
+        return [hidden[i] for i in range(len(self))]
+
+    def _frozen_key(self) -> str:
+        """What the hidden states are a function of: base weights, how many layers and how
+        precisely, and every record's tokens, in order, with the lengths that batches are cut by."""
+        trunk = self._loaded.trunk
+        ids = [example.ids for example in self._examples]
+        pad = self._loaded.tokenizer.pad_token_id
+        known = (self._loaded.sha256, trunk.frozen, trunk.bfloat16, pad, self._lengths, ids)
+        return hashlib.sha256(repr(known).encode()).hexdigest()
 
 
 def forward(loaded: LoadedModel, task: Task, batch: Batch) -> Tensor:

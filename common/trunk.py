@@ -10,7 +10,7 @@ specific to privacy: it changes what is computed again, never what is computed
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,25 +27,6 @@ _FAMILIES: dict[str, tuple[str, str | None, str, str | None]] = {
     "qwen2": ("model", None, "layers", "norm"),
     "mistral": ("model", None, "layers", "norm"),
 }
-
-
-# What ``remembering`` keeps: for the same weights, cut and arithmetic, the hidden states (T, H) of
-# the same token ids.
-Known = MutableMapping[tuple[int, ...], Tensor]
-_memory: dict[tuple[str, int, bool], Known] | None = None
-
-
-@contextmanager
-def remembering() -> Iterator[None]:
-    """While open, the frozen layers of equal weights are computed once for each text, however many
-    models, holders and runs come. For many runs on the same public text (benchmarks): nothing is
-    forgotten before the end, so a holder never opens it."""
-    global _memory
-    before, _memory = _memory, {} if _memory is None else _memory
-    try:
-        yield
-    finally:
-        _memory = before
 
 
 def fast_bfloat16() -> bool:
@@ -87,13 +68,6 @@ class Trunk:
     def arithmetic(self) -> torch.autocast:
         """A context in which the model is to be called. Backward belongs outside of it."""
         return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
-
-    def known(self, sha256: str) -> Known | None:
-        """What is remembered of these base weights; None outside of ``remembering``, and for
-        weights that nobody has hashed."""
-        if _memory is None or not sha256:
-            return None
-        return _memory.setdefault((sha256, self.frozen, self.bfloat16), {})
 
     def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states (B, T, H) below the first adapter for token ids (B, T)."""

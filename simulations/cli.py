@@ -174,30 +174,50 @@ def bench_utility(
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 5,
     methods: Annotated[str, typer.Option(help="Of ffa, fedsvd, rolora, lora, head.")] = "ffa,head",
     epsilons: Annotated[str, typer.Option(help="Numbers, or off; commas between.")] = "off,8,3,1",
+    partitions: Annotated[
+        str, typer.Option(help="Of iid, dirichlet, natural (users); the scenario's own, unless.")
+    ] = "own",
+    tune_rates: Annotated[
+        int, typer.Option(min=0, help="Rates tried for each method and epsilon; 0: no tuning.")
+    ] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Training records at most; the scenario's, unless.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Keep runs in this .jsonl file; go on with those in it.")
+    ] = None,
     changes: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy by method and epsilon, several seeds each, with 95 % intervals."""
+    """Accuracy by method, epsilon and partition, several seeds each, with 95 % intervals."""
     from rich.console import Console
 
-    from .benchmarks import utility
+    from .benchmarks import places, results, utility
     from .scenario import load_scenario
 
-    console, rows = Console(stderr=True), []
-    with console.status("utility") as status:
-        for row in utility.utility(
-            load_scenario(scenario),
-            methods=_each_of(methods, utility.METHODS, "method"),
-            epsilons=[_epsilon(e.strip()) for e in epsilons.split(",")],
-            seeds=seeds,
-            changes=changes or [],
-            say=status.update,
-        ):
-            rows.append(row)
-            if as_json:
-                typer.echo(json.dumps(row.to_json()))
+    chosen, known = load_scenario(scenario), [places.OWN, *places.PARTITIONS]
+    compared = _each_of(methods, utility.METHODS, "method")
+    promised = [_epsilon(e.strip()) for e in epsilons.split(",")]
+    kept = results.Results(out)
+    fit, unfit = places.that_fit(chosen, _each_of(partitions, known, "partition"), limit)
+    for reason in unfit:
+        typer.echo(reason, err=True)
+    table = utility.Table(
+        scenario=chosen,
+        methods=compared,
+        epsilons=promised,
+        places=fit,
+        seeds=seeds,
+        trials=tune_rates,
+        changes=changes or [],
+    )
+    with Console(stderr=True).status("utility") as status:
+        rows = utility.utility(table, kept, status.update)
     if not as_json:
         typer.echo(utility.markdown(rows))
+        return
+    for row in rows:
+        typer.echo(json.dumps(row.to_json()))
 
 
 def bench_step(

@@ -1,32 +1,47 @@
-"""Benchmarks that print tables: what privacy costs in the task's main metric, with seeds and
+"""What privacy costs in the task's main metric, by method, epsilon and partition, with seeds and
 intervals.
 
-Every row is the product's own run, in this process, on the scenario's own split; a seed decides
-the initial adapter, and the noise is fresh each time, as it is for everybody. Intervals are of
-the mean over seeds (Student's t); the held-out records are the same, so they say how far another
-run would land on these records, not on others. The frozen layers are computed once for all runs.
+Every run is the product's own, in this process; a seed decides the initial adapter, and the noise
+is fresh each time, as it is for everybody. Intervals are of the mean over seeds (Student's t); the
+held-out records are the same, so they say how far another run would land on these records, not on
+others.
+
+A learning rate that was tuned for one method makes it look better than the others. So each method
+gets as many trials, over the same rates, at each epsilon, at the first of the partitions, with a
+seed of its own; they are judged on one half of the public records, and the table on the other.
+The text is public: on private text each trial would have to be paid for.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 import math
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...common.settings import Scalar
-from ...common.trunk import remembering
+from ...common.batches import frozen_layers_shared
+from ...common.errors import ConfideError
+from ...common.metrics import METRICS
+from ...common.settings import COORDINATORS_OWN, Scalar
+from ...common.tasks.scores import PERPLEXITY
 from ...server.run import run
 from ..inprocess import federation
-from ..scenario import Scenario, prepare, run_config
+from ..scenario import Scenario, run_config
+from .places import EVERYTHING, Place
+from .results import Measured, Results
 
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 _T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+
+_REACH = 8.0  # of the rates that are tried, above and below the scenario's
+_TUNING_SEED = 2**31 - 1  # no row has it
 
 _NO_METRIC = ("event", "time", "round", "examples", "loss", "metric")
 
@@ -48,14 +63,17 @@ class Row:
         others: the task's other metrics, over the same seeds.
     """
 
+    partition: str
     method: str
     epsilon: float | None
+    rate: float
     metric: str
     before: float
     values: tuple[float, ...]
     others: Mapping[str, tuple[float, ...]]
     seconds: float
     bytes_up: int
+    bytes_down: int
 
     @property
     def mean(self) -> float:
@@ -80,75 +98,191 @@ def half_width(values: Sequence[float]) -> float:
     return quantile * statistics.stdev(values) / math.sqrt(n)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """What a table compares.
+
+    Attributes:
+        places: where, by partition.
+        seeds: runs of each row.
+        trials: learning rates that are tried for each method and epsilon; 0 takes the scenario's.
+        changes: settings that differ, ``KEY=VALUE``.
+    """
+
+    scenario: Scenario
+    methods: Sequence[str]
+    epsilons: Sequence[float | None]
+    places: Sequence[Place]
+    seeds: int = 5
+    trials: int = 0
+    changes: Sequence[str] = ()
+
+
 def utility(
-    scenario: Scenario,
-    *,
-    methods: Sequence[str],
-    epsilons: Sequence[float | None],
-    seeds: int,
-    changes: Sequence[str] = (),
-    say: Callable[[str], None] = lambda _: None,
-) -> Iterator[Row]:
-    """Rows as they are ready."""
-    data = prepare(scenario)
-    with remembering():
-        for method in methods:
-            for epsilon in epsilons:
-                results = []
-                for seed in range(seeds):
-                    say(f"{method}, epsilon {epsilon or 'off'}, seed {seed}")
-                    config = {**run_config(scenario, changes), **METHODS[method], "run.seed": seed}
-                    results.append(_one(config | _privacy(epsilon), data))
-                others = results[0]["others"]
-                yield Row(
-                    method=method,
-                    epsilon=epsilon,
-                    metric=results[0]["metric"],
-                    before=statistics.fmean(r["before"] for r in results),
-                    values=tuple(r["value"] for r in results),
-                    others={name: tuple(r["others"][name] for r in results) for name in others},
-                    seconds=statistics.fmean(r["seconds"] for r in results),
-                    bytes_up=results[0]["bytes_up"],
-                )
+    table: Table, results: Results, say: Callable[[str], None] = lambda _: None
+) -> list[Row]:
+    """Every row of the table. Runs that ``results`` has are not done again.
+
+    A first run of every row comes before the second of any, so that a table which is stopped has
+    all rows, of fewer runs.
+
+    Raises:
+        ConfideError: ``bench.public``, ``bench.no-rate``, and what a run raises.
+    """
+    runs: dict[tuple[str, str, float | None], list[Measured]] = {}
+    with frozen_layers_shared():
+        for seed, where in itertools.product(range(table.seeds), table.places):
+            for method, epsilon in itertools.product(table.methods, table.epsilons):
+                run = _Cell(table, where, method, epsilon, results, say)
+                rate = _chosen_rate(replace(run, where=table.places[0]), table)
+                cell = (where.partition, method, epsilon)
+                runs.setdefault(cell, []).append(run.measured(seed, rate))
+    return [_row(cell) for cell in runs.values()]
+
+
+def rates(centre: float, trials: int) -> list[float]:
+    """The learning rates that are tried: evenly spaced by their logarithm, from an eighth of the
+    scenario's to eight times it, the same for every method."""
+    if trials < 2:
+        return [centre]
+    spaced = [centre * _REACH ** (2 * i / (trials - 1) - 1) for i in range(trials)]
+    return [float(f"{rate:.3g}") for rate in spaced]
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A method at an epsilon at a place."""
+
+    table: Table
+    where: Place
+    method: str
+    epsilon: float | None
+    results: Results
+    say: Callable[[str], None]
+
+    def measured(self, seed: int, rate: float, *, trial: bool = False) -> Measured:
+        """The run of a seed at a rate, done unless it is known. A trial may fail."""
+        part = ("choose" if trial else "report") if self.table.trials else EVERYTHING
+        config = self.config(seed, rate)
+        told = {key: value for key, value in config.items() if key not in COORDINATORS_OWN}
+        decided = json.dumps([told, self.where.digest(part)], sort_keys=True)
+        of = hashlib.sha256(decided.encode()).hexdigest()
+        known = self.results.get(of)
+        if known is not None:
+            return known
+        purpose = "trial of rate" if trial else f"seed {seed}, rate"
+        epsilon = "off" if self.epsilon is None else f"{self.epsilon:g}"
+        self.say(f"{self.where.partition}, {self.method}, epsilon {epsilon}, {purpose} {rate:g}")
+        started = time.monotonic()
+        try:
+            figures = _run(config, self.where, part)
+        except ConfideError as error:
+            if not trial:
+                raise
+            figures = {"failed": error.code, "others": {}}
+        result = Measured(
+            of=of,
+            scenario=self.table.scenario.name,
+            partition=self.where.partition,
+            method=self.method,
+            epsilon=self.epsilon,
+            seed=seed,
+            rate=rate,
+            trial=trial,
+            seconds=round(time.monotonic() - started, 2),
+            **figures,
+        )
+        self.results.add(result)
+        return result
+
+    def config(self, seed: int, rate: float | None = None) -> dict[str, Scalar]:
+        """The flat settings of a run."""
+        config = {**run_config(self.table.scenario, self.table.changes), **METHODS[self.method]}
+        config |= {"run.seed": seed, **_privacy(self.epsilon)}
+        return config if rate is None else config | {"train.lr": rate}
 
 
 def _privacy(epsilon: float | None) -> dict[str, Scalar]:
     return {"privacy.trust": "off"} if epsilon is None else {"privacy.epsilon": epsilon}
 
 
-def _one(config: Mapping[str, Scalar], data: Path) -> dict[str, Any]:
+def _chosen_rate(cell: _Cell, table: Table) -> float:
+    """The rate that does best on the half of the public records that is not reported."""
+    centre = float(cell.config(0)["train.lr"])
+    if not table.trials:
+        return centre
+    tried = [cell.measured(_TUNING_SEED, rate, trial=True) for rate in rates(centre, table.trials)]
+    best = max((t for t in tried if not t.failed), key=_merit, default=None)
+    if best is None:
+        raise ConfideError(
+            "bench.no-rate",
+            f"{cell.method} failed at every rate ({tried[0].failed}).",
+            "Try one run of it: confide simulate.",
+        )
+    return best.rate
+
+
+def _merit(result: Measured) -> tuple[float, float]:
+    """The more, the better; of two that are alike, the one with the smaller loss."""
+    name = result.metric
+    less = name == PERPLEXITY or METRICS[name].less
+    return -result.value if less else result.value, -result.loss
+
+
+def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
         out = Path(scratch)
-        files = sorted(data.glob("holder-*.jsonl"))
-        started = time.monotonic()
-        changed = {"run.out": str(out / "runs"), "data.path": str(data)}
-        folder = run({**config, **changed}, federation(files, out / "ledgers"))
-        seconds = time.monotonic() - started
+        public = where.public(part, config, out / "public")
+        changed = {"run.out": str(out / "runs"), "data.path": str(public)}
+        folder = run({**config, **changed}, federation(where.holders, out / "ledgers"))
         lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     events = [json.loads(line) for line in lines]
     first, *_, last = [e for e in events if e["event"] == "evaluation"]
+    rounds = [e for e in events if e["event"] == "round"]
     metric = last["metric"]
+    if not math.isfinite(last[metric]):
+        raise ConfideError("bench.not-finite", f"The {metric} is {last[metric]} after the run.")
     return {
         "metric": metric,
         "before": first[metric],
         "value": last[metric],
+        "loss": last["loss"],
         "others": {name: last[name] for name in last if name not in (*_NO_METRIC, metric)},
-        "bytes_up": [e["bytes_up"] for e in events if e["event"] == "round"][-1],
-        "seconds": seconds,
+        "bytes_up": round(statistics.fmean(e["bytes_up"] for e in rounds)),
+        "bytes_down": round(statistics.fmean(e["bytes_down"] for e in rounds)),
     }
+
+
+def _row(runs: Sequence[Measured]) -> Row:
+    first = runs[0]
+    return Row(
+        partition=first.partition,
+        method=first.method,
+        epsilon=first.epsilon,
+        rate=first.rate,
+        metric=first.metric,
+        before=statistics.fmean(r.before for r in runs),
+        values=tuple(r.value for r in runs),
+        others={name: tuple(r.others[name] for r in runs) for name in first.others},
+        seconds=statistics.fmean(r.seconds for r in runs),
+        bytes_up=first.bytes_up,
+        bytes_down=first.bytes_down,
+    )
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as docs/benchmarks.md has it."""
     metrics = [rows[0].metric, *rows[0].others] if rows else ["accuracy"]
-    heads = ["method", "epsilon", "before", f"{metrics[0]} (95 % interval)", *metrics[1:]]
-    table = [[*heads, "seeds", "seconds", "bytes up"]]
+    heads = ["text", "method", "epsilon", "rate", "before", f"{metrics[0]} (95 % interval)"]
+    table = [[*heads, *metrics[1:], "seeds", "seconds", "bytes up", "bytes down"]]
     table.append(["---"] * len(table[0]))
     for row in rows:
         epsilon = "no privacy" if row.epsilon is None else f"{row.epsilon:g}"
         figures = [_figure(values) for values in (row.values, *row.others.values())]
-        costs = [str(len(row.values)), f"{row.seconds:.0f}", f"{row.bytes_up:,}"]
-        table.append([row.method, epsilon, f"{row.before:.3f}", *figures, *costs])
+        costs = [str(len(row.values)), f"{row.seconds:.0f}"]
+        costs += [f"{row.bytes_up:,}", f"{row.bytes_down:,}"]
+        what = [row.partition, row.method, epsilon, f"{row.rate:g}", f"{row.before:.3f}"]
+        table.append([*what, *figures, *costs])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 

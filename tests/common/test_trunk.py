@@ -12,7 +12,6 @@ from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import task_for
 from confide.common.text.readers import Record
-from confide.common.trunk import Trunk, remembering
 from tests import tiny
 
 CLOSE = 1e-5
@@ -71,36 +70,6 @@ def test_a_head_alone_needs_no_layer_twice(tmp_path: Path) -> None:
     (batch,) = text.batches([0])
     assert "inputs_embeds" in batch.inputs
     assert len(whole) == len(text)
-
-
-def test_many_runs_on_one_text_compute_its_lower_layers_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first, text, _ = loaded_and_text("bert", tmp_path, lora__layers=1)
-    folder = tmp_path  # the same weights for other models of it
-    other = load_model(from_flat(tiny.config(folder, folder, folder, run__seed=9, lora__layers=1)))
-    deeper = load_model(from_flat(tiny.config(folder, folder, folder, lora__layers=2)))
-    assert first.sha256 == other.sha256
-    plain, calls = text.together(range(9)).inputs["inputs_embeds"], []
-    lower = Trunk.lower
-
-    def counted(trunk: Trunk, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        calls.append(len(ids))
-        return lower(trunk, ids, mask)
-
-    def states(loaded: LoadedModel, number: int) -> torch.Tensor:
-        again = EncodedText(text._examples[:number], loaded)
-        return again.together(range(number)).inputs["inputs_embeds"]
-
-    monkeypatch.setattr(Trunk, "lower", counted)
-    with remembering():
-        assert torch.allclose(states(first, 5), plain[:5, : states(first, 5).shape[1]], atol=CLOSE)
-        assert torch.allclose(states(other, 9), plain, atol=CLOSE)
-        assert sum(calls) == 9
-        assert not torch.allclose(states(deeper, 9), plain, atol=CLOSE)
-        assert sum(calls) == 18, "another cut is another computation"
-    states(other, 9)
-    assert sum(calls) == 27, "nothing is kept afterwards"
 
 
 def test_chunks_hold_each_index_once_and_keep_to_the_budget() -> None:

@@ -1,30 +1,93 @@
-"""The utility table: intervals, rows, and a whole small one."""
+"""The utility table: intervals, rows, rates chosen on other records, and a whole small one."""
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scipy import stats
+from torch import Tensor
+from typer.testing import CliRunner
 
+from confide.common import batches
+from confide.common.adapter import WEIGHTS_FILE
+from confide.common.errors import ConfideError
+from confide.common.privacy.noise import SecureGenerator
+from confide.common.text.readers import Record
+from confide.server.run_folder import RunFolder
+from confide.simulations.benchmarks import places
 from confide.simulations.benchmarks import utility as bench
-from confide.simulations.benchmarks.utility import Row, markdown, utility
+from confide.simulations.benchmarks.places import Place, half_of, that_fit
+from confide.simulations.benchmarks.results import Measured, Results
+from confide.simulations.benchmarks.utility import Row, Table, markdown, rates, utility
+from confide.simulations.inprocess import federation
+from confide.simulations.partition import prepare_federation
 from confide.simulations.scenario import Scenario
+from confide.simulations.sources import Split
 from tests import tiny
 
 
 def row(*accuracies: float) -> Row:
     return Row(
+        partition="own",
         method="ffa",
         epsilon=8.0,
+        rate=1.0,
         metric="accuracy",
         before=0.5,
         values=accuracies,
         others={},
         seconds=1.0,
         bytes_up=10,
+        bytes_down=20,
     )
+
+
+@pytest.fixture(scope="module")
+def scenario(
+    tiny_model: Path, tiny_federation: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Scenario:
+    """One round on the tiny model."""
+    out = tmp_path_factory.mktemp("utility")
+    config = tiny.config(tiny_model, tiny_federation, out, round__count=1)
+    return Scenario(name="tiny", source="x", holders=3, partition="unit", config=config)
+
+
+def table(scenario: Scenario, folder: Path, **changes: Any) -> Table:
+    own = Place(scenario=scenario, partition="own", folder=folder)
+    plain = Table(
+        scenario=scenario, methods=["ffa", "head"], epsilons=[None, 3.0], places=[own], seeds=2
+    )
+    return replace(plain, **changes)
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """The settings of every run that is really done, which then does nothing but answer."""
+    done: list[dict[str, Any]] = []
+
+    def fake(config: dict[str, Any], where: Place, part: str) -> dict[str, Any]:
+        done.append({**config, "part": part, "where": where.partition})
+        rate = float(config["train.lr"])
+        if rate > 5:
+            raise ConfideError("adapter.not-finite", "It ran away.")
+        return {
+            "metric": "accuracy",
+            "before": 0.5,
+            "value": min(rate, 2.0),  # 2 and 5 are alike
+            "loss": rate,
+            "others": {},
+            "bytes_up": 1,
+            "bytes_down": 2,
+        }
+
+    monkeypatch.setattr(bench, "_run", fake)
+    return done
 
 
 @pytest.mark.parametrize("values", [(0.5, 0.6), (0.5, 0.6, 0.7, 0.8, 0.55)])
@@ -40,12 +103,9 @@ def test_one_seed_has_no_interval() -> None:
 
 
 def test_the_table_has_a_line_for_every_method_and_epsilon(
-    tiny_model: Path, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scenario: Scenario, tiny_federation: Path
 ) -> None:
-    monkeypatch.setattr(bench, "prepare", lambda _: tiny_federation)
-    config = tiny.config(tiny_model, tiny_federation, tmp_path, round__count=1)
-    scenario = Scenario(name="tiny", source="x", holders=3, partition="unit", config=config)
-    rows = list(utility(scenario, methods=["ffa", "head"], epsilons=[None, 3.0], seeds=2))
+    rows = utility(table(scenario, tiny_federation), Results())
     assert [(r.method, r.epsilon, len(r.values)) for r in rows] == [
         ("ffa", None, 2),
         ("ffa", 3.0, 2),
@@ -53,5 +113,228 @@ def test_the_table_has_a_line_for_every_method_and_epsilon(
         ("head", 3.0, 2),
     ]
     assert rows[0].bytes_up > rows[2].bytes_up > 0
+    assert rows[0].bytes_down > rows[2].bytes_down > 0
     assert markdown(rows).count("\n") == 5
     assert "| no privacy |" in markdown(rows)
+
+
+def test_the_rates_are_as_many_for_all_and_evenly_spaced_by_their_logarithm() -> None:
+    assert rates(2.5, 0) == rates(2.5, 1) == [2.5]
+    assert rates(8.0, 4) == [1.0, 4.0, 16.0, 64.0]
+    assert rates(2.0, 5)[2] == 2.0
+
+
+def test_a_rate_is_chosen_for_each_method_and_epsilon_on_records_that_are_not_reported(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    rows = utility(table(scenario, tiny_federation, trials=4, seeds=3), Results())
+    # Of 0.125, 0.5, 2 and 8 the last one fails.
+    assert [r.rate for r in rows] == [2.0] * 4
+    trials = [r for r in runs if r["part"] == "choose"]
+    reported = [r for r in runs if r["part"] == "report"]
+    assert len(trials) == 4 * 4
+    assert len(reported) == 4 * 3
+    assert {r["run.seed"] for r in trials}.isdisjoint({0, 1, 2})
+    assert {(r["run.seed"], r["train.lr"]) for r in reported} == {(s, 2.0) for s in range(3)}
+
+
+def test_of_rates_that_are_alike_the_one_with_the_smaller_loss_is_chosen(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    wide = replace(scenario, config={**scenario.config, "train.lr": 4.0})
+    (only,) = utility(
+        table(wide, tiny_federation, trials=7, seeds=1, methods=["ffa"], epsilons=[3.0]), Results()
+    )
+    assert rates(4.0, 7)[2:4] == [2.0, 4.0]
+    assert only.rate == 2.0
+
+
+def test_a_method_that_fails_at_every_rate_ends_the_table(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    wild = replace(scenario, config={**scenario.config, "train.lr": 100.0})
+    with pytest.raises(ConfideError) as caught:
+        utility(table(wild, tiny_federation, trials=2), Results())
+    assert caught.value.code == "bench.no-rate"
+    assert "adapter.not-finite" in caught.value.message
+
+
+def test_a_table_that_was_killed_goes_on_where_it_was(
+    scenario: Scenario, tiny_federation: Path, tmp_path: Path, runs: list[dict[str, Any]]
+) -> None:
+    file = tmp_path / "new" / "runs.jsonl"
+    whole = utility(table(scenario, tiny_federation, trials=3), Results(file))
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == len(runs) == 4 * (3 + 2)
+    runs.clear()
+    file.write_text("".join(lines[:-2]) + lines[-2][:40], encoding="utf-8")
+    assert utility(table(scenario, tiny_federation, trials=3), Results(file)) == whole
+    assert len(runs) == 2
+    assert [json.loads(x) for x in file.read_text(encoding="utf-8").splitlines()] == [
+        {**json.loads(x), "seconds": pytest.approx(json.loads(x)["seconds"], abs=1)} for x in lines
+    ]
+
+
+@pytest.mark.parametrize("change", ["train.batch=31", "privacy.delta=0.002"])
+def test_a_run_under_other_settings_is_another_run(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]], change: str
+) -> None:
+    results = Results()
+    utility(table(scenario, tiny_federation), results)
+    done = len(runs)
+    utility(table(scenario, tiny_federation), results)
+    assert len(runs) == done
+    utility(table(scenario, tiny_federation, changes=[change]), results)
+    assert len(runs) == 2 * done
+
+
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "notes.jsonl"
+    file.write_text('{"note": 1}\n', encoding="utf-8")
+    with pytest.raises(ConfideError) as caught:
+        Results(file)
+    assert caught.value.code == "bench.out"
+    assert file.read_text(encoding="utf-8") == '{"note": 1}\n'
+
+
+def test_a_result_is_on_disk_when_it_is_kept(tmp_path: Path) -> None:
+    result = Measured(
+        of="a",
+        scenario="s",
+        partition="own",
+        method="ffa",
+        epsilon=None,
+        seed=0,
+        rate=1.0,
+        trial=False,
+        others={"f1": 0.5},
+        seconds=1.0,
+    )
+    Results(tmp_path / "r.jsonl").add(result)
+    assert Results(tmp_path / "r.jsonl").get("a") == result
+
+
+def test_the_public_records_are_cut_in_two_by_person(
+    scenario: Scenario, tiny_federation: Path, tmp_path: Path
+) -> None:
+    where = Place(scenario=scenario, partition="own", folder=tiny_federation)
+    found: dict[str, list[dict[str, str]]] = {}
+    for part in ("choose", "report", "all"):
+        folder = where.public(part, {"data.person": "", "data.text": "text"}, tmp_path / part)
+        lines = (folder / "public.jsonl").read_text(encoding="utf-8").splitlines()
+        found[part] = [json.loads(line) for line in lines]
+    assert len(found["choose"]) + len(found["report"]) == len(found["all"]) == 40
+    assert min(len(found["choose"]), len(found["report"])) > 5
+    persons = [{r["person"] for r in found[part]} for part in ("choose", "report")]
+    assert persons[0].isdisjoint(persons[1])
+
+
+def test_equal_texts_without_a_person_are_in_the_same_half() -> None:
+    config = {"data.person": "", "data.text": "body"}
+    halves = [half_of({"body": f"text {i}"}, config) for i in range(40)]
+    assert {"choose", "report"} == set(halves)
+    assert halves == [half_of({"body": f"text {i}", "label": "x"}, config) for i in range(40)]
+
+
+def _prepared(records: Sequence[Record]) -> Any:
+    def prepare(scenario: Scenario) -> Path:
+        return prepare_federation(
+            scenario.federation,
+            source=scenario.source,
+            holders=scenario.holders,
+            partition=scenario.partition,
+            alpha=scenario.alpha,
+            limit=scenario.limit,
+            load=lambda _: Split(list(records), []),
+        )
+
+    return prepare
+
+
+def _records(persons: int, label: str | None = "good") -> list[Record]:
+    return [
+        Record(text=f"text {i}", target=label and f"{label}{i % 2}", person=str(i % persons))
+        for i in range(60)
+    ]
+
+
+def test_one_text_is_shared_out_in_three_ways(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "prepare", _prepared(_records(persons=20)))
+    made, unfit = that_fit(scenario, ["iid", "dirichlet", "natural"], limit=30)
+    assert not unfit
+    assert len({where.folder for where in made}) == 3
+    assert len({where.digest("all") for where in made}) == 3
+    for where in made:
+        assert sum(len(p.read_text().splitlines()) for p in where.holders) == 30
+    persons = [
+        {json.loads(line)["person"] for line in path.read_text().splitlines()}
+        for path in made[2].holders
+    ]
+    assert all(a.isdisjoint(b) for i, a in enumerate(persons) for b in persons[:i])
+
+
+def test_a_text_without_users_or_labels_says_so(
+    scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "prepare", _prepared(_records(persons=60, label=None)))
+    made, unfit = that_fit(replace(scenario, name="plain"), ["iid", "dirichlet", "natural"])
+    assert [where.partition for where in made] == ["iid"]
+    assert [reason.split(" has ")[1].split(":")[0] for reason in unfit] == [
+        "no labels to be shared out unevenly.",
+        "no natural users",
+    ]
+    with pytest.raises(ConfideError) as caught:
+        that_fit(replace(scenario, name="plain"), ["natural"])
+    assert caught.value.code == "bench.partition"
+
+
+def _adapter(scenario: Scenario, data: Path, out: Path, method: str) -> bytes:
+    """The adapter of a run whose noise repeats itself."""
+    config = {**scenario.config, "aggregate.method": method, "run.out": str(out)}
+    generator = SecureGenerator.insecure_seeded(1)
+    members = federation(sorted(data.glob("holder-*.jsonl")), out / "l", generator=generator)
+    folder: RunFolder = bench.run({**config, "data.path": str(data)}, members)
+    return (folder.path / "adapter" / WEIGHTS_FILE).read_bytes()
+
+
+def test_runs_that_share_their_frozen_layers_end_in_the_same_bytes(
+    scenario: Scenario, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    make = batches.EncodedText._make_hidden
+
+    def counted(self: batches.EncodedText) -> list[Tensor]:
+        made.append(len(self))
+        return make(self)
+
+    monkeypatch.setattr(batches.EncodedText, "_make_hidden", counted)
+    methods = ("ffa", "lora")
+    alone = [_adapter(scenario, tiny_federation, tmp_path / f"alone-{m}", m) for m in methods]
+    count = len(made)
+    assert made.count(24) == 2 * 3  # three holders, twice
+    with batches.frozen_layers_shared():
+        shared = [_adapter(scenario, tiny_federation, tmp_path / f"shared-{m}", m) for m in methods]
+    assert made[count:].count(24) == 3
+    assert alone == shared
+    assert alone[0] != alone[1]
+
+
+def test_the_command_goes_on_with_its_file(
+    scenario: Scenario, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from confide.__main__ import build_app
+
+    monkeypatch.setattr(places, "prepare", lambda _: tiny_federation)
+    description = {key: getattr(scenario, key) for key in ("source", "holders", "partition")}
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps({**description, "config": scenario.config}), encoding="utf-8")
+    told = ["bench", "utility", str(file), "--methods", "head", "--epsilons", "3", "--seeds", "1"]
+    told += ["--tune-rates", "2", "--out", str(tmp_path / "runs.jsonl")]
+    first = CliRunner().invoke(build_app(), [*told, "--json"])
+    again = CliRunner().invoke(build_app(), [*told, "--json"])
+    assert first.exit_code == 0, first.output
+    assert json.loads(first.stdout)["rate"] in rates(1.0, 2)
+    assert first.stdout == again.stdout
+    assert len((tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()) == 3

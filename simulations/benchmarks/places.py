@@ -1,0 +1,142 @@
+"""Where a run of the utility table takes place: a scenario's text, shared out in one of three
+ways, and the public records that decide or that are reported.
+
+The public text is cut in two by a keyed hash of the person (of the text, where there is none), so
+that whoever chooses a learning rate on one half has not seen a record, or a person, of the other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...common.errors import ConfideError
+from ...common.settings import Scalar
+from ...server.evaluation import PUBLIC_FILE
+from ..scenario import Scenario, prepare
+
+# As the table calls them, and as ``prepare_federation`` does.
+PARTITIONS: Mapping[str, str] = {"iid": "iid", "dirichlet": "dirichlet", "natural": "unit"}
+OWN = "own"  # as the scenario has it
+_ALPHA = 0.5
+_MANIFEST = "federation.json"
+HALVES = ("choose", "report")
+EVERYTHING = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A prepared federation: its folder, and how its text is shared out."""
+
+    scenario: Scenario
+    partition: str
+    folder: Path
+
+    @property
+    def holders(self) -> list[Path]:
+        """A file for each holder."""
+        return sorted(self.folder.glob("holder-*.jsonl"))
+
+    def digest(self, part: str) -> str:
+        """What the text, and the part of the public records, are known by."""
+        content = [
+            (self.folder / PUBLIC_FILE).read_bytes(),
+            *(p.read_bytes() for p in self.holders),
+        ]
+        parts = [hashlib.sha256(block).hexdigest() for block in content]
+        return hashlib.sha256(json.dumps([parts, part]).encode()).hexdigest()
+
+    def public(self, part: str, config: Mapping[str, Scalar], into: Path) -> Path:
+        """A folder for a run's ``data.path``: the manifest and that part of the public records.
+
+        Raises:
+            ConfideError: ``bench.public`` where nothing is left.
+        """
+        lines = (self.folder / PUBLIC_FILE).read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if part in (EVERYTHING, half_of(json.loads(line), config))]
+        if not kept:
+            raise ConfideError(
+                "bench.public",
+                f"{self.scenario.name} has too little public text to be cut in two.",
+                "Leave out --tune-rates.",
+            )
+        into.mkdir()
+        (into / PUBLIC_FILE).write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        (into / _MANIFEST).write_bytes((self.folder / _MANIFEST).read_bytes())
+        return into
+
+
+def half_of(row: Mapping[str, Any], config: Mapping[str, Scalar]) -> str:
+    """To which half a public record belongs; all of a person's, and equal texts, to the same."""
+    person = row.get(str(config["data.person"] or "person"))
+    key = f"half:{person or row[str(config['data.text'])]}"
+    return HALVES[hashlib.sha256(key.encode()).digest()[0] & 1]
+
+
+def that_fit(
+    scenario: Scenario, partitions: Sequence[str], limit: int | None = None
+) -> tuple[list[Place], list[str]]:
+    """A place for each of the partitions that the scenario's text has, and why not for the others.
+
+    Raises:
+        ConfideError: ``bench.partition`` where none is left.
+    """
+    fit, unfit = list[Place](), list[str]()
+    for partition in partitions:
+        try:
+            fit.append(place(scenario, partition, limit))
+        except ConfideError as error:
+            if error.code != "bench.partition":
+                raise
+            unfit.append(error.message)
+    if not fit:
+        raise ConfideError("bench.partition", " ".join(unfit), "Name another partition.")
+    return fit, unfit
+
+
+def place(scenario: Scenario, partition: str, limit: int | None = None) -> Place:
+    """The scenario's text shared out so, at most ``limit`` training records of it.
+
+    Raises:
+        ConfideError: ``bench.partition`` where the text has no users or no labels to share out by.
+    """
+    if partition == OWN and limit is None:
+        return Place(scenario=scenario, partition=partition, folder=prepare(scenario))
+    if scenario.files is not None:
+        raise ConfideError(
+            "bench.partition",
+            f"{scenario.name} describes files of its own, which are shared out in one way only.",
+            "Leave out --partitions and --limit.",
+        )
+    size = [] if limit is None else [str(limit)]
+    changed = replace(scenario, limit=limit or scenario.limit)
+    if partition != OWN:
+        changed = replace(changed, partition=PARTITIONS[partition], alpha=_ALPHA)
+    changed = replace(changed, name="-".join([scenario.name, partition, *size]))
+    made = Place(scenario=scenario, partition=partition, folder=prepare(changed))
+    _check(made)
+    return made
+
+
+def _check(made: Place) -> None:
+    persons, labels, count = set[str](), set[str](), 0
+    for row in _rows(made):
+        count += 1
+        persons.add(row.get("person", str(count)))
+        labels.add(row.get("label", ""))
+    name = made.scenario.name
+    if made.partition == "natural" and len(persons) == count:
+        raise ConfideError(
+            "bench.partition", f"{name} has no natural users: each record is by itself."
+        )
+    if made.partition == "dirichlet" and not labels - {""}:
+        raise ConfideError("bench.partition", f"{name} has no labels to be shared out unevenly.")
+
+
+def _rows(made: Place) -> Iterator[Mapping[str, str]]:
+    for path in made.holders:
+        yield from map(json.loads, path.read_text(encoding="utf-8").splitlines())
