@@ -1,7 +1,7 @@
 """A holder: one data set, its ledger, its policy, and the last word on every task.
 
 ``handle`` is the whole of it, in this order: parse, policy, seen before?, affordable?, model and
-adapter, read and count, plan, charge (durable), train, release. What a task can get wrong is
+adapter, read and count, plan, charge (durable), train or sum, release. What a task can get wrong is
 refused before the text is opened, and a first such task leaves not even an empty ledger; what the
 text shows, before the charge; the charge comes before any text is used, and is never given back.
 """
@@ -21,11 +21,14 @@ from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
 from ..common.settings import COORDINATORS_OWN, PrivacySpec, Settings, from_flat
+from ..common.sums import Sum, steps_of_sums, sums_of
+from ..common.tasks import class_indices
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector
 from .corpus import Corpus
-from .policy import Policy, review, review_model, review_plan
+from .policy import Policy, review, review_model, review_plan, review_sum
 from .release import release
 from .scrub import code_of, quiet
+from .sums import noisy_sum, plan_of_sum, shares_of_classes, shares_of_scores
 from .trainer import Trainer
 
 
@@ -86,8 +89,13 @@ class Holder:
         settings = from_flat(task.settings)
         review(settings, self.site.policy)
         _check_task(task, settings)
+        kind = sums_of(settings).get(task.round)
+        if kind is not None:
+            review_sum(settings, self.site.policy)
         # A task that is wrong in itself makes no ledger; where there is one, it is asked first.
-        ready = None if self.site.ledger.exists() else self._prepare(task, settings)
+        ready, counts = None, kind is Sum.CLASSES  # which takes no model
+        if not (counts or self.site.ledger.exists()):
+            ready = self._prepare(task, settings)
         self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger) as ledger:
             seen = ledger.replay(task.hash)
@@ -97,7 +105,11 @@ class Holder:
             if settings.privacy.trust != "off":
                 ledger.check_unit(*_unit(settings))
             self._check_known(task, settings, ledger)
+            if counts:
+                return self._count(task, settings, ledger)
             ready = ready or self._prepare(task, settings)
+            if kind is not None:
+                return self._score(kind, task, settings, ready, ledger)
             return self._train(task, settings, ready, ledger)
 
     def _prepare(self, task: Task, settings: Settings) -> _Ready:
@@ -111,32 +123,76 @@ class Holder:
 
     def _train(self, task: Task, settings: Settings, ready: _Ready, ledger: Ledger) -> Update:
         """Read, plan, charge, train, release."""
-        unit, person = _unit(settings)
-        corpus = self._open_corpus(settings, ledger)
-        units = corpus.units(unit)
-        plan = plan_for(settings, len(units))
-        review_plan(plan, self.site.policy, ledger.steps(task.run))
+        corpus, units, plan = self._planned(task, settings, ledger)
         text = corpus.encoded(ready.loaded)
+        self._charge(task, settings, plan, ledger)
+        change = ready.trainer.train(
+            ready.adapter, text, settings, plan, self._generator, units=units
+        )
+        return self._release(change, task, settings, ledger, settings.wire.encoding)
+
+    def _count(self, task: Task, settings: Settings, ledger: Ledger) -> Update:
+        """Read, plan, charge, count the classes, release."""
+        corpus, units, _ = self._planned(task, settings, ledger)
+        labels, plan = settings.task.label_names, plan_of_sum(settings)
+        classes = class_indices(corpus.records, labels)
+        self._charge(task, settings, plan, ledger)
+        shares = shares_of_classes(classes, len(labels))
+        total = noisy_sum(shares, units, plan, self._generator)
+        return self._release(total, task, settings, ledger, "fp32")
+
+    def _score(
+        self, kind: Sum, task: Task, settings: Settings, ready: _Ready, ledger: Ledger
+    ) -> Update:
+        """Read, plan, charge, score the adapter on the text, release the sum."""
+        corpus, units, _ = self._planned(task, settings, ledger)
+        loaded, plan = ready.loaded, plan_of_sum(settings)
+        examples = loaded.task.encode(corpus.records, loaded.tokenizer, loaded.max_length)
+        self._charge(task, settings, plan, ledger)
+        shares = shares_of_scores(loaded, ready.adapter, examples, kind, self._generator)
+        total = noisy_sum(shares, units, plan, self._generator)
+        return self._release(total, task, settings, ledger, "fp32")
+
+    def _planned(
+        self, task: Task, settings: Settings, ledger: Ledger
+    ) -> tuple[Corpus, list[list[int]], Plan]:
+        """The text, its units, and the plan of a round for so many, which the policy allows."""
+        corpus = self._open_corpus(settings, ledger)
+        units = corpus.units(_unit(settings)[0])
+        plan = plan_for(settings, len(units))
+        self._review_run(task, settings, plan, ledger)
+        return corpus, units, plan
+
+    def _release(
+        self, values: Tensor, task: Task, settings: Settings, ledger: Ledger, encoding: str
+    ) -> Update:
+        return release(
+            values,
+            task,
+            ledger,
+            holder=self.site.name,
+            encoding=encoding,
+            delta=settings.privacy.delta,
+        )
+
+    def _charge(self, task: Task, settings: Settings, plan: Plan, ledger: Ledger) -> None:
         charge = Charge(
             run=task.run,
             round=task.round,
             task_hash=task.hash,
             plan=plan,
-            person=person,
+            person=_unit(settings)[1],
             bundle_hash=self.site.bundle,
         )
         ledger.charge(charge, *self._limits(settings))
-        change = ready.trainer.train(
-            ready.adapter, text, settings, plan, self._generator, units=units
-        )
-        return release(
-            change,
-            task,
-            ledger,
-            holder=self.site.name,
-            encoding=settings.wire.encoding,
-            delta=settings.privacy.delta,
-        )
+
+    def _review_run(self, task: Task, settings: Settings, plan: Plan, ledger: Ledger) -> None:
+        """The whole run against the policy: what was charged, and rounds and sums to come."""
+        charged, sums = ledger.charged(task.run), sums_of(settings)
+        summed = sum(charged.get(number, 0) for number in sums)
+        left = steps_of_sums(settings, sum(number not in charged for number in sums))
+        rounds = 0 if task.round in sums else 1
+        review_plan(plan, self.site.policy, ledger.steps(task.run), summed, left, rounds)
 
     def _limits(self, settings: Settings) -> tuple[float | None, float | None]:
         """Most epsilon over all runs, and in this one."""
@@ -150,13 +206,15 @@ class Holder:
         A file written to since then may hold other units, and a run without noise may have counted
         another kind: the text is read, and the charge decides."""
         known, limits = ledger.dataset(), self._limits(settings)
+        summed = task.round in sums_of(settings)
+        if summed:  # whatever the number of units
+            _raise(ledger.objection(task.run, plan_of_sum(settings), *limits))
         if known is None or not self._untouched() or (known.unit, known.person) != _unit(settings):
             return
         plan = plan_for(settings, known.units)
-        refused = ledger.objection(task.run, plan, *limits)
-        if refused is not None:
-            raise refused
-        review_plan(plan, self.site.policy, ledger.steps(task.run))
+        if not summed:
+            _raise(ledger.objection(task.run, plan, *limits))
+        self._review_run(task, settings, plan, ledger)
 
     def _untouched(self) -> bool:
         """Whether the ledger was written to after the text."""
@@ -173,6 +231,11 @@ class Holder:
         unit, person = _unit(settings)
         ledger.register(corpus.identity, len(corpus.units(unit)), unit, person)
         return corpus
+
+
+def _raise(refused: ConfideError | None) -> None:
+    if refused is not None:
+        raise refused
 
 
 def _unit(settings: Settings) -> tuple[Unit, str]:
@@ -199,19 +262,34 @@ def _check_task(task: Task, settings: Settings) -> None:
             f"The task sets {named[0]} = {flat[named[0]]!r:.100}, which is the coordinator's own.",
             "A coordinator's paths are neither sent nor read.",
         )
+    if task.round in sums_of(settings):
+        return
     if not 1 <= task.round <= settings.round.count:
         raise ConfideError(
             "task.round", f"Round {task.round} is outside 1 to {settings.round.count}."
         )
+    if settings.task.uncounted:
+        raise ConfideError(
+            "task.uncounted",
+            "The task trains with class weights or rates that were not counted yet.",
+            "Ask for the count first, and send the numbers that it gives.",
+        )
 
 
 def _check_rounds_left(task: Task, settings: Settings, ledger: Ledger) -> None:
-    """The noise is calibrated to ``round.count`` rounds: no holder takes part in more."""
+    """The noise is calibrated to ``round.count`` rounds and one of each sum: no holder takes part
+    in more."""
     count, steps = settings.round.count, settings.train.steps
-    if sum(s.steps for s in ledger.steps(task.run)) + steps > steps * count:
+    charged, sums = ledger.charged(task.run), sums_of(settings)
+    if task.round in sums:
+        full, what = task.round in charged, "this sum"
+    else:
+        trained = sum(many for number, many in charged.items() if number not in sums)
+        full, what = trained + steps > steps * count, f"{count} rounds"
+    if full:
         raise ConfideError(
             "task.too-many-rounds",
-            f"The ledger has {count} rounds of {task.run} already.",
+            f"The ledger has {what} of {task.run} already.",
             "Start another run; the budget goes on.",
         )
 
@@ -230,7 +308,7 @@ def _adapter(task: Task, schema: AdapterSchema) -> Tensor:
 
 def plan_for(settings: Settings, units: int) -> Plan:
     """The plan of a holder with ``units`` units: its own sampling rate, and noise for the largest
-    participation that the run allows (every round)."""
+    participation that the run allows (every round, and every sum besides)."""
     privacy: PrivacySpec = settings.privacy
     rate = min(1.0, settings.train.batch / units)
     shared = {
@@ -249,7 +327,8 @@ def plan_for(settings: Settings, units: int) -> Plan:
             **shared,  # type: ignore[arg-type]
         )
     else:
-        plan = Plan.calibrate(epsilon=privacy.epsilon, **shared)  # type: ignore[arg-type]
+        sums = steps_of_sums(settings)
+        plan = Plan.calibrate(epsilon=privacy.epsilon, besides=sums, **shared)  # type: ignore[arg-type]
     if privacy.trust != "off":
         plan.check_units(units)
     return plan

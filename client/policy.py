@@ -23,6 +23,7 @@ from ..common.paths import cache_dir, local_or_cached
 from ..common.privacy.accountant import GaussianSteps, within
 from ..common.privacy.plan import Plan, Trust
 from ..common.settings import Settings, TaskSpec
+from ..common.sums import noise_of
 from ..common.text.units import UNITS
 
 TASKS: tuple[str, ...] = next(f for f in fields(TaskSpec) if f.name == "kind").metadata["options"]
@@ -122,6 +123,12 @@ class Policy:
         "mix-up, not against a lie: who may connect is decided by certificates and keys. An\n"
         "empty list allows every name.",
     )
+    allow_sums: bool = _plain(
+        True,
+        "Whether runs may ask for noisy sums besides training: how many records each class has,\n"
+        "and how many the adapter gets right. Their noise is at least min-noise-multiplier, and\n"
+        "their part of epsilon is counted as everything else; they use all of the text.",
+    )
     allow_unprotected: bool = _plain(
         False,
         "Whether runs WITHOUT any noise may use this text. Only ever for public text: such a\n"
@@ -189,11 +196,37 @@ def review(settings: Settings, policy: Policy) -> None:
         )
 
 
-def review_plan(plan: Plan, policy: Policy, charged: Sequence[GaussianSteps]) -> None:
+def review_sum(settings: Settings, policy: Policy) -> None:
+    """Refuse a sum that the policy does not allow, by the settings alone.
+
+    Raises:
+        ConfideError: ``policy.allow-sums``, ``policy.max-sampling-rate`` or
+            ``policy.min-noise-multiplier``.
+    """
+    if not policy.allow_sums:
+        _refuse(
+            "allow_sums",
+            "The task asks for a noisy sum; this holder's policy refuses sums.",
+            "Start a run without task.class-weights = 'counted' and round.holder-metric.",
+        )
+    _check_most(policy, "max_sampling_rate", "The sampling rate of a sum", 1.0)
+    if settings.privacy.trust != "off" and not noise_of(settings) >= policy.min_noise_multiplier:
+        _too_little_noise(noise_of(settings), policy)
+
+
+def review_plan(
+    plan: Plan,
+    policy: Policy,
+    charged: Sequence[GaussianSteps],
+    summed: int = 0,
+    sums: Sequence[GaussianSteps] = (),
+    rounds: int = 1,
+) -> None:
     """Refuse what only shows once the number of units is known.
 
-    The epsilon of the run is that of what it was ``charged`` so far and of all rounds that are
-    left, so that a run whose settings change half-way gains nothing.
+    The epsilon of the run is that of what it was ``charged`` so far (``summed`` steps of it for
+    sums) and of all rounds and ``sums`` that are left, at least the ``rounds`` asked for now, so
+    that a run whose settings change half-way gains nothing.
 
     Raises:
         ConfideError: ``policy.max-sampling-rate``, ``policy.min-noise-multiplier`` or
@@ -204,15 +237,16 @@ def review_plan(plan: Plan, policy: Policy, charged: Sequence[GaussianSteps]) ->
         return
     if not plan.noise_multiplier >= policy.min_noise_multiplier:
         _too_little_noise(plan.noise_multiplier, policy)
-    done = sum(step.steps for step in charged)
-    left = max(plan.steps_per_round * plan.max_rounds - done, plan.steps_per_round)
+    done = sum(step.steps for step in charged) - summed
+    left = max(plan.steps_per_round * plan.max_rounds - done, plan.steps_per_round * rounds)
     ahead = GaussianSteps(
         noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, steps=left
     )
-    if not within((*charged, ahead), plan.delta, policy.max_epsilon_per_run):
+    besides = " and its sums" if summed or sums else ""
+    if not within((*charged, ahead, *sums), plan.delta, policy.max_epsilon_per_run):
         _refuse(
             "max_epsilon_per_run",
-            f"The {done + left} steps of this run, {done} of them charged, spend more than"
+            f"The {done + left} steps of this run, {done} of them charged{besides}, spend more than"
             f" max-epsilon-per-run = {policy.max_epsilon_per_run:g} at delta = {plan.delta:g}.",
             "Start a run with more noise or fewer rounds.",
         )

@@ -117,7 +117,7 @@ class Trainer:
                 coins = generator.uniform(sum(len(unit) for unit in drawn))
                 drawn = text.thinned(drawn, spec.rates, coins.tolist())
             drawn = [[i for i in unit for _ in range(spec.copies)] for unit in drawn]
-            self._step(optimizer, ready, text, drawn, settings, _draws_from(generator))
+            self._step(optimizer, ready, text, drawn, settings, draws_from(generator))
         after = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
         if plan.trust is not Trust.OFF:
             sizes = [math.prod(shape) for _, shape in schema.trained_shapes]
@@ -190,7 +190,7 @@ def _bounded(records: Sequence[int], most: int, generator: SecureGenerator) -> S
     return [records[i] for i in generator.subset(len(records), most)]
 
 
-def _draws_from(generator: SecureGenerator) -> Draws:
+def draws_from(generator: SecureGenerator) -> Draws:
     """For each use of a record numbers of its own (what is masked), from bits that neither the
     noise nor another record sees: the sum then changes by this record's gradient alone."""
 

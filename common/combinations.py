@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 # Those that need a column of targets, may have one, and learn from the text alone.
 _WITH_TARGET, _WITHOUT_TARGET = ("classification", "regression", "seq2seq"), ("masked", "spans")
 _LANGUAGE = ("seq2seq", "causal", "masked", "spans")
+# What holders measure by a sum over their records; none for regression, whose errors have no bound
+# that means something.
+_HOLDER_METRICS = {"classification": "accuracy", **dict.fromkeys(_LANGUAGE, "perplexity")}
 # How updates are combined, and how many more than twice the hostile ones each rule needs.
 ROBUST = {
     "mean": 0,
@@ -24,6 +27,8 @@ ROBUST = {
     "geometric-median": 1,
 }
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
+# Of class weights and rates that come from a noisy sum over the holders; numbers may follow it.
+COUNTED = "counted"
 # Tokens of a prompt that stand before its answer, whatever is cut.
 _LEAST_PROMPT = 4
 
@@ -77,6 +82,7 @@ def check_combinations(s: Settings) -> None:
         )
     _check_robust(s, refuse)
     _check_method(s, refuse)
+    _check_sums(s, refuse)
     if s.privacy.unit == "person" and not s.data.person:
         refuse(
             "privacy.unit = 'person', but data.person names no column.",
@@ -134,6 +140,23 @@ def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
         )
 
 
+def _check_sums(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    metric, kind = s.round.holder_metric, s.task.kind
+    fitting = _HOLDER_METRICS.get(kind, "")
+    if metric and metric != fitting:
+        refuse(
+            f"round.holder-metric = {metric!r} does not go with task.kind = {kind!r}.",
+            f"Set round.holder-metric = {fitting!r}; task.metric and others are measured on the"
+            " coordinator's own public text.",
+        )
+    if s.task.counted and s.aggregate.robust != "mean":
+        refuse(
+            f"aggregate.robust = {s.aggregate.robust!r} withstands hostile holders, but a count of"
+            " classes does not: one of them can make it say anything.",
+            "Give task.class-weights and task.class-rates as numbers.",
+        )
+
+
 def _check_task(s: Settings, refuse: Callable[[str, str], None]) -> None:
     task, kind, labels = s.task, s.task.kind, s.task.label_names
     if kind == "classification" and (len(labels) < 2 or len(set(labels)) < len(labels)):
@@ -165,13 +188,20 @@ def _check_task(s: Settings, refuse: Callable[[str, str], None]) -> None:
 
 def _check_classes(task: TaskSpec, refuse: Callable[[str, str], None]) -> None:
     classes = len(task.label_names)
+    if task.counted and task.kind != "classification":
+        refuse(
+            f"task.kind = {task.kind!r} has no classes to be counted.",
+            "Leave task.class-weights and task.class-rates empty.",
+        )
     lists = (("class-weights", task.class_weights, 1e6), ("class-rates", task.class_rates, 1.0))
     for name, text, most in lists:
-        numbers = numbers_in(text)
-        if text and (len(numbers) != classes or not all(0 < n <= most for n in numbers)):
+        numbers = numbers_in(text.removeprefix(COUNTED))
+        fits = len(numbers) == classes and all(0 < n <= most for n in numbers)
+        if text not in ("", COUNTED) and not fits:
             refuse(
                 f"task.{name} = {text!r:.100} is not {classes} numbers in (0, {most:g}].",
-                "Give one for each of task.labels, in their order, with commas between.",
+                "Give one for each of task.labels, in their order, with commas between, or"
+                f" {COUNTED!r} for what a noisy count at the holders gives.",
             )
     if task.kind != "classification" and task.loss == "focal":
         refuse(

@@ -39,8 +39,8 @@ OUTGOING = (
         "update",
         "values",
         Protection.ACCOUNTED,
-        "sums of clipped terms with noise; with privacy.trust = off there is none, and the ledger"
-        " is charged an infinite epsilon",
+        "sums of clipped terms, of gradients or of what records are, with noise; with"
+        " privacy.trust = off there is none, and the ledger is charged an infinite epsilon",
     ),
     Outgoing("update", "run", Protection.PUBLIC, _SENT),
     Outgoing("update", "round", Protection.PUBLIC, _SENT),
@@ -92,8 +92,8 @@ OUTGOING = (
 # What other systems send and this one does not: no message has a field for it.
 NOT_SENT = (
     ("the number of records", "sums are divided by the public batch, and every update counts once"),
-    ("losses and metrics", "no metric is computed at a holder"),
-    ("counts of labels", "no setting asks for them; class weights are the coordinator's own"),
+    ("losses and metrics", "nothing but a sum with noise, if round.holder-metric asks for one"),
+    ("counts of labels", "nothing but a sum with noise, if task.class-weights = 'counted'"),
     ("when training stopped", "the number of steps is the plan's, whatever the text"),
     ("sizes of drawn batches, norms", "nothing about a batch is returned by the trainer"),
     ("trials of tuning", "each is a run, which the ledger is charged for like any other"),

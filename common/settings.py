@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .combinations import ROBUST, check_combinations, numbers_in
+from .combinations import COUNTED, ROBUST, check_combinations, numbers_in
 from .errors import ConfideError, nearest
 from .metrics import METRICS
 from .text.settled import settled
@@ -74,12 +74,13 @@ class TaskSpec:
     ``target_length`` is the most tokens of a target or an answer. ``low`` and ``high`` bound the
     numbers of a regression, ``mask`` is the share of tokens that masked and spans hide.
 
-    Against imbalance, all chosen by the coordinator and none counted from private text:
-    ``class_weights`` scale an example's own loss, ``loss = focal`` attends to what is still wrong
-    (with ``gamma``), and ``class_rates`` leave a record of a class out of a step now and then, each
-    a comma-separated list in the order of the labels. ``word_dropout`` leaves out words, drawn
-    anew for each of the ``copies`` of a record in a step, whose gradients are averaged before the
-    clipping: the unit stays one unit."""
+    Against imbalance: ``class_weights`` scale an example's own loss, ``loss = focal`` attends to
+    what is still wrong (with ``gamma``), and ``class_rates`` leave a record of a class out of a
+    step now and then, each a comma-separated list in the order of the labels that the coordinator
+    gives, or ``counted``: then it derives them from noisy sums that the holders are charged for
+    (``common.sums``), and sends ``counted`` with the numbers. ``word_dropout`` leaves out words,
+    drawn anew for each of the ``copies`` of a record in a step, whose gradients are averaged before
+    the clipping: the unit stays one unit."""
 
     kind: str = _choice("classification", *KINDS)
     labels: str = ""
@@ -105,12 +106,22 @@ class TaskSpec:
     @property
     def weights(self) -> tuple[float, ...]:
         """Of the loss of each class; none when all are alike."""
-        return numbers_in(self.class_weights)
+        return numbers_in(self.class_weights.removeprefix(COUNTED))
 
     @property
     def rates(self) -> tuple[float, ...]:
         """The chance of each class's records to be used in a step; none when it is 1."""
-        return numbers_in(self.class_rates)
+        return numbers_in(self.class_rates.removeprefix(COUNTED))
+
+    @property
+    def counted(self) -> bool:
+        """Whether weights or rates come from a noisy count, known by now or not."""
+        return any(text.startswith(COUNTED) for text in (self.class_weights, self.class_rates))
+
+    @property
+    def uncounted(self) -> bool:
+        """Whether there are such that are not known yet."""
+        return COUNTED in (self.class_weights, self.class_rates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +142,9 @@ class DataSpec:
 class PrivacySpec:
     """The promise. ``noise_multiplier = 0`` calibrates it from epsilon; otherwise epsilon is
     what that multiplier gives and the holder's policy decides. With ``unit = person`` a step uses
-    at most ``records_per_person`` records of a person, drawn anew each time."""
+    at most ``records_per_person`` records of a person, drawn anew each time. ``sum_noise`` is the
+    standard deviation of the noise that a holder adds to each number of a sum (``common.sums``), in
+    units of privacy; epsilon includes what the sums spend."""
 
     trust: str = _choice("local", "local", "off")
     unit: str = _choice("record", "record", "person")
@@ -140,6 +153,7 @@ class PrivacySpec:
     delta: float = _number(1e-5, 0, 0.1, above=True)
     clip: float = _number(1.0, 0, 1e6, above=True)
     noise_multiplier: float = _number(0.0, 0, 1e4)
+    sum_noise: float = _number(10.0, 0, 1e4, above=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,7 +182,8 @@ class RoundSpec:
     ``min_holders`` accepted updates is abandoned whole. ``mode = gradient`` sends one private
     gradient per round, ``steps`` the difference after ``train.steps`` private steps. The run ends
     early after ``patience`` rounds in which the public loss did not become less (0: never); with
-    patience it leaves the adapter of the round in which that loss was least."""
+    patience it leaves the adapter of the round in which that loss was least. With a
+    ``holder_metric`` each holder measures the outcome on its own text, by a noisy sum."""
 
     count: int = _number(20, 1, 100_000)
     holders: int = _number(0, 0, 1_000_000)
@@ -176,6 +191,7 @@ class RoundSpec:
     mode: str = _choice("steps", "gradient", "steps")
     timeout: float = _number(600.0, 1, 7 * 24 * 3600)
     patience: int = _number(0, 0, 100_000)
+    holder_metric: str = _choice("", "", "accuracy", "perplexity")
 
 
 @dataclass(frozen=True, kw_only=True)

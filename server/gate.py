@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..common.errors import ConfideError
 from ..common.privacy.accountant import GaussianSteps, calibrate, within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
+from ..common.sums import is_sum, steps_of_sums, sums_of
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector, rounding_of
 
 # A name goes into file names, log lines and the report. "node-" is how the coordinator calls a
@@ -72,6 +73,20 @@ def judge(
         receipts: the newest of each holder that passed in an earlier round of this run.
         barred: holders whose ledger went back in an earlier round.
     """
+
+    def passes(update: Update, last: Receipt | None) -> Accepted:
+        return check(update, task, settings, schema, last)
+
+    return sift(replies, passes, receipts, barred)
+
+
+def sift(
+    replies: Mapping[int, Reply],
+    passes: Callable[[Update, Receipt | None], Accepted],
+    receipts: Mapping[str, Receipt],
+    barred: Collection[str],
+) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
+    """What ``judge`` says, by what ``passes`` says of each update and its holder's last receipt."""
     passed: dict[int, Accepted] = {}
     failed: dict[int, str] = {}
     for node, reply in sorted(replies.items()):
@@ -82,7 +97,7 @@ def judge(
             failed[node] = WENT_BACK
             continue
         try:
-            passed[node] = check(reply, task, settings, schema, receipts.get(reply.holder))
+            passed[node] = passes(reply, receipts.get(reply.holder))
         except ConfideError as error:
             failed[node] = error.code
     # Nobody can say which of two is the one that the name belongs to, so neither counts.
@@ -126,17 +141,7 @@ def check(
             ``gate.not-finite``, ``gate.norm``, ``gate.receipt``, ``gate.ledger``, ``gate.noise``,
             ``wire.size``.
     """
-    if not _NAME.fullmatch(update.holder):
-        raise ConfideError("gate.name", "The holder's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
-    if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):
-        raise ConfideError("gate.task", "The update answers another task.")
-    if update.schema != schema.digest:
-        raise ConfideError("gate.schema", "The update was made for another adapter.")
-    if update.encoding != settings.wire.encoding:
-        raise ConfideError("gate.encoding", f"The update is {update.encoding[:20]!r}.")
-    change = decode_vector(update.values, update.encoding, schema.trained_size)
-    if not torch.isfinite(change).all():
-        raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
+    change = _values(update, task, schema.digest, settings.wire.encoding, schema.trained_size)
     start = 0.0
     if settings.train.weight_decay:  # it pulls towards zero what was sent down
         start = float(decode_vector(task.adapter, "fp32", schema.size).double().norm())
@@ -144,10 +149,44 @@ def check(
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")
     receipt = _receipt(update.receipt, settings)
-    _check_progress(receipt, last, settings)
+    _check_progress(receipt, last, settings.train.steps)
     if settings.privacy.trust != "off":
         _check_noise(receipt, last, settings)
     return Accepted(update.holder, change, receipt, len(update.values))
+
+
+def check_sum(
+    update: Update, task: Task, settings: Settings, size: int, last: Receipt | None
+) -> Accepted:
+    """The same of a sum of ``size`` numbers, of which no bound is known but that they are finite.
+
+    Raises:
+        ConfideError: as ``check``.
+    """
+    values = _values(update, task, task.schema, "fp32", size)
+    receipt = _receipt(update.receipt, settings)
+    _check_progress(receipt, last, 1)
+    if settings.privacy.trust != "off":
+        if not any(is_sum(step, settings) for step in receipt.steps_run):
+            raise ConfideError("gate.noise", "The receipt states no sum with the plan's noise.")
+        _check_noise(receipt, last, settings)
+    return Accepted(update.holder, values, receipt, len(update.values))
+
+
+def _values(update: Update, task: Task, schema: str, encoding: str, size: int) -> Tensor:
+    """The values of an update that answers this task, under a name, in the agreed form."""
+    if not _NAME.fullmatch(update.holder):
+        raise ConfideError("gate.name", "The holder's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
+    if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):
+        raise ConfideError("gate.task", "The update answers another task.")
+    if update.schema != schema:
+        raise ConfideError("gate.schema", "The update was made for another adapter.")
+    if update.encoding != encoding:
+        raise ConfideError("gate.encoding", f"The update is {update.encoding[:20]!r}.")
+    values = decode_vector(update.values, update.encoding, size)
+    if not torch.isfinite(values).all():
+        raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
+    return values
 
 
 def largest_norm(settings: Settings, size: int, start: float = 0.0) -> float:
@@ -179,8 +218,13 @@ def _most_noise(settings: Settings) -> float:
     privacy = settings.privacy
     if privacy.trust == "off" or privacy.noise_multiplier:
         return privacy.noise_multiplier
-    steps = settings.train.steps * settings.round.count
-    return calibrate(epsilon=privacy.epsilon, delta=privacy.delta, sampling_rate=1.0, steps=steps)
+    return calibrate(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        sampling_rate=1.0,
+        steps=settings.train.steps * settings.round.count,
+        besides=steps_of_sums(settings),
+    )
 
 
 def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
@@ -195,15 +239,15 @@ def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
         and receipt.entries < _MOST_ENTRIES
         and receipt.delta == settings.privacy.delta
         and all(s.steps > 0 and s.noise_multiplier < _MOST_NOISE for s in receipt.steps_run)
-        and _total(receipt) <= settings.train.steps * settings.round.count
+        and _total(receipt) <= settings.train.steps * settings.round.count + len(sums_of(settings))
     )
     if not sound:
         raise ConfideError("gate.receipt", "The receipt contradicts the plan of the run.")
     return receipt
 
 
-def _check_progress(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
-    """The same ledger as before, longer, with this task's steps in it.
+def _check_progress(receipt: Receipt, last: Receipt | None, steps: int) -> None:
+    """The same ledger as before, longer, with the ``steps`` of this task in it.
 
     A ledger's number is known to its holder and the coordinator alone, so that whoever states it
     and less than before has put an older copy back: what it spent in between is missing for good.
@@ -211,7 +255,7 @@ def _check_progress(receipt: Receipt, last: Receipt | None, settings: Settings) 
     before = _total(last) if last else 0
     if last and receipt.ledger_id != last.ledger_id:
         raise ConfideError("gate.receipt", "The ledger is another one than before.")
-    contains = _total(receipt) >= before + settings.train.steps
+    contains = _total(receipt) >= before + steps
     if last and (not contains or receipt.entries <= last.entries or receipt.head == last.head):
         raise ConfideError(WENT_BACK, "The ledger went back.")
     if not contains:
@@ -220,9 +264,8 @@ def _check_progress(receipt: Receipt, last: Receipt | None, settings: Settings) 
 
 def _check_noise(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
     """At least the plan's noise in every step; with an epsilon given, what that asks for at the
-    sampling rate stated. What the last receipt said was looked at then."""
-    known = {(s.noise_multiplier, s.sampling_rate) for s in last.steps_run} if last else set()
-    new = {(s.noise_multiplier, s.sampling_rate) for s in receipt.steps_run} - known
+    sampling rate stated, besides the sums. What the last receipt said was looked at then."""
+    new = _rounds_of(receipt, settings) - (_rounds_of(last, settings) if last else set())
     if len(new) > _MOST_NEW_PLANS:
         raise ConfideError("gate.receipt", f"The receipt states {len(new)} new plans at once.")
     privacy, steps = settings.privacy, settings.train.steps * settings.round.count
@@ -231,9 +274,17 @@ def _check_noise(receipt: Receipt, last: Receipt | None, settings: Settings) -> 
             enough = noise >= privacy.noise_multiplier
         else:
             whole = GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=steps)
-            enough = noise > 0 and within((whole,), privacy.delta, privacy.epsilon * (1 + 1e-6))
+            all_of_it = (whole, *steps_of_sums(settings))
+            enough = noise > 0 and within(all_of_it, privacy.delta, privacy.epsilon * (1 + 1e-6))
         if not enough:
             raise ConfideError("gate.noise", "The receipt states less noise than the plan.")
+
+
+def _rounds_of(receipt: Receipt, settings: Settings) -> set[tuple[float, float]]:
+    """Noise and rate of all that is stated, without what can only be the sums of the run."""
+    most = len(sums_of(settings))
+    rounds = (s for s in receipt.steps_run if not (is_sum(s, settings) and s.steps <= most))
+    return {(s.noise_multiplier, s.sampling_rate) for s in rounds}
 
 
 def _total(receipt: Receipt) -> int:

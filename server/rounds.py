@@ -22,8 +22,10 @@ from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.ledger import Receipt
 from ..common.settings import COORDINATORS_OWN, Settings
+from ..common.sums import sums_of
 from ..common.tensors import flatten, unflatten
 from ..common.wire import Task
+from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine, method_of, whole
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
@@ -73,6 +75,7 @@ class Rounds:
         self._method = method_of(settings.aggregate.method)
         self._trained = whole(loaded.schema, settings.aggregate.method).trained_shapes
         self._last_accepted, self._last_codes = 0, list[str]()
+        self._counted: dict[str, str] = {}
 
     def run(self, nodes: Sequence[int]) -> Score:
         """All rounds that are left; returns the last score.
@@ -83,9 +86,10 @@ class Rounds:
         Raises:
             ConfideError: ``run.no-round`` when not one round could be finished,
                 ``run.too-few-holders`` when too few are connected for a round; the run can be
-                resumed then.
+                resumed then; ``run.no-count`` when too few counted their classes.
         """
         state = self._begin()
+        self._count_classes(state)
         score = self._evaluate(state, written=not state.done)
         silent = 0
         for number in range(state.done + 1, self._settings.round.count + 1):
@@ -116,9 +120,48 @@ class Rounds:
         if state.best is not None:
             kept, adapter = best_round(state.losses), state.best
             self._folder.event("kept", round=kept)
+        self._measure_at_holders(state, adapter)
         if kept == state.done and not self._evaluator.writes:
             return score
         return self._measure(kept, adapter, written=True)
+
+    def _count_classes(self, state: _State) -> None:
+        """Before the first round, where class weights or rates are to be counted; once in a run."""
+        if not self._settings.task.uncounted:
+            return
+        self._counted = sums.remembered(self._folder)
+        if self._counted:
+            return
+        timeout, least = self._settings.round.timeout, self._settings.round.min_holders
+        nodes = wait_for_nodes(self._transport, least, timeout)
+        task = Task(run=self._folder.id, round=0, settings=self._flat(), schema="", adapter=b"")
+        summed = self._sum(task, nodes, state)
+        self._counted = sums.counted(summed, self._settings)
+        sums.record(self._folder, task, summed, self._settings, gave=self._counted)
+        if not self._counted:
+            raise sums.no_count(summed, self._settings)
+        sums.remember(self._folder, self._counted)
+
+    def _measure_at_holders(self, state: _State, adapter: Tensor) -> None:
+        """After the last round, where a metric of the holders' own text is asked for. The run has
+        its outcome by then, so that nobody is waited for."""
+        number = self._settings.round.count + 1
+        if number not in sums_of(self._settings):
+            return
+        last = self._task(max(state.done, 1), adapter, self._settings.train.lr)
+        task = replace(last, round=number)
+        summed = self._sum(task, self._transport.nodes(), state)
+        found = sums.measured(summed, self._settings, self._loaded.model)
+        sums.record(self._folder, task, summed, self._settings, **found)
+
+    def _sum(self, task: Task, nodes: Sequence[int], state: _State) -> sums.Summed:
+        summed = sums.ask(
+            task, self._settings, self._transport, nodes, state.receipts, state.barred
+        )
+        state.receipts |= {holder: one.receipt for holder, one in summed.accepted.items()}
+        state.barred |= {row["holder"] for row in summed.left_out if row["code"] == WENT_BACK}
+        self._save(state)
+        return summed
 
     def _begin(self) -> _State:
         if self._settings.run.resume:
@@ -183,17 +226,22 @@ class Rounds:
     def _task(self, number: int, adapter: Tensor, rate: float) -> Task:
         """The task of a round. Holders that step themselves do so at the round's rate: it travels
         as the ``train.lr`` of this task, and no part of the plan depends on it."""
-        flat = self._settings.to_flat()
+        flat = self._flat()
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
         flat["aggregate.method"] = self._method.named(number)
         return Task(
             run=self._folder.id,
             round=number,
-            settings={k: v for k, v in flat.items() if k not in COORDINATORS_OWN},
+            settings=flat,
             schema=self._method.trained(self._schema, number).digest,
             adapter=adapter.numpy().astype("<f4").tobytes(),
         )
+
+    def _flat(self) -> dict[str, Any]:
+        """The settings as they travel, with what was counted."""
+        flat: dict[str, Any] = {**self._settings.to_flat(), **self._counted}
+        return {k: v for k, v in flat.items() if k not in COORDINATORS_OWN}
 
     def _advance(
         self,

@@ -38,6 +38,8 @@ _LARGEST_PLD = 200.0  # above it no promise is left, and the distribution would 
 _LEAST_NOISE = 0.2  # below it the same is true of a single step
 _MOST_STEPS = 1_000_000  # composed in one go; above it the transform takes minutes
 _PIECE = 3.0  # noise multiplier at which a plain Gaussian is cheapest to discretise
+_PUSH = 1.5  # the least factor by which noise that is too little is raised
+_MOST_BESIDES = 0.9  # of epsilon; beyond it next to nothing would be left to train with
 _ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512)
 
 
@@ -148,8 +150,16 @@ def within(steps: Sequence[GaussianSteps], delta: float, limit: float) -> bool:
 
 
 @lru_cache(maxsize=256)
-def calibrate(*, epsilon: float, delta: float, sampling_rate: float, steps: int) -> float:
-    """A noise multiplier for ``steps`` steps whose PLD epsilon is at most ``epsilon``.
+def calibrate(
+    *,
+    epsilon: float,
+    delta: float,
+    sampling_rate: float,
+    steps: int,
+    besides: tuple[GaussianSteps, ...] = (),
+) -> float:
+    """A noise multiplier for ``steps`` steps that spend at most ``epsilon`` by PLD, together with
+    what is released ``besides`` with noise of its own.
 
     At usual targets what it gives is at least 0.999 * ``epsilon``, so little noise is wasted.
     """
@@ -162,18 +172,29 @@ def calibrate(*, epsilon: float, delta: float, sampling_rate: float, steps: int)
     if type(steps) is not int or steps < 1:
         _refuse_steps(f"steps = {steps!r} is not a whole number >= 1", "rounds times steps")
     _checked_delta(delta)
+    _check_room(besides, epsilon, delta)
 
     def spent(interval: float) -> Callable[[float], float]:
-        def at(noise_multiplier: float) -> float:
-            one = GaussianSteps(
-                noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=steps
-            )
-            return _epsilon((one,), delta, interval)
+        def at(noise: float) -> float:
+            one = GaussianSteps(noise_multiplier=noise, sampling_rate=sampling_rate, steps=steps)
+            return _epsilon(merge((one, *besides)) if besides else (one,), delta, interval)
 
         return at
 
-    start = _search(spent(_COARSE_INTERVAL), epsilon, 1.0)
-    return _search(spent(INTERVAL), epsilon, start)
+    push = _PUSH if besides else 1.0  # epsilon then falls more slowly than noise rises
+    start = _search(spent(_COARSE_INTERVAL), epsilon, 1.0, push)
+    return _search(spent(INTERVAL), epsilon, start, push)
+
+
+def _check_room(besides: tuple[GaussianSteps, ...], epsilon: float, delta: float) -> None:
+    """Refuse what alone leaves next to nothing of the target."""
+    if besides and not within(besides, delta, _MOST_BESIDES * epsilon):
+        raise ConfideError(
+            "privacy.calibration",
+            f"The sums besides the steps spend epsilon = {epsilon_pld(besides, delta):.3g} of"
+            f" {epsilon:g}; at most {_MOST_BESIDES:.0%} may go there.",
+            "Set privacy.sum-noise higher, or ask for no sums.",
+        )
 
 
 _EPSILONS = np.linspace(0, 15, 121)  # each gives a valid bound on an attacker; more only tighten
@@ -338,7 +359,7 @@ def _normal_cdf(x: float) -> float:
     return math.erfc(-x / math.sqrt(2)) / 2
 
 
-def _search(spent: Callable[[float], float], target: float, start: float) -> float:
+def _search(spent: Callable[[float], float], target: float, start: float, push: float) -> float:
     """A multiplier with 0.999 target <= spent <= target: secants in log-log inside a bracket."""
     noise, low, high = start, None, None
     for _ in range(100):
@@ -348,7 +369,7 @@ def _search(spent: Callable[[float], float], target: float, start: float) -> flo
         point = (math.log(noise), math.log(min(max(epsilon, 1e-12), 1e12)))
         low, high = (point, high) if epsilon > target else (low, point)
         if low is None or high is None:
-            noise *= min(max(epsilon / target, 0.25), 4.0)
+            noise *= min(max(epsilon / target, push if epsilon > target else 0.25), 4.0)
             continue
         width = high[0] - low[0]
         if width < 1e-4:

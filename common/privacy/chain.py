@@ -125,6 +125,7 @@ class Book:
     tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
     releases: list[tuple[int, str]] = field(default_factory=list)  # number of the entry, task
     spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
+    charged: Counter[tuple[str, int]] = field(default_factory=Counter)  # run, round -> steps
 
     def take(self, number: int, text: str, digest: str) -> Entry:
         """Check one stored row against everything before it, and count it."""
@@ -176,6 +177,7 @@ class Book:
                 self.unit = unit
             self.tasks[payload["task"]] = ""
             self.spent[payload["run"], steps.noise_multiplier, steps.sampling_rate] += steps.steps
+            self.charged[payload["run"], payload.get("round", -1)] += steps.steps
         elif state == "released":
             if self.tasks[payload["task"]] or not payload["reply"]:
                 raise ValueError("a task is released once")

@@ -267,6 +267,10 @@ class Ledger:
         """All that was charged, by every run or by one; what is only reserved counts as spent."""
         return self._current().steps(run)
 
+    def charged(self, run: str) -> dict[int, int]:
+        """How many steps were charged for each round of a run."""
+        return {r: count for (of, r), count in self._current().charged.items() if of == run}
+
     def epsilon(self, delta: float, run: str | None = None) -> float:
         """Spent so far, by PLD."""
         return epsilon_pld(self.steps(run), delta)

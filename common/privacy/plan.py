@@ -97,8 +97,10 @@ class Plan:
         clip_norm: float,
         unit: Unit = Unit.RECORD,
         trust: Trust = Trust.LOCAL,
+        besides: tuple[GaussianSteps, ...] = (),
     ) -> Plan:
-        """The plan whose ``max_rounds`` rounds together spend at most ``epsilon`` by PLD."""
+        """The plan whose ``max_rounds`` rounds, together with what the run releases ``besides``,
+        spend at most ``epsilon`` by PLD."""
         if trust is Trust.OFF:
             noise_multiplier = 0.0
         else:
@@ -107,6 +109,7 @@ class Plan:
                 delta=delta,
                 sampling_rate=sampling_rate,
                 steps=steps_per_round * max_rounds,
+                besides=besides,
             )
         return cls(
             unit=unit,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from ..settings import TaskSpec
 from .causal import Causal
-from .classification import Classification
+from .classification import Classification, class_indices
 from .example import Batch, Example, Prediction
 from .masked import Masked
 from .regression import Regression
@@ -45,5 +45,6 @@ __all__ = [
     "Place",
     "Prediction",
     "Task",
+    "class_indices",
     "task_for",
 ]

@@ -26,6 +26,24 @@ _MANY = ("accuracy", "macro-f1", "micro-f1", "mcc")
 _TWO = ("accuracy", "f1", "macro-f1", "micro-f1", "mcc")
 
 
+def class_indices(records: Sequence[Record], labels: Sequence[str]) -> list[int]:
+    """The class of each record, by its place among the labels.
+
+    Raises:
+        ConfideError: ``data.unknown-label``; it names the record's number, never its content.
+    """
+    index, found = {name: i for i, name in enumerate(labels)}, []
+    for number, record in enumerate(records, start=1):
+        if record.target is None or record.target not in index:
+            raise ConfideError(
+                "data.unknown-label",
+                f"The label of record {number} is not one of {', '.join(labels)}.",
+                "Declare every label in task.labels, spelt as in the data.",
+            )
+        found.append(index[record.target])
+    return found
+
+
 class Classification:
     """See the module's docstring."""
 
@@ -56,17 +74,8 @@ class Classification:
         Raises:
             ConfideError: ``data.unknown-label``; it names the record's number, never its content.
         """
-        index = {name: i for i, name in enumerate(self.labels)}
-        if labelled:
-            for number, record in enumerate(records, start=1):
-                if record.target not in index:
-                    raise ConfideError(
-                        "data.unknown-label",
-                        f"The label of record {number} is not one of {', '.join(self.labels)}.",
-                        "Declare every label in task.labels, spelt as in the data.",
-                    )
+        targets = class_indices(records, self.labels) if labelled else [0] * len(records)
         ids = pooled.token_ids([record.text for record in records], tokenizer, max_length)
-        targets = [index[r.target] if labelled and r.target is not None else 0 for r in records]
         return [Example(i, t) for i, t in zip(ids, targets, strict=True)]
 
     def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:

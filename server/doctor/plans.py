@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 from ...common.privacy.accountant import GaussianSteps, calibrate
 from ...common.settings import Settings
+from ...common.sums import steps_of_sums
 
 
 def planned(settings: Settings, units: int) -> GaussianSteps:
@@ -13,10 +12,11 @@ def planned(settings: Settings, units: int) -> GaussianSteps:
     rate = min(1.0, settings.train.batch / units)
     steps = settings.train.steps * settings.round.count
     privacy = settings.privacy
-    noise = privacy.noise_multiplier or _calibrated(privacy.epsilon, privacy.delta, rate, steps)
+    noise = privacy.noise_multiplier or calibrate(
+        epsilon=privacy.epsilon,
+        delta=privacy.delta,
+        sampling_rate=rate,
+        steps=steps,
+        besides=steps_of_sums(settings),
+    )
     return GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=steps)
-
-
-@lru_cache(maxsize=64)
-def _calibrated(epsilon: float, delta: float, rate: float, steps: int) -> float:
-    return calibrate(epsilon=epsilon, delta=delta, sampling_rate=rate, steps=steps)

@@ -96,7 +96,8 @@ def _leaks(folder: Path) -> Iterator[Finding]:
     more: set[str] = set()
     with (folder / "metrics.jsonl").open(encoding="utf-8") as lines:
         for line in lines:
-            if '"event": "round"' in line and line.endswith("}\n"):
+            sent = '"event": "round"' in line or '"event": "sum"' in line
+            if sent and line.endswith("}\n"):
                 for update in json.loads(line).get("accepted", ()):
                     more |= set(update) - _UPDATE_KEYS
     if more:

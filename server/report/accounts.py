@@ -2,21 +2,22 @@
 
 The events are those of a holder's ledger when the folder holds one, otherwise those of its newest
 receipt, plus what it may have charged without our knowing: who timed out, or was turned away at
-the gate, has spent its round, and only the next receipt would say so. Nothing is estimated
-downwards.
+the gate, has spent its round or its sum, and only the next receipt would say so. Nothing is
+estimated downwards.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from ...common.privacy import accountant
 from ...common.privacy.accountant import GaussianSteps
 from ...common.privacy.ledger import Receipt
+from ...common.sums import is_sum, steps_of_sums, sums_of
 from .figures import Steps
-from .histories import History
+from .histories import History, Round
 from .ledgers import LedgerFacts
 from .reading import Run
 
@@ -30,7 +31,8 @@ NAMELESS = "node-"  # a holder that never answered is known by the number of its
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """What one holder spent in this run. ``basis`` is ledger, receipt or plan; ``open_rounds``
-    counts rounds in which it may have charged without our knowing."""
+    counts rounds in which it may have charged without our knowing, and ``unknown`` says that
+    nothing at all is known of what a round of it spends."""
 
     name: str
     history: History
@@ -38,29 +40,25 @@ class Account:
     basis: str
     open_rounds: int
     ledger: LedgerFacts | None
+    unknown: bool = False
 
     @property
     def newest(self) -> Receipt | None:
         """The last receipt that it gave."""
         return self.history.newest
 
-    @property
-    def unknown(self) -> bool:
-        """Whether nothing at all is known of what it spent."""
-        return bool(self.open_rounds and not self.steps)
-
 
 def accounts_of(run: Run, ledgers: dict[str, LedgerFacts]) -> list[Account]:
     """Every holder's, by name."""
-    open_rounds = _OpenRounds(run)
+    rounds, sums = _OpenRounds(run.rounds), _OpenRounds(run.sums)
     return [
-        _account(run, name, ledgers.get(name), open_rounds) for name in _holder_names(run, ledgers)
+        _account(run, name, ledgers.get(name), rounds, sums) for name in _holder_names(run, ledgers)
     ]
 
 
 def left_out(run: Run) -> Iterable[tuple[int, str, str]]:
-    """Round, holder and code of each answer that was missing or refused."""
-    for number, line in run.rounds.items():
+    """Round (or number of the sum), holder and code of each answer that was missing or refused."""
+    for number, line in sorted([*run.sums.items(), *run.rounds.items()], key=lambda pair: pair[0]):
         for who, code in line.left_out:
             yield number, who, code
 
@@ -70,7 +68,7 @@ def _holder_names(run: Run, ledgers: dict[str, LedgerFacts]) -> list[str]:
     known = set(run.histories) | set(ledgers)
     known |= {name for _, name, _ in left_out(run) if not name.startswith(NAMELESS)}
     strangers: set[str] = set()
-    for line in run.rounds.values():
+    for line in (*run.rounds.values(), *run.sums.values()):
         nameless = {who for who, code in line.left_out if _may_charge(who, code)}
         if len(nameless) > len(known - line.answered):
             strangers |= nameless
@@ -81,15 +79,20 @@ def _may_charge(name: str, code: str) -> bool:
     return name.startswith(NAMELESS) and not code.startswith(BEFORE_CHARGE)
 
 
-def _account(run: Run, name: str, ledger: LedgerFacts | None, open_rounds: _OpenRounds) -> Account:
+def _account(
+    run: Run, name: str, ledger: LedgerFacts | None, rounds: _OpenRounds, sums: _OpenRounds
+) -> Account:
     history = run.histories.get(name, History())
     steps: Steps = history.newest.steps_run if history.newest else ()
-    basis, missing = "receipt" if history.newest else "plan", 0
+    basis, missing, unknown = "receipt" if history.newest else "plan", 0, False
     if ledger is not None and not ledger.fault:
         steps, basis = ledger.steps, "ledger"
     else:
-        missing = open_rounds.of(name, history.last_round)
-        steps = (*steps, *_open_steps(run, steps, missing))
+        missing = rounds.of(name, history.last_round)
+        opened = _open_steps(run, steps, missing)
+        unknown = bool(missing and not opened)
+        summed = steps_of_sums(run.settings, sums.of(name, history.last_round))
+        steps = (*steps, *opened, *summed)
     return Account(
         name=name,
         history=history,
@@ -97,6 +100,7 @@ def _account(run: Run, name: str, ledger: LedgerFacts | None, open_rounds: _Open
         basis=basis,
         open_rounds=missing,
         ledger=ledger,
+        unknown=unknown,
     )
 
 
@@ -104,10 +108,10 @@ class _OpenRounds:
     """Rounds in which a holder may have charged without our knowing. Where only a node's number
     is known, it may have been any holder that did not answer."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, rounds: Mapping[int, Round]) -> None:
         self._by_name: dict[str, set[int]] = {}
         self._nameless: list[tuple[int, frozenset[str]]] = []
-        for number, line in run.rounds.items():
+        for number, line in rounds.items():
             charged = [who for who, code in line.left_out if not code.startswith(BEFORE_CHARGE)]
             for who in charged:
                 self._by_name.setdefault(who, set()).add(number)
@@ -122,10 +126,12 @@ class _OpenRounds:
 
 def _open_steps(run: Run, steps: Steps, rounds: int) -> Steps:
     """As many steps as the open rounds have, like the holder's last; at rate 1 if there is none."""
-    noise = steps[-1].noise_multiplier if steps else run.settings.privacy.noise_multiplier
+    most = len(sums_of(run.settings))
+    known = [s for s in steps if not (is_sum(s, run.settings) and s.steps <= most)]
+    noise = known[-1].noise_multiplier if known else run.settings.privacy.noise_multiplier
     if not rounds or not noise:
         return ()
-    rate, count = steps[-1].sampling_rate if steps else 1.0, rounds * run.settings.train.steps
+    rate, count = known[-1].sampling_rate if known else 1.0, rounds * run.settings.train.steps
     return (GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=count),)
 
 

@@ -53,6 +53,7 @@ def build_report(folder: Path, *, prv: bool = True) -> Json:
         "run": _about(run),
         "holders": holders,
         "utility": _utility(run),
+        "sums": list(run.summed.values()),
         "released": released(run, accounts),
         "not_protected": not_protected(run, claim["groups"]),
         "checks": checks,
@@ -88,7 +89,8 @@ def _holder(
     return {
         "name": account.name,
         "rounds": account.history.rounds,
-        "events": [step.to_json() for step in steps],
+        "sums": account.history.sums,
+        "events": [step.to_json() for step in steps if not account.unknown],
         "basis": account.basis,
         "open_rounds": account.open_rounds,
         "epsilon_pld": found.epsilon if known and found else planned,

@@ -67,7 +67,7 @@ def _check_charged(run: Run, accounts: Sequence[Account]) -> Json:
     problems = []
     for account in accounts:
         charged = sum(step.steps for step in account.steps)
-        due = account.history.rounds * run.settings.train.steps
+        due = account.history.rounds * run.settings.train.steps + account.history.sums
         if charged < due:
             problems.append(f"{account.name}: {charged} steps charged, {due} released")
     return _check(
@@ -191,6 +191,9 @@ def _check_finished(run: Run) -> Json:
     abandoned = [number for number, line in run.rounds.items() if line.abandoned]
     problems = [] if status == "finished" else [f"the run is {status} {run.end.get('code', '')}"]
     problems += [f"round {number} was abandoned" for number in abandoned]
+    problems += [
+        f"too few took part in the sum of {s['of']}" for s in run.summed.values() if s["abandoned"]
+    ]
     return _check(
         "All rounds were completed", problems, f"{len(run.rounds)} rounds were run.", hard=False
     )

@@ -50,7 +50,7 @@ def promise_of(
     epsilon = max((e for e in spent if e is not None), default=0.0) if bounded else None
     private = bounded and not failed
     pairs = zip(accounts, spent, strict=True)
-    known = [(account.steps, e or 0.0) for account, e in pairs if account.steps]
+    known = [(a.steps, e or 0.0) for a, e in pairs if a.steps and not a.unknown]
     return Promise(
         private=private,
         epsilon=epsilon,
@@ -160,6 +160,8 @@ def _client_rate(run: Run) -> float | None:
 def _why_not(run: Run, accounts: Sequence[Account], promise: Promise, rate: float | None) -> str:
     if not promise.private:
         return "No claim is made at all."
+    if run.summed:
+        return "Sums over all holders were released besides: nothing was drawn for them."
     if not run.settings.round.holders:
         return "Every connected holder was asked in every round: nothing was drawn."
     if rate is None:

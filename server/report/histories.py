@@ -63,11 +63,12 @@ class Round:
 @dataclass
 class History:
     """One holder's accepted updates. ``updates`` counts every one, ``rounds`` those of different
-    rounds; ``bare`` lists rounds whose receipt tells of no noised step; ``breaks`` says where its
-    ledger did not go on from the receipt before."""
+    rounds, ``sums`` the different sums; ``bare`` lists rounds whose receipt tells of no noised
+    step; ``breaks`` says where its ledger did not go on from the receipt before."""
 
     updates: int = 0
     rounds: int = 0
+    sums: int = 0
     last_round: int = 0
     newest: Receipt | None = None
     bare: list[int] = field(default_factory=list)
@@ -77,10 +78,10 @@ class History:
     _stride: int = 1
     _last: Mapping[str, Any] | None = None
 
-    def take(self, number: int, told: Any) -> None:
+    def take(self, number: int, told: Any, *, is_sum: bool = False) -> None:
         """One accepted update and its receipt as it was told; None where there is no receipt."""
         self.updates += 1
-        self._count(number)
+        self._count(number, is_sum=is_sum)
         receipt = told if _is_receipt(told) else None
         if receipt is None or not _all_noised(receipt["steps_run"]):
             self.bare.append(number)
@@ -100,12 +101,13 @@ class History:
         if self.marks[-1][0] != self.last_round:
             self.marks.append((self.last_round, self.newest.steps_run))
 
-    def _count(self, number: int) -> None:
+    def _count(self, number: int, *, is_sum: bool) -> None:
         if number >= len(self._seen):
             self._seen.extend(bytes(number + 1 - len(self._seen)))
         if not self._seen[number]:
             self._seen[number] = 1
-            self.rounds += 1
+            self.sums += is_sum
+            self.rounds += not is_sum
         self.last_round = max(self.last_round, number)
 
     def _follow(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> None:
@@ -125,7 +127,7 @@ class History:
 
 
 def add_round(histories: dict[str, History], event: Json) -> None:
-    """Take in every accepted update of a round's line."""
+    """Take in every accepted update of the line of a round, or of a sum."""
     number = event["round"]
     if type(number) is not int or not 0 <= number <= MOST_ROUNDS:
         raise ConfideError(
@@ -138,7 +140,7 @@ def add_round(histories: dict[str, History], event: Json) -> None:
         history = histories.get(name)
         if history is None:
             history = histories[name] = History()
-        history.take(number, update.get("receipt"))
+        history.take(number, update.get("receipt"), is_sum=event["event"] == "sum")
 
 
 def _is_receipt(told: Any) -> bool:

@@ -26,6 +26,7 @@ from . import (
 )
 from .style import STYLE
 from .svg import DARK, LIGHT, bar, curve_chart, line_chart
+from .words import told_of_sums
 
 SHOWN_HOLDERS = 50
 
@@ -40,7 +41,7 @@ def render(report: Json) -> str:
     parts += [
         _section("What this means for one person", _person(claim), ""),
         _section("For someone who sees only the adapter", _outsider(claim, report["outsider"]), ""),
-        _section("How useful the adapter is", _utility(report["utility"]), _examples(report)),
+        _section("How useful the adapter is", _useful(report), _examples(report)),
         _section("Over the rounds", _rounds(report), ""),
         _section("Holders", _holders(report), _holders_lead(report)),
         _section("What left the holders", _released(report["released"]), _RELEASED_LEAD),
@@ -203,6 +204,11 @@ def _upwards(share: float) -> str:
 def _examples(report: Json) -> str:
     count = report["utility"]["examples"]
     return f"Measured on {count} held-out records that no holder trained on." if count else ""
+
+
+def _useful(report: Json) -> str:
+    sums = "".join(f'<p class="note">{escape(told)}</p>' for told in told_of_sums(report))
+    return _utility(report["utility"]) + sums
 
 
 def _utility(utility: Json) -> str:

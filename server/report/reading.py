@@ -26,10 +26,11 @@ _NO_METRIC = ("event", "round", "examples", "loss", "metric")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round,
-    ``histories`` what each holder's accepted updates add up to. ``draws`` counts how often holders
-    may have been drawn: every line of a round, and one more for every time the run was resumed.
-    ``kept`` is the round whose adapter is kept; None for the last one."""
+    """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round, ``sums``
+    and ``summed`` (who answered, and what came of it) that of each noisy sum; ``histories`` what
+    each holder's accepted updates add up to. ``draws`` counts how often holders may have been
+    drawn: every line of a round, and one more for every time the run was resumed. ``kept``
+    is the round whose adapter is kept; None for the last one."""
 
     folder: Path
     id: str
@@ -38,6 +39,8 @@ class Run:
     end: Json
     rounds: dict[int, Round]
     evaluations: dict[int, Json]
+    sums: dict[int, Round]
+    summed: dict[int, Json]
     histories: dict[str, History]
     draws: int
     yardsticks: tuple[Json, ...]
@@ -83,6 +86,8 @@ def read_run(folder: Path) -> Run:
     end: Json = {}
     rounds: dict[int, Round] = {}
     evaluations: dict[int, Json] = {}
+    sums: dict[int, Round] = {}
+    summed: dict[int, Json] = {}
     histories: dict[str, History] = {}
     draws, kept = 0, None
     for event in _events(folder / "metrics.jsonl"):
@@ -96,6 +101,10 @@ def read_run(folder: Path) -> Run:
         elif kind == "round":
             draws += 1
             rounds[event["round"]] = Round.of(event)
+            add_round(histories, event)
+        elif kind == "sum":
+            sums[event["round"]] = Round.of(event)
+            summed[event["round"]] = {**event, "accepted": len(event["accepted"])}
             add_round(histories, event)
         elif kind == "resume":
             draws += 1
@@ -118,6 +127,8 @@ def read_run(folder: Path) -> Run:
         end=end,
         rounds=dict(sorted(rounds.items())),
         evaluations=dict(sorted(evaluations.items())),
+        sums=dict(sorted(sums.items())),
+        summed=dict(sorted(summed.items())),
         histories=histories,
         draws=draws,
         yardsticks=tuple(json.loads(yardsticks.read_text("utf-8")) if yardsticks.is_file() else ()),

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from . import epsilon_text, kept_text, metric_title, percent, value_text
 from .verify import Verdict
+from .words import told_of_sums
 
 SHOWN_HOLDERS = 12
 
@@ -24,7 +25,9 @@ def show(report: Mapping[str, Any], console: Console) -> None:
         Group(
             _claim(report),
             _section("For someone who sees only the adapter", _outsider(report["outsider"])),
-            _section("Utility", _utility(report["utility"])),
+            _section(
+                "Utility", Group(_utility(report["utility"]), *map(Text, told_of_sums(report)))
+            ),
             _section("Holders", _holders(report["holders"])),
             _section("What left the holders", _released(report["released"])),
             _section("Checks", _checks(report["checks"])),

@@ -163,9 +163,10 @@ def _row_differences(
     found += _second_opinions(row, facts.steps, epsilon, delta)
     if not (covers(told, facts.steps) and covers(facts.steps, told)):
         found.append(f"the report has {_count(told)} steps, the ledger {_count(facts.steps)}")
-    if row["rounds"] > facts.released:
+    accepted = row["rounds"] + row.get("sums", 0)
+    if accepted > facts.released:
         found.append(
-            f"the report has {row['rounds']} accepted rounds, the ledger {facts.released} releases"
+            f"the report has {accepted} accepted updates, the ledger {facts.released} releases"
         )
     found += [
         f"its charges were made at delta {other:g}, the report is at {delta:g}"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from ...common.privacy.plan import Unit
-from . import Json, group_text
+from . import Json, group_text, metric_title, value_text
 from .accounts import Account
 from .reading import Run
 
@@ -25,12 +26,60 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
         if min(rates, default=0.0) < 1
         else f"it is 1, which tells that no holder has more than {s.train.batch} {run.unit}s"
     )
-    bare = [] if run.private else [(update, "no noise was added: it can reveal records")]
+    left = [(update, guarded), *_summed(run)]
+    if not run.private:
+        left = [(what, "no noise was added: it can reveal records") for what, _ in left]
+    bare = [] if run.private else left
     return {
-        "accounted": _things([(update, guarded)] if run.private else []),
+        "accounted": _things(left if run.private else []),
         "public": _things(_PUBLIC),
         "not_accounted": _things([*bare, ("The sampling rate", tells), *_NOT_ACCOUNTED]),
     }
+
+
+def _summed(run: Run) -> list[tuple[str, str]]:
+    """The noisy sums, each of one vector per holder."""
+    noise = run.settings.privacy.sum_noise
+    guarded = (
+        f"no {run.unit} moves it by more than 1; the holder added Gaussian noise of standard"
+        f" deviation {noise:g} itself, and charged its ledger"
+    )
+    return [(f"One sum per holder: {_SUMS[line['of']]}", guarded) for line in run.summed.values()]
+
+
+def told_of_sums(report: Mapping[str, Any]) -> list[str]:
+    """What the sums over the holders brought, in sentences for people."""
+    return [_told(line, report["settings"]) for line in report.get("sums", ())]
+
+
+def _told(line: Json, settings: Json) -> str:
+    kind = "noisy sums" if line["noise_std"] else "exact sums, NOT PRIVATE,"
+    by, of = f"by {kind} of {line['accepted']} holders", line["of"]
+    if of == "classes":
+        return f"Classes were counted before the first round, {by}: {_counts(line, settings)}."
+    title = f"{metric_title(of)} at the holders, on the text that they trained on"
+    if line["value"] is None:
+        return f"{title}: not known, since too few answered or the noise hides so little text."
+    return (
+        f"{title}, so no measure of new text: {value_text(of, line['value'])}, {by};"
+        f" the noise alone gives it a standard error of {value_text(of, line['error'])}."
+    )
+
+
+def _counts(line: Json, settings: Json) -> str:
+    labels = [name.strip() for name in settings["task.labels"].split(",") if name.strip()]
+    pairs = zip(labels, line["totals"], strict=True)
+    counts = ", ".join(f"{name} {total:,.0f}" for name, total in pairs)
+    noise = f"the noise on each has standard deviation {line['noise_std']:,.1f}"
+    gave = [f"{key} = {text.partition(' ')[2]}" for key, text in line["gave"].items()]
+    return "; ".join([counts, noise, *(gave or ["too few counted"])])
+
+
+_SUMS = {
+    "classes": "how many of each class there are",
+    "accuracy": "how many the final adapter gets right, and how many wrong",
+    "perplexity": "the final adapter's loss on each, up to that of a guess",
+}
 
 
 def _things(pairs: Iterable[tuple[str, str]]) -> list[Json]:

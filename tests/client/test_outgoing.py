@@ -102,7 +102,8 @@ def test_nothing_of_the_kind_that_others_send_has_a_field() -> None:
     assert found == {
         "task.metric",  # of the coordinator's own public text
         "round.patience",  # as is this: the public loss decides
-        "task.class-weights",  # numbers that the coordinator gives, counted from nothing private
+        "task.class-weights",  # the coordinator's numbers, or from a noisy sum that is charged
+        "round.holder-metric",  # nothing but a noisy sum that is charged
         "train.weight-decay",  # of the adapter, whatever the text
     }
     assert len(NOT_SENT) >= 6

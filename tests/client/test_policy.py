@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from confide.client import policy as policy_module
-from confide.client.policy import SIMULATION, Policy, review, review_model, review_plan
+from confide.client.policy import SIMULATION, Policy, review, review_model, review_plan, review_sum
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.plan import Plan, Trust
@@ -355,6 +355,7 @@ def test_every_limit_of_the_policy_is_looked_at(cache: Path) -> None:
     by_person = {"privacy__unit": "person", "data__person": "author"}
     review(settings(**by_person), watched)
     review_plan(plan(), watched, ())
+    review_sum(settings(), watched)
     review(settings(privacy__trust="off"), Watched(allow_unprotected=True))
     limits = {f.name for f in fields(Policy)}
     assert limits - seen == {"max_epsilon"}  # of all runs: the ledger's, see test_holder.py

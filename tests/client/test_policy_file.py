@@ -45,6 +45,7 @@ columns = ["text", "label"]
 tasks = []
 base-models = ["a/b", "/opt/own model@sha256:{PIN}"]
 coordinators = ["The Institute"]
+allow-sums = false
 allow-unprotected = true
 allow-any-model = true
 """
@@ -70,6 +71,7 @@ def test_every_limit_can_be_written(tmp_path: Path) -> None:
         tasks=(),
         base_models=("a/b", f"/opt/own model@sha256:{PIN}"),
         coordinators=("The Institute",),
+        allow_sums=False,
         allow_unprotected=True,
         allow_any_model=True,
     )

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from confide.client import trainer as trainer_module
-from confide.client.trainer import Trainer, _draws_from
+from confide.client.trainer import Trainer, draws_from
 from confide.common import models, trunk
 from confide.common.batches import TOKENS_PER_BATCH, EncodedText, Room
 from confide.common.errors import ConfideError
@@ -377,7 +377,7 @@ def test_a_class_that_is_left_out_contributes_nothing(tiny_model: Path, tmp_path
 
 
 def test_each_use_of_a_record_has_numbers_of_its_own() -> None:
-    draws = _draws_from(SecureGenerator())
+    draws = draws_from(SecureGenerator())
     seeds = {draws().initial_seed() for _ in range(100)}
     assert len(seeds) == 100, "from a common source one record would change all others' masks"
-    assert seeds.isdisjoint(_draws_from(SecureGenerator())().initial_seed() for _ in range(100))
+    assert seeds.isdisjoint(draws_from(SecureGenerator())().initial_seed() for _ in range(100))

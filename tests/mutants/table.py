@@ -34,6 +34,8 @@ _GRADIENT_TESTS = ("tests/client/test_per_example.py",)
 _VARIANT_TESTS = ("tests/client/test_per_example_variants.py",)
 _HOLDER = "client/holder.py"
 _HOLDER_TESTS = ("tests/client/test_holder.py",)
+_SUMS = "client/sums.py"
+_SUM_TESTS = ("tests/client/test_sums.py",)
 _LEDGER = "common/privacy/ledger.py"
 _LEDGER_TESTS = ("tests/common/privacy/test_ledger.py",)
 _ACCOUNTANT = "common/privacy/accountant.py"
@@ -332,14 +334,14 @@ MUTANTS = (
     Mutant(
         "trained before it is charged",
         _HOLDER,
-        "        ledger.charge(charge, *self._limits(settings))\n"
+        "        self._charge(task, settings, plan, ledger)\n"
         "        change = ready.trainer.train(\n"
         "            ready.adapter, text, settings, plan, self._generator, units=units\n"
         "        )\n",
         "        change = ready.trainer.train(\n"
         "            ready.adapter, text, settings, plan, self._generator, units=units\n"
         "        )\n"
-        "        ledger.charge(charge, *self._limits(settings))\n",
+        "        self._charge(task, settings, plan, ledger)\n",
         _HOLDER_TESTS,
     ),
     Mutant(
@@ -352,8 +354,8 @@ MUTANTS = (
     Mutant(
         "a run without end",
         _HOLDER,
-        "    if sum(s.steps for s in ledger.steps(task.run)) + steps > steps * count:",
-        "    if False:",
+        "full, what = trained + steps > steps * count,",
+        "full, what = False,",
         _HOLDER_TESTS,
     ),
     Mutant(
@@ -390,6 +392,112 @@ MUTANTS = (
         "    if not torch.isfinite(decode_vector(values, encoding, change.numel())).all():",
         "    if False:",
         ("tests/client/test_release.py",),
+    ),
+    # --- noisy sums ---
+    Mutant(
+        "no noise on a sum",
+        _SUMS,
+        "total + plan.noise_std * draw",
+        "total + 0 * plan.noise_std * draw",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "half the noise on a sum",
+        _SUMS,
+        "total + plan.noise_std * draw",
+        "total + 0.5 * plan.noise_std * draw",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "one draw for all numbers of a sum",
+        _SUMS,
+        "draw = generator.normal(len(total))",
+        "draw = np.repeat(generator.normal(1), len(total))",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "classes counted as they are",
+        _HOLDER,
+        "        shares = shares_of_classes(classes, len(labels))\n"
+        "        total = noisy_sum(shares, units, plan, self._generator)\n",
+        "        shares = shares_of_classes(classes, len(labels))\n"
+        "        total = torch.from_numpy(shares.sum(0))\n",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "classes counted before they are charged",
+        _HOLDER,
+        "        self._charge(task, settings, plan, ledger)\n"
+        "        shares = shares_of_classes(classes, len(labels))\n"
+        "        total = noisy_sum(shares, units, plan, self._generator)\n",
+        "        shares = shares_of_classes(classes, len(labels))\n"
+        "        total = noisy_sum(shares, units, plan, self._generator)\n"
+        "        self._charge(task, settings, plan, ledger)\n",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "a person counts once for each record",
+        _SUMS,
+        "one = shares[list(records)].mean(axis=0)",
+        "one = shares[list(records)].sum(axis=0)",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "what a unit adds is not clipped",
+        _SUMS,
+        "total += one * (most / max(float(np.linalg.norm(one)), most))",
+        "total += one",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "what is not a number stays in a sum",
+        _SUMS,
+        "        if np.isfinite(one).all():\n",
+        "        if True:\n",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "the noise of training leaves no room for sums",
+        _HOLDER,
+        "        sums = steps_of_sums(settings)\n",
+        "        sums = ()\n",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "a sum as often as one likes",
+        _HOLDER,
+        "full, what = task.round in charged,",
+        "full, what = False,",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "a sum that does not fit opens the text",
+        _HOLDER,
+        "        if summed:  # whatever the number of units\n",
+        "        if False:\n",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "a policy without sums is passed by",
+        "client/policy.py",
+        "    if not policy.allow_sums:\n",
+        "    if False:\n",
+        _SUM_TESTS,
+    ),
+    Mutant(
+        "a receipt without the sum passes the gate",
+        "server/gate.py",
+        "        if not any(is_sum(step, settings) for step in receipt.steps_run):\n",
+        "        if False:\n",
+        ("tests/server/test_sums.py",),
+    ),
+    Mutant(
+        "the report does not read sums",
+        "server/report/reading.py",
+        'summed[event["round"]] = {**event, "accepted": len(event["accepted"])}\n'
+        "            add_round(histories, event)\n",
+        'summed[event["round"]] = {**event, "accepted": len(event["accepted"])}\n',
+        ("tests/server/test_run_sums.py",),
     ),
     # --- the accountant ---
     Mutant(

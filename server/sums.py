@@ -1,0 +1,172 @@
+"""Noisy sums over the holders, at the coordinator: asked for, added up, and what follows from them.
+
+The holders add the noise and are charged (``common.sums``); everything here is post-processing of
+what they released, and costs no privacy. Added up over H holders the noise has standard deviation
+sqrt(H) times one holder's. Nothing here withstands a hostile holder, which can send any number.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..common.errors import ConfideError
+from ..common.privacy.ledger import Receipt
+from ..common.settings import Settings
+from ..common.sums import Sum, largest_loss, noise_of, size_of, sums_of, with_counted
+from ..common.wire import Task, Update
+from .gate import Accepted, check_sum, sift
+from .run_folder import RunFolder
+from .transport import Transport
+
+logger = logging.getLogger("confide.server")
+
+COUNTED_FILE = "checkpoint/counted.json"
+_LARGEST_WEIGHT = 1e6  # of a class, by ``common.combinations``
+_CLEAR = 4.0  # standard deviations that a number of units must stand out of its noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summed:
+    """A sum over the holders that were accepted: its numbers with noise, and the standard deviation
+    of that noise on each."""
+
+    totals: tuple[float, ...]
+    noise_std: float
+    accepted: Mapping[str, Accepted]
+    left_out: Sequence[Mapping[str, str]]
+
+
+def ask(
+    task: Task,
+    settings: Settings,
+    transport: Transport,
+    nodes: Sequence[int],
+    receipts: Mapping[str, Receipt],
+    barred: Collection[str],
+) -> Summed:
+    """Ask ``nodes`` for the sum of a task, and add up what passes the gate."""
+    size = size_of(sums_of(settings)[task.round], settings)
+
+    def passes(update: Update, last: Receipt | None) -> Accepted:
+        return check_sum(update, task, settings, size, last)
+
+    replies = transport.ask(nodes, task, settings.round.timeout)
+    accepted, left_out = sift(replies, passes, receipts, barred)
+    values = [one.change.double().tolist() for one in accepted.values()]
+    return Summed(
+        totals=tuple(math.fsum(column) for column in zip(*values, strict=True)) or (0.0,) * size,
+        noise_std=noise_of(settings) * math.sqrt(len(values)),
+        accepted=accepted,
+        left_out=left_out,
+    )
+
+
+def balanced(summed: Summed) -> tuple[str, str]:
+    """Class weights and class rates, as settings: both give every class the same say.
+
+    A class of which less was counted than one, or than the noise on it, is taken for that many.
+    Weights are the inverse shares, with a mean of 1 over the records; rates are those at which a
+    class is used as often as the rarest.
+    """
+    least = max(1.0, summed.noise_std)
+    counts = [max(count, least) for count in summed.totals]
+    mean, rarest = sum(counts) / len(counts), min(counts)
+    weights = [min(mean / count, _LARGEST_WEIGHT) for count in counts]
+    rates = [rarest / count for count in counts]
+    return _listed(weights), _listed(rates)
+
+
+def share_of(summed: Summed) -> tuple[float, float] | None:
+    """The first of two numbers as a share of both, in [0, 1], with the standard error that the
+    noise gives it (first order); None where both together hardly stand out of the noise."""
+    first, rest = summed.totals
+    units = first + rest
+    if units <= 0 or units < _CLEAR * math.sqrt(2) * summed.noise_std:
+        return None
+    share = min(max(first / units, 0.0), 1.0)
+    return share, summed.noise_std * math.hypot(share, 1 - share) / units
+
+
+def remembered(folder: RunFolder) -> dict[str, str]:
+    """The settings that a count gave earlier in this run; empty before it.
+
+    Raises:
+        ConfideError: ``run.resume`` when they are there and damaged.
+    """
+    path = folder.path / COUNTED_FILE
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return {str(key): str(value) for key, value in found.items()}
+    except (ValueError, AttributeError):
+        raise ConfideError("run.resume", f"{path} is damaged.", "Start a new run.") from None
+
+
+def remember(folder: RunFolder, found: Mapping[str, str]) -> None:
+    """Keep what a count gave for a resumed run."""
+    folder.write(COUNTED_FILE, json.dumps(dict(found)).encode())
+
+
+def counted(summed: Summed, settings: Settings) -> dict[str, str]:
+    """The settings that take the place of ``counted``; empty where too few holders counted."""
+    return with_counted(settings, *balanced(summed)) if _enough(summed, settings) else {}
+
+
+def no_count(summed: Summed, settings: Settings) -> ConfideError:
+    """The error of a run whose classes too few holders counted."""
+    codes = ", ".join(sorted({row["code"] for row in summed.left_out})) or "none"
+    return ConfideError(
+        "run.no-count",
+        f"{len(summed.accepted)} holders counted their classes, round.min-holders ="
+        f" {settings.round.min_holders}; the others said: {codes}.",
+        "Resume the run when more are there, or start one with numbers in task.class-weights.",
+    )
+
+
+def _enough(summed: Summed, settings: Settings) -> bool:
+    return len(summed.accepted) >= settings.round.min_holders
+
+
+def measured(summed: Summed, settings: Settings, model: Any) -> dict[str, float | None]:
+    """The metric of the holders' own text, ``value``, and ``error``, the standard error that the
+    noise gives it; None of either where too few holders answered or the noise is too large."""
+    found = share_of(summed) if _enough(summed, settings) else None
+    if found is None:
+        return {"value": None, "error": None}
+    share, error = found
+    if settings.round.holder_metric == Sum.PERPLEXITY:
+        most = largest_loss(model)
+        return {"value": math.exp(share * most), "error": math.exp(share * most) * most * error}
+    return {"value": share, "error": error}
+
+
+def record(folder: RunFolder, task: Task, summed: Summed, settings: Settings, **facts: Any) -> None:
+    """A line of metrics.jsonl, with the receipts that the report needs."""
+    kind = sums_of(settings)[task.round]
+    rows = [
+        {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt.to_json()}
+        for _, a in sorted(summed.accepted.items())
+    ]
+    folder.event(
+        "sum",
+        round=task.round,
+        of=kind,
+        totals=[round(total, 3) for total in summed.totals],
+        noise_std=round(summed.noise_std, 3),
+        accepted=rows,
+        left_out=list(summed.left_out),
+        abandoned=not _enough(summed, settings),
+        **facts,
+    )
+    for row in summed.left_out:
+        logger.warning("sum of %s: %s left out, %s", kind, row["holder"], row["code"])
+
+
+def _listed(numbers: Sequence[float]) -> str:
+    return ",".join(f"{number:.4g}" for number in numbers)
