@@ -80,6 +80,7 @@ def check_combinations(s: Settings) -> None:
             f" {s.round.holders}.",
             "Every round would be abandoned; lower round.min-holders.",
         )
+    _check_generation(s, refuse)
     _check_robust(s, refuse)
     _check_method(s, refuse)
     _check_sums(s, refuse)
@@ -246,6 +247,18 @@ def _check_language(s: Settings, refuse: Callable[[str, str], None]) -> None:
             f"task.target-length = {task.target_length} leaves no room for a prompt in"
             f" train.max-length = {s.train.max_length}.",
             "Shorten the one or lengthen the other.",
+        )
+
+
+def _check_generation(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    """Whether there is a metric of text that the model writes."""
+    own = s.task.kind == "causal" and s.task.metric not in ("", "perplexity")
+    if s.round.generate_every and s.task.kind != "seq2seq" and not own:
+        refuse(
+            f"round.generate-every = {s.round.generate_every}, but no metric of task.kind ="
+            f" {s.task.kind!r} and task.metric = {s.task.metric!r} is of text that the model"
+            " writes; all are measured after every round.",
+            "Set round.generate-every = 0.",
         )
 
 

@@ -2,15 +2,16 @@
 
 The base model is frozen and its dropout is off: noise already regularises, the frozen layers
 can then be computed once per record, and a resumed run repeats itself bit for bit. The adapter's
-initial values come from the public seed; the head starts at zero, since a random head is noise
-that the privacy budget would have to pay to unlearn.
+initial values come from the public seed; the head starts at zero (a regression's at the middle of
+its scale), since a random head is noise that the privacy budget would have to pay to unlearn.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 from .adapter import AdapterSchema, get_adapter, schema_of
 from .errors import ConfideError
 from .paths import local_or_cached
-from .settings import Settings
+from .settings import Settings, TaskSpec
 from .tasks import Task, task_for
 from .trunk import Trunk
 
@@ -43,6 +44,8 @@ _OTHER_TARGETS = ("q_proj", "v_proj")
 _FROZEN = {"ffa": "lora_A", "ffb": "lora_B"}
 # The heads that PEFT trains and saves by itself, by the end of their names.
 _HEADS = ("classifier", "score")
+# A module in a numbered layer of a stack: encoder.block.3.layer.0.SelfAttention.q
+_LAYER = re.compile(r"(?P<stack>\D+)\.(?P<number>\d+)\.")
 # Families whose own classification head reads the first token.
 _FIRST_TOKEN_HEADS = ("bert", "roberta", "distilbert")
 
@@ -234,7 +237,11 @@ def _check_whole(new: set[str], name: str, task: Task) -> None:
 
 
 def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
-    lora, total = settings.lora, base.config.num_hidden_layers
+    lora, names = settings.lora, [t.strip() for t in settings.lora.targets.split(",") if t.strip()]
+    targets = names or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS))
+    # Encoder and decoder may differ in depth: each is counted from its own top, so by names.
+    stacks = _stacks(base, targets) if base.config.is_encoder_decoder else {}
+    total = max((len(stack) for stack in stacks.values()), default=base.config.num_hidden_layers)
     if lora.layers > total:
         raise ConfideError(
             "settings.range",
@@ -245,16 +252,14 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
     # A head alone still travels as a LoRA adapter, the format that every tool can load: one
     # frozen adapter of rank 1 whose product is zero.
     layers = 1 if head_only else lora.layers or total
-    # Encoder and decoder may differ in depth: all of both needs no list.
-    whole = layers == total and bool(base.config.is_encoder_decoder)
-    targets = [t.strip() for t in lora.targets.split(",") if t.strip()]
+    top = [name for stack in stacks.values() for layer in stack[-layers:] for name in layer]
     config = LoraConfig(
         task_type=task.peft_task_type(),
         r=1 if head_only else lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=0.0 if head_only else lora.dropout,
-        target_modules=targets or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS)),
-        layers_to_transform=None if whole else list(range(total - layers, total)),
+        target_modules=top or targets,
+        layers_to_transform=None if top else list(range(total - layers, total)),
         fan_in_fan_out=base.config.model_type == "gpt2",  # its Conv1D stores W transposed
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
@@ -274,17 +279,31 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
         frozen = head_only or _FROZEN.get(settings.aggregate.method, "lora_A/B") in name
         if frozen and "modules_to_save" not in name:
             parameter.requires_grad_(False)
-    _zero_head(model)
+    _settle_head(model, settings.task)
     return model.eval()  # dropout of adapters is on for as long as the trainer trains, no longer
 
 
-def _zero_head(model: PeftModel) -> None:
-    """The last layer of the head alone: with two layers at zero neither gets a gradient."""
+def _stacks(base: PreTrainedModel, targets: Sequence[str]) -> dict[str, list[list[str]]]:
+    """The modules that may be adapted, by the stack that they are in, layer by layer from below."""
+    found: dict[str, dict[int, list[str]]] = {}
+    for name, _ in base.named_modules():
+        place = _LAYER.match(name)
+        if place and name.endswith(tuple(f".{target}" for target in targets)):
+            stack = found.setdefault(place["stack"], {})
+            stack.setdefault(int(place["number"]), []).append(name)
+    return {name: [stack[n] for n in sorted(stack)] for name, stack in found.items()}
+
+
+def _settle_head(model: PeftModel, task: TaskSpec) -> None:
+    """The last layer of the head starts at zero, it alone: with two layers at zero neither gets a
+    gradient. A regression says the middle of its scale, where its head has a bias."""
     for name, module in model.named_modules():
         if name.endswith(tuple(f".{head}.modules_to_save.default" for head in _HEADS)):
             last = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
             for parameter in last.parameters():
                 parameter.data.zero_()
+            if task.kind == "regression" and last.bias is not None:
+                last.bias.data.fill_((task.low + task.high) / 2)
 
 
 def _frozen_layers(base: PreTrainedModel, settings: Settings, task: Task) -> int:
@@ -298,7 +317,7 @@ def _frozen_layers(base: PreTrainedModel, settings: Settings, task: Task) -> int
         return 0
     if settings.lora.method == "head":
         return total
-    return total - (settings.lora.layers or total)
+    return max(total - (settings.lora.layers or total), 0)
 
 
 def _longest(base: PreTrainedModel, settings: Settings) -> int:

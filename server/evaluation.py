@@ -24,11 +24,13 @@ _SEED = 0  # of the masks of public text: the same ones in every round
 @dataclass(frozen=True)
 class Score:
     """Mean loss over ``examples`` public records (in nats where it is a likelihood), and the
-    task's metrics, the main one first; the perplexity alone where no text was written."""
+    task's metrics, the main one first; the perplexity alone where it is not ``whole``, because no
+    text was written."""
 
     examples: int
     loss: float
     metrics: Mapping[str, float]
+    whole: bool = True
 
     @property
     def metric(self) -> str:
@@ -59,15 +61,10 @@ class Evaluator:
         self._right = targets_of([r.target for r in self._records]) if self._written else []
         self._text = EncodedText(examples, loaded)
 
-    @property
-    def writes(self) -> bool:
-        """Whether a metric needs text that the model writes, which takes a pass for each token."""
-        return self._written
-
     @torch.no_grad()
     def score(self, *, written: bool = True) -> Score:
-        """Score the adapter that the model carries now; without what is ``written`` if not asked
-        for."""
+        """Score the adapter that the model carries now. A metric of text that the model writes
+        takes a pass for each token, and is left out where it is not to be ``written``."""
         task, generator = self._task, torch.Generator().manual_seed(_SEED)
         loss, total, terms = 0.0, 0.0, 0
         answers, right = list[Any](), list[Any]()
@@ -86,7 +83,8 @@ class Evaluator:
             names = (scores.PERPLEXITY,)
         count = len(self._text)
         metrics = scores.values(names, answers, right, total / terms)
-        return Score(examples=count, loss=loss / count, metrics=metrics)
+        whole = written or not self._written
+        return Score(examples=count, loss=loss / count, metrics=metrics, whole=whole)
 
 
 def public_evaluator(loaded: LoadedModel, settings: Settings, folder: Path) -> Evaluator:

@@ -97,7 +97,8 @@ class Rounds:
                 logger.info("the public loss has not become less; the run ends here")
                 break
             if self._round(number, nodes, state):
-                score = self._evaluate(state, written=False)
+                every = self._settings.round.generate_every
+                score = self._evaluate(state, written=bool(every) and number % every == 0)
             self._save(state)
             silent = silent + 1 if not self._last_accepted else 0
             if silent == _MOST_SILENT_ROUNDS:
@@ -121,7 +122,7 @@ class Rounds:
             kept, adapter = best_round(state.losses), state.best
             self._folder.event("kept", round=kept)
         self._measure_at_holders(state, adapter)
-        if kept == state.done and not self._evaluator.writes:
+        if kept == state.done and score.whole:
             return score
         return self._measure(kept, adapter, written=True)
 
@@ -305,8 +306,9 @@ class Rounds:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
     def _evaluate(self, state: _State, *, written: bool) -> Score:
-        """The public score of the adapter as it is now. Text is written before and after the run
-        alone: that takes a pass for each token, and in between the loss says as much."""
+        """The public score of the adapter as it is now. Text is written before and after the run,
+        and every ``round.generate-every`` rounds: that takes a pass for each token, while the loss
+        costs one."""
         score = self._measure(state.done, state.adapter, written=written)
         state.losses[state.done] = score.loss
         if self._settings.round.patience and best_round(state.losses) == state.done > 0:

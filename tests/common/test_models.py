@@ -94,6 +94,51 @@ def test_of_a_head_with_two_layers_only_the_last_starts_at_zero(tmp_path: Path) 
     assert not any("dense.weight" in name for name in zero), "no gradient would ever reach it"
 
 
+@pytest.mark.parametrize("pooling", ["mean", "model"])
+def test_a_regression_starts_in_the_middle_of_its_scale(tiny_model: Path, pooling: str) -> None:
+    scale = {"task__low": 1.0, "task__high": 4.0, "run__seed": 78}
+    task = {"task__kind": "regression", "task__labels": "", "task__pooling": pooling}
+    if pooling == "model":
+        tiny_model = tiny.save_model(tiny_model.parent / "distil", "distilbert")
+    loaded = load(tiny_model, **task, **scale)
+    examples = loaded.task.encode([Record("a day", "2"), Record("the town", "4")],
+                                  loaded.tokenizer, loaded.max_length)  # fmt: skip
+    batch = EncodedText(examples, loaded).together([0, 1])
+    with torch.no_grad():
+        assert forward(loaded, loaded.task, batch).flatten().tolist() == [2.5, 2.5]
+    assert sum(2.5 in tensor for tensor in loaded.initial.values()) == 1, "it travels to everybody"
+
+
+@pytest.fixture(scope="module")
+def uneven_t5(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two layers of encoder, four of decoder."""
+    folder = tiny.save_task_model(tmp_path_factory.mktemp("t5"), "seq2seq")
+    config = transformers.T5Config.from_pretrained(folder, num_decoder_layers=4)
+    transformers.T5ForConditionalGeneration(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("layers", "encoder", "decoder"),
+    [(1, {1}, {3}), (2, {0, 1}, {2, 3}), (3, {0, 1}, {1, 2, 3}), (0, {0, 1}, {0, 1, 2, 3})],
+)
+def test_encoder_and_decoder_are_each_counted_from_their_own_top(
+    uneven_t5: Path, layers: int, encoder: set[int], decoder: set[int]
+) -> None:
+    loaded = load(uneven_t5, **tiny.TASKS["seq2seq"], lora__layers=layers)
+    names = [name.split(".") for name, _ in loaded.schema.shapes]
+    found = {(n[n.index("block") - 1], int(n[n.index("block") + 1])) for n in names}
+    assert found == {("encoder", n) for n in encoder} | {("decoder", n) for n in decoder}
+    kinds = {n[n.index("block") + 4] for n in names}
+    assert kinds == {"SelfAttention", "EncDecAttention"}
+
+
+def test_a_pair_of_stacks_has_no_more_layers_than_the_deeper_one(uneven_t5: Path) -> None:
+    error = refused(uneven_t5, **tiny.TASKS["seq2seq"], lora__layers=5)
+    assert error.code == "settings.range"
+    assert "0 (all) to 4" in str(error)
+
+
 def test_a_run_begins_with_the_adapter_as_it_was_loaded_whatever_the_model_carries_now(
     tmp_path: Path,
 ) -> None:

@@ -87,6 +87,12 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "trains no LoRA",
     ),
     ({"lora.method": "head", "lora.targets": "query"}, "settings.combination", "lora.targets"),
+    ({"round.generate-every": 1}, "settings.combination", "'classification'"),
+    (
+        {"round.generate-every": 1, "task.kind": "causal", "task.labels": ""},
+        "settings.combination",
+        "round.generate-every = 0",
+    ),
 ]
 
 

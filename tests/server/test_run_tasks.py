@@ -115,6 +115,29 @@ def test_text_is_written_before_and_after_a_run_alone(done: Done) -> None:
     assert all("rougeL" not in e for e in told[1:3])
 
 
+@pytest.mark.parametrize(
+    ("every", "metrics"),
+    [
+        (1, ["rougeL", "rougeL", "rougeL", "rougeL"]),
+        (2, ["rougeL", "perplexity", "rougeL", "perplexity", "rougeL"]),
+    ],
+)
+def test_text_may_be_written_after_every_so_many_rounds(
+    tmp_path: Path, every: int, metrics: list[str]
+) -> None:
+    model = tiny.save_task_model(tmp_path / "model", "seq2seq")
+    data = tiny.save_task_federation(tmp_path / "data", "seq2seq")
+    changes = {**tiny.TASKS["seq2seq"], "round__count": 3, "round__generate_every": every}
+    config = federated.config(model, data, tmp_path / "runs", **changes)
+    folder = run(config, federated.Transport(federated.holders(data, tmp_path / "ledgers")))
+    told = federated.events(folder, "evaluation")
+    assert [e["metric"] for e in told] == metrics
+    assert [e["round"] for e in told] == [0, 1, 2, 3, 3][: len(told)]
+    utility = json.loads((folder.path / "report.json").read_text())["utility"]
+    shown = [p["round"] for p in utility["rounds"] if p["rougeL"] is not None]
+    assert shown == {1: [0, 1, 2, 3], 2: [0, 2, 3]}[every]
+
+
 def test_a_metric_of_which_less_is_better_goes_from_a_run_to_its_report(tmp_path: Path) -> None:
     model = tiny.save_task_model(tmp_path / "model", "seq2seq")
     data = tiny.save_task_federation(tmp_path / "data", "seq2seq")
