@@ -65,12 +65,14 @@ def judge(
     schema: AdapterSchema,
     receipts: Mapping[str, Receipt],
     barred: Collection[str] = (),
+    start: float = 0.0,
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
     """Who of a round is accepted, by name, and who is left out with which code.
 
     Args:
         receipts: the newest of each holder that passed in an earlier round of this run.
         barred: holders whose ledger went back in an earlier round.
+        start: the L2 norm of the adapter that the round began with.
     """
     passed: dict[int, Accepted] = {}
     failed: dict[int, str] = {}
@@ -82,7 +84,7 @@ def judge(
             failed[node] = WENT_BACK
             continue
         try:
-            passed[node] = check(reply, task, settings, schema, receipts.get(reply.holder))
+            passed[node] = check(reply, task, settings, schema, receipts.get(reply.holder), start)
         except ConfideError as error:
             failed[node] = error.code
     # Nobody can say which of two is the one that the name belongs to, so neither counts.
@@ -115,11 +117,14 @@ def check(
     settings: Settings,
     schema: AdapterSchema,
     last: Receipt | None = None,
+    start: float = 0.0,
 ) -> Accepted:
     """Let an update pass or say why not.
 
     Args:
         last: the receipt of the newest update of this holder that passed in this run.
+        start: the L2 norm of the adapter that the round began with, which weight decay pulls to
+            zero.
 
     Raises:
         ConfideError: ``gate.name``, ``gate.task``, ``gate.schema``, ``gate.encoding``,
@@ -137,9 +142,6 @@ def check(
     change = decode_vector(update.values, update.encoding, schema.trained_size)
     if not torch.isfinite(change).all():
         raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
-    start = 0.0
-    if settings.train.weight_decay:  # it pulls towards zero what was sent down
-        start = float(decode_vector(task.adapter, "fp32", schema.size).double().norm())
     most = largest_norm(settings, schema.trained_size, start)
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")

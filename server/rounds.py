@@ -20,6 +20,7 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema, set_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
+from ..common.parcel import HINT, OTHER_START, pack
 from ..common.privacy.ledger import Receipt
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.tensors import flatten, unflatten
@@ -103,7 +104,9 @@ class Rounds:
                 "run.no-round",
                 f"None of {state.done} rounds had {least} accepted updates; the last answers were"
                 f" {_counted(self._last_codes)}.",
-                "Mend what the codes name; confide's docs and metrics.jsonl have more.",
+                HINT
+                if OTHER_START in self._last_codes
+                else "Mend what the codes name; confide's docs and metrics.jsonl have more.",
             )
         return self._evaluate(state) if self._evaluator.writes else score
 
@@ -142,7 +145,10 @@ class Rounds:
         replies = self._transport.ask(chosen, task, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
         schema = self._method.trained(self._schema, number)
-        accepted, left_out = judge(replies, task, at_rate, schema, state.receipts, state.barred)
+        start = float(state.adapter.double().norm())
+        accepted, left_out = judge(
+            replies, task, at_rate, schema, state.receipts, state.barred, start
+        )
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
@@ -173,12 +179,15 @@ class Rounds:
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
         flat["aggregate.method"] = self._method.named(number)
+        parcel = pack(self._schema, adapter, self._loaded.initial)
         return Task(
             run=self._folder.id,
             round=number,
             settings={k: v for k, v in flat.items() if k not in COORDINATORS_OWN},
             schema=self._method.trained(self._schema, number).digest,
-            adapter=adapter.numpy().astype("<f4").tobytes(),
+            sent=parcel.sent,
+            rest=parcel.rest,
+            adapter=parcel.values.numpy().astype("<f4").tobytes(),
         )
 
     def _advance(
@@ -239,6 +248,8 @@ class Rounds:
         )
         for row in left_out:
             logger.warning("round %d: %s left out, %s", number, row["holder"], row["code"])
+        if any(row["code"] == OTHER_START for row in left_out):
+            logger.warning("%s: %s", OTHER_START, HINT)
         if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 

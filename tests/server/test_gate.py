@@ -42,7 +42,15 @@ def settings(**overrides: Any) -> Settings:
 
 
 SETTINGS = settings()
-TASK = Task(run="20260101-000000-t", round=2, settings={}, schema=SCHEMA.digest, adapter=b"1234")
+TASK = Task(
+    run="20260101-000000-t",
+    round=2,
+    settings={},
+    schema=SCHEMA.digest,
+    sent="1",
+    rest="0" * 64,
+    adapter=b"1234",
+)
 
 
 def receipt(rounds: int = 2, **changes: Any) -> dict[str, Any]:
