@@ -362,6 +362,17 @@ def test_weight_decay_is_bounded_by_what_there_is_to_decay() -> None:
     assert largest_norm(used, 100) < norm <= largest_norm(used, 100, start) <= 2 * norm
 
 
+def test_the_gate_allows_for_the_decay_of_what_the_round_began_with() -> None:
+    overrides = {"round__mode": "steps", "train__optimizer": "adamw", "train__steps": 1}
+    used = settings(**overrides, train__lr=0.01, train__weight_decay=0.9)
+    start = 100 * largest_norm(used, SCHEMA.trained_size)
+    change = CHANGE / CHANGE.norm() * largest_norm(used, SCHEMA.trained_size, start) * 0.99
+    decayed = update(values=encode_vector(change, "fp32"))
+    assert check(decayed, TASK, used, SCHEMA, None, start).holder == decayed.holder
+    with pytest.raises(ConfideError, match=r"gate\.norm"):
+        check(decayed, TASK, used, SCHEMA)
+
+
 def test_an_answer_to_the_same_round_of_another_adapter_is_refused() -> None:
     other = dataclasses.replace(TASK, adapter=b"1235")
     with pytest.raises(ConfideError, match=r"gate\.task"):
