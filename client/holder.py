@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel, load_model
+from ..common.parcel import Parcel, sent_size, unpack
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
@@ -116,7 +116,7 @@ class Holder:
         """Model, adapter and a check on made-up examples: all that can be wrong without text."""
         loaded = load_model(settings)
         review_model(settings.model.name, loaded.sha256, self.site.policy)
-        adapter = _adapter(task, loaded.schema)
+        adapter = _adapter(task, loaded)
         trainer = Trainer(loaded)
         trainer.prepare(settings)
         return _Ready(loaded, adapter, trainer)
@@ -294,11 +294,13 @@ def _check_rounds_left(task: Task, settings: Settings, ledger: Ledger) -> None:
         )
 
 
-def _adapter(task: Task, schema: AdapterSchema) -> Tensor:
+def _adapter(task: Task, loaded: LoadedModel) -> Tensor:
     """The coordinator's adapter (N,), checked before anything is charged for it."""
+    schema = loaded.schema
     if schema.digest != task.schema:
         raise ConfideError("task.schema", "The coordinator's adapter does not fit the model here.")
-    adapter = decode_vector(task.adapter, "fp32", schema.size)
+    values = decode_vector(task.adapter, "fp32", sent_size(schema, task.sent))
+    adapter = unpack(schema, Parcel(task.sent, values, task.rest), loaded.initial)
     if not torch.isfinite(adapter).all():
         raise ConfideError(
             "adapter.not-finite", "The coordinator's adapter contains NaN or infinity."

@@ -21,7 +21,7 @@ own precision, and the unit is always the record. Virtual steps, scaling and ste
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -156,6 +156,23 @@ def _parts(values: Tensor, units: int) -> Sequence[Tensor]:
     stays in the processor's cache: five times as fast, for a head of 600,000 values, as whole."""
     parts: Sequence[Tensor] = values.split(max(1, _PART // max(1, units)), dim=-1)
     return parts
+
+
+def pull_back(optimizer: PrivateOptimizer, strength: float) -> Callable[[PrivateOptimizer], None]:
+    """FedProx (Li et al. 2020): what adds ``strength`` times the way from where the parameters are
+    now to the gradient of each step, once that is clipped, summed, noised and scaled.
+
+    It depends on no record but by the private steps before, so that it is post-processing: neither
+    clip norm nor noise changes, and it costs nothing. In an example's own gradient it would be
+    clipped, and take room from the text.
+    """
+    start = [parameter.detach().clone() for parameter in optimizer.params]
+
+    def pull(stepping: PrivateOptimizer) -> None:
+        for parameter, origin in zip(stepping.params, start, strict=True):
+            parameter.grad.add_(parameter.detach() - origin, alpha=strength)
+
+    return pull
 
 
 def empty_step(optimizer: PrivateOptimizer) -> None:

@@ -24,7 +24,7 @@ from ..common.settings import Settings
 from ..common.tensors import flatten, unflatten
 from .footprint import measure
 from .per_example import PerExample
-from .private_step import PrivateOptimizer, empty_step, trained_parameters
+from .private_step import PrivateOptimizer, empty_step, pull_back, trained_parameters
 from .self_check import check_per_example
 
 _MIB = 2**20
@@ -108,6 +108,8 @@ class Trainer:
         optimizer = PrivateOptimizer(
             self._local_optimizer(settings), plan, settings.train.batch, generator
         )
+        if settings.train.proximal:
+            optimizer.attach_step_hook(pull_back(optimizer, settings.train.proximal))
         most = settings.privacy.records_per_person
         spec = settings.task
         for _ in range(plan.steps_per_round):

@@ -69,6 +69,7 @@ def check_combinations(s: Settings) -> None:
             " than there is in one step.",
             "Their product must be at most 1; 0.01 and 0.001 are usual.",
         )
+    _check_proximal(s, refuse)
     if s.train.warmup >= s.round.count and s.train.warmup:
         refuse(
             f"train.warmup = {s.train.warmup} is all of the {s.round.count} rounds.",
@@ -100,6 +101,23 @@ def check_combinations(s: Settings) -> None:
         refuse(
             f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
             "Leave lora.targets empty.",
+        )
+
+
+def _check_proximal(s: Settings, refuse: Callable[[str, str], None]) -> None:
+    """A pull to where the round began is nothing in its first step, and must not overshoot that."""
+    pull, train = s.train.proximal, s.train
+    if pull and train.steps == 1:
+        refuse(
+            f"train.proximal = {pull:g} pulls local steps to where the round began, and the first"
+            f" is there: with train.steps = 1 it does nothing.",
+            "Set round.mode = 'steps' with train.steps of 2 or more, or train.proximal = 0.",
+        )
+    if train.optimizer == "sgd" and pull * train.lr > 1:
+        refuse(
+            f"train.proximal = {pull:g} at train.lr = {train.lr:g} pulls farther than to where the"
+            " round began.",
+            "Their product must be at most 1.",
         )
 
 

@@ -162,13 +162,15 @@ class TrainSpec:
     holder with n units (records, or persons) draws each with probability min(1, batch / n), and
     sums are divided by ``batch``, never by n or by the number drawn. ``schedule`` is of the rate
     over the rounds, of which the first ``warmup`` rise to it; ``plateau`` halves it where the
-    public loss stands still. ``weight_decay`` is for AdamW. ``memory`` (MiB) is for the
+    public loss stands still. ``weight_decay`` is for AdamW. ``proximal`` is FedProx's mu: each
+    local step is pulled back to where the round began (Li et al. 2020). ``memory`` (MiB) is for the
     activations and per-example gradients of a physical batch; it changes no result."""
 
     batch: int = _number(64, 1, 1_000_000)
     steps: int = _number(1, 1, 100_000)
     optimizer: str = _choice("sgd", "sgd", "adam", "adamw")
     weight_decay: float = _number(0.0, 0, 1)
+    proximal: float = _number(0.0, 0, 1e4)
     lr: float = _number(0.1, 0, 1e4, above=True)
     schedule: str = _choice("constant", "constant", "linear", "cosine", "plateau")
     warmup: int = _number(0, 0, 100_000)

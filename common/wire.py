@@ -1,9 +1,9 @@
 """Messages between coordinator and holder: one flat array and a small record of scalars.
 
-The array is the adapter on its way down and the change of its trained part on its way up, as raw
-little-endian bytes (bf16 is not a NumPy type, and NumPy's own format would let a message claim any
-shape). Nothing is unpickled, and every length is checked against the schema that both sides know
-before anything is allocated. Only this module of ``common`` knows Flower.
+The array is what of the adapter goes down (``parcel``) and the change of its trained part on its
+way up, as raw little-endian bytes (bf16 is not a NumPy type, and NumPy's own format would let a
+message claim any shape). Nothing is unpickled, and every length is checked against the schema that
+both sides know before anything is allocated. Only this module of ``common`` knows Flower.
 """
 
 from __future__ import annotations
@@ -27,11 +27,12 @@ _WIDTH = {"fp32": 4, "bf16": 2}
 _BITS = {"int8": 8, "int4": 4}
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
-_TASK_KEYS = {"run", "round", "schema", "settings"}
+_TASK_KEYS = {"run", "round", "schema", "settings", "sent", "rest"}
 _REFUSAL_KEYS = {"kind", "holder", "task_hash", "code"}
 _UPDATE_KEYS = {"kind", "holder", "run", "round", "task_hash", "schema", "encoding", "receipt"}
 _MOST_KEYS = 16
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_SENT, _HASH = re.compile(r"[01]*"), re.compile(r"[0-9a-f]{64}")
 
 
 def encode_vector(vector: Tensor, encoding: str) -> bytes:
@@ -94,22 +95,29 @@ class Task:
         run: the run's own id; it survives a restart of the coordinator.
         settings: the flat settings, to be parsed again by the holder.
         schema: digest of the adapter's schema.
-        adapter: the whole adapter, float32 bytes.
+        sent: which of its tensors come along, a 0 or 1 for each.
+        rest: digest of those that do not: what every place makes of the seed.
+        adapter: the tensors that come along, float32 bytes.
     """
 
     run: str
     round: int
     settings: Mapping[str, Any]
     schema: str
+    sent: str
+    rest: str
     adapter: bytes = field(repr=False)
 
     @property
     def hash(self) -> str:
         """sha256 over everything above: what the ledger is charged for."""
-        head = json.dumps(
-            [self.run, self.round, dict(self.settings), self.schema], sort_keys=True
-        ).encode()
+        facts = [self.run, self.round, dict(self.settings), self.schema, self.sent, self.rest]
+        head = json.dumps(facts, sort_keys=True).encode()
         return hashlib.sha256(hashlib.sha256(head).digest() + self.adapter).hexdigest()
+
+
+# What a task without an adapter says of it.
+NO_ADAPTER: Mapping[str, Any] = {"schema": "", "sent": "", "rest": "0" * 64, "adapter": b""}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +160,7 @@ Reply = Update | Refusal
 
 def task_to_records(task: Task) -> RecordDict:
     """A task as Flower's records."""
-    header: dict[str, Any] = {"run": task.run, "round": task.round, "schema": task.schema}
+    header = {k: v for k, v in vars(task).items() if k not in ("adapter", "settings")}
     return RecordDict(
         {
             "task": ConfigRecord({**header, "settings": json.dumps(dict(task.settings))}),
@@ -175,6 +183,8 @@ def task_from_records(records: RecordDict) -> Task:
         round=_count(header.get("round")),
         settings=settings,
         schema=_text(header.get("schema")),
+        sent=_matching(_SENT, header.get("sent")),
+        rest=_matching(_HASH, header.get("rest")),
         adapter=payload,
     )
 
@@ -253,6 +263,12 @@ def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > _MAX_HEADER:
         raise _malformed("a short text")
     return value
+
+
+def _matching(form: re.Pattern[str], value: Any) -> str:
+    if not form.fullmatch(_text(value)):
+        raise _malformed("what was sent and the hash of the rest")
+    return str(value)
 
 
 def _run(value: Any) -> str:

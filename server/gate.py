@@ -66,16 +66,18 @@ def judge(
     schema: AdapterSchema,
     receipts: Mapping[str, Receipt],
     barred: Collection[str] = (),
+    start: float = 0.0,
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
     """Who of a round is accepted, by name, and who is left out with which code.
 
     Args:
         receipts: the newest of each holder that passed in an earlier round of this run.
         barred: holders whose ledger went back in an earlier round.
+        start: the L2 norm of the adapter that the round began with.
     """
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
-        return check(update, task, settings, schema, last)
+        return check(update, task, settings, schema, last, start)
 
     return sift(replies, passes, receipts, barred)
 
@@ -130,11 +132,14 @@ def check(
     settings: Settings,
     schema: AdapterSchema,
     last: Receipt | None = None,
+    start: float = 0.0,
 ) -> Accepted:
     """Let an update pass or say why not.
 
     Args:
         last: the receipt of the newest update of this holder that passed in this run.
+        start: the L2 norm of the adapter that the round began with, which weight decay pulls to
+            zero.
 
     Raises:
         ConfideError: ``gate.name``, ``gate.task``, ``gate.schema``, ``gate.encoding``,
@@ -142,9 +147,6 @@ def check(
             ``wire.size``.
     """
     change = _values(update, task, schema.digest, settings.wire.encoding, schema.trained_size)
-    start = 0.0
-    if settings.train.weight_decay:  # it pulls towards zero what was sent down
-        start = float(decode_vector(task.adapter, "fp32", schema.size).double().norm())
     most = largest_norm(settings, schema.trained_size, start)
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")

@@ -20,11 +20,12 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema, set_adapter
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
+from ..common.parcel import HINT, OTHER_START, pack
 from ..common.privacy.ledger import Receipt
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
 from ..common.tensors import flatten, unflatten
-from ..common.wire import Task
+from ..common.wire import NO_ADAPTER, Task
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine, method_of, whole
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -110,7 +111,9 @@ class Rounds:
                 "run.no-round",
                 f"None of {state.done} rounds had {least} accepted updates; the last answers were"
                 f" {_counted(self._last_codes)}.",
-                "Mend what the codes name; confide's docs and metrics.jsonl have more.",
+                HINT
+                if OTHER_START in self._last_codes
+                else "Mend what the codes name; confide's docs and metrics.jsonl have more.",
             )
         return self._finish(state, score)
 
@@ -135,7 +138,7 @@ class Rounds:
             return
         timeout, least = self._settings.round.timeout, self._settings.round.min_holders
         nodes = wait_for_nodes(self._transport, least, timeout)
-        task = Task(run=self._folder.id, round=0, settings=self._flat(), schema="", adapter=b"")
+        task = Task(run=self._folder.id, round=0, settings=self._flat(), **NO_ADAPTER)
         summed = self._sum(task, nodes, state)
         self._counted = sums.counted(summed, self._settings)
         sums.record(self._folder, task, summed, self._settings, gave=self._counted)
@@ -200,7 +203,10 @@ class Rounds:
         replies = self._transport.ask(chosen, task, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
         schema = self._method.trained(self._schema, number)
-        accepted, left_out = judge(replies, task, at_rate, schema, state.receipts, state.barred)
+        start = float(state.adapter.double().norm())
+        accepted, left_out = judge(
+            replies, task, at_rate, schema, state.receipts, state.barred, start
+        )
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
@@ -231,12 +237,15 @@ class Rounds:
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
         flat["aggregate.method"] = self._method.named(number)
+        parcel = pack(self._schema, adapter, self._loaded.initial)
         return Task(
             run=self._folder.id,
             round=number,
             settings=flat,
             schema=self._method.trained(self._schema, number).digest,
-            adapter=adapter.numpy().astype("<f4").tobytes(),
+            sent=parcel.sent,
+            rest=parcel.rest,
+            adapter=parcel.values.numpy().astype("<f4").tobytes(),
         )
 
     def _flat(self) -> dict[str, Any]:
@@ -302,6 +311,8 @@ class Rounds:
         )
         for row in left_out:
             logger.warning("round %d: %s left out, %s", number, row["holder"], row["code"])
+        if any(row["code"] == OTHER_START for row in left_out):
+            logger.warning("%s: %s", OTHER_START, HINT)
         if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 

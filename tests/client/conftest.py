@@ -13,6 +13,7 @@ from confide.client.holder import Holder, Site
 from confide.client.policy import Policy
 from confide.common.adapter import get_adapter
 from confide.common.models import load_model
+from confide.common.parcel import pack
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import COORDINATORS_OWN, from_flat
 from confide.common.tensors import flatten
@@ -41,12 +42,17 @@ class Place:
     def task(self, number: int = 1, run: str = "run-1", **changes: Any) -> Task:
         """The honest task of a round; ``changes`` are of the task's own fields."""
         loaded = load_model(from_flat(self.settings))
-        adapter = flatten(get_adapter(loaded.model), loaded.schema.shapes)
+        shapes = loaded.schema.shapes
+        # All of it is sent, as if nothing were as it was in the beginning.
+        adapter = flatten(get_adapter(loaded.model), shapes)
+        nothing = pack(loaded.schema, flatten(loaded.initial, shapes) + 1, loaded.initial).rest
         task = Task(
             run=run,
             round=number,
             settings=self.settings,
             schema=loaded.schema.digest,
+            sent="1" * len(shapes),
+            rest=nothing,
             adapter=adapter.numpy().tobytes(),
         )
         return dataclasses.replace(task, **changes)

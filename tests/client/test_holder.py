@@ -20,10 +20,12 @@ from confide.client.policy import SIMULATION
 from confide.client.trainer import Trainer
 from confide.common import models
 from confide.common.models import load_model
+from confide.common.parcel import pack
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.common.tasks import Classification
+from confide.common.tensors import flatten
 from confide.common.wire import Task, Update, reply_to_records
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code
@@ -599,3 +601,21 @@ def test_a_holder_goes_on_after_every_kind_of_refusal(place: Place) -> None:
 def test_a_simulated_holder_may_use_any_model_folder(make_place: MakePlace) -> None:
     place = make_place(SIMULATION)
     assert code(place.holder.handle(place.task())) == "update"
+
+
+def test_a_holder_whose_seed_gives_other_values_refuses_before_it_costs_anything(
+    place: Place, events: list[str]
+) -> None:
+    loaded = load_model(from_flat(place.settings))
+    adapter = flatten(loaded.initial, loaded.schema.shapes)
+    theirs = {name: value + 1 for name, value in loaded.initial.items()}
+    parcel = pack(loaded.schema, adapter + 1, theirs)
+    assert "1" not in parcel.sent
+    task = place.task(sent=parcel.sent, rest=parcel.rest, adapter=b"")
+    assert code(place.holder.handle(task)) == "task.initial"
+    assert events == []
+    assert not place.site.ledger.exists()
+    mine = pack(loaded.schema, adapter, loaded.initial)
+    assert code(place.holder.handle(place.task(sent=mine.sent, rest=mine.rest, adapter=b""))) == (
+        "update"
+    )

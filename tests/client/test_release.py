@@ -18,7 +18,7 @@ from confide.common.wire import Task, decode_vector
 
 DELTA = 1e-5
 SIZE = 5
-TASK = Task(run="r", round=1, settings={}, schema="s", adapter=b"")
+TASK = Task(run="r", round=1, settings={}, schema="s", sent="", rest="0" * 64, adapter=b"")
 PLAN = Plan(
     clip_norm=1.0,
     noise_multiplier=2.0,

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from confide.client import trainer as trainer_module
+from confide.client.holder import plan_for
 from confide.client.trainer import Trainer, draws_from
 from confide.common import models, trunk
 from confide.common.batches import TOKENS_PER_BATCH, EncodedText, Room
@@ -23,6 +24,7 @@ from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust
 from confide.common.tasks import Classification
 from confide.common.tensors import flatten, unflatten
+from confide.server.gate import largest_norm
 from tests.client.test_private_step import BATCH, CLIP, EXACT, Bench, clipped_sum, plan
 
 SEED = 5
@@ -44,6 +46,17 @@ def trained_change(bench: Bench, text: EncodedText, used: Plan, seed: int = SEED
     )
 
 
+def noise_of_a_step(bench: Bench, twin: SecureGenerator) -> torch.Tensor:
+    """Standard normal (M,), drawn in the order in which a step draws it."""
+    by_name: dict[str, torch.Tensor] = {}
+    for name, parameter in bench.loaded.model.named_parameters():
+        if parameter.requires_grad:
+            saved = name.replace(".default", "").replace(".modules_to_save", "")
+            draw = torch.from_numpy(twin.normal(parameter.numel()))
+            by_name[saved] = draw.view_as(parameter)
+    return flatten(by_name, bench.loaded.schema.trained_shapes)
+
+
 def noisy(**changes: Any) -> Plan:
     return plan(trust=Trust.LOCAL, noise_multiplier=NOISE, **changes)
 
@@ -53,15 +66,7 @@ def test_gradient_mode_returns_minus_the_private_gradient(tiny_model: Path, tmp_
     text, used = bench.text(12), noisy()
     twin = SecureGenerator.insecure_seeded(SEED)  # draws as the step does: batch, then noise
     used.draw(len(text), twin)
-    live = dict(bench.loaded.model.named_parameters())
-    shapes = bench.loaded.schema.trained_shapes
-    by_name: dict[str, torch.Tensor] = {}
-    for name, parameter in live.items():
-        if parameter.requires_grad:
-            saved = name.replace(".default", "").replace(".modules_to_save", "")
-            draw = torch.from_numpy(twin.normal(parameter.numel()))
-            by_name[saved] = draw.view_as(parameter)
-    noise = flatten(by_name, shapes) * used.noise_std
+    noise = noise_of_a_step(bench, twin) * used.noise_std
     rows = bench.record_gradients(text)
     found = trained_change(bench, text, used)
     expected = -(clipped_sum(rows) + noise) / BATCH
@@ -96,6 +101,50 @@ def test_local_steps_are_those_of_a_loop_written_by_hand(
     found = trained_change(bench, text, plan(steps_per_round=STEPS))
     expected = values.detach() - before
     assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_a_proximal_step_is_pulled_back_after_clipping_and_noise(
+    tiny_model: Path, tmp_path: Path, name: str
+) -> None:
+    """FedProx by hand: private gradient + mu (w - where the round began), the same noise."""
+    lr, strength = 0.05, 20.0
+    overrides = {"train__optimizer": name, "train__lr": lr, "train__proximal": strength}
+    bench = Bench(tiny_model, tmp_path, round__mode="steps", train__steps=STEPS, **overrides)
+    text, schema, start = bench.text(12), bench.loaded.schema, bench.adapter
+    used, twin = noisy(steps_per_round=STEPS), SecureGenerator.insecure_seeded(SEED)
+    whole = unflatten(start.clone(), schema.shapes)
+    values = flatten(whole, schema.trained_shapes).requires_grad_()
+    before = values.detach().clone()
+    optimizer = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam}[name]([values], lr=lr)
+    for _ in range(STEPS):
+        used.draw(len(text), twin)
+        whole |= unflatten(values.detach().clone(), schema.trained_shapes)
+        bench.adapter = flatten(whole, schema.shapes)
+        noise = noise_of_a_step(bench, twin) * used.noise_std
+        private = (clipped_sum(bench.record_gradients(text)) + noise) / BATCH
+        pull = strength * (values.detach() - before)
+        values.grad = (private + pull).float()
+        optimizer.step()
+    assert float(pull.norm()) > CLIP / 2  # in a record's own gradient it would be cut
+    bench.adapter = start
+    found = trained_change(bench, text, used)
+    expected = values.detach() - before
+    assert (found - expected).norm() <= 1e-4 * expected.norm()
+
+
+def test_without_a_pull_the_steps_are_as_they_were_and_with_it_the_plan_is(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    steps = {"round__mode": "steps", "train__steps": STEPS, "train__lr": 0.05}
+    benches = [Bench(tiny_model, tmp_path, **steps, train__proximal=p) for p in (0.0, 5.0)]
+    plans = [plan_for(bench.settings, 40) for bench in benches]
+    assert plans[0] == plans[1]
+    used = noisy(steps_per_round=STEPS)
+    free, pulled = (trained_change(bench, bench.text(12), used) for bench in benches)
+    assert 0 < pulled.norm() < free.norm()
+    sizes = [largest_norm(bench.settings, len(free)) for bench in benches]
+    assert sizes[0] == sizes[1] > free.norm()
 
 
 def adam(model: Path, scratch: Path) -> Bench:

@@ -23,7 +23,15 @@ from confide.common.wire import (
     task_to_records,
 )
 
-TASK = Task(run="r", round=3, settings={"a.b": 1, "c.d": "x"}, schema="s", adapter=b"1234")
+TASK = Task(
+    run="r",
+    round=3,
+    settings={"a.b": 1, "c.d": "x"},
+    schema="s",
+    sent="01",
+    rest="0" * 64,
+    adapter=b"1234",
+)
 UPDATE = Update(
     holder="holder-00",
     run="r",
@@ -46,6 +54,8 @@ def test_tasks_and_replies_come_back_as_they_went() -> None:
 
 def test_every_part_of_a_task_is_in_its_hash() -> None:
     changes = {"run": "q", "round": 4, "settings": {"a.b": 2}, "schema": "z", "adapter": b"1235"}
+    changes |= {"sent": "10", "rest": "1" * 64}
+    assert set(changes) == {f.name for f in dataclasses.fields(Task)}
     hashes = {dataclasses.replace(TASK, **{k: v}).hash for k, v in changes.items()}
     assert len(hashes | {TASK.hash}) == len(changes) + 1
 
@@ -112,3 +122,15 @@ def test_a_field_of_the_wrong_kind_is_refused(field: str, value: object) -> None
     records["reply"][field] = value
     with pytest.raises(ConfideError, match=r"wire\.malformed"):
         reply_from_records(records)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("sent", "012"), ("sent", 1), ("sent", "1" * 10**6), ("rest", ""), ("rest", "0" * 63),
+     ("rest", "G" * 64)],
+)  # fmt: skip
+def test_a_task_that_does_not_say_what_it_leaves_out_is_refused(field: str, value: object) -> None:
+    records = task_to_records(TASK)
+    records["task"][field] = value
+    with pytest.raises(ConfideError, match=r"wire\.malformed"):
+        task_from_records(records)

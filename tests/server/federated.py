@@ -8,10 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from confide.client.holder import Holder, Site
 from confide.client.policy import SIMULATION, Policy
+from confide.common.models import LoadedModel
+from confide.common.parcel import Parcel, unpack
 from confide.common.privacy.noise import SecureGenerator
-from confide.common.wire import Reply, Task
+from confide.common.wire import Reply, Task, decode_vector
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import InProcessTransport
 from tests import tiny
@@ -69,6 +73,12 @@ def events(folder: RunFolder | Path, kind: str) -> list[dict[str, Any]]:
     path = folder if isinstance(folder, Path) else folder.path
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def received(task: Task, loaded: LoadedModel) -> Tensor:
+    """The whole adapter (N,) that a holder makes of a task."""
+    values = decode_vector(task.adapter, "fp32", len(task.adapter) // 4)
+    return unpack(loaded.schema, Parcel(task.sent, values, task.rest), loaded.initial)
 
 
 def only_folder(out: Path) -> Path:

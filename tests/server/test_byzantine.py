@@ -42,7 +42,15 @@ from tests.server.test_gate import receipt
 
 SIZE = 4000
 SCHEMA = AdapterSchema(shapes=(("head", (SIZE,)),), trained=frozenset({"head"}))
-TASK = Task(run="20260101-000000-t", round=2, settings={}, schema=SCHEMA.digest, adapter=b"1234")
+TASK = Task(
+    run="20260101-000000-t",
+    round=2,
+    settings={},
+    schema=SCHEMA.digest,
+    sent="1",
+    rest="0" * 64,
+    adapter=b"1234",
+)
 FEDERATIONS = ((8, 1), (10, 2))
 WITHIN = 0.10
 HOSTILE_RULE = "multi-krum"  # leaves the hostile ones out, so that it can name them

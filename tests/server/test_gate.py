@@ -42,7 +42,15 @@ def settings(**overrides: Any) -> Settings:
 
 
 SETTINGS = settings()
-TASK = Task(run="20260101-000000-t", round=2, settings={}, schema=SCHEMA.digest, adapter=b"1234")
+TASK = Task(
+    run="20260101-000000-t",
+    round=2,
+    settings={},
+    schema=SCHEMA.digest,
+    sent="1",
+    rest="0" * 64,
+    adapter=b"1234",
+)
 
 
 def receipt(rounds: int = 2, **changes: Any) -> dict[str, Any]:
@@ -352,6 +360,17 @@ def test_weight_decay_is_bounded_by_what_there_is_to_decay() -> None:
         optimizer.step()
     norm = float((parameter.detach() - before).norm())
     assert largest_norm(used, 100) < norm <= largest_norm(used, 100, start) <= 2 * norm
+
+
+def test_the_gate_allows_for_the_decay_of_what_the_round_began_with() -> None:
+    overrides = {"round__mode": "steps", "train__optimizer": "adamw", "train__steps": 1}
+    used = settings(**overrides, train__lr=0.01, train__weight_decay=0.9)
+    start = 100 * largest_norm(used, SCHEMA.trained_size)
+    change = CHANGE / CHANGE.norm() * largest_norm(used, SCHEMA.trained_size, start) * 0.99
+    decayed = update(values=encode_vector(change, "fp32"))
+    assert check(decayed, TASK, used, SCHEMA, None, start).holder == decayed.holder
+    with pytest.raises(ConfideError, match=r"gate\.norm"):
+        check(decayed, TASK, used, SCHEMA)
 
 
 def test_an_answer_to_the_same_round_of_another_adapter_is_refused() -> None:

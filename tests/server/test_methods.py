@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -24,7 +23,7 @@ from confide.server.checkpoint import load_checkpoint
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny
-from tests.server.federated import Transport, config, events, holders
+from tests.server.federated import Transport, config, events, holders, received
 
 RECORDS, ROUNDS, LR = 24, 4, 2.0
 CLOSE = 1e-2  # relative, of each part; in float32, and the smallest are some 1e-6
@@ -68,8 +67,7 @@ def last_adapter(folder: RunFolder, loaded: LoadedModel) -> dict[str, torch.Tens
 
 
 def first_adapter(task: Task, loaded: LoadedModel) -> dict[str, torch.Tensor]:
-    flat = torch.from_numpy(np.frombuffer(task.adapter, dtype="<f4").copy())
-    return {name: value.clone() for name, value in unflatten(flat, loaded.schema.shapes).items()}
+    return unflatten(received(task, loaded), loaded.schema.shapes)
 
 
 def run_it(
@@ -121,6 +119,34 @@ def _gradients(
         for parameter, flag in zip(live.values(), flags, strict=True):
             parameter.requires_grad_(flag)
     return dict(zip(sorted(names), found, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "sent"),
+    [
+        ("ffa", ["", "B head"]),
+        ("fedsvd", ["A", "A B head"]),
+        ("rolora", ["", "B head"]),
+        ("lora", ["", "A B head"]),
+    ],
+)
+def test_a_tensor_that_still_is_as_the_seed_made_it_is_not_sent_down(
+    name: str, sent: list[str], tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    optimizer = "none" if name == "rolora" else "momentum"
+    wanted = {"aggregate__method": name, "aggregate__optimizer": optimizer}
+    members = holders(tiny_federation, tmp_path / "ledgers")
+    folder, transport = run_it(members, tiny_model, tiny_federation, tmp_path / "runs", **wanted)
+    loaded = load_model(from_flat(config(tiny_model, tiny_federation, tmp_path, **wanted)))
+    for task, event, kinds in zip(transport.tasks, events(folder, "round"), sent, strict=True):
+        marked = [s for s, mark in zip(loaded.schema.shapes, task.sent, strict=True) if mark == "1"]
+        assert {_kind(name) for name, _ in marked} == set(kinds.split())
+        values = sum(torch.Size(shape).numel() for _, shape in marked)
+        assert event["bytes_down"] == len(task.adapter) == 4 * values
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind in "AB" if f"lora_{kind}" in name), "head")
 
 
 @pytest.mark.parametrize("name", ["fedsvd", "rolora"])

@@ -15,7 +15,7 @@ from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import Reply, Task, Update
+from confide.common.wire import NO_ADAPTER, Reply, Task, Update
 from confide.server import sums
 from confide.server.gate import check_sum, largest_norm
 from confide.server.run_folder import RunFolder
@@ -39,7 +39,7 @@ def settings(**changes: Any) -> Settings:
 
 
 SETTINGS = settings()
-TASK = Task(run="r", round=0, settings=SETTINGS.to_flat(), schema="", adapter=b"")
+TASK = Task(run="r", round=0, settings=SETTINGS.to_flat(), **NO_ADAPTER)
 
 
 def steps(noise: float = NOISE, rate: float = 1.0, count: int = 1) -> GaussianSteps:

@@ -22,7 +22,9 @@ from confide.common.wire import (
 from confide.server import transport
 from confide.server.transport import GridTransport, wait_for_nodes
 
-TASK = Task(run="r", round=4, settings={"a.b": 1}, schema="s", adapter=b"1234")
+TASK = Task(
+    run="r", round=4, settings={"a.b": 1}, schema="s", sent="1", rest="0" * 64, adapter=b"1234"
+)
 SECRET = "the private text of a record"
 PATIENT, SHORT = 20.0, 0.2  # seconds; the first is never waited for
 

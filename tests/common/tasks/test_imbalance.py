@@ -113,6 +113,11 @@ def test_what_is_drawn_for_a_record_does_not_depend_on_the_others(loaded: Loaded
             ("0.1", "'causal'"),
         ),
         ({"train__weight_decay": 0.1}, ("weight-decay = 0.1", "adamw")),
+        ({"train__proximal": 0.1}, ("train.proximal = 0.1", "train.steps = 1", "'steps'")),
+        (
+            {"train__proximal": 2.0, "train__steps": 2, "round__mode": "steps"},
+            ("train.proximal = 2", "train.lr = 1", "at most 1"),
+        ),
         ({"train__warmup": 2}, ("train.warmup = 2", "round.count")),
         ({"task__kind": "causal"}, ("'causal'", "task.labels")),
         (

@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp.strategy import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from flwr.supercore.task_identity import TaskIdentity
 
 from confide.common.settings import Settings, from_flat
 from confide.server.aggregation import ServerOptimizer
@@ -133,3 +137,56 @@ def test_yogi_forgets_a_large_change_more_slowly_than_adam() -> None:
             before = optimizer.step(torch.ones(1), LR)
         moved[kind] = float(optimizer.step(torch.ones(1), LR) - before)
     assert 0 < moved["yogi"] < moved["adam"] / 2
+
+
+def _flowers(kind: str, step: float) -> Any:
+    """Flower's own strategy of a kind, with our constants. FedAvgM and FedAdagrad as they are."""
+    if kind == "momentum":
+        return FedAvgM(server_learning_rate=step, server_momentum=MOMENTUM)
+    if kind == "adagrad":
+        return FedAdagrad(eta=step, tau=1e-8)
+    wanted = {"eta": step, "beta_1": MOMENTUM, "beta_2": 0.99, "tau": 1e-8}
+    return FedAdam(**wanted) if kind == "adam" else FedYogi(**wanted)
+
+
+def _answers(arrays: np.ndarray[Any, Any]) -> list[Message]:
+    """Two clients of equal weight whose new arrays average to ``arrays``."""
+    asked = Message(RecordDict(), message_type="train", dst_node_id=1)
+    told = [arrays + 0.25, arrays - 0.25]
+    return [
+        Message(
+            RecordDict(
+                {
+                    "arrays": ArrayRecord({"values": Array(values)}),
+                    "metrics": MetricRecord({"num-examples": 1}),
+                }
+            ),
+            reply_to=asked,
+        )
+        for values in told
+    ]
+
+
+@pytest.mark.parametrize("kind", ["momentum", "adam", "yogi", "adagrad"])
+def test_the_step_is_flowers(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's Adam counts rounds from one and corrects for one more, its Yogi corrects nothing;
+    both corrections are made up for here. The rest is the same rule in other words."""
+    for name in ("_run_id", "_task_id", "_node_id"):  # or Flower makes no message
+        monkeypatch.setattr(TaskIdentity, name, 1)
+    mode = "steps" if kind == "momentum" else "gradient"
+    step = 1.0 if kind == "momentum" else LR
+    start = torch.linspace(-1, 1, SIZE)
+    ours, theirs = ServerOptimizer(start, settings(kind, round__mode=mode)), _flowers(kind, step)
+    arrays = start.double().numpy()
+    for number, change in enumerate(changes(), start=1):
+        named = {"values": arrays}
+        theirs.current_arrays = (
+            ArrayRecord({"values": Array(arrays)}) if kind == "momentum" else named
+        )
+        if kind == "yogi":
+            theirs.eta = step * (1 - 0.99**number) ** 0.5 / (1 - MOMENTUM**number)
+        counted = number - 1 if kind == "adam" else number
+        moved, _ = theirs.aggregate_train(counted, _answers(arrays + change.double().numpy()))
+        arrays = moved["values"].numpy()
+        found = ours.step(change, LR)
+        assert torch.allclose(found, torch.from_numpy(arrays).float(), atol=1e-5), number

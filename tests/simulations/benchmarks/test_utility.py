@@ -113,7 +113,7 @@ def test_the_table_has_a_line_for_every_method_and_epsilon(
         ("head", 3.0, 2),
     ]
     assert rows[0].bytes_up > rows[2].bytes_up > 0
-    assert rows[0].bytes_down > rows[2].bytes_down > 0
+    assert rows[0].bytes_down == 0  # the seed gives what the first round begins with
     assert markdown(rows).count("\n") == 5
     assert "| no privacy |" in markdown(rows)
 
