@@ -15,14 +15,17 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import AdapterSchema
+from ..common.combinations import OF_RANKS
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel, load_model
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
+from ..common.ranks import cut, rank_of
 from ..common.settings import COORDINATORS_OWN, PrivacySpec, Settings, from_flat
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector
 from .corpus import Corpus
+from .narrow import narrowed
 from .policy import Policy, review, review_model, review_plan
 from .release import release
 from .scrub import code_of, quiet
@@ -46,7 +49,6 @@ class _Ready:
 
     loaded: LoadedModel
     adapter: Tensor
-    trainer: Trainer
 
 
 class Holder:
@@ -105,9 +107,8 @@ class Holder:
         loaded = load_model(settings)
         review_model(settings.model.name, loaded.sha256, self.site.policy)
         adapter = _adapter(task, loaded.schema)
-        trainer = Trainer(loaded)
-        trainer.prepare(settings)
-        return _Ready(loaded, adapter, trainer)
+        Trainer(loaded).prepare(settings)
+        return _Ready(loaded, adapter)
 
     def _train(self, task: Task, settings: Settings, ready: _Ready, ledger: Ledger) -> Update:
         """Read, plan, charge, train, release."""
@@ -126,13 +127,17 @@ class Holder:
             bundle_hash=self.site.bundle,
         )
         ledger.charge(charge, *self._limits(settings))
-        change = ready.trainer.train(
-            ready.adapter, text, settings, plan, self._generator, units=units
-        )
+        rank = _own_rank(settings, self.site.policy, ready.loaded.schema)
+        with narrowed(ready.loaded, rank) as loaded:
+            start = cut(ready.adapter, ready.loaded.schema.shapes, loaded.schema.shapes)
+            change = Trainer(loaded).train(
+                start, text, settings, plan, self._generator, units=units
+            )
         return release(
             change,
             task,
             ledger,
+            schema=loaded.schema.digest,
             holder=self.site.name,
             encoding=settings.wire.encoding,
             delta=settings.privacy.delta,
@@ -226,6 +231,13 @@ def _adapter(task: Task, schema: AdapterSchema) -> Tensor:
             "adapter.not-finite", "The coordinator's adapter contains NaN or infinity."
         )
     return adapter
+
+
+def _own_rank(settings: Settings, policy: Policy, schema: AdapterSchema) -> int:
+    """What this holder trains of the run's rank; the policy refused the run where that may not
+    be less."""
+    whole = rank_of(schema)
+    return min(whole, policy.max_rank) if settings.aggregate.method in OF_RANKS else whole
 
 
 def plan_for(settings: Settings, units: int) -> Plan:

@@ -23,7 +23,16 @@ ROBUST = {
     "multi-krum": 3,
     "geometric-median": 1,
 }
+# The methods under which a holder may train a smaller rank than the run's (``common.ranks``).
+OF_RANKS = ("hetlora", "flexlora")
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
+# The steps that a method admits, where it does not admit all; and the methods that need LoRA.
+_OPTIMIZERS = {
+    "rolora": ("none",),
+    "fedsvd": ("none", "momentum"),
+    "flexlora": ("none", "momentum"),
+}
+_OF_LORA = ("fedsvd", "rolora", *OF_RANKS)
 # Tokens of a prompt that stand before its answer, whatever is cut.
 _LEAST_PROMPT = 4
 
@@ -120,14 +129,20 @@ def _check_robust(s: Settings, refuse: Callable[[str, str], None]) -> None:
 def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
     """A step that remembers moves what a method lets rest, or forgets that it was turned."""
     method, optimizer = s.aggregate.method, s.aggregate.optimizer
-    allowed = {"rolora": ("none",), "fedsvd": ("none", "momentum")}.get(method, (optimizer,))
+    allowed = _OPTIMIZERS.get(method, (optimizer,))
     if optimizer not in allowed:
         why = "moves the factor that rests" if method == "rolora" else "cannot follow its turns"
         refuse(
             f"aggregate.optimizer = {optimizer!r} {why} with aggregate.method = {method!r}.",
             f"Set aggregate.optimizer = {' or '.join(map(repr, allowed))}.",
         )
-    if s.lora.method == "head" and method in ("fedsvd", "rolora"):
+    if method in OF_RANKS and s.aggregate.robust != "mean":
+        refuse(
+            f"aggregate.robust = {s.aggregate.robust!r} takes the zeros of what a holder of a"
+            f" smaller rank does not train for its vote, with aggregate.method = {method!r}.",
+            "Set aggregate.robust = 'mean', or a method of one rank, such as 'fedsvd'.",
+        )
+    if s.lora.method == "head" and method in _OF_LORA:
         refuse(
             f"lora.method = 'head' trains no LoRA, but aggregate.method = {method!r}.",
             "Set aggregate.method = 'ffa', the default.",

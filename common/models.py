@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
+from .combinations import OF_RANKS
 from .errors import ConfideError
 from .paths import local_or_cached
 from .settings import Settings
@@ -84,7 +85,7 @@ def load_model(settings: Settings) -> LoadedModel:
 
 def _trains(method: str) -> str:
     """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
-    return "ffa" if method in ("fedsvd", "rolora") else method
+    return "ffa" if method in ("fedsvd", "rolora", *OF_RANKS) else method
 
 
 # Two: a coordinator and its yardsticks differ in the adapter, and a base model is large.

@@ -26,6 +26,7 @@ from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.privacy.accountant import GaussianSteps, calibrate, within
 from ..common.privacy.ledger import Receipt
+from ..common.ranks import padded
 from ..common.settings import Settings
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector, rounding_of
 
@@ -65,12 +66,14 @@ def judge(
     schema: AdapterSchema,
     receipts: Mapping[str, Receipt],
     barred: Collection[str] = (),
+    narrower: Mapping[str, AdapterSchema] | None = None,
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
     """Who of a round is accepted, by name, and who is left out with which code.
 
     Args:
         receipts: the newest of each holder that passed in an earlier round of this run.
         barred: holders whose ledger went back in an earlier round.
+        narrower: by digest, the schemas of smaller rank that a holder may train instead.
     """
     passed: dict[int, Accepted] = {}
     failed: dict[int, str] = {}
@@ -82,7 +85,8 @@ def judge(
             failed[node] = WENT_BACK
             continue
         try:
-            passed[node] = check(reply, task, settings, schema, receipts.get(reply.holder))
+            last = receipts.get(reply.holder)
+            passed[node] = check(reply, task, settings, schema, last, narrower)
         except ConfideError as error:
             failed[node] = error.code
     # Nobody can say which of two is the one that the name belongs to, so neither counts.
@@ -115,11 +119,13 @@ def check(
     settings: Settings,
     schema: AdapterSchema,
     last: Receipt | None = None,
+    narrower: Mapping[str, AdapterSchema] | None = None,
 ) -> Accepted:
-    """Let an update pass or say why not.
+    """Let an update pass or say why not. One of a smaller rank is made one of ``schema``.
 
     Args:
         last: the receipt of the newest update of this holder that passed in this run.
+        narrower: as for ``judge``.
 
     Raises:
         ConfideError: ``gate.name``, ``gate.task``, ``gate.schema``, ``gate.encoding``,
@@ -130,23 +136,26 @@ def check(
         raise ConfideError("gate.name", "The holder's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
     if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):
         raise ConfideError("gate.task", "The update answers another task.")
-    if update.schema != schema.digest:
+    sent = schema if update.schema == schema.digest else (narrower or {}).get(update.schema)
+    if sent is None:
         raise ConfideError("gate.schema", "The update was made for another adapter.")
     if update.encoding != settings.wire.encoding:
         raise ConfideError("gate.encoding", f"The update is {update.encoding[:20]!r}.")
-    change = decode_vector(update.values, update.encoding, schema.trained_size)
+    change = decode_vector(update.values, update.encoding, sent.trained_size)
     if not torch.isfinite(change).all():
         raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
     start = 0.0
     if settings.train.weight_decay:  # it pulls towards zero what was sent down
         start = float(decode_vector(task.adapter, "fp32", schema.size).double().norm())
-    most = largest_norm(settings, schema.trained_size, start)
+    most = largest_norm(settings, sent.trained_size, start)
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")
     receipt = _receipt(update.receipt, settings)
     _check_progress(receipt, last, settings)
     if settings.privacy.trust != "off":
         _check_noise(receipt, last, settings)
+    if sent is not schema:
+        change = padded(change, sent.trained_shapes, schema.trained_shapes)
     return Accepted(update.holder, change, receipt, len(update.values))
 
 

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import AdapterSchema, set_adapter
+from ..common.combinations import OF_RANKS
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.ledger import Receipt
+from ..common.ranks import at_every_rank
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.tensors import flatten, unflatten
 from ..common.wire import Task
@@ -142,7 +144,10 @@ class Rounds:
         replies = self._transport.ask(chosen, task, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
         schema = self._method.trained(self._schema, number)
-        accepted, left_out = judge(replies, task, at_rate, schema, state.receipts, state.barred)
+        ranks = at_every_rank(schema) if settings.aggregate.method in OF_RANKS else None
+        accepted, left_out = judge(
+            replies, task, at_rate, schema, state.receipts, state.barred, ranks
+        )
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}

@@ -33,6 +33,8 @@ METHODS: Mapping[str, Mapping[str, Scalar]] = {
     "ffa": {"aggregate.method": "ffa"},
     "fedsvd": {"aggregate.method": "fedsvd"},
     "rolora": {"aggregate.method": "rolora", "aggregate.optimizer": "none"},
+    "hetlora": {"aggregate.method": "hetlora"},
+    "flexlora": {"aggregate.method": "flexlora"},
     "lora": {"aggregate.method": "lora"},
     "head": {"lora.method": "head"},
 }

@@ -391,6 +391,42 @@ MUTANTS = (
         "    if False:",
         ("tests/client/test_release.py",),
     ),
+    # --- ranks ---
+    Mutant(
+        "a change of smaller rank is padded at the front",
+        "common/ranks.py",
+        "        tensors[name][_first(tuple(part.shape))] = part",
+        "        tensors[name].flatten()[-part.numel():] = part.flatten()",
+        ("tests/common/test_ranks.py", "tests/server/test_ranks.py"),
+    ),
+    Mutant(
+        "the gate takes any schema for the run's",
+        "server/gate.py",
+        "(narrower or {}).get(update.schema)",
+        "(narrower or {}).get(update.schema, schema)",
+        ("tests/server/test_ranks.py",),
+    ),
+    Mutant(
+        "a holder trains more than its policy's rank",
+        _HOLDER,
+        "min(whole, policy.max_rank) if",
+        "whole if",
+        ("tests/server/test_ranks.py",),
+    ),
+    Mutant(
+        "one rank alone, and the policy's is no limit",
+        "client/policy.py",
+        "settings.aggregate.method not in OF_RANKS:",
+        "False:",
+        ("tests/server/test_ranks.py", "tests/client/test_policy.py"),
+    ),
+    Mutant(
+        "the long factors do not come back",
+        "client/narrow.py",
+        "            factor.weight = weight",
+        "            factor.weight = factor.weight",
+        ("tests/client/test_narrow.py",),
+    ),
     # --- the accountant ---
     Mutant(
         "rounds do not add up",
