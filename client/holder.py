@@ -15,20 +15,18 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import AdapterSchema
-from ..common.combinations import OF_RANKS
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel, load_model
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Relation, Trust, Unit
-from ..common.ranks import cut, rank_of
 from ..common.settings import COORDINATORS_OWN, PrivacySpec, Settings, from_flat
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector
 from .corpus import Corpus
-from .narrow import narrowed
 from .policy import Policy, review, review_model, review_plan
 from .release import release
 from .scrub import code_of, quiet
+from .share import Share, share_of
 from .trainer import Trainer
 
 
@@ -41,14 +39,6 @@ class Site:
     ledger: Path
     policy: Policy
     bundle: str = ""  # hash of the code that is installed here; empty in a simulation
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a task needs besides text, checked."""
-
-    loaded: LoadedModel
-    adapter: Tensor
 
 
 class Holder:
@@ -89,7 +79,7 @@ class Holder:
         review(settings, self.site.policy)
         _check_task(task, settings)
         # A task that is wrong in itself makes no ledger; where there is one, it is asked first.
-        ready = None if self.site.ledger.exists() else self._prepare(task, settings)
+        share = None if self.site.ledger.exists() else self._prepare(task, settings)
         self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger) as ledger:
             seen = ledger.replay(task.hash)
@@ -99,25 +89,25 @@ class Holder:
             if settings.privacy.trust != "off":
                 ledger.check_unit(*_unit(settings))
             self._check_known(task, settings, ledger)
-            ready = ready or self._prepare(task, settings)
-            return self._train(task, settings, ready, ledger)
+            share = share or self._prepare(task, settings)
+            return self._train(task, settings, share, ledger)
 
-    def _prepare(self, task: Task, settings: Settings) -> _Ready:
+    def _prepare(self, task: Task, settings: Settings) -> Share:
         """Model, adapter and a check on made-up examples: all that can be wrong without text."""
         loaded = load_model(settings)
         review_model(settings.model.name, loaded.sha256, self.site.policy)
         adapter = _adapter(task, loaded.schema)
         Trainer(loaded).prepare(settings)
-        return _Ready(loaded, adapter)
+        return share_of(task, loaded, adapter, settings, self.site.policy)
 
-    def _train(self, task: Task, settings: Settings, ready: _Ready, ledger: Ledger) -> Update:
+    def _train(self, task: Task, settings: Settings, share: Share, ledger: Ledger) -> Update:
         """Read, plan, charge, train, release."""
         unit, person = _unit(settings)
         corpus = self._open_corpus(settings, ledger)
         units = corpus.units(unit)
         plan = plan_for(settings, len(units))
         review_plan(plan, self.site.policy, ledger.steps(task.run))
-        text = corpus.encoded(ready.loaded)
+        text = corpus.encoded(share.loaded)
         charge = Charge(
             run=task.run,
             round=task.round,
@@ -126,18 +116,18 @@ class Holder:
             person=person,
             bundle_hash=self.site.bundle,
         )
+
+        def train(loaded: LoadedModel, start: Tensor) -> Tensor:
+            own = Trainer(loaded)
+            return own.train(start, text, settings, plan, self._generator, units=units)
+
         ledger.charge(charge, *self._limits(settings))
-        rank = _own_rank(settings, self.site.policy, ready.loaded.schema)
-        with narrowed(ready.loaded, rank) as loaded:
-            start = cut(ready.adapter, ready.loaded.schema.shapes, loaded.schema.shapes)
-            change = Trainer(loaded).train(
-                start, text, settings, plan, self._generator, units=units
-            )
+        change, schema = share.train(train)
         return release(
             change,
             task,
             ledger,
-            schema=loaded.schema.digest,
+            schema=schema.digest,
             holder=self.site.name,
             encoding=settings.wire.encoding,
             delta=settings.privacy.delta,
@@ -231,13 +221,6 @@ def _adapter(task: Task, schema: AdapterSchema) -> Tensor:
             "adapter.not-finite", "The coordinator's adapter contains NaN or infinity."
         )
     return adapter
-
-
-def _own_rank(settings: Settings, policy: Policy, schema: AdapterSchema) -> int:
-    """What this holder trains of the run's rank; the policy refused the run where that may not
-    be less."""
-    whole = rank_of(schema)
-    return min(whole, policy.max_rank) if settings.aggregate.method in OF_RANKS else whole
 
 
 def plan_for(settings: Settings, units: int) -> Plan:

@@ -24,15 +24,28 @@ ROBUST = {
     "geometric-median": 1,
 }
 # The methods under which a holder may train a smaller rank than the run's (``common.ranks``).
-OF_RANKS = ("hetlora", "flexlora")
+OF_RANKS = ("hetlora", "flexlora", "flora")
+# The methods that add to the frozen weights (``common.merged``).
+MERGING = ("fedex", "flora")
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
 # The steps that a method admits, where it does not admit all; and the methods that need LoRA.
 _OPTIMIZERS = {
     "rolora": ("none",),
     "fedsvd": ("none", "momentum"),
     "flexlora": ("none", "momentum"),
+    "fedex": ("none",),
+    "flora": ("none",),
 }
-_OF_LORA = ("fedsvd", "rolora", *OF_RANKS)
+_WHY_NOT = {
+    "rolora": "moves the factor that rests",
+    **dict.fromkeys(MERGING, "steps along the factors, not along the products,"),
+}
+_OF_LORA = ("fedsvd", "rolora", *OF_RANKS, *MERGING)
+# The methods that combine by the mean alone, and why.
+_BY_MEAN = {
+    **dict.fromkeys(OF_RANKS, "takes the zeros of what a smaller rank does not train for a vote"),
+    **dict.fromkeys(MERGING, "combines factors, not the products that are averaged"),
+}
 # Tokens of a prompt that stand before its answer, whatever is cut.
 _LEAST_PROMPT = 4
 
@@ -131,16 +144,23 @@ def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
     method, optimizer = s.aggregate.method, s.aggregate.optimizer
     allowed = _OPTIMIZERS.get(method, (optimizer,))
     if optimizer not in allowed:
-        why = "moves the factor that rests" if method == "rolora" else "cannot follow its turns"
+        why = _WHY_NOT.get(method, "cannot follow its turns")
         refuse(
             f"aggregate.optimizer = {optimizer!r} {why} with aggregate.method = {method!r}.",
             f"Set aggregate.optimizer = {' or '.join(map(repr, allowed))}.",
         )
-    if method in OF_RANKS and s.aggregate.robust != "mean":
+    if method in _BY_MEAN and s.aggregate.robust != "mean":
         refuse(
-            f"aggregate.robust = {s.aggregate.robust!r} takes the zeros of what a holder of a"
-            f" smaller rank does not train for its vote, with aggregate.method = {method!r}.",
-            "Set aggregate.robust = 'mean', or a method of one rank, such as 'fedsvd'.",
+            f"aggregate.robust = {s.aggregate.robust!r} {_BY_MEAN[method]} with aggregate.method ="
+            f" {method!r}.",
+            "Set aggregate.robust = 'mean', or another method, such as 'fedsvd'.",
+        )
+    if method in MERGING and s.privacy.trust != "off":
+        refuse(
+            f"aggregate.method = {method!r} adds products of noisy factors to the frozen weights,"
+            f" the noise of one times that of the other, but privacy.trust = {s.privacy.trust!r}.",
+            "Set aggregate.method = 'fedsvd', or 'flexlora' for holders of different rank; without"
+            " noise (privacy.trust = 'off') it is exact.",
         )
     if s.lora.method == "head" and method in _OF_LORA:
         refuse(

@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
-from .combinations import OF_RANKS
+from .combinations import MERGING, OF_RANKS
 from .errors import ConfideError
 from .paths import local_or_cached
 from .settings import Settings
@@ -85,6 +85,8 @@ def load_model(settings: Settings) -> LoadedModel:
 
 def _trains(method: str) -> str:
     """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
+    if method in MERGING:
+        return "lora"
     return "ffa" if method in ("fedsvd", "rolora", *OF_RANKS) else method
 
 

@@ -180,10 +180,14 @@ class AggregateSpec:
     2024), so that averaging B is averaging the product; ``fedsvd`` does, too, and between rounds
     turns the factors (Lee et al. 2025); ``rolora`` (Chen et al. 2024) asks for ``ffa`` and ``ffb``
     (which freezes B) in turn; ``hetlora`` (Cho et al. 2024) is ``ffa`` and ``flexlora`` (Bai et al.
-    2024) ``fedsvd`` for holders of different rank. ``robust`` is the rule that combines the
+    2024) ``fedsvd`` for holders of different rank; without noise ``fedex`` (Singhal et al. 2025)
+    and ``flora`` (Wang et al. 2024) add to the frozen weights what the factors cannot hold.
+    ``robust`` is the rule that combines the
     updates, made to withstand ``byzantine`` hostile holders (0: one in five, at least one)."""
 
-    method: str = _choice("ffa", "lora", "ffa", "ffb", "fedsvd", "rolora", "hetlora", "flexlora")
+    method: str = _choice(
+        "ffa", "lora", "ffa", "ffb", "fedsvd", "rolora", "hetlora", "flexlora", "fedex", "flora"
+    )
     robust: str = _choice("mean", *ROBUST)
     byzantine: int = _number(0, 0, 100_000)
     optimizer: str = _choice("none", "none", "momentum", "adam", "yogi", "adagrad")

@@ -95,6 +95,7 @@ class Task:
         settings: the flat settings, to be parsed again by the holder.
         schema: digest of the adapter's schema.
         adapter: the whole adapter, float32 bytes.
+        merged: what was added to the frozen weights, float32 bytes; empty for nothing.
     """
 
     run: str
@@ -102,12 +103,14 @@ class Task:
     settings: Mapping[str, Any]
     schema: str
     adapter: bytes = field(repr=False)
+    merged: bytes = field(default=b"", repr=False)
 
     @property
     def hash(self) -> str:
         """sha256 over everything above: what the ledger is charged for."""
+        added = [hashlib.sha256(self.merged).hexdigest()] if self.merged else []
         head = json.dumps(
-            [self.run, self.round, dict(self.settings), self.schema], sort_keys=True
+            [self.run, self.round, dict(self.settings), self.schema, *added], sort_keys=True
         ).encode()
         return hashlib.sha256(hashlib.sha256(head).digest() + self.adapter).hexdigest()
 
@@ -153,12 +156,15 @@ Reply = Update | Refusal
 def task_to_records(task: Task) -> RecordDict:
     """A task as Flower's records."""
     header: dict[str, Any] = {"run": task.run, "round": task.round, "schema": task.schema}
-    return RecordDict(
+    records = RecordDict(
         {
             "task": ConfigRecord({**header, "settings": json.dumps(dict(task.settings))}),
             "adapter": _array(task.adapter),
         }
     )
+    if task.merged:
+        records["merged"] = _array(task.merged)
+    return records
 
 
 def task_from_records(records: RecordDict) -> Task:
@@ -168,7 +174,8 @@ def task_from_records(records: RecordDict) -> Task:
         ConfideError: ``wire.malformed``.
     """
     header, payload = _header(records, "task"), _body(records, "adapter")
-    _exactly(records, {"task", "adapter"}, header, _TASK_KEYS)
+    added = {"merged"} if "merged" in records else set()
+    _exactly(records, {"task", "adapter", *added}, header, _TASK_KEYS)
     settings = _json_object(header.get("settings"))
     return Task(
         run=_run(header.get("run")),
@@ -176,6 +183,7 @@ def task_from_records(records: RecordDict) -> Task:
         settings=settings,
         schema=_text(header.get("schema")),
         adapter=payload,
+        merged=_body(records, "merged") if added else b"",
     )
 
 

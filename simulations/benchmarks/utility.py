@@ -35,6 +35,8 @@ METHODS: Mapping[str, Mapping[str, Scalar]] = {
     "rolora": {"aggregate.method": "rolora", "aggregate.optimizer": "none"},
     "hetlora": {"aggregate.method": "hetlora"},
     "flexlora": {"aggregate.method": "flexlora"},
+    "fedex": {"aggregate.method": "fedex", "aggregate.optimizer": "none"},
+    "flora": {"aggregate.method": "flora", "aggregate.optimizer": "none"},
     "lora": {"aggregate.method": "lora"},
     "head": {"lora.method": "head"},
 }

@@ -333,12 +333,8 @@ MUTANTS = (
         "trained before it is charged",
         _HOLDER,
         "        ledger.charge(charge, *self._limits(settings))\n"
-        "        change = ready.trainer.train(\n"
-        "            ready.adapter, text, settings, plan, self._generator, units=units\n"
-        "        )\n",
-        "        change = ready.trainer.train(\n"
-        "            ready.adapter, text, settings, plan, self._generator, units=units\n"
-        "        )\n"
+        "        change, schema = share.train(train)\n",
+        "        change, schema = share.train(train)\n"
         "        ledger.charge(charge, *self._limits(settings))\n",
         _HOLDER_TESTS,
     ),
@@ -408,7 +404,7 @@ MUTANTS = (
     ),
     Mutant(
         "a holder trains more than its policy's rank",
-        _HOLDER,
+        "client/share.py",
         "min(whole, policy.max_rank) if",
         "whole if",
         ("tests/server/test_ranks.py",),
@@ -426,6 +422,49 @@ MUTANTS = (
         "            factor.weight = weight",
         "            factor.weight = factor.weight",
         ("tests/client/test_narrow.py",),
+    ),
+    # --- frozen weights that are added to ---
+    Mutant(
+        "what is added is not scaled",
+        "common/merged.py",
+        "base.weight + scale * turned",
+        "base.weight + turned",
+        ("tests/server/test_merged.py",),
+    ),
+    Mutant(
+        "the frozen weights do not come back",
+        "common/merged.py",
+        "            base.weight = weight",
+        "            base.weight = base.weight",
+        ("tests/server/test_merged.py",),
+    ),
+    Mutant(
+        "what is added is no part of the task's hash",
+        "common/wire.py",
+        "if self.merged else []",
+        "if False else []",
+        ("tests/server/test_merged.py",),
+    ),
+    Mutant(
+        "fedex forgets its residual",
+        "server/aggregation/products.py",
+        "merged[path] + total[path] - kept[path]",
+        "merged[path]",
+        ("tests/server/aggregation/test_products.py",),
+    ),
+    Mutant(
+        "flora multiplies the means of the factors",
+        "server/aggregation/products.py",
+        "    total = _mean_product(adapter, changes)\n    for",
+        "    total = products_of(moved)\n    for",
+        ("tests/server/aggregation/test_products.py",),
+    ),
+    Mutant(
+        "products of noisy factors are added",
+        "common/combinations.py",
+        'method in MERGING and s.privacy.trust != "off"',
+        "False",
+        ("tests/server/test_merged.py",),
     ),
     # --- the accountant ---
     Mutant(
