@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.leaving import leaving
 from ..common.models import LoadedModel, load_model
 from ..common.privacy.ledger import Charge, Ledger
 from ..common.privacy.noise import SecureGenerator
@@ -96,9 +97,9 @@ class Holder:
         """Model, adapter and a check on made-up examples: all that can be wrong without text."""
         loaded = load_model(settings)
         review_model(settings.model.name, loaded.sha256, self.site.policy)
-        adapter = _adapter(task, loaded.schema)
+        adapter = _adapter(task, leaving(loaded.schema, settings.aggregate.method))
         Trainer(loaded).prepare(settings)
-        return share_of(task, loaded, adapter, settings, self.site.policy)
+        return share_of(task, loaded, adapter, settings, self.site.policy, self.site.ledger)
 
     def _train(self, task: Task, settings: Settings, share: Share, ledger: Ledger) -> Update:
         """Read, plan, charge, train, release."""

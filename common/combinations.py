@@ -40,7 +40,7 @@ _WHY_NOT = {
     "rolora": "moves the factor that rests",
     **dict.fromkeys(MERGING, "steps along the factors, not along the products,"),
 }
-_OF_LORA = ("fedsvd", "rolora", *OF_RANKS, *MERGING)
+_OF_LORA = ("fedsvd", "rolora", "fedsa", *OF_RANKS, *MERGING)
 # The methods that combine by the mean alone, and why.
 _BY_MEAN = {
     **dict.fromkeys(OF_RANKS, "takes the zeros of what a smaller rank does not train for a vote"),
@@ -154,6 +154,12 @@ def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
             f"aggregate.robust = {s.aggregate.robust!r} {_BY_MEAN[method]} with aggregate.method ="
             f" {method!r}.",
             "Set aggregate.robust = 'mean', or another method, such as 'fedsvd'.",
+        )
+    if method == "fedsa" and s.round.mode == "gradient":
+        refuse(
+            "round.mode = 'gradient' steps at the coordinator, but with aggregate.method = 'fedsa'"
+            " B never gets there.",
+            "Set round.mode = 'steps'.",
         )
     if method in MERGING and s.privacy.trust != "off":
         refuse(

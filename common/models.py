@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 from .adapter import AdapterSchema, get_adapter, schema_of
 from .combinations import MERGING, OF_RANKS
 from .errors import ConfideError
+from .leaving import PERSONAL
 from .paths import local_or_cached
 from .settings import Settings
 from .tasks import Task, task_for
@@ -85,7 +86,7 @@ def load_model(settings: Settings) -> LoadedModel:
 
 def _trains(method: str) -> str:
     """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
-    if method in MERGING:
+    if method in (*MERGING, PERSONAL):
         return "lora"
     return "ffa" if method in ("fedsvd", "rolora", *OF_RANKS) else method
 

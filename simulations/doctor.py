@@ -169,5 +169,5 @@ def _trained_values(settings: Settings) -> int:
     if settings.lora.method == "head":
         return int(head)
     layers = min(settings.lora.layers or depth, depth)
-    factors = 2 if settings.aggregate.method in ("lora", *MERGING) else 1
+    factors = 2 if settings.aggregate.method in ("lora", "fedsa", *MERGING) else 1
     return int(head + 2 * layers * factors * settings.lora.rank * width)

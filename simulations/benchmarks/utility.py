@@ -37,6 +37,7 @@ METHODS: Mapping[str, Mapping[str, Scalar]] = {
     "flexlora": {"aggregate.method": "flexlora"},
     "fedex": {"aggregate.method": "fedex", "aggregate.optimizer": "none"},
     "flora": {"aggregate.method": "flora", "aggregate.optimizer": "none"},
+    "fedsa": {"aggregate.method": "fedsa", "round.mode": "steps"},
     "lora": {"aggregate.method": "lora"},
     "head": {"lora.method": "head"},
 }

@@ -466,6 +466,35 @@ MUTANTS = (
         "False",
         ("tests/server/test_merged.py",),
     ),
+    # --- a factor that stays ---
+    Mutant(
+        "B leaves with A",
+        "common/leaving.py",
+        'if "lora_B" not in n',
+        'if "lora_C" not in n',
+        ("tests/server/test_fedsa.py",),
+    ),
+    Mutant(
+        "a holder's B begins anew in every round",
+        "client/share.py",
+        "if path.exists() else {}",
+        "if False else {}",
+        ("tests/server/test_fedsa.py",),
+    ),
+    Mutant(
+        "the coordinator's B is read",
+        "client/share.py",
+        "known.get(name, torch.zeros_like(tensors[name]))",
+        "known.get(name, tensors[name])",
+        ("tests/server/test_fedsa.py",),
+    ),
+    Mutant(
+        "a damaged B goes unnoticed",
+        "client/personal.py",
+        "        if schema is not None:",
+        "        if False:",
+        ("tests/client/test_personal.py",),
+    ),
     # --- the accountant ---
     Mutant(
         "rounds do not add up",
