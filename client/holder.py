@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.leaving import leaving
 from ..common.models import LoadedModel, load_model
 from ..common.parcel import Parcel, sent_size, unpack
 from ..common.privacy.ledger import Charge, Ledger
@@ -28,6 +30,7 @@ from .corpus import Corpus
 from .policy import Policy, review, review_model, review_plan, review_sum
 from .release import release
 from .scrub import code_of, quiet
+from .share import Share, share_of
 from .sums import noisy_sum, plan_of_sum, shares_of_classes, shares_of_scores
 from .trainer import Trainer
 
@@ -41,15 +44,6 @@ class Site:
     ledger: Path
     policy: Policy
     bundle: str = ""  # hash of the code that is installed here; empty in a simulation
-
-
-@dataclass(frozen=True)
-class _Ready:
-    """What a task needs besides text, checked."""
-
-    loaded: LoadedModel
-    adapter: Tensor
-    trainer: Trainer
 
 
 class Holder:
@@ -93,9 +87,9 @@ class Holder:
         if kind is not None:
             review_sum(settings, self.site.policy)
         # A task that is wrong in itself makes no ledger; where there is one, it is asked first.
-        ready, counts = None, kind is Sum.CLASSES  # which takes no model
+        share, counts = None, kind is Sum.CLASSES  # which takes no model
         if not (counts or self.site.ledger.exists()):
-            ready = self._prepare(task, settings)
+            share = self._prepare(task, settings)
         self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger) as ledger:
             seen = ledger.replay(task.hash)
@@ -107,29 +101,32 @@ class Holder:
             self._check_known(task, settings, ledger)
             if counts:
                 return self._count(task, settings, ledger)
-            ready = ready or self._prepare(task, settings)
+            share = share or self._prepare(task, settings)
             if kind is not None:
-                return self._score(kind, task, settings, ready, ledger)
-            return self._train(task, settings, ready, ledger)
+                return self._score(kind, task, settings, share, ledger)
+            return self._train(task, settings, share, ledger)
 
-    def _prepare(self, task: Task, settings: Settings) -> _Ready:
+    def _prepare(self, task: Task, settings: Settings) -> Share:
         """Model, adapter and a check on made-up examples: all that can be wrong without text."""
         loaded = load_model(settings)
         review_model(settings.model.name, loaded.sha256, self.site.policy)
-        adapter = _adapter(task, loaded)
-        trainer = Trainer(loaded)
-        trainer.prepare(settings)
-        return _Ready(loaded, adapter, trainer)
+        adapter = _adapter(task, loaded, leaving(loaded.schema, settings.aggregate.method))
+        Trainer(loaded).prepare(settings)
+        return share_of(task, loaded, adapter, settings, self.site.policy, self.site.ledger)
 
-    def _train(self, task: Task, settings: Settings, ready: _Ready, ledger: Ledger) -> Update:
+    def _train(self, task: Task, settings: Settings, share: Share, ledger: Ledger) -> Update:
         """Read, plan, charge, train, release."""
         corpus, units, plan = self._planned(task, settings, ledger)
-        text = corpus.encoded(ready.loaded)
+        text = corpus.encoded(share.loaded)
         self._charge(task, settings, plan, ledger)
-        change = ready.trainer.train(
-            ready.adapter, text, settings, plan, self._generator, units=units
-        )
-        return self._release(change, task, settings, ledger, settings.wire.encoding)
+
+        def train(loaded: LoadedModel, start: Tensor) -> Tensor:
+            own = Trainer(loaded)
+            return own.train(start, text, settings, plan, self._generator, units=units)
+
+        change, schema = share.train(train)
+        sent = {"encoding": settings.wire.encoding, "schema": schema.digest}
+        return self._release(change, task, settings, ledger, **sent)
 
     def _count(self, task: Task, settings: Settings, ledger: Ledger) -> Update:
         """Read, plan, charge, count the classes, release."""
@@ -139,19 +136,19 @@ class Holder:
         self._charge(task, settings, plan, ledger)
         shares = shares_of_classes(classes, len(labels))
         total = noisy_sum(shares, units, plan, self._generator)
-        return self._release(total, task, settings, ledger, "fp32")
+        return self._release(total, task, settings, ledger)
 
     def _score(
-        self, kind: Sum, task: Task, settings: Settings, ready: _Ready, ledger: Ledger
+        self, kind: Sum, task: Task, settings: Settings, share: Share, ledger: Ledger
     ) -> Update:
         """Read, plan, charge, score the adapter on the text, release the sum."""
         corpus, units, _ = self._planned(task, settings, ledger)
-        loaded, plan = ready.loaded, plan_of_sum(settings)
+        loaded, plan = share.loaded, plan_of_sum(settings)
         examples = loaded.task.encode(corpus.records, loaded.tokenizer, loaded.max_length)
         self._charge(task, settings, plan, ledger)
-        shares = shares_of_scores(loaded, ready.adapter, examples, kind, self._generator)
+        shares = shares_of_scores(loaded, share.adapter, examples, kind, self._generator)
         total = noisy_sum(shares, units, plan, self._generator)
-        return self._release(total, task, settings, ledger, "fp32")
+        return self._release(total, task, settings, ledger)
 
     def _planned(
         self, task: Task, settings: Settings, ledger: Ledger
@@ -164,12 +161,20 @@ class Holder:
         return corpus, units, plan
 
     def _release(
-        self, values: Tensor, task: Task, settings: Settings, ledger: Ledger, encoding: str
+        self,
+        values: Tensor,
+        task: Task,
+        settings: Settings,
+        ledger: Ledger,
+        *,
+        encoding: str = "fp32",
+        schema: str = "",
     ) -> Update:
         return release(
             values,
             task,
             ledger,
+            schema=schema,
             holder=self.site.name,
             encoding=encoding,
             delta=settings.privacy.delta,
@@ -294,10 +299,11 @@ def _check_rounds_left(task: Task, settings: Settings, ledger: Ledger) -> None:
         )
 
 
-def _adapter(task: Task, loaded: LoadedModel) -> Tensor:
-    """The coordinator's adapter (N,), checked before anything is charged for it."""
+def _adapter(task: Task, loaded: LoadedModel, leaves: AdapterSchema) -> Tensor:
+    """The coordinator's adapter (N,), checked before anything is charged for it; ``leaves`` is the
+    schema of the update that it asks for."""
     schema = loaded.schema
-    if schema.digest != task.schema:
+    if leaves.digest != task.schema:
         raise ConfideError("task.schema", "The coordinator's adapter does not fit the model here.")
     values = decode_vector(task.adapter, "fp32", sent_size(schema, task.sent))
     adapter = unpack(schema, Parcel(task.sent, values, task.rest), loaded.initial)

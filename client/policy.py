@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
+from ..common.combinations import OF_RANKS
 from ..common.errors import ConfideError
 from ..common.paths import cache_dir, local_or_cached
 from ..common.privacy.accountant import GaussianSteps, within
@@ -87,6 +88,11 @@ class Policy:
         10_000, 0, 1_000_000,
         "The most records (or persons) that a step uses on average.",
     )  # fmt: skip
+    max_rank: int = _number(
+        256, 1, 256,
+        "The largest rank of LoRA that is trained here. A run of a larger one whose method admits\n"
+        "different ranks (hetlora, flexlora) is taken part in at this rank; any other is refused.",
+    )  # fmt: skip
     max_sampling_rate: float = _number(
         1.0, 0, 1,
         "The largest share of the data set that a step uses on average: 0.1 is one record (or\n"
@@ -152,6 +158,7 @@ SIMULATION = Policy(
     max_steps_per_round=sys.maxsize,
     max_steps_per_run=sys.maxsize,
     max_batch=sys.maxsize,
+    max_rank=sys.maxsize,
     max_records_per_person=sys.maxsize,
     allow_unprotected=True,
     allow_any_model=True,
@@ -185,6 +192,8 @@ def review(settings: Settings, policy: Policy) -> None:
         _check_most(policy, limit, name, flat[name])
     steps = settings.train.steps * settings.round.count
     _check_most(policy, "max_steps_per_run", "train.steps times round.count", steps)
+    if settings.lora.method == "lora" and settings.aggregate.method not in OF_RANKS:
+        _check_most(policy, "max_rank", "lora.rank", settings.lora.rank)
     _check_noise(settings, policy)
     _check_unit(settings, policy)
     _check_words(settings, policy)

@@ -16,9 +16,19 @@ from ..common.wire import Task, Update, decode_vector, encode_vector
 
 
 def release(
-    change: Tensor, task: Task, ledger: Ledger, *, holder: str, encoding: str, delta: float
+    change: Tensor,
+    task: Task,
+    ledger: Ledger,
+    *,
+    holder: str,
+    encoding: str,
+    delta: float,
+    schema: str = "",
 ) -> Update:
     """Encode, write the released entry with the reply's bytes, and hand the update over.
+
+    Args:
+        schema: the digest of what the change is of, where it is not the task's.
 
     Raises:
         ConfideError: ``release.not-finite``, or the ledger's own codes; nothing leaves then, and
@@ -37,7 +47,7 @@ def release(
         run=task.run,
         round=task.round,
         task_hash=task.hash,
-        schema=task.schema,
+        schema=schema or task.schema,
         encoding=encoding,
         receipt=ledger.receipt(delta, task.run).to_json(),
         values=values,

@@ -1,6 +1,8 @@
-"""``confide client init``, ``check-policy`` and ``check-data``: before a holder joins.
+"""``confide client init``, ``check-policy`` and ``check-data``, before a holder joins, and
+``adapter``, after a run of personal ones.
 
-Reads and writes on this machine alone; imports no torch, and prints nothing of any record.
+Reads and writes on this machine alone; what comes before a run imports no torch; nothing of any
+record is printed.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ def add_commands(app: typer.Typer) -> None:
     client.command("init")(init)
     client.command("check-policy")(check_policy)
     client.command("check-data")(check_data)
+    client.command("adapter")(adapter)
     app.add_typer(client, name="client")
 
 
@@ -90,6 +93,22 @@ def check_data(
         typer.echo(json.dumps(asdict(found)))
     else:
         _print(found)
+
+
+def adapter(
+    file: Annotated[Path, typer.Argument(help="RUN.safetensors beside the ledger.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Write this holder's own adapter of a run (aggregate.method = 'fedsa') for plain PEFT."""
+    from .personal import export_personal
+
+    number = export_personal(file, folder)
+    if as_json:
+        typer.echo(json.dumps({"adapter": str(folder), "round": number}))
+        return
+    typer.echo(f"{folder} holds this holder's adapter after round {number}; it stays here.")
 
 
 def _print(found: Findings) -> None:

@@ -7,11 +7,13 @@ only: exact names, exact shapes, float32, finite. Names are those of PEFT's save
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -120,19 +122,25 @@ def check_adapter(adapter: Mapping[str, Tensor], shapes: Mapping[str, tuple[int,
             raise ConfideError("adapter.not-finite", f"{name} contains NaN or infinity.")
 
 
-def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
+def save_adapter(
+    model: PeftModel, folder: Path, base_name: str, other: Mapping[str, Tensor] | None = None
+) -> None:
     """Write ``adapter_config.json`` and the weights as PEFT does; plain
-    ``PeftModel.from_pretrained`` reads them. ``base_name`` is the public name of the base model,
-    not the folder that it was loaded from."""
+    ``PeftModel.from_pretrained`` reads them.
+
+    Args:
+        base_name: the public name of the base model, not the folder that it was loaded from.
+        other: an adapter in place of the model's own, of any rank, and of scale one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.peft_config["default"]
-    kept = config.base_model_name_or_path, config.inference_mode
+    config: Any = copy.copy(model.peft_config["default"])
     config.base_model_name_or_path, config.inference_mode = base_name, True
-    try:
-        config.save_pretrained(str(folder))
-    finally:
-        config.base_model_name_or_path, config.inference_mode = kept
-    weights = {name: tensor.contiguous() for name, tensor in get_adapter(model).items()}
+    if other is not None:
+        rank = next(len(value) for name, value in other.items() if "lora_A" in name)
+        config.r = config.lora_alpha = rank
+    config.save_pretrained(str(folder))
+    adapter = get_adapter(model) if other is None else other
+    weights = {name: tensor.contiguous() for name, tensor in adapter.items()}
     save_file(weights, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
 
 

@@ -25,7 +25,9 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
+from .combinations import MERGING, OF_RANKS
 from .errors import ConfideError
+from .leaving import PERSONAL
 from .paths import local_or_cached
 from .settings import Settings, TaskSpec
 from .tasks import Task, task_for
@@ -87,7 +89,9 @@ def load_model(settings: Settings) -> LoadedModel:
 
 def _trains(method: str) -> str:
     """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
-    return "ffa" if method in ("fedsvd", "rolora") else method
+    if method in (*MERGING, PERSONAL):
+        return "lora"
+    return "ffa" if method in ("fedsvd", "rolora", *OF_RANKS) else method
 
 
 # Two: a coordinator and its yardsticks differ in the adapter, and a base model is large.

@@ -7,6 +7,7 @@ per holder and a public held-out file) under ``federations/<name>``.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -29,3 +30,28 @@ def local_or_cached(name: str, kind: str) -> Path | None:
         if os.path.isdir(candidate):  # noqa: PTH112
             return candidate.resolve()
     return None
+
+
+def replace_durably(path: Path, data: bytes) -> None:
+    """Replace a file, for this user alone to read: written beside it, synced, renamed. A crash at
+    any instant leaves the old one or the new one whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        _sync_folder(path.parent)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _sync_folder(path: Path) -> None:
+    """Without this a power failure may bring the replaced file back."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -204,10 +204,17 @@ class AggregateSpec:
     """What the coordinator does with accepted updates. ``ffa`` freezes LoRA's A (Sun et al.
     2024), so that averaging B is averaging the product; ``fedsvd`` does, too, and between rounds
     turns the factors (Lee et al. 2025); ``rolora`` (Chen et al. 2024) asks for ``ffa`` and ``ffb``
-    (which freezes B) in turn. ``robust`` is the rule that combines the
+    (which freezes B) in turn; ``hetlora`` (Cho et al. 2024) is ``ffa`` and ``flexlora`` (Bai et al.
+    2024) ``fedsvd`` for holders of different rank; without noise ``fedex`` (Singhal et al. 2025)
+    and ``flora`` (Wang et al. 2024) add to the frozen weights what the factors cannot hold; with
+    ``fedsa`` (Guo et al. 2024) each holder keeps its B to itself.
+    ``robust`` is the rule that combines the
     updates, made to withstand ``byzantine`` hostile holders (0: one in five, at least one)."""
 
-    method: str = _choice("ffa", "lora", "ffa", "ffb", "fedsvd", "rolora")
+    method: str = _choice(
+        "ffa", "lora", "ffa", "ffb", "fedsvd", "rolora", "hetlora", "flexlora", "fedex", "flora",
+        "fedsa",
+    )  # fmt: skip
     robust: str = _choice("mean", *ROBUST)
     byzantine: int = _number(0, 0, 100_000)
     optimizer: str = _choice("none", "none", "momentum", "adam", "yogi", "adagrad")

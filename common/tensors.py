@@ -14,6 +14,11 @@ from torch import Tensor
 Shapes = Sequence[tuple[str, tuple[int, ...]]]
 
 
+def size_of(shapes: Shapes) -> int:
+    """Number of values in tensors of these shapes."""
+    return sum(int(torch.Size(shape).numel()) for _, shape in shapes)
+
+
 def flatten(tensors: Mapping[str, Tensor], shapes: Shapes) -> Tensor:
     """The named tensors as one float32 vector (N,), in the order of ``shapes``."""
     parts = [tensors[name].detach().reshape(-1).to(torch.float32) for name, _ in shapes]
@@ -22,7 +27,7 @@ def flatten(tensors: Mapping[str, Tensor], shapes: Shapes) -> Tensor:
 
 def unflatten(vector: Tensor, shapes: Shapes) -> dict[str, Tensor]:
     """Undo ``flatten``; the tensors are views of ``vector`` (N,)."""
-    sizes = [int(torch.Size(shape).numel()) for _, shape in shapes]
+    sizes = [size_of([shape]) for shape in shapes]
     if sum(sizes) != vector.numel():
         raise ValueError(f"vector has {vector.numel()} elements, the shapes need {sum(sizes)}")
     parts = vector.split(sizes)

@@ -98,6 +98,7 @@ class Task:
         sent: which of its tensors come along, a 0 or 1 for each.
         rest: digest of those that do not: what every place makes of the seed.
         adapter: the tensors that come along, float32 bytes.
+        merged: what was added to the frozen weights, float32 bytes; empty for nothing.
     """
 
     run: str
@@ -107,11 +108,13 @@ class Task:
     sent: str
     rest: str
     adapter: bytes = field(repr=False)
+    merged: bytes = field(default=b"", repr=False)
 
     @property
     def hash(self) -> str:
         """sha256 over everything above: what the ledger is charged for."""
         facts = [self.run, self.round, dict(self.settings), self.schema, self.sent, self.rest]
+        facts += [hashlib.sha256(self.merged).hexdigest()] if self.merged else []
         head = json.dumps(facts, sort_keys=True).encode()
         return hashlib.sha256(hashlib.sha256(head).digest() + self.adapter).hexdigest()
 
@@ -160,13 +163,17 @@ Reply = Update | Refusal
 
 def task_to_records(task: Task) -> RecordDict:
     """A task as Flower's records."""
-    header = {k: v for k, v in vars(task).items() if k not in ("adapter", "settings")}
-    return RecordDict(
+    arrays = ("adapter", "merged")
+    header = {k: v for k, v in vars(task).items() if k not in (*arrays, "settings")}
+    records = RecordDict(
         {
             "task": ConfigRecord({**header, "settings": json.dumps(dict(task.settings))}),
             "adapter": _array(task.adapter),
         }
     )
+    if task.merged:
+        records["merged"] = _array(task.merged)
+    return records
 
 
 def task_from_records(records: RecordDict) -> Task:
@@ -176,7 +183,8 @@ def task_from_records(records: RecordDict) -> Task:
         ConfideError: ``wire.malformed``.
     """
     header, payload = _header(records, "task"), _body(records, "adapter")
-    _exactly(records, {"task", "adapter"}, header, _TASK_KEYS)
+    added = {"merged"} if "merged" in records else set()
+    _exactly(records, {"task", "adapter", *added}, header, _TASK_KEYS)
     settings = _json_object(header.get("settings"))
     return Task(
         run=_run(header.get("run")),
@@ -186,6 +194,7 @@ def task_from_records(records: RecordDict) -> Task:
         sent=_matching(_SENT, header.get("sent")),
         rest=_matching(_HASH, header.get("rest")),
         adapter=payload,
+        merged=_body(records, "merged") if added else b"",
     )
 
 

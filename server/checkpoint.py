@@ -32,6 +32,7 @@ class Checkpoint:
         advanced: how many rounds moved the adapter; the others were abandoned.
         schema: the digest of the adapter's schema.
         adapter: the whole adapter (N,).
+        merged: what the run has added to the frozen weights (P,); empty where it adds nothing.
         optimizer: the tensors of the optimizer, by name.
         losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
@@ -48,6 +49,7 @@ class Checkpoint:
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()
     best: Tensor | None = None
+    merged: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
     def outcome(self) -> Tensor:
@@ -57,7 +59,7 @@ class Checkpoint:
 
 def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
     """Replace the run's checkpoint, durably."""
-    tensors = {"adapter": state.adapter.contiguous()}
+    tensors = {"adapter": state.adapter.contiguous(), "merged": state.merged.contiguous()}
     tensors |= {_OPTIMIZER + name: tensor.contiguous() for name, tensor in state.optimizer.items()}
     if state.best is not None:
         tensors["best"] = state.best.contiguous()
@@ -72,8 +74,11 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
     folder.write(FILE, save(tensors, metadata={"state": json.dumps(header)}))
 
 
-def load_checkpoint(folder: RunFolder, schema: AdapterSchema) -> Checkpoint:
+def load_checkpoint(folder: RunFolder, schema: AdapterSchema, merged: int = 0) -> Checkpoint:
     """Read the checkpoint of a run.
+
+    Args:
+        merged: how many values were added to the frozen weights.
 
     Raises:
         ConfideError: ``run.resume`` when it is missing, unreadable or of another adapter.
@@ -91,7 +96,7 @@ def load_checkpoint(folder: RunFolder, schema: AdapterSchema) -> Checkpoint:
             f"{path} is of another model, rank or set of layers than the settings name.",
             "Resume with the settings in the run's config.toml.",
         )
-    if not _fits(found, schema):
+    if not _fits(found, schema, merged):
         raise ConfideError("run.resume", f"{path} is damaged.", "Start a new run.")
     return found
 
@@ -106,6 +111,7 @@ def _read(path: str) -> Checkpoint:
         schema=header["schema"],
         adapter=tensors.pop("adapter"),
         best=tensors.pop("best", None),
+        merged=tensors.pop("merged", torch.zeros(0)),
         optimizer={name.removeprefix(_OPTIMIZER): t for name, t in tensors.items()},
         losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
@@ -113,7 +119,7 @@ def _read(path: str) -> Checkpoint:
     )
 
 
-def _fits(found: Checkpoint, schema: AdapterSchema) -> bool:
+def _fits(found: Checkpoint, schema: AdapterSchema, merged: int) -> bool:
     """Whether a run can go on from it: sizes, types, and no NaN that would end it later."""
     states = [tensor for tensor in found.optimizer.values() if tensor.dim()]
     adapters = [found.adapter, found.outcome]
@@ -122,6 +128,12 @@ def _fits(found: Checkpoint, schema: AdapterSchema) -> bool:
         and type(found.advanced) is int
         and 0 <= found.advanced <= found.round
         and all(a.shape == (schema.size,) and a.dtype == torch.float32 for a in adapters)
+        and found.merged.shape == (merged,)
+        and found.merged.dtype == torch.float32
         and all(tensor.shape == (schema.trained_size,) for tensor in states)
-        and all(bool(torch.isfinite(t).all()) for t in (*adapters, *found.optimizer.values()))
+        and all(bool(torch.isfinite(t).all()) for t in _tensors(found))
     )
+
+
+def _tensors(found: Checkpoint) -> tuple[Tensor, ...]:
+    return found.adapter, found.outcome, found.merged, *found.optimizer.values()

@@ -24,9 +24,8 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from ..common.adapter import load_adapter, set_adapter
 from ..common.errors import ConfideError, missing_extra
-from ..common.models import load_model
+from .predict import open_run
 from .run_folder import run_settings
 
 # More steps until the shares add up to the difference within this part of it.
@@ -77,8 +76,7 @@ def explain(folder: Path, text: str) -> Explanation:
             f"task.kind = {kind!r} has no answer whose words could be weighed.",
             "Explain a run of classification or seq2seq.",
         )
-    loaded = load_model(settings)
-    set_adapter(loaded.model, load_adapter(folder / "adapter"))
+    _, loaded = open_run(folder)
     model, tokenizer, longest = loaded.model, loaded.tokenizer, loaded.max_length
     if kind == "seq2seq":
         asked, most = settings.task.template.replace("{text}", text), settings.task.target_length

@@ -26,6 +26,7 @@ from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.privacy.accountant import GaussianSteps, calibrate, within
 from ..common.privacy.ledger import Receipt
+from ..common.ranks import padded
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
 from ..common.wire import Refusal, Reply, Task, Update, decode_vector, rounding_of
@@ -67,6 +68,7 @@ def judge(
     receipts: Mapping[str, Receipt],
     barred: Collection[str] = (),
     start: float = 0.0,
+    narrower: Mapping[str, AdapterSchema] | None = None,
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
     """Who of a round is accepted, by name, and who is left out with which code.
 
@@ -74,10 +76,11 @@ def judge(
         receipts: the newest of each holder that passed in an earlier round of this run.
         barred: holders whose ledger went back in an earlier round.
         start: the L2 norm of the adapter that the round began with.
+        narrower: by digest, the schemas of smaller rank that a holder may train instead.
     """
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
-        return check(update, task, settings, schema, last, start)
+        return check(update, task, settings, schema, last, start, narrower)
 
     return sift(replies, passes, receipts, barred)
 
@@ -133,27 +136,32 @@ def check(
     schema: AdapterSchema,
     last: Receipt | None = None,
     start: float = 0.0,
+    narrower: Mapping[str, AdapterSchema] | None = None,
 ) -> Accepted:
-    """Let an update pass or say why not.
+    """Let an update pass or say why not. One of a smaller rank is made one of ``schema``.
 
     Args:
         last: the receipt of the newest update of this holder that passed in this run.
         start: the L2 norm of the adapter that the round began with, which weight decay pulls to
             zero.
+        narrower: as for ``judge``.
 
     Raises:
         ConfideError: ``gate.name``, ``gate.task``, ``gate.schema``, ``gate.encoding``,
             ``gate.not-finite``, ``gate.norm``, ``gate.receipt``, ``gate.ledger``, ``gate.noise``,
             ``wire.size``.
     """
-    change = _values(update, task, schema.digest, settings.wire.encoding, schema.trained_size)
-    most = largest_norm(settings, schema.trained_size, start)
+    sent = schema if update.schema == schema.digest else (narrower or {}).get(update.schema, schema)
+    change = _values(update, task, sent.digest, settings.wire.encoding, sent.trained_size)
+    most = largest_norm(settings, sent.trained_size, start)
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")
     receipt = _receipt(update.receipt, settings)
     _check_progress(receipt, last, settings.train.steps)
     if settings.privacy.trust != "off":
         _check_noise(receipt, last, settings)
+    if sent is not schema:
+        change = padded(change, sent.trained_shapes, schema.trained_shapes)
     return Accepted(update.holder, change, receipt, len(update.values))
 
 

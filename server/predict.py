@@ -16,6 +16,7 @@ from ..common.settings import Settings
 from ..common.tasks import Prediction
 from ..common.text.readers import Record
 from .evaluation import Evaluator, Score, public_evaluator
+from .merged_adapter import as_saved
 from .run_folder import run_settings
 
 
@@ -27,7 +28,7 @@ def open_run(folder: Path) -> tuple[Settings, LoadedModel]:
     """
     settings = run_settings(folder)
     adapter = load_adapter(folder / "adapter")
-    loaded = load_model(settings)
+    loaded = load_model(as_saved(settings, adapter))
     set_adapter(loaded.model, adapter)
     return settings, loaded
 

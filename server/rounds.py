@@ -18,19 +18,23 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import AdapterSchema, set_adapter
+from ..common.combinations import MERGING, OF_RANKS
 from ..common.errors import ConfideError
+from ..common.merged import based_on, product_shapes
 from ..common.models import LoadedModel
 from ..common.parcel import HINT, OTHER_START, pack
 from ..common.privacy.ledger import Receipt
+from ..common.ranks import at_every_rank
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
-from ..common.tensors import flatten, unflatten
+from ..common.tensors import flatten, size_of, unflatten
 from ..common.wire import NO_ADAPTER, Task
 from . import sums
-from .aggregation import OUTLIER, ServerOptimizer, combine, method_of, whole
+from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, whole
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge
+from .merged_adapter import factored
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, rate_of
 from .selection import select, selection_key
@@ -45,12 +49,14 @@ _MOST_SILENT_ROUNDS = 3
 
 @dataclass
 class _State:
-    """The adapter (N,) and the step that moves it; ``done`` is the last finished round,
-    ``advanced`` counts those that were not abandoned, ``losses`` is the public one after each,
-    ``best`` the adapter of the least, where that one is kept."""
+    """The adapter (N,), the step that moves it, and what was added to the frozen weights (P,);
+    ``done`` is the last finished round, ``advanced`` counts those that were not abandoned,
+    ``losses`` is the public one after each, ``best`` the adapter of the least, where that one is
+    kept."""
 
     adapter: Tensor
     optimizer: ServerOptimizer
+    merged: Tensor
     done: int = 0
     advanced: int = 0
     losses: dict[int, float] = field(default_factory=dict)
@@ -75,6 +81,8 @@ class Rounds:
         self._schema = loaded.schema
         self._method = method_of(settings.aggregate.method)
         self._trained = whole(loaded.schema, settings.aggregate.method).trained_shapes
+        merging = settings.aggregate.method in MERGING
+        self._merged = product_shapes(loaded.schema) if merging else ()
         self._last_accepted, self._last_codes = 0, list[str]()
         self._counted: dict[str, str] = {}
 
@@ -127,7 +135,7 @@ class Rounds:
         self._measure_at_holders(state, adapter)
         if kept == state.done and score.whole:
             return score
-        return self._measure(kept, adapter, written=True)
+        return self._measure(kept, adapter, state.merged, written=True)
 
     def _count_classes(self, state: _State) -> None:
         """Before the first round, where class weights or rates are to be counted; once in a run."""
@@ -152,7 +160,9 @@ class Rounds:
         number = self._settings.round.count + 1
         if number not in sums_of(self._settings):
             return
-        last = self._task(max(state.done, 1), adapter, self._settings.train.lr)
+        last = self._task(
+            max(state.done, 1), replace(state, adapter=adapter), self._settings.train.lr
+        )
         task = replace(last, round=number)
         summed = self._sum(task, self._transport.nodes(), state)
         found = sums.measured(summed, self._settings, self._loaded.model)
@@ -169,13 +179,14 @@ class Rounds:
 
     def _begin(self) -> _State:
         if self._settings.run.resume:
-            found = load_checkpoint(self._folder, self._schema)
+            found = load_checkpoint(self._folder, self._schema, size_of(self._merged))
             tensors = unflatten(found.adapter, self._schema.shapes)
             optimizer = ServerOptimizer(flatten(tensors, self._trained), self._settings)
             optimizer.restore(found.optimizer)
             return _State(
                 found.adapter,
                 optimizer,
+                found.merged,
                 found.round,
                 found.advanced,
                 dict(found.losses),
@@ -187,7 +198,8 @@ class Rounds:
         settled = self._method.settle(adapter)
         adapter = dict(settled.adapter) if settled else adapter
         optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
-        state = _State(flatten(adapter, self._schema.shapes), optimizer)
+        none = torch.zeros(size_of(self._merged))
+        state = _State(flatten(adapter, self._schema.shapes), optimizer, none)
         self._save(state)
         return state
 
@@ -199,13 +211,14 @@ class Rounds:
             connected, settings.round.holders, key=selection_key(self._folder), round_number=number
         )
         rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
-        task = self._task(number, state.adapter, rate)
+        task = self._task(number, state, rate)
         replies = self._transport.ask(chosen, task, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
         schema = self._method.trained(self._schema, number)
         start = float(state.adapter.double().norm())
+        ranks = at_every_rank(schema) if settings.aggregate.method in OF_RANKS else None
         accepted, left_out = judge(
-            replies, task, at_rate, schema, state.receipts, state.barred, start
+            replies, task, at_rate, schema, state.receipts, state.barred, start, ranks
         )
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
@@ -230,14 +243,14 @@ class Rounds:
         )
         return not abandoned
 
-    def _task(self, number: int, adapter: Tensor, rate: float) -> Task:
+    def _task(self, number: int, state: _State, rate: float) -> Task:
         """The task of a round. Holders that step themselves do so at the round's rate: it travels
         as the ``train.lr`` of this task, and no part of the plan depends on it."""
         flat = self._flat()
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
         flat["aggregate.method"] = self._method.named(number)
-        parcel = pack(self._schema, adapter, self._loaded.initial)
+        parcel = pack(self._schema, state.adapter, self._loaded.initial)
         return Task(
             run=self._folder.id,
             round=number,
@@ -246,6 +259,7 @@ class Rounds:
             sent=parcel.sent,
             rest=parcel.rest,
             adapter=parcel.values.numpy().astype("<f4").tobytes(),
+            merged=state.merged.numpy().astype("<f4").tobytes() if state.advanced else b"",
         )
 
     def _flat(self) -> dict[str, Any]:
@@ -263,6 +277,9 @@ class Rounds:
         """Move the adapter; returns the holders that passed the gate and were left out by the
         robust rule, whose receipts count as everybody's."""
         changes = {holder: update.change for holder, update in accepted.items()}
+        if self._merged:
+            self._merge(state, changes, rate)
+            return ()
         chosen = self._settings.aggregate
         combined = combine(changes, chosen.robust, chosen.byzantine)
         # What rests in this round does not move.
@@ -278,6 +295,20 @@ class Rounds:
         state.adapter = flatten(tensors, self._schema.shapes)
         state.advanced += 1
         return combined.outliers
+
+    def _merge(self, state: _State, changes: Mapping[str, Tensor], rate: float) -> None:
+        """Move adapter and frozen weights by the mean of the holders' products."""
+        state.advanced += 1
+        step = rate if self._settings.round.mode == "gradient" else 1.0
+        moved = merge(
+            self._settings.aggregate.method,
+            unflatten(state.adapter, self._schema.shapes),
+            {who: unflatten(step * c, self._schema.trained_shapes) for who, c in changes.items()},
+            unflatten(state.merged, self._merged),
+            seed=f"{self._settings.run.seed}/{state.advanced}",
+        )
+        state.adapter = flatten(moved.adapter, self._schema.shapes)
+        state.merged = flatten(moved.merged, self._merged)
 
     def _turned(self, vector: Tensor, turns: Mapping[str, Tensor]) -> Tensor:
         """A vector (M,) in the coordinates of the trained values, with each B times its turn."""
@@ -303,7 +334,7 @@ class Rounds:
             "round",
             round=number,
             seconds=round(seconds, 3),
-            bytes_down=len(task.adapter),
+            bytes_down=len(task.adapter) + len(task.merged),
             bytes_up=sum(sizes) // len(sizes) if sizes else 0,
             accepted=rows,
             left_out=left_out,
@@ -320,16 +351,17 @@ class Rounds:
         """The public score of the adapter as it is now. Text is written before and after the run,
         and every ``round.generate-every`` rounds: that takes a pass for each token, while the loss
         costs one."""
-        score = self._measure(state.done, state.adapter, written=written)
+        score = self._measure(state.done, state.adapter, state.merged, written=written)
         state.losses[state.done] = score.loss
         if self._settings.round.patience and best_round(state.losses) == state.done > 0:
             state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
         return score
 
-    def _measure(self, number: int, adapter: Tensor, *, written: bool) -> Score:
+    def _measure(self, number: int, adapter: Tensor, merged: Tensor, *, written: bool) -> Score:
         """The public score of the adapter (N,) after a round, and its line in metrics.jsonl."""
         set_adapter(self._loaded.model, unflatten(adapter, self._schema.shapes))
-        score = self._evaluator.score(written=written)
+        with based_on(self._loaded, merged):
+            score = self._evaluator.score(written=written)
         self._folder.event(
             "evaluation",
             round=number,
@@ -357,6 +389,7 @@ class Rounds:
                 advanced=state.advanced,
                 schema=self._schema.digest,
                 adapter=state.adapter,
+                merged=state.merged,
                 optimizer=state.optimizer.state(),
                 losses=state.losses,
                 receipts=state.receipts,
@@ -371,8 +404,15 @@ def _counted(codes: Sequence[str]) -> str:
     return ", ".join(f"{code} ({times})" for code, times in counts) or "none"
 
 
-def final_adapter(folder: RunFolder, loaded: LoadedModel) -> None:
-    """Put the adapter that the run leaves into the model, ready to be saved."""
-    state = load_checkpoint(folder, loaded.schema)
+def final_adapter(folder: RunFolder, loaded: LoadedModel, method: str) -> dict[str, Tensor] | None:
+    """Put the adapter that the run leaves into the model, ready to be saved. For a run that has
+    added to the frozen weights: the adapter of the weights as they were, to be saved instead."""
+    shapes = product_shapes(loaded.schema) if method in MERGING else ()
+    state = load_checkpoint(folder, loaded.schema, size_of(shapes))
+    adapter = unflatten(state.outcome, loaded.schema.shapes)
     with torch.no_grad():
-        set_adapter(loaded.model, unflatten(state.outcome, loaded.schema.shapes))
+        set_adapter(loaded.model, adapter)
+    if not shapes:
+        return None
+    config: Any = loaded.model.peft_config["default"]
+    return factored(adapter, unflatten(state.merged, shapes), config.lora_alpha / config.r)

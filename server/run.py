@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from .. import __version__
 from ..common.adapter import save_adapter
+from ..common.combinations import MERGING
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from .card import write_card
 from .evaluation import public_evaluator
+from .merged_adapter import check_size
 from .report import value_text
 from .report.build import write_report
 from .rounds import Rounds, final_adapter
@@ -91,6 +94,8 @@ def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
             "Run `confide assets fetch`, or name a folder with public.jsonl.",
         )
     loaded = load_model(settings)
+    if settings.aggregate.method in MERGING:
+        check_size(loaded.schema)
     wanted = _wanted(settings, data)
     evaluator = public_evaluator(loaded, settings, data)
     nodes = wait_for_nodes(transport, wanted, settings.round.timeout)
@@ -100,14 +105,16 @@ def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
         folder.write_config(settings.to_flat())
         folder.event("start", **_start(settings, loaded, folder, len(nodes)))
     Rounds(settings, loaded, transport, folder, evaluator).run(nodes)
-    final_adapter(folder, loaded)
-    _save_adapter(settings, loaded, folder.path / "adapter")
+    other = final_adapter(folder, loaded, settings.aggregate.method)
+    _save_adapter(settings, loaded, other, folder.path / "adapter")
 
 
-def _save_adapter(settings: Settings, loaded: LoadedModel, path: Path) -> None:
+def _save_adapter(
+    settings: Settings, loaded: LoadedModel, other: Mapping[str, Tensor] | None, path: Path
+) -> None:
     with translated(path):
         try:
-            save_adapter(loaded.model, path, settings.model.name)
+            save_adapter(loaded.model, path, settings.model.name, other)
         except SafetensorError as error:  # how safetensors tells of a full disk
             number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
             raise OSError(number, os.strerror(number)) from None

@@ -11,7 +11,6 @@ import errno
 import json
 import os
 import re
-import tempfile
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError
+from ..common.paths import replace_durably
 from ..common.settings import Settings, from_flat
 
 METRICS = "metrics.jsonl"
@@ -82,17 +82,7 @@ class RunFolder:
         path = self.path / name
         with translated(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-            try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(temporary).replace(path)
-                _sync_folder(path.parent)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            replace_durably(path, data)
 
     def write_config(self, flat: Mapping[str, Any]) -> None:
         """config.toml: the settings as nested tables."""
@@ -161,15 +151,6 @@ def _append(path: Path, data: bytes) -> None:
         except BaseException:
             os.ftruncate(handle, size)
             raise
-    finally:
-        os.close(handle)
-
-
-def _sync_folder(path: Path) -> None:
-    """Without this a power failure may bring the replaced file back."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
 

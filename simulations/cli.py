@@ -172,7 +172,7 @@ def _show_outcome(folder: Path, as_json: bool) -> None:
 def bench_utility(
     scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "movies",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 5,
-    methods: Annotated[str, typer.Option(help="Of ffa, fedsvd, rolora, lora, head.")] = "ffa,head",
+    methods: Annotated[str, typer.Option(help="head, or an aggregate.method.")] = "ffa,head",
     epsilons: Annotated[str, typer.Option(help="Numbers, or off; commas between.")] = "off,8,3,1",
     partitions: Annotated[
         str, typer.Option(help="Of iid, dirichlet, natural (users); the scenario's own, unless.")

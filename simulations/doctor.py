@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..common.combinations import MERGING
 from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
@@ -168,5 +169,5 @@ def _trained_values(settings: Settings) -> int:
     if settings.lora.method == "head":
         return int(head)
     layers = min(settings.lora.layers or depth, depth)
-    factors = 2 if settings.aggregate.method == "lora" else 1
+    factors = 2 if settings.aggregate.method in ("lora", "fedsa", *MERGING) else 1
     return int(head + 2 * layers * factors * settings.lora.rank * width)

@@ -7,6 +7,7 @@ result depends neither on the order of arrival nor on who was slow.
 from .mean import mean_change
 from .methods import Method, Settled, method_of, whole
 from .optimizer import ServerOptimizer
+from .products import merge
 from .robust import OUTLIER, Combined, combine
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Settled",
     "combine",
     "mean_change",
+    "merge",
     "method_of",
     "whole",
 ]

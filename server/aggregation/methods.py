@@ -9,6 +9,16 @@ apart is not averaging the products, and with noise on both the product has nois
 | ffa | B | exactly | sound | Sun et al. 2024 |
 | fedsvd | B; the server turns A | exactly | sound | Lee et al. 2025 |
 | rolora | B and A in turn | exactly, in each round | sound | Chen et al. 2024 |
+| hetlora | the first columns of B | exactly | sound | Cho et al. 2024 |
+| flexlora | the first columns of B; the server turns A | exactly | sound | Bai et al. 2024 |
+| fedsa | A and B, which stays | there is none | unsound: noise times noise | Guo et al. 2024 |
+
+``hetlora`` and ``flexlora`` admit holders of different rank: ``ffa`` and ``fedsvd`` of which each
+trains the first r components, the others at zero (``common.ranks``). Their papers train both
+factors and average the holders' whole adapters, which costs what ``lora`` costs and, for FlexLoRA,
+shrinks what few train. Here B alone is trained and changes are averaged, so that what a holder
+does not train stays as it is, and the mean of the products' changes is exact. ``fedex`` and
+``flora`` are in ``products``.
 
 The whole adapter goes down in each round, and the change of what is trained comes up. Whatever is
 made of changes that are private already is post-processing. The head, where the task has one, is
@@ -26,6 +36,7 @@ from torch import Tensor
 
 from ...common.adapter import AdapterSchema
 from ...common.errors import ConfideError
+from ...common.leaving import PERSONAL, leaving
 
 _A, _B = "lora_A", "lora_B"
 
@@ -57,7 +68,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class Same:
-    """``lora`` and ``ffa``: every round trains what the model's schema says."""
+    """``lora``, ``ffa``, ``hetlora``: every round trains what the model's schema says."""
 
     name: str
 
@@ -75,10 +86,14 @@ class Same:
 class FedSvd:
     """B is trained at the holders. When it is averaged the server writes each product B A with
     other factors: A's rows are orthonormal and point along the product's largest directions first,
-    so that B's gradient, and with it the clip norm, is spent where the adapter already works."""
+    so that B's gradient, and with it the clip norm, is spent where the adapter already works. The
+    first r components are the best of rank r then (Eckart and Young 1936): what ``flexlora`` gives
+    a holder of rank r."""
+
+    name: str = "fedsvd"
 
     def named(self, number: int) -> str:
-        return "fedsvd"
+        return self.name
 
     def trained(self, schema: AdapterSchema, number: int) -> AdapterSchema:
         return schema
@@ -110,16 +125,33 @@ class RoLora:
         return None
 
 
+@dataclass(frozen=True)
+class FedSa:
+    """A and the head are averaged; B stays at the holders and at zero here, so that what the
+    coordinator measures and writes is the head."""
+
+    def named(self, number: int) -> str:
+        return PERSONAL
+
+    def trained(self, schema: AdapterSchema, number: int) -> AdapterSchema:
+        return leaving(schema, PERSONAL)
+
+    def settle(self, adapter: Mapping[str, Tensor]) -> Settled | None:
+        return None
+
+
 def method_of(name: str) -> Method:
     """The method that ``aggregate.method`` names."""
-    if name == "fedsvd":
-        return FedSvd()
+    if name in ("fedsvd", "flexlora"):
+        return FedSvd(name)
+    if name == PERSONAL:
+        return FedSa()
     return RoLora() if name == "rolora" else Same(name)
 
 
 def whole(schema: AdapterSchema, name: str) -> AdapterSchema:
     """The model's schema with everything that any round of a method trains."""
-    return _training(schema, _A, resting="") if name == "rolora" else schema
+    return _training(schema, _A, resting="") if name == "rolora" else leaving(schema, name)
 
 
 def _training(schema: AdapterSchema, factor: str, *, resting: str) -> AdapterSchema:
@@ -149,7 +181,7 @@ def orthonormal(a: Tensor, b: Tensor) -> Factors:
     if a.dim() != 2 or a.shape[0] > a.shape[1]:
         raise ConfideError(
             "aggregate.rank",
-            f"aggregate.method = 'fedsvd' cannot write a factor of shape {tuple(a.shape)} with"
+            f"'fedsvd' and 'flexlora' cannot write a factor of shape {tuple(a.shape)} with"
             " orthonormal rows.",
             "Choose a lora.rank of at most the width of the layers.",
         )

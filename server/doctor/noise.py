@@ -52,8 +52,16 @@ def snr(settings: Settings, units: int, trained: int) -> float:
     return 1 / (on_one * math.sqrt(trained))
 
 
+_APART = {
+    "lora": "the mean of the holders' products is not the product of their means (Sun et al."
+    " 2024).",
+    "fedsa": "each holder's B, which no average makes better, has all of its noise.",
+}
+
+
 def _both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    if settings.aggregate.method != "lora" or settings.lora.method != "lora":
+    method = settings.aggregate.method
+    if method not in ("lora", "fedsa") or settings.lora.method != "lora":
         return
     much = not (facts.sizes and facts.trained) or (
         snr(settings, facts.sizes[0], facts.trained) < 10 * DROWNED
@@ -61,10 +69,9 @@ def _both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
     yield Finding(
         name="both-factors",
         severity=Severity.NOT_SOUND if much else Severity.NOTE,
-        what="aggregate.method = 'lora' trains both factors of LoRA under noise.",
+        what=f"aggregate.method = {method!r} trains both factors of LoRA under noise.",
         why="The adapter is the product of B and A: the noise of one multiplies that of the other,"
-        " and the mean of the holders' products is not the product of their means (Sun et al."
-        " 2024). Twice the values share the same clip norm.",
+        f" and {_APART[method]} Twice the values share the same clip norm.",
         fix="Set aggregate.method = 'ffa', which trains B alone, or lora.method = 'head'.",
     )
 

@@ -49,6 +49,11 @@ METHODS: Mapping[str, Mapping[str, Scalar]] = {
     "ffa": {"aggregate.method": "ffa"},
     "fedsvd": {"aggregate.method": "fedsvd"},
     "rolora": {"aggregate.method": "rolora", "aggregate.optimizer": "none"},
+    "hetlora": {"aggregate.method": "hetlora"},
+    "flexlora": {"aggregate.method": "flexlora"},
+    "fedex": {"aggregate.method": "fedex", "aggregate.optimizer": "none"},
+    "flora": {"aggregate.method": "flora", "aggregate.optimizer": "none"},
+    "fedsa": {"aggregate.method": "fedsa", "round.mode": "steps"},
     "lora": {"aggregate.method": "lora"},
     "head": {"lora.method": "head"},
 }

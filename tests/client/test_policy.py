@@ -92,6 +92,7 @@ NUMBERS: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
         {"train__steps": 3, "round__count": 21},
     ),
     ("max_batch", 64, {"train__batch": 64}, {"train__batch": 65}),
+    ("max_rank", 4, {"lora__rank": 4}, {"lora__rank": 5}),
     (
         "max_records_per_person",
         9,

@@ -37,6 +37,7 @@ max-rounds = 3
 max-steps-per-round = 4
 max-steps-per-run = 5
 max-batch = 6
+max-rank = 8
 max-sampling-rate = 0
 max-records-per-person = 7
 units = ["person"]
@@ -63,6 +64,7 @@ def test_every_limit_can_be_written(tmp_path: Path) -> None:
         max_steps_per_round=4,
         max_steps_per_run=5,
         max_batch=6,
+        max_rank=8,
         max_sampling_rate=0.0,
         max_records_per_person=7,
         units=("person",),

@@ -334,13 +334,15 @@ MUTANTS = (
     Mutant(
         "trained before it is charged",
         _HOLDER,
-        "        self._charge(task, settings, plan, ledger)\n"
-        "        change = ready.trainer.train(\n"
-        "            ready.adapter, text, settings, plan, self._generator, units=units\n"
-        "        )\n",
-        "        change = ready.trainer.train(\n"
-        "            ready.adapter, text, settings, plan, self._generator, units=units\n"
-        "        )\n"
+        "        self._charge(task, settings, plan, ledger)\n\n"
+        "        def train(loaded: LoadedModel, start: Tensor) -> Tensor:\n"
+        "            own = Trainer(loaded)\n"
+        "            return own.train(start, text, settings, plan, self._generator, units=units)\n\n"
+        "        change, schema = share.train(train)\n",
+        "        def train(loaded: LoadedModel, start: Tensor) -> Tensor:\n"
+        "            own = Trainer(loaded)\n"
+        "            return own.train(start, text, settings, plan, self._generator, units=units)\n\n"
+        "        change, schema = share.train(train)\n"
         "        self._charge(task, settings, plan, ledger)\n",
         _HOLDER_TESTS,
     ),
@@ -498,6 +500,114 @@ MUTANTS = (
         "            add_round(histories, event)\n",
         'summed[event["round"]] = {**event, "accepted": len(event["accepted"])}\n',
         ("tests/server/test_run_sums.py",),
+    ),
+    # --- ranks ---
+    Mutant(
+        "a change of smaller rank is padded at the front",
+        "common/ranks.py",
+        "        tensors[name][_first(tuple(part.shape))] = part",
+        "        tensors[name].flatten()[-part.numel():] = part.flatten()",
+        ("tests/common/test_ranks.py", "tests/server/test_ranks.py"),
+    ),
+    Mutant(
+        "the gate takes any schema for the run's",
+        "server/gate.py",
+        "    if update.schema != schema:\n",
+        "    if False:\n",
+        ("tests/server/test_ranks.py",),
+    ),
+    Mutant(
+        "a holder trains more than its policy's rank",
+        "client/share.py",
+        "min(whole, policy.max_rank) if",
+        "whole if",
+        ("tests/server/test_ranks.py",),
+    ),
+    Mutant(
+        "one rank alone, and the policy's is no limit",
+        "client/policy.py",
+        "settings.aggregate.method not in OF_RANKS:",
+        "False:",
+        ("tests/server/test_ranks.py", "tests/client/test_policy.py"),
+    ),
+    Mutant(
+        "the long factors do not come back",
+        "client/narrow.py",
+        "            factor.weight = weight",
+        "            factor.weight = factor.weight",
+        ("tests/client/test_narrow.py",),
+    ),
+    # --- frozen weights that are added to ---
+    Mutant(
+        "what is added is not scaled",
+        "common/merged.py",
+        "base.weight + scale * turned",
+        "base.weight + turned",
+        ("tests/server/test_merged.py",),
+    ),
+    Mutant(
+        "the frozen weights do not come back",
+        "common/merged.py",
+        "            base.weight = weight",
+        "            base.weight = base.weight",
+        ("tests/server/test_merged.py",),
+    ),
+    Mutant(
+        "what is added is no part of the task's hash",
+        "common/wire.py",
+        "if self.merged else []",
+        "if False else []",
+        ("tests/server/test_merged.py",),
+    ),
+    Mutant(
+        "fedex forgets its residual",
+        "server/aggregation/products.py",
+        "merged[path] + total[path] - kept[path]",
+        "merged[path]",
+        ("tests/server/aggregation/test_products.py",),
+    ),
+    Mutant(
+        "flora multiplies the means of the factors",
+        "server/aggregation/products.py",
+        "    total = _mean_product(adapter, changes)\n    for",
+        "    total = products_of(moved)\n    for",
+        ("tests/server/aggregation/test_products.py",),
+    ),
+    Mutant(
+        "products of noisy factors are added",
+        "common/combinations.py",
+        'method in MERGING and s.privacy.trust != "off"',
+        "False",
+        ("tests/server/test_merged.py",),
+    ),
+    # --- a factor that stays ---
+    Mutant(
+        "B leaves with A",
+        "common/leaving.py",
+        'if "lora_B" not in n',
+        'if "lora_C" not in n',
+        ("tests/server/test_fedsa.py",),
+    ),
+    Mutant(
+        "a holder's B begins anew in every round",
+        "client/share.py",
+        "if path.exists() else {}",
+        "if False else {}",
+        ("tests/server/test_fedsa.py",),
+    ),
+    Mutant(
+        "the coordinator's B is read",
+        "client/share.py",
+        "known.get(name, torch.zeros_like(tensors[name]))",
+        "known.get(name, tensors[name])",
+        ("tests/server/test_fedsa.py",),
+    ),
+    Mutant(
+        "a damaged B goes unnoticed",
+        "client/personal.py",
+        "        if schema is not None:",
+        "        if False:",
+        ("tests/client/test_personal.py",),
     ),
     # --- the accountant ---
     Mutant(

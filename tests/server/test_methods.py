@@ -27,7 +27,7 @@ from tests.server.federated import Transport, config, events, holders, received
 
 RECORDS, ROUNDS, LR = 24, 4, 2.0
 CLOSE = 1e-2  # relative, of each part; in float32, and the smallest are some 1e-6
-METHODS = ("lora", "ffa", "fedsvd", "rolora")
+METHODS = ("lora", "ffa", "fedsvd", "rolora", "hetlora", "flexlora")
 OFF = {
     "privacy__trust": "off",
     "privacy__noise_multiplier": 0.0,

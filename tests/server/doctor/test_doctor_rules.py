@@ -38,6 +38,8 @@ def test_the_demo_has_no_finding(examine: Examine) -> None:
         ("holders-drawn", NOTE, {"round__holders": 4}, {}, ("4 of 10", "round.holders = 0")),
         ("size-shown", NOTE, {"train__batch": 254}, {}, ("= 254", "1 of 10", "255")),
         ("both-factors", UNSOUND, {"aggregate__method": "lora"}, {}, ("'lora'", "'ffa'")),
+        ("both-factors", UNSOUND, {"aggregate__method": "fedsa", "round__mode": "steps"}, {},
+         ("'fedsa'", "no average", "'ffa'")),
         ("drowned-holders", UNSOUND, {"privacy__epsilon": 1.0, "lora__rank": 8},
          {"trained": 6914}, ("10 of 10", "6,914", "215", "'head'")),
         ("many-small-steps", UNSOUND, {"train__batch": 16, "round__count": 100}, {},
