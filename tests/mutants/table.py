@@ -337,11 +337,13 @@ MUTANTS = (
         "        self._charge(task, settings, plan, ledger)\n\n"
         "        def train(loaded: LoadedModel, start: Tensor) -> Tensor:\n"
         "            own = Trainer(loaded)\n"
-        "            return own.train(start, text, settings, plan, self._generator, units=units)\n\n"
+        "            return own.train(start, text, settings, plan, self._generator, units=units)\n"
+        "\n"
         "        change, schema = share.train(train)\n",
         "        def train(loaded: LoadedModel, start: Tensor) -> Tensor:\n"
         "            own = Trainer(loaded)\n"
-        "            return own.train(start, text, settings, plan, self._generator, units=units)\n\n"
+        "            return own.train(start, text, settings, plan, self._generator, units=units)\n"
+        "\n"
         "        change, schema = share.train(train)\n"
         "        self._charge(task, settings, plan, ledger)\n",
         _HOLDER_TESTS,
