@@ -54,7 +54,7 @@ def test_tasks_and_replies_come_back_as_they_went() -> None:
 
 def test_every_part_of_a_task_is_in_its_hash() -> None:
     changes = {"run": "q", "round": 4, "settings": {"a.b": 2}, "schema": "z", "adapter": b"1235"}
-    changes |= {"sent": "10", "rest": "1" * 64}
+    changes |= {"sent": "10", "rest": "1" * 64, "merged": b"5"}
     assert set(changes) == {f.name for f in dataclasses.fields(Task)}
     hashes = {dataclasses.replace(TASK, **{k: v}).hash for k, v in changes.items()}
     assert len(hashes | {TASK.hash}) == len(changes) + 1
