@@ -42,10 +42,8 @@ def end(processes: Sequence[subprocess.Popen[bytes]], seconds: float) -> None:
         with suppress(ProcessLookupError):
             process.terminate()
     for process in processes:
-        try:
+        with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            pass
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

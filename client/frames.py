@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..common.errors import ConfideError
@@ -49,15 +50,13 @@ def ask(path: Path, kind: bytes, payload: bytes, wanted: bytes, seconds: float) 
     Raises:
         ConfideError: ``resident.unreachable``, ``resident.silent`` or ``socket.*``.
     """
-    with connect(path, seconds) as sock:
+    with connect(path, seconds) as sock, suppress(OSError):
         try:
             send(sock, kind, payload)
             answered, size = receive_head(sock)
             if answered != wanted:
                 raise _malformed("the kind of reply that was asked for")
-            return _exactly(sock, size)
-        except OSError:
-            pass
+            return receive_body(sock, size)
         except ConfideError as error:
             if error.code != "socket.closed":
                 raise

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import suppress
 from threading import Lock
 from typing import Any
 
@@ -34,12 +35,9 @@ class Journal:
         """One line. A reader that went away does not end a holder."""
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = json.dumps({"time": when, "process": self._process, "event": event, **fields})
-        with self._lock:
-            try:
-                self._stream.write(line + "\n")
-                self._stream.flush()
-            except (OSError, ValueError):
-                pass  # there is nobody to tell
+        with self._lock, suppress(OSError, ValueError):  # there is nobody to tell
+            self._stream.write(line + "\n")
+            self._stream.flush()
 
     def take_logging(self, *names: str) -> None:
         """What is logged under these names comes here, and nowhere else."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -163,11 +164,9 @@ def _bundles(folder: Path, table: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _day(folder: Path, table: Mapping[str, Any]) -> date:
     value = table.get("expires")
-    if isinstance(value, str):
-        try:
+    with suppress(ValueError):
+        if isinstance(value, str):
             return date.fromisoformat(value)
-        except ValueError:
-            pass
     raise _wrong(folder, "expires", value, 'a day such as "2027-01-31"')
 
 
