@@ -70,7 +70,8 @@ def ask(path: Path, kind: bytes, payload: bytes, wanted: bytes, seconds: float) 
 def send(sock: socket.socket, kind: bytes, payload: bytes) -> None:
     """Write one frame."""
     sock.sendall(_HEAD.pack(_MAGIC, kind, len(payload)))
-    sock.sendall(payload)
+    if payload:  # sending nothing fails where the other end has answered and gone
+        sock.sendall(payload)
 
 
 def receive_head(sock: socket.socket) -> tuple[bytes, int]:

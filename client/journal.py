@@ -10,10 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 import time
 from contextlib import suppress
-from threading import Lock
 from typing import Any
 
 _MOST_CHARACTERS = 500
@@ -28,16 +26,14 @@ class Journal:
 
     def __init__(self, process: str) -> None:
         self._process = process
-        self._lock = Lock()
-        self._stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8")
+        self._out = os.dup(2)
 
     def write(self, event: str, **fields: Any) -> None:
         """One line. A reader that went away does not end a holder."""
         when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         line = json.dumps({"time": when, "process": self._process, "event": event, **fields})
-        with self._lock, suppress(OSError, ValueError):  # there is nobody to tell
-            self._stream.write(line + "\n")
-            self._stream.flush()
+        with suppress(OSError):  # there is nobody to tell
+            os.write(self._out, f"{line}\n".encode())
 
     def take_logging(self, *names: str) -> None:
         """What is logged under these names comes here, and nowhere else."""
