@@ -51,8 +51,9 @@ def ask(path: Path, kind: bytes, payload: bytes, wanted: bytes, seconds: float) 
         ConfideError: ``resident.unreachable``, ``resident.silent`` or ``socket.*``.
     """
     with connect(path, seconds) as sock, suppress(OSError):
-        try:
+        with suppress(OSError):  # a refusal may be there before all is sent
             send(sock, kind, payload)
+        try:
             answered, size = receive_head(sock)
             if answered != wanted:
                 raise _malformed("the kind of reply that was asked for")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 import socket
@@ -231,6 +232,14 @@ def test_the_claim_of_a_huge_task_costs_nothing(served: Served) -> None:
         reply = reply_from_bytes(frames.receive_body(call, size))
     assert isinstance(reply, Refusal)
     assert reply.code == "socket.too-large"
+
+
+def test_a_task_that_is_too_large_is_refused_before_it_is_sent_whole(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, "MOST_BYTES", 1000)
+    large = dataclasses.replace(TASK, adapter=bytes(10_000_000))
+    assert relay(large, served.path) == Refusal(holder="", task_hash="", code="socket.too-large")
 
 
 def test_the_socket_of_a_dead_resident_is_taken_over_and_no_other(tmp_path: Path) -> None:
