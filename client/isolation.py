@@ -67,23 +67,29 @@ def isolate(*, allow_network: bool = False) -> tuple[str, ...]:
         ConfideError: ``resident.network`` when a connection still gets out, or might.
     """
     os.environ.update(OFFLINE)
-    threads = (
-        len(list(Path("/proc/self/task").iterdir())) if Path("/proc/self/task").is_dir() else 1
-    )
     locks: tuple[tuple[str, Callable[[], bool]], ...] = (
         ("namespace", _own_namespace),
         ("seccomp", _filter_calls),
     )
-    held = tuple(name for name, close in locks if threads == 1 and close())
+    held = tuple(name for name, close in locks if _is_alone() and close())
     way_out = _way_out()
-    if (held and way_out is None) or allow_network:
-        return held if way_out is None else ()
+    if held and way_out is None:
+        return held
+    if allow_network:
+        return ()
     raise ConfideError(
         "resident.network",
-        f"The network could not be taken away from this process ({way_out or 'no lock holds'}).",
+        "The network could not be taken away from this process"
+        f" ({way_out or 'no lock holds'}{'' if _is_alone() else ', it has threads'}).",
         "Allow user namespaces or seccomp on this machine, or start as root; --allow-network goes"
         " without, and then the pin of the bundle alone keeps the text in.",
     )
+
+
+def _is_alone() -> bool:
+    """Whether this process is one thread, as far as the system says."""
+    tasks = Path("/proc/self/task")
+    return not tasks.is_dir() or len(list(tasks.iterdir())) == 1
 
 
 def _way_out() -> str | None:

@@ -2,7 +2,8 @@
 
 Order: the socket is made and given away; the network is taken away; root is given up; the policy is
 read; what is printed from then on goes nowhere; only then are torch and the models' libraries
-imported, so that no line of theirs ever runs with a network or as root.
+imported, so that no line of theirs ever runs with a network or as root, and no thread of theirs
+is there when the kernel isolates one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from .doorway import listen
 from .family import end_with_parent
 from .isolation import isolate
 from .journal import Journal, silence
-from .policy_file import load_policy
 from .users import User, become
 
 EXIT_CUT_SHORT = 75  # EX_TEMPFAIL of sysexits.h
@@ -51,6 +51,8 @@ def run(residence: Residence) -> None:
         ConfideError: ``resident.*``, ``user.*`` or ``policy.*``, before anything is served.
     """
     listener, locks = _settle(residence)
+    from .policy_file import load_policy  # brings numpy, and with it threads
+
     load_policy(residence.policy)  # a mistake is said now, while there is somebody to read it
     journal = Journal("resident")
     journal.write("start", name=residence.name, network_taken_by=locks or "NOTHING")
