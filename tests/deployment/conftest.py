@@ -5,10 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from confide.client.users import may_read, user_named
 from confide.common.kit import Kit, read_kit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -192,3 +195,26 @@ def write_bundle(folder: Path, client: str, server: str, config: Mapping[str, st
         f'clientapp = "probe.client:app"\n[tool.flwr.app.config]\n{values}'
     )
     return folder
+
+
+def tools_for_everybody(folder: Path) -> Path | None:
+    """A Python and Flower's commands that any user can run, or None where there are none: the one
+    of the tests may lie in root's home."""
+    packages = sysconfig.get_paths()["purelib"]
+    python = shutil.which(f"python3.{sys.version_info.minor}", path="/usr/local/bin:/usr/bin")
+    nobody = user_named("nobody")
+    wanted = [ROOT / "confide" / "__init__.py", Path(packages) / "flwr" / "__init__.py"]
+    if python is None or not all(may_read(nobody, p) for p in [Path(python).resolve(), *wanted]):
+        return None
+    (folder / "bin").mkdir()
+    (folder / "bin" / "python").symlink_to(python)
+    for name, module in (
+        ("flower-superexec", "flwr.supercore.cli"),
+        ("flwr-clientapp", "flwr.supernode.cli"),
+    ):
+        call = name.replace("-", "_")
+        (folder / "bin" / name).write_text(
+            f"#!{folder}/bin/python\nfrom {module} import {call}\n{call}()\n"
+        )
+        (folder / "bin" / name).chmod(0o755)
+    return folder / "bin" / "python"
