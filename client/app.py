@@ -1,7 +1,9 @@
 """The ClientApp: parse the message, call the holder, reply. Nothing else happens here.
 
-A deployed holder names its own data, ledger and policy in its node configuration. A simulated one
-has only a partition number; then, and only then, the run config names the folder of the prepared
+Where the node configuration names a ``socket``, the holder is a process of its own behind it, and
+this one hands messages on without importing torch (``relay``). Otherwise it is called here: a
+deployed holder names its own data, ledger and policy in its node configuration. A simulated one has
+only a partition number; then, and only then, the run config names the folder of the prepared
 federation, and the ledger lies in the run folder.
 """
 
@@ -9,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -17,10 +19,11 @@ from flwr.clientapp import ClientApp
 from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
 from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
-from .holder import Holder, Site
-from .policy import SIMULATION, Policy
-from .policy_file import load_policy
+from .relay import relay
 from .scrub import code_of, quiet
+
+if TYPE_CHECKING:
+    from .holder import Holder, Site
 
 app = ClientApp()
 
@@ -41,6 +44,10 @@ def answer(message: Message, context: Context) -> Reply:
     try:
         with quiet():
             task = task_from_records(message.content)
+            if "socket" in context.node_config:
+                return relay(task, Path(str(context.node_config["socket"])))
+            from .holder import Holder
+
             site = site_of(task, context.node_config, context.run_config)
             holder = _HOLDERS.setdefault(site, Holder(site))
     except (KeyboardInterrupt, SystemExit):
@@ -67,6 +74,10 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
     Raises:
         ConfideError: ``holder.not-configured`` or ``simulation.federation``.
     """
+    from .holder import Site
+    from .policy import SIMULATION, Policy
+    from .policy_file import load_policy
+
     if node.keys() & _OWN:
         if "data" not in node:
             raise _not_configured()

@@ -1,4 +1,4 @@
-"""``confide client init``, ``check-policy`` and ``check-data``, before a holder joins, and
+"""``confide client init``, ``check-policy`` and ``check-data``, before ``join_cli`` joins, and
 ``adapter``, after a run of personal ones.
 
 Reads and writes on this machine alone; what comes before a run imports no torch; nothing of any
@@ -23,11 +23,14 @@ NOTHING_LEFT = "This was read on this machine; nothing of it was sent or kept."
 
 def add_commands(app: typer.Typer) -> None:
     """Join ``client`` to the command line."""
+    from .join_cli import add_commands as add_join
+
     client = typer.Typer(help="Set up a holder of private text.", no_args_is_help=True)
     client.command("init")(init)
     client.command("check-policy")(check_policy)
     client.command("check-data")(check_data)
     client.command("adapter")(adapter)
+    add_join(client)
     app.add_typer(client, name="client")
 
 

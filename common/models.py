@@ -87,6 +87,11 @@ def load_model(settings: Settings) -> LoadedModel:
     return _load(neutral)
 
 
+def models_in_memory() -> int:
+    """How many models this process keeps warm."""
+    return _load.cache_info().currsize
+
+
 def _trains(method: str) -> str:
     """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
     if method in (*MERGING, PERSONAL):

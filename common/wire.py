@@ -4,6 +4,9 @@ The array is what of the adapter goes down (``parcel``) and the change of its tr
 way up, as raw little-endian bytes (bf16 is not a NumPy type, and NumPy's own format would let a
 message claim any shape). Nothing is unpickled, and every length is checked against the schema that
 both sides know before anything is allocated. Only this module of ``common`` knows Flower.
+
+A gateway hands messages on as bytes (``task_to_bytes``) without looking into the array; so torch is
+imported where an array is encoded or decoded, and not before.
 """
 
 from __future__ import annotations
@@ -13,15 +16,15 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
-from torch import Tensor
 
-from .blocks import pack, packed_size, rounding, unpack
 from .errors import ConfideError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _WIDTH = {"fp32": 4, "bf16": 2}
 _BITS = {"int8": 8, "int4": 4}
@@ -41,6 +44,10 @@ def encode_vector(vector: Tensor, encoding: str) -> bytes:
     Of a change that is private already this is post-processing: it costs no privacy, and what it
     loses takes nothing from the noise that the promise is made of.
     """
+    import torch
+
+    from .blocks import pack
+
     if encoding in _BITS:
         return pack(vector.to(torch.float32), _BITS[encoding])
     if encoding == "bf16":
@@ -56,6 +63,10 @@ def decode_vector(payload: bytes, encoding: str, size: int) -> Tensor:
     Raises:
         ConfideError: ``wire.encoding``, ``wire.size`` or ``wire.malformed``.
     """
+    import torch
+
+    from .blocks import unpack
+
     wanted = encoded_size(size, encoding)
     if len(payload) != wanted:
         raise ConfideError(
@@ -72,6 +83,8 @@ def decode_vector(payload: bytes, encoding: str, size: int) -> Tensor:
 
 def encoded_size(size: int, encoding: str) -> int:
     """Bytes of ``size`` values."""
+    from .blocks import packed_size
+
     if encoding in _BITS:
         return packed_size(size, _BITS[encoding])
     if encoding not in _WIDTH:
@@ -82,6 +95,8 @@ def encoded_size(size: int, encoding: str) -> int:
 def rounding_of(encoding: str) -> float:
     """The most that an encoding moves a vector by, as a share of its L2 norm; bf16 rounds each
     value to nearest even, by at most 2^-8 of it."""
+    from .blocks import rounding
+
     if encoding in _BITS:
         return rounding(_BITS[encoding])
     return 2.0**-8 if encoding == "bf16" else 0.0
@@ -185,16 +200,20 @@ def task_from_records(records: RecordDict) -> Task:
     header, payload = _header(records, "task"), _body(records, "adapter")
     added = {"merged"} if "merged" in records else set()
     _exactly(records, {"task", "adapter", *added}, header, _TASK_KEYS)
-    settings = _json_object(header.get("settings"))
+    header = {**header, "settings": _json_object(header.get("settings"))}
+    return _task(header, payload, _body(records, "merged") if added else b"")
+
+
+def _task(header: Mapping[str, Any], adapter: bytes, merged: bytes) -> Task:
     return Task(
         run=_run(header.get("run")),
         round=_count(header.get("round")),
-        settings=settings,
+        settings=header["settings"],
         schema=_text(header.get("schema")),
         sent=_matching(_SENT, header.get("sent")),
         rest=_matching(_HASH, header.get("rest")),
-        adapter=payload,
-        merged=_body(records, "merged") if added else b"",
+        adapter=adapter,
+        merged=merged,
     )
 
 
@@ -234,6 +253,78 @@ def reply_from_records(records: RecordDict) -> Reply:
         receipt=_json_object(header.get("receipt")),
         values=payload,
     )
+
+
+def task_to_bytes(task: Task) -> bytes:
+    """A task as one byte string: a header of JSON behind its length, the adapter, and what was
+    added to the frozen weights."""
+    header = {k: v for k, v in vars(task).items() if k != "adapter"}
+    header |= {"settings": dict(task.settings), "merged": len(task.merged)}
+    return _joined(header, task.adapter + task.merged)
+
+
+def task_from_bytes(data: bytes) -> Task:
+    """Undo ``task_to_bytes``, as strictly as a message of the coordinator is parsed.
+
+    Raises:
+        ConfideError: ``wire.malformed``.
+    """
+    header, payload = _parted(data)
+    if set(header) != _TASK_KEYS | {"merged"} or not isinstance(header["settings"], dict):
+        raise _malformed("exactly what it has to have")
+    adapter = len(payload) - _count(header["merged"])
+    if adapter < 0:
+        raise _malformed("arrays of the lengths it claims")
+    return _task(header, payload[:adapter], payload[adapter:])
+
+
+def reply_to_bytes(reply: Reply) -> bytes:
+    """An update or a refusal as one byte string, in the same form."""
+    if isinstance(reply, Refusal):
+        return _joined({"kind": "refusal", **asdict(reply)}, b"")
+    header = {k: v for k, v in asdict(reply).items() if k != "values"}
+    return _joined({"kind": "update", **header}, reply.values)
+
+
+def reply_from_bytes(data: bytes) -> Reply:
+    """Undo ``reply_to_bytes``.
+
+    Raises:
+        ConfideError: ``wire.malformed``.
+    """
+    header, payload = _parted(data)
+    names = {"holder": _text(header.get("holder")), "task_hash": _text(header.get("task_hash"))}
+    if header.get("kind") == "refusal" and set(header) == _REFUSAL_KEYS and not payload:
+        return Refusal(**names, code=_text(header["code"])[:_CODE_LENGTH])
+    if header.get("kind") != "update" or set(header) != _UPDATE_KEYS:
+        raise _malformed("exactly what it has to have")
+    if not isinstance(header["receipt"], dict):
+        raise _malformed("an object of scalars")
+    return Update(
+        **names,
+        run=_run(header["run"]),
+        round=_count(header["round"]),
+        schema=_text(header["schema"]),
+        encoding=_text(header["encoding"]),
+        receipt=header["receipt"],
+        values=payload,
+    )
+
+
+def _joined(header: Mapping[str, Any], payload: bytes) -> bytes:
+    head = json.dumps(header, sort_keys=True).encode()
+    return len(head).to_bytes(4, "big") + head + payload
+
+
+def _parted(data: bytes) -> tuple[dict[str, Any], bytes]:
+    size = int.from_bytes(data[:4], "big")
+    if size > _MAX_HEADER or len(data) < 4 + size:
+        raise _malformed("a header of the length it claims")
+    try:
+        head = data[4 : 4 + size].decode()
+    except UnicodeDecodeError:
+        raise _malformed("an object of scalars") from None
+    return _json_object(head), data[4 + size :]
 
 
 def _array(payload: bytes) -> ArrayRecord:

@@ -16,10 +16,14 @@ from confide.common.wire import (
     decode_vector,
     encode_vector,
     encoded_size,
+    reply_from_bytes,
     reply_from_records,
+    reply_to_bytes,
     reply_to_records,
     rounding_of,
+    task_from_bytes,
     task_from_records,
+    task_to_bytes,
     task_to_records,
 )
 
@@ -50,6 +54,48 @@ def test_tasks_and_replies_come_back_as_they_went() -> None:
     refusal = Refusal(holder="h", task_hash="t", code="policy.max-delta")
     assert reply_from_records(reply_to_records(refusal)) == refusal
     assert Update.from_bytes(UPDATE.to_bytes()) == UPDATE
+
+
+def test_they_come_back_from_bytes_as_well() -> None:
+    for task in (TASK, dataclasses.replace(TASK, merged=b"12345678")):
+        assert task_from_bytes(task_to_bytes(task)) == task
+    assert task_from_bytes(task_to_bytes(TASK)).hash == TASK.hash
+    refusal = Refusal(holder="h", task_hash="t", code="policy.max-delta")
+    for reply in (UPDATE, refusal):
+        assert reply_from_bytes(reply_to_bytes(reply)) == reply
+
+
+def _framed(text: str, payload: bytes = b"") -> bytes:
+    return len(text).to_bytes(4, "big") + text.encode() + payload
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x00\x00\x00",
+        b"\xff\xff\xff\xff{}",
+        b"\x00\x00\x00\x09{}",
+        _framed("[]"),
+        _framed("[" * 5000),
+        b"\x00\x00\x00\x02\xff\xff",
+        _framed('{"run": "r", "round": 1, "schema": "s"}'),
+        _framed('{"run": "r", "round": 1, "schema": "s", "settings": []}'),
+        _framed('{"run": "r", "round": 1, "schema": "s", "settings": {}, "more": 1}'),
+        _framed('{"run": "../r", "round": 1, "schema": "s", "settings": {}}'),
+        _framed('{"run": "r", "round": true, "schema": "s", "settings": {}}'),
+        _framed('{"kind": "update", "holder": "h", "task_hash": "t"}'),
+        _framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": "a.b"}', b"more"),
+        _framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": 7}'),
+        _framed('{"kind": "note", "holder": "h", "task_hash": "t", "code": "a.b"}'),
+        _framed(" " * 70_000 + "{}"),
+    ],
+)
+def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
+    for parse in (task_from_bytes, reply_from_bytes):
+        with pytest.raises(ConfideError) as caught:
+            parse(data)
+        assert caught.value.code == "wire.malformed"
 
 
 def test_every_part_of_a_task_is_in_its_hash() -> None:

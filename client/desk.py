@@ -1,0 +1,77 @@
+"""The holder at the resident's desk: a task's bytes in, a reply out, under today's policy.
+
+The policy is read anew for each task, as where Flower runs the holder itself: what an
+administrator changes counts from the next task on. Model and tokens stay warm meanwhile.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..common.errors import ConfideError
+from ..common.models import models_in_memory
+from ..common.privacy.ledger import Ledger
+from ..common.wire import Refusal, Reply, task_from_bytes
+from .holder import Holder, Site
+from .policy_file import load_policy
+from .resident_main import Residence
+from .scrub import code_of, quiet
+
+
+class Desk:
+    """Answers tasks for one holder, one at a time."""
+
+    def __init__(self, residence: Residence) -> None:
+        self._residence = residence
+        self._holder = Holder(self._site())
+
+    def answer(self, data: bytes) -> Reply:
+        """The reply to a task's bytes; whatever is wrong with them is a refusal's code."""
+        try:
+            with quiet():
+                task = task_from_bytes(data)
+                site = self._site()
+                if site != self._holder.site:
+                    self._holder = Holder(site)
+        except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
+            return Refusal(holder=self._residence.name, task_hash="", code=code_of(error))
+        return self._holder.handle(task)
+
+    def report(self) -> dict[str, Any]:
+        """What the status says of this holder: figures of the ledger, no count of records."""
+        return {
+            "version": __version__,
+            "name": self._residence.name,
+            "model_loaded": models_in_memory() > 0,
+            "ledger": _spent(self._residence.ledger),
+        }
+
+    def _site(self) -> Site:
+        residence = self._residence
+        policy = load_policy(residence.policy)
+        return Site(
+            name=residence.name, data=residence.data, ledger=residence.ledger, policy=policy
+        )
+
+
+def _spent(path: Path) -> dict[str, Any]:
+    """Rounds and epsilon that the ledger has booked; epsilon is None where it is infinite."""
+    if not path.exists():
+        return {"charged": 0, "released": 0, "epsilon": 0.0, "delta": None}
+    try:
+        with Ledger.open(path, create=False) as ledger:
+            payloads = [entry.payload for entry in ledger.entries()]
+            delta = [p["plan"]["delta"] for p in payloads if p["state"] == "reserved"][-1:]
+            epsilon = ledger.epsilon(delta[0]) if delta else 0.0
+    except ConfideError as error:
+        return {"problem": error.code}
+    states = [payload["state"] for payload in payloads]
+    return {
+        "charged": states.count("reserved"),
+        "released": states.count("released"),
+        "epsilon": epsilon if math.isfinite(epsilon) else None,
+        "delta": delta[0] if delta else None,
+    }

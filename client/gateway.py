@@ -1,0 +1,219 @@
+"""The gateway: the process that has the network, and no text.
+
+Runs Flower's SuperNode with the pin (``supernode``) and the one executor of its tasks, as two
+processes below it, isolated and with a secret between them that no other user of the machine has.
+Certificate, key and secret are in memory only, where the bundle's process does not inherit them;
+the environment that it does inherit is made from a short list. Nothing is ever installed at run
+time. Where root starts it, it becomes another user than the resident first.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from threading import Thread
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+
+from ..common.errors import ConfideError
+from ..common.kit import Kit, check_current
+from .family import end, end_with_parent, keep_memory_private
+from .journal import Journal
+from .supernode import PINS
+from .users import User, become
+
+# What a bundle's process may know of this machine's environment.
+_PASSED_ON = ("LANG", "LC_ALL", "TZ", "PYTHONPATH", "HTTPS_PROXY", "https_proxy", "NO_PROXY")
+_SWITCHES = {
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
+    "OMP_NUM_THREADS": "1",
+}
+_POLL_SECONDS = 0.2
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_LONGEST_LINE = 500
+_STOP_SECONDS = 8.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gateway:
+    """What a gateway needs.
+
+    Attributes:
+        socket: the resident's.
+        user: whom to become; only where root starts it.
+    """
+
+    kit: Kit
+    socket: Path
+    user: User | None = None
+
+
+def run(gateway: Gateway) -> int:
+    """Until a signal asks to stop (status 0), or one of the two processes ends (1).
+
+    Raises:
+        ConfideError: ``kit.*``, ``user.*`` or ``join.gone`` before anything is connected.
+    """
+    check_current(gateway.kit, date.today())  # noqa: DTZ011 - the day where the holder is
+    files = {
+        "ca": _in_memory(gateway.kit.ca.read_bytes()),
+        "key": _in_memory(node_key(gateway.kit.key)),
+        "secret": _in_memory(secrets.token_bytes(32)),
+    }
+    journal = Journal("gateway")
+    if gateway.user is not None:
+        become(gateway.user)
+    keep_memory_private()
+    end_with_parent()
+    with tempfile.TemporaryDirectory(prefix="confide-gateway-") as home:
+        return _supervise(gateway, files, Path(home), journal)
+
+
+def _supervise(gateway: Gateway, files: Mapping[str, int], home: Path, journal: Journal) -> int:
+    stopping: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda got, _: stopping.append(got))
+    port = _free_port()
+    env = environment(home)
+    said, out = os.pipe()
+    processes = [
+        _start(
+            supernode_command(gateway, files, port),
+            {**env, PINS: " ".join(gateway.kit.bundles)},
+            out,
+            list(files.values()),
+        ),
+        _start(executor_command(files, port), env, out, [files["secret"]]),
+    ]
+    os.close(out)
+    Thread(target=_write_down, args=(said, journal), daemon=True).start()
+    journal.write("start", coordinator=gateway.kit.fleet, bundles=list(gateway.kit.bundles))
+    try:
+        while not stopping and all(process.poll() is None for process in processes):
+            time.sleep(_POLL_SECONDS)
+    finally:
+        codes = [process.poll() for process in processes]
+        end(processes, _STOP_SECONDS)
+    journal.write("stop", asked=bool(stopping), supernode=codes[0], executor=codes[1])
+    return 0 if stopping else 1
+
+
+def supernode_command(gateway: Gateway, files: Mapping[str, int], port: int) -> list[str]:
+    """Flower's SuperNode by its public options; TLS and node authentication are never off."""
+    return [
+        *(sys.executable, "-P", "-m", "confide.client.supernode"),
+        *("--superlink", gateway.kit.fleet),
+        *("--root-certificates", _path(files["ca"])),
+        *("--auth-supernode-private-key", _path(files["key"])),
+        *("--isolation", "process"),
+        *("--superexec-auth-secret-file", _path(files["secret"])),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--node-config", f'socket="{gateway.socket}"'),
+    ]
+
+
+def executor_command(files: Mapping[str, int], port: int) -> list[str]:
+    """Flower's executor: it alone may take the SuperNode's tasks, by the secret. Plain HTTP stays
+    on the loopback."""
+    return [
+        *("flower-superexec", "--insecure"),
+        *("--runtime-api-address", f"127.0.0.1:{port}"),
+        *("--superexec-auth-secret-file", _path(files["secret"])),
+        *("--parent-pid", str(os.getpid())),
+    ]
+
+
+def environment(home: Path) -> dict[str, str]:
+    """All that the processes below get; what else is set here, tokens and passwords, is not."""
+    tools = str(Path(sys.executable).parent)
+    return {
+        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        **_SWITCHES,
+        "HOME": str(home),
+        "FLWR_HOME": str(home),
+        "PATH": f"{tools}{os.pathsep}{os.defpath}",
+    }
+
+
+def node_key(path: Path) -> bytes:
+    """The kit's private key in the one form that Flower reads.
+
+    Raises:
+        ConfideError: ``kit.key``.
+    """
+    raw = path.read_bytes()
+    load = load_ssh_private_key if b"OPENSSH" in raw[:64] else load_pem_private_key
+    try:
+        key = load(raw, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfideError(
+            "kit.key",
+            f"{path} is no unencrypted private key of an elliptic curve.",
+            "Ask the coordinator for the kit again.",
+        )
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def _in_memory(content: bytes) -> int:
+    """A file without a name, which only this process and those it is handed to can open."""
+    number = os.memfd_create("confide")
+    os.write(number, content)
+    return number
+
+
+def _path(number: int) -> str:
+    return f"/proc/self/fd/{number}"
+
+
+def _start(
+    command: Sequence[str], env: Mapping[str, str], out: int, kept: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        env=dict(env),
+        cwd=env["HOME"],
+        pass_fds=kept,
+        stdin=subprocess.DEVNULL,
+        stdout=out,
+        stderr=out,
+        start_new_session=True,
+    )
+
+
+def _write_down(said: int, journal: Journal) -> None:
+    """What Flower and the bundle print, line by line; there is no private text that they could."""
+    with os.fdopen(said, encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            bare = _COLOURS.sub("", line).strip()
+            if bare:
+                journal.write("flower", said=bare[:_LONGEST_LINE])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,168 @@
+"""``confide client join``, ``status``, and the two processes that ``join`` starts: ``resident`` and
+``gateway``, which containers run one each.
+
+Imports no torch; the resident does, after it has no network any more.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .users import GATEWAY, RESIDENT
+
+KitFolder = Annotated[Path, typer.Argument(metavar="KIT", help="The folder of the coordinator's.")]
+Data = Annotated[Path, typer.Option(help="The text: a jsonl, csv, parquet or txt file.")]
+Ledger = Annotated[
+    Path | None, typer.Option(help="The privacy ledger; beside the data unless named.")
+]
+Socket = Annotated[Path, typer.Option(help="The resident's Unix socket.")]
+AnySocket = Annotated[Path | None, typer.Option(help="The resident's Unix socket.")]
+AllowNetwork = Annotated[
+    bool, typer.Option("--allow-network", help="Serve even if the network cannot be taken away.")
+]
+
+
+def add_commands(client: typer.Typer) -> None:
+    """Join the commands to ``confide client``."""
+    client.command("join")(join)
+    client.command("status")(status)
+    client.command("resident")(resident)
+    client.command("gateway")(gateway)
+
+
+def join(
+    kit: KitFolder,
+    *,
+    data: Data,
+    policy: Annotated[
+        Path | None, typer.Option(help="Your policy.toml; the kit's if none.")
+    ] = None,
+    ledger: Ledger = None,
+    text: Annotated[str, typer.Option(help="The column with the text.")] = "text",
+    label: Annotated[str, typer.Option(help="The column with the label; '' for none.")] = "label",
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    socket: AnySocket = None,
+    resident_user: Annotated[
+        str, typer.Option(help="Who reads the text, if root starts this.")
+    ] = RESIDENT,
+    gateway_user: Annotated[
+        str, typer.Option(help="Who uses the network, if root starts this.")
+    ] = GATEWAY,
+    allow_network: AllowNetwork = False,
+) -> None:
+    """Check the data, show what will leave this machine, ask once, and take part."""
+    from ..common.errors import ConfideError
+    from ..common.kit import check_current, read_kit
+    from .check_data import check_data
+    from .join import Joining, check_access, plain_words, run, socket_of
+    from .journal import Journal
+    from .policy_file import load_policy
+    from .users import user_named
+
+    read = read_kit(kit)
+    check_current(read, date.today())  # noqa: DTZ011 - the day where the holder is
+    if not read.bundles:
+        raise ConfideError(
+            "kit.no-bundle",
+            f"The kit of {read.name} pins no bundle: no code of the coordinator's could run.",
+            "Ask for its SHA-256, and put it into `bundles` of kit.toml.",
+        )
+    root = os.geteuid() == 0
+    joining = Joining(
+        kit=read,
+        data=data,
+        policy=policy or read.policy,
+        ledger=ledger or ledger_of(data),
+        socket=socket or socket_of(read),
+        resident=user_named(resident_user) if root else None,
+        gateway=user_named(gateway_user) if root else None,
+        allow_network=allow_network,
+    )
+    limits = load_policy(joining.policy)
+    found = check_data(data, text=text, label=label or None, person=limits.person or None)
+    check_access(joining)
+    for line in plain_words(joining, found, limits):
+        typer.echo(line)
+    for warning in found.warnings:
+        typer.echo(f"! {warning}")
+    if not yes and not typer.confirm("Take part?"):
+        typer.echo("Nothing was started.")
+        raise typer.Exit(1)
+    raise typer.Exit(run(joining, Journal("join")))
+
+
+def status(
+    where: Annotated[Path, typer.Argument(metavar="KIT|SOCKET", help="A kit, or a socket.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Ask the resident how it is; exit status 1 if nobody answers, or not well."""
+    from ..common.kit import read_kit
+    from .join import socket_of
+    from .join import status as ask
+
+    report = ask(socket_of(read_kit(where)) if where.is_dir() else where)
+    if as_json:
+        typer.echo(json.dumps(report))
+    else:
+        for key, value in report.items():
+            typer.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
+    if report.get("alive") is not True:
+        raise typer.Exit(1)
+
+
+def resident(
+    *,
+    data: Data,
+    policy: Annotated[Path, typer.Option(help="Your policy.toml.")],
+    socket: Socket,
+    name: Annotated[str, typer.Option(help="The holder's name.")] = "holder",
+    ledger: Ledger = None,
+    user: Annotated[str, typer.Option(help="Whom to become; only for root.")] = "",
+    for_: Annotated[
+        str, typer.Option("--for", help="The gateway's user, whose group gets the socket.")
+    ] = "",
+    allow_network: AllowNetwork = False,
+) -> None:
+    """The process that has the text and no network; `join` starts it."""
+    from .resident_main import Residence, run
+    from .users import user_named
+
+    run(
+        Residence(
+            name=name,
+            data=data,
+            policy=policy,
+            socket=socket,
+            ledger=ledger or ledger_of(data),
+            user=user_named(user) if user else None,
+            group=user_named(for_).gid if for_ else -1,
+            allow_network=allow_network,
+        )
+    )
+
+
+def gateway(
+    kit: KitFolder,
+    *,
+    socket: Socket,
+    user: Annotated[str, typer.Option(help="Whom to become; only for root.")] = "",
+) -> None:
+    """The process that has the network and no text; `join` starts it."""
+    from ..common.kit import read_kit
+    from .gateway import Gateway, run
+    from .users import user_named
+
+    made = Gateway(kit=read_kit(kit), socket=socket, user=user_named(user) if user else None)
+    raise typer.Exit(run(made))
+
+
+def ledger_of(data: Path) -> Path:
+    """Where the ledger of a data file lies unless named: beside it."""
+    return Path(f"{data}.ledger.sqlite")

@@ -1,0 +1,147 @@
+"""The resident: the process that has the text, behind a Unix socket and without a network.
+
+One request is the bytes of a task, one reply those of an update or a refusal; a status can be asked
+for beside it. What comes through the socket is not trusted: it is bounded, parsed strictly and
+reviewed by the policy, and whatever is wrong with it is answered with a code. One task at a time;
+the next one waits unread, so that no more than one is ever in memory. Model and tokens stay warm.
+A stop waits for the task in hand; a crash loses nothing, since the ledger was charged first and
+repeats what it released.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import BoundedSemaphore, Lock, Thread
+from typing import Any
+
+from ..common.errors import ConfideError
+from ..common.wire import Refusal, Reply, Update, reply_to_bytes
+from . import frames
+from .doorway import MOST_CALLERS
+from .journal import Journal
+
+IDLE_SECONDS = 30.0  # for a caller to say the next thing
+STOP_SECONDS = 60.0  # for the task in hand, when asked to stop
+_POLL_SECONDS = 0.2
+
+
+@dataclass
+class _Counts:
+    """What was done since the start, for the status."""
+
+    started: float = field(default_factory=time.monotonic)
+    updates: int = 0
+    refusals: int = 0
+    last_refusal: str = ""
+    last_task: int | None = None
+
+
+class Resident:
+    """Serves one listener until it is told to stop.
+
+    Args:
+        answer: the bytes of a task -> the holder's reply; lets no exception out.
+        report: figures for the status besides those of this class.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        answer: Callable[[bytes], Reply],
+        report: Callable[[], dict[str, Any]],
+        journal: Journal,
+    ) -> None:
+        self._listener = listener
+        self._answer = answer
+        self._report = report
+        self._journal = journal
+        self._turn = Lock()  # of the task in hand; what waits for it has not been read
+        self._callers = BoundedSemaphore(MOST_CALLERS)
+        self._stopping = False
+        self._counts = _Counts()
+
+    def stop(self, *_: object) -> None:
+        """Take no further callers; fit for a signal's handler."""
+        self._stopping = True
+
+    def serve(self) -> bool:
+        """Until ``stop``. Returns whether the task in hand could be finished."""
+        self._listener.settimeout(_POLL_SECONDS)
+        while not self._stopping:
+            try:
+                caller, _ = self._listener.accept()
+            except TimeoutError:
+                continue
+            if self._callers.acquire(blocking=False):
+                Thread(target=self._meet, args=(caller,), daemon=True).start()
+            else:
+                caller.close()
+        self._listener.close()
+        return self._turn.acquire(timeout=STOP_SECONDS)
+
+    def _meet(self, caller: socket.socket) -> None:
+        """One caller, one request; nothing that goes wrong with it gets any further."""
+        try:
+            with caller:
+                caller.settimeout(IDLE_SECONDS)
+                self._hear(caller)
+        except OSError as error:
+            self._journal.write("caller", problem=type(error).__name__)
+        except BaseException as error:  # noqa: BLE001 - a thread's last words would be its text
+            self._journal.write("caller", problem=f"internal {type(error).__name__}")
+        finally:
+            self._callers.release()
+
+    def _hear(self, caller: socket.socket) -> None:
+        try:
+            kind, size = frames.receive_head(caller)
+            if kind == frames.STATUS and size == 0:
+                frames.send(caller, frames.REPORT, json.dumps(self.status()).encode())
+                return
+            if kind != frames.TASK:
+                raise ConfideError("socket.malformed", "A caller asks for a task or the status.")
+            with self._turn:
+                self._work(caller, size)
+        except ConfideError as error:
+            self._journal.write("caller", problem=error.code)
+            if error.code == "socket.closed":
+                return
+            refusal = Refusal(holder="", task_hash="", code=error.code)
+            frames.send(caller, frames.REPLY, reply_to_bytes(refusal))
+
+    def _work(self, caller: socket.socket, size: int) -> None:
+        task = frames.receive_body(caller, size)
+        began = time.monotonic()
+        reply = self._answer(task)
+        self._note(reply, time.monotonic() - began)
+        frames.send(caller, frames.REPLY, reply_to_bytes(reply))
+
+    def _note(self, reply: Reply, seconds: float) -> None:
+        counts = self._counts
+        counts.last_task = round(time.time())
+        if isinstance(reply, Update):
+            counts.updates += 1
+            said = {"outcome": "update", "run": reply.run, "round": reply.round}
+        else:
+            counts.refusals += 1
+            counts.last_refusal = reply.code
+            said = {"outcome": reply.code}
+        self._journal.write("task", task=reply.task_hash, seconds=round(seconds, 3), **said)
+
+    def status(self) -> dict[str, Any]:
+        """Health: what runs, what was done, what was spent. No count of records is in it."""
+        counts = self._counts
+        return {
+            "alive": not self._stopping,
+            "busy": self._turn.locked(),
+            "seconds": round(time.monotonic() - counts.started),
+            "updates": counts.updates,
+            "refusals": counts.refusals,
+            "last_refusal": counts.last_refusal,
+            "last_task": counts.last_task,
+            **self._report(),
+        }

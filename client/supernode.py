@@ -1,0 +1,128 @@
+"""Flower's SuperNode with a pin: no bundle is unpacked whose SHA-256 the holder has not pinned.
+
+Whoever may start a run at the coordinator ships the code that a SuperNode executes. Flower 1.41 can
+check a signature of its hosted hub, and nothing with a SuperLink of one's own; so the place where
+it would is taken over here. A bundle whose bytes do not have a pinned sum is replaced by nothing
+(no bytes of it are stored, unpacked or read) and each of its messages is answered with an error of
+the reason ``bundle.not-pinned``.
+
+Three private names of ``flwr.supernode.start_client_internal`` are leant on; ``check_flower``
+refuses to start where a newer Flower no longer uses them in the way they are meant here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Any
+
+from flwr.app import Error
+from flwr.common.constant import ErrorCode
+from flwr.supercore.fab import Fab
+from flwr.supernode import start_client_internal as start
+
+from ..common.errors import ConfideError
+from .family import end_with_parent, keep_memory_private
+
+REFUSED = "bundle.not-pinned"
+PINS = "CONFIDE_BUNDLES"  # the sums, spaces between; set by ``gateway``
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+logger = logging.getLogger("flwr")  # whose lines the gateway's are among
+
+
+def main() -> None:
+    """``python -m confide.client.supernode`` with Flower's own arguments for a SuperNode."""
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    keep_memory_private()  # from the bundle, which runs as the same user
+    end_with_parent()
+    pin(frozenset(os.environ.pop(PINS, "").split()))
+    try:
+        flower_supernode()
+    finally:
+        # Flower comes back here when it lost the coordinator, and leaves a server's thread behind
+        # that would keep a process without work alive for ever.
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def pin(bundles: frozenset[str]) -> None:
+    """From now on this process runs these bundles and no others; an empty set allows none.
+
+    Raises:
+        ConfideError: ``gateway.flower`` or ``gateway.pin``.
+    """
+    check_flower()
+    wrong = [digest for digest in bundles if not _DIGEST.fullmatch(digest)]
+    if wrong:
+        raise ConfideError("gateway.pin", f"{wrong[0]!r:.100} is no SHA-256.")
+    pull = start._pull_and_store_message
+
+    def pinned_pull(**given: Any) -> int | None:
+        """Flower's own, but that each bundle is seen by us first, and none passes unverified."""
+        mine = {
+            "get_fab": pinned(bundles, given["get_fab"]),
+            "trusted_entities": {"this holder's pin": ""},
+        }
+        return pull(**{**given, **mine})
+
+    start._pull_and_store_message = pinned_pull  # type: ignore[assignment]
+    start._verify_fab = lambda fab, trusted_entities: is_pinned(fab, bundles)
+    start.FAB_VERIFICATION_ERROR = Error(ErrorCode.INVALID_FAB, REFUSED)
+
+
+def pinned(
+    bundles: frozenset[str], get_fab: Callable[[str, int], Fab]
+) -> Callable[[str, int], Fab]:
+    """``get_fab``, whose bundle comes without a byte unless its own sum is a pinned one.
+
+    What the coordinator says of the sum is not used. A bundle without ``valid_license`` is one that
+    Flower refuses when it has trusted entities; the word marks ours as one to look at.
+    """
+
+    def get(digest: str, run: int) -> Fab:
+        fab = get_fab(digest, run)
+        found = sha256(fab.content).hexdigest()
+        if found not in bundles or found != digest:
+            logger.error("refused [%s] a bundle of SHA-256 %s", REFUSED, found)
+            return Fab(found, b"", {})
+        return Fab(found, fab.content, {"valid_license": "pinned"})
+
+    return get
+
+
+def is_pinned(fab: Fab, bundles: frozenset[str]) -> bool:
+    """The same question once more, where Flower asks it."""
+    return sha256(fab.content).hexdigest() in bundles
+
+
+def check_flower() -> None:
+    """Refuse a Flower in which the pin would hold nothing.
+
+    Raises:
+        ConfideError: ``gateway.flower``.
+    """
+    pull = getattr(start, "_pull_and_store_message", None)
+    found = (
+        callable(pull)
+        and {"get_fab", "trusted_entities"} <= set(inspect.signature(pull).parameters)
+        and callable(getattr(start, "_verify_fab", None))
+        and {"_verify_fab", "FAB_VERIFICATION_ERROR"} <= set(pull.__code__.co_names)
+        and "_pull_and_store_message" in start.start_client_internal.__code__.co_names
+    )
+    if not found:
+        raise ConfideError(
+            "gateway.flower",
+            "This version of Flower asks for the check of a bundle in another way.",
+            "Install the version of flwr that constraints.txt names.",
+        )
+
+
+if __name__ == "__main__":
+    main()

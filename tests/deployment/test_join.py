@@ -1,0 +1,153 @@
+"""``confide client join`` as an administrator runs it: two processes, kept alive, ended together."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from confide.client.join import status
+from confide.common.errors import ConfideError
+from tests import tiny
+from tests.client.marked import PLACE_MARKER, marked_rows
+from tests.deployment.conftest import PEM, ROOT, free_port, tools_for_everybody, wait_for
+
+pytestmark = pytest.mark.timeout(400)
+
+TEXT_OF, NETWORK_OF = "daemon", "nobody"  # users that every machine has
+
+
+class Joined:
+    """A holder whose coordinator is not there yet."""
+
+    def __init__(self, folder: Path, python: str, model: Path) -> None:
+        self.python = python
+        self.kit, self.own = folder / "kit", folder / "own"
+        self.kit.mkdir(mode=0o700)
+        self.own.mkdir(mode=0o700)
+        (self.kit / "kit.toml").write_text(
+            'schema = "confide-kit/1"\nname = "ward"\ncoordinator = "localhost"\n'
+            f'fleet = "127.0.0.1:{free_port()}"\nbundles = ["{"a" * 64}"]\n'
+            'expires = "2999-01-01"\n'
+        )
+        (self.kit / "ca.crt").write_text("no certificate")
+        (self.kit / "node.key").touch(mode=0o600)
+        key = ec.generate_private_key(ec.SECP384R1())
+        (self.kit / "node.key").write_bytes(key.private_bytes(*PEM))
+        self.data = tiny.write_jsonl(self.own / "text.jsonl", marked_rows())
+        self.policy = self.own / "policy.toml"
+        self.policy.write_text(f'base-models = ["{model}"]\n')
+        self.socket = folder / "run" / "socket"
+        self.log = folder / "join.log"
+        self.users: list[str] = []
+        if os.geteuid() == 0:
+            entry = pwd.getpwnam(TEXT_OF)
+            for path in (self.own, self.data, self.policy):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+            self.users = ["--resident-user", TEXT_OF, "--gateway-user", NETWORK_OF]
+
+    def command(self, *more: str) -> list[str]:
+        words = [str(self.kit), "--data", str(self.data), "--policy", str(self.policy)]
+        words += ["--socket", str(self.socket), *self.users, *more]
+        return [self.python, "-P", "-m", "confide", "client", "join", *words]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return os.environ | {
+            "PYTHONPATH": f"{ROOT}:{sysconfig.get_paths()['purelib']}",
+            "TMPDIR": tempfile.gettempdir(),
+        }
+
+    def start(self) -> subprocess.Popen[bytes]:
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                self.command("--yes"), env=self.env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def well(self) -> dict[str, Any] | None:
+        try:
+            return status(self.socket)
+        except ConfideError:
+            return None
+
+
+@pytest.fixture
+def joined(tiny_model: Path) -> Iterator[Joined]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        python: Path | None = Path(sys.executable)
+        if os.geteuid() == 0:
+            python = tools_for_everybody(folder)
+        if python is None:
+            pytest.skip("root needs a Python that another user can run")
+        yield Joined(folder, str(python), tiny_model)
+
+
+def below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children(recursive=True)
+
+
+def resident_of(process: subprocess.Popen[bytes]) -> psutil.Process:
+    (found,) = [p for p in psutil.Process(process.pid).children() if "resident" in p.cmdline()]
+    return found
+
+
+def test_it_asks_once_and_starts_nothing_without_a_yes(joined: Joined) -> None:
+    done = subprocess.run(
+        joined.command(), env=joined.env, input="n\n", capture_output=True, text=True, timeout=90
+    )
+    assert (done.returncode, joined.socket.exists()) == (1, False)
+    assert "What will leave this machine" in done.stdout
+    assert "170 records" in done.stdout
+    assert done.stdout.count("Take part?") == 1
+    assert "Nothing was started." in done.stdout
+    assert PLACE_MARKER.search(done.stdout.encode()) is None
+
+
+def test_both_are_kept_alive_and_ended_together(joined: Joined) -> None:
+    process = joined.start()
+    try:
+        report = wait_for(joined.well, 120)
+        assert report["name"] == "ward"
+        assert report["network_taken_by"]
+        first = resident_of(process)
+        if os.geteuid() == 0:
+            assert first.username() == TEXT_OF
+        wait_for(lambda: len(below(process)) >= 4, 60)  # the resident, the gateway and its two
+        if os.geteuid() == 0:
+            assert {p.username() for p in below(process)} == {TEXT_OF, NETWORK_OF}
+        first.kill()
+        wait_for(lambda: joined.well() and resident_of(process).pid != first.pid, 120)
+        everybody = below(process)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert [p for p in everybody if p.is_running() and p.status() != "zombie"] == []
+        lines = [line for line in joined.log.read_text().splitlines() if line.startswith("{")]
+        ended = [line for line in map(json.loads, lines) if line["event"] == "ended"]
+        assert [line["which"] for line in ended if line["status"] == -9] == ["resident"]
+        assert PLACE_MARKER.search(joined.log.read_bytes()) is None
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_what_it_started_ends_even_when_it_is_killed(joined: Joined) -> None:
+    process = joined.start()
+    wait_for(lambda: len(below(process)) >= 1, 60)
+    everybody = below(process)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in everybody), 60)
