@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import AdapterSchema
+from ..common.encoding import decode_vector
 from ..common.errors import ConfideError
 from ..common.leaving import leaving
 from ..common.models import LoadedModel, load_model
@@ -25,7 +26,7 @@ from ..common.privacy.plan import Plan, Relation, Trust, Unit
 from ..common.settings import COORDINATORS_OWN, PrivacySpec, Settings, from_flat
 from ..common.sums import Sum, steps_of_sums, sums_of
 from ..common.tasks import class_indices
-from ..common.wire import Refusal, Reply, Task, Update, decode_vector
+from ..common.wire import Refusal, Reply, Task, Update
 from .corpus import Corpus
 from .policy import Policy, review, review_model, review_plan, review_sum
 from .release import release

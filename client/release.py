@@ -10,9 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..common.encoding import decode_vector, encode_vector
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Ledger
-from ..common.wire import Task, Update, decode_vector, encode_vector
+from ..common.wire import Task, Update
 
 
 def release(

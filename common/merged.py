@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from .adapter import AdapterSchema
+from .encoding import decode_vector
 from .errors import ConfideError
 from .models import LoadedModel
 from .tensors import Shapes, size_of, unflatten
-from .wire import decode_vector
 
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 

@@ -1,12 +1,10 @@
 """Messages between coordinator and holder: one flat array and a small record of scalars.
 
 The array is what of the adapter goes down (``parcel``) and the change of its trained part on its
-way up, as raw little-endian bytes (bf16 is not a NumPy type, and NumPy's own format would let a
-message claim any shape). Nothing is unpickled, and every length is checked against the schema that
-both sides know before anything is allocated. Only this module of ``common`` knows Flower.
-
-A gateway hands messages on as bytes (``task_to_bytes``) without looking into the array; so torch is
-imported where an array is encoded or decoded, and not before.
+way up, as bytes (``encoding``): NumPy's own format would let a message claim any shape. Nothing is
+unpickled, and every length is checked against the schema that both sides know before anything is
+allocated. Only this module of ``common`` knows Flower, and it looks into no array: a gateway hands
+messages on (``task_to_bytes``) without torch.
 """
 
 from __future__ import annotations
@@ -16,18 +14,12 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from .errors import ConfideError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_WIDTH = {"fp32": 4, "bf16": 2}
-_BITS = {"int8": 8, "int4": 4}
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
 _TASK_KEYS = {"run", "round", "schema", "settings", "sent", "rest"}
@@ -36,70 +28,6 @@ _UPDATE_KEYS = {"kind", "holder", "run", "round", "task_hash", "schema", "encodi
 _MOST_KEYS = 16
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SENT, _HASH = re.compile(r"[01]*"), re.compile(r"[0-9a-f]{64}")
-
-
-def encode_vector(vector: Tensor, encoding: str) -> bytes:
-    """A float32 vector (N,) as bytes; what ``rounding_of`` says of the encoding is lost.
-
-    Of a change that is private already this is post-processing: it costs no privacy, and what it
-    loses takes nothing from the noise that the promise is made of.
-    """
-    import torch
-
-    from .blocks import pack
-
-    if encoding in _BITS:
-        return pack(vector.to(torch.float32), _BITS[encoding])
-    if encoding == "bf16":
-        return vector.to(torch.bfloat16).view(torch.int16).numpy().astype("<i2").tobytes()
-    if encoding == "fp32":
-        return vector.to(torch.float32).numpy().astype("<f4").tobytes()
-    raise _unknown_encoding(encoding)
-
-
-def decode_vector(payload: bytes, encoding: str, size: int) -> Tensor:
-    """Undo ``encode_vector`` for exactly ``size`` values.
-
-    Raises:
-        ConfideError: ``wire.encoding``, ``wire.size`` or ``wire.malformed``.
-    """
-    import torch
-
-    from .blocks import unpack
-
-    wanted = encoded_size(size, encoding)
-    if len(payload) != wanted:
-        raise ConfideError(
-            "wire.size",
-            f"The array has {len(payload)} bytes; {size} {encoding} values take {wanted}.",
-        )
-    if encoding in _BITS:
-        return unpack(payload, _BITS[encoding], size)
-    if encoding == "bf16":
-        raw = np.frombuffer(payload, dtype="<i2").astype(np.int16)
-        return torch.from_numpy(raw).view(torch.bfloat16).to(torch.float32)
-    return torch.from_numpy(np.frombuffer(payload, dtype="<f4").astype(np.float32))
-
-
-def encoded_size(size: int, encoding: str) -> int:
-    """Bytes of ``size`` values."""
-    from .blocks import packed_size
-
-    if encoding in _BITS:
-        return packed_size(size, _BITS[encoding])
-    if encoding not in _WIDTH:
-        raise _unknown_encoding(encoding)
-    return size * _WIDTH[encoding]
-
-
-def rounding_of(encoding: str) -> float:
-    """The most that an encoding moves a vector by, as a share of its L2 norm; bf16 rounds each
-    value to nearest even, by at most 2^-8 of it."""
-    from .blocks import rounding
-
-    if encoding in _BITS:
-        return rounding(_BITS[encoding])
-    return 2.0**-8 if encoding == "bf16" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,11 +320,6 @@ def _json_object(value: Any) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise _malformed("an object of scalars")
     return parsed
-
-
-def _unknown_encoding(encoding: str) -> ConfideError:
-    known = ", ".join([*_WIDTH, *_BITS])
-    return ConfideError("wire.encoding", f"Encoding {encoding[:20]!r} is not one of {known}.")
 
 
 def _malformed(wanted: str) -> ConfideError:

@@ -23,13 +23,14 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import AdapterSchema
+from ..common.encoding import decode_vector, rounding_of
 from ..common.errors import ConfideError
 from ..common.privacy.accountant import GaussianSteps, calibrate, within
 from ..common.privacy.ledger import Receipt
 from ..common.ranks import padded
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
-from ..common.wire import Refusal, Reply, Task, Update, decode_vector, rounding_of
+from ..common.wire import Refusal, Reply, Task, Update
 
 # A name goes into file names, log lines and the report. "node-" is how the coordinator calls a
 # holder whose name it does not know.

@@ -16,7 +16,7 @@ from ..common.settings import Settings
 from ..common.tasks import Prediction
 from ..common.text.readers import Record
 from .evaluation import Evaluator, Score, public_evaluator
-from .merged_adapter import as_saved
+from .outcome import as_saved
 from .run_folder import run_settings
 
 

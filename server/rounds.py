@@ -34,7 +34,6 @@ from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, wh
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge
-from .merged_adapter import factored
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, rate_of
 from .selection import select, selection_key
@@ -291,7 +290,7 @@ class Rounds:
         settled = self._method.settle(tensors)
         if settled:
             tensors = dict(settled.adapter)
-            state.optimizer.rewrite(lambda vector: self._turned(vector, settled.turns))
+            state.optimizer.rewrite(lambda vector: settled.turned(vector, self._trained))
         state.adapter = flatten(tensors, self._schema.shapes)
         state.advanced += 1
         return combined.outliers
@@ -309,12 +308,6 @@ class Rounds:
         )
         state.adapter = flatten(moved.adapter, self._schema.shapes)
         state.merged = flatten(moved.merged, self._merged)
-
-    def _turned(self, vector: Tensor, turns: Mapping[str, Tensor]) -> Tensor:
-        """A vector (M,) in the coordinates of the trained values, with each B times its turn."""
-        tensors = unflatten(vector, self._trained)
-        turned = {name: (tensors[name].double() @ turn).float() for name, turn in turns.items()}
-        return flatten(tensors | turned, self._trained)
 
     def _record(
         self,
@@ -402,17 +395,3 @@ class Rounds:
 def _counted(codes: Sequence[str]) -> str:
     counts = Counter(codes).most_common(3)
     return ", ".join(f"{code} ({times})" for code, times in counts) or "none"
-
-
-def final_adapter(folder: RunFolder, loaded: LoadedModel, method: str) -> dict[str, Tensor] | None:
-    """Put the adapter that the run leaves into the model, ready to be saved. For a run that has
-    added to the frozen weights: the adapter of the weights as they were, to be saved instead."""
-    shapes = product_shapes(loaded.schema) if method in MERGING else ()
-    state = load_checkpoint(folder, loaded.schema, size_of(shapes))
-    adapter = unflatten(state.outcome, loaded.schema.shapes)
-    with torch.no_grad():
-        set_adapter(loaded.model, adapter)
-    if not shapes:
-        return None
-    config: Any = loaded.model.peft_config["default"]
-    return factored(adapter, unflatten(state.merged, shapes), config.lora_alpha / config.r)

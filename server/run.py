@@ -28,10 +28,10 @@ from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from .card import write_card
 from .evaluation import public_evaluator
-from .merged_adapter import check_size
+from .outcome import check_size, final_adapter
 from .report import value_text
 from .report.build import write_report
-from .rounds import Rounds, final_adapter
+from .rounds import Rounds
 from .run_folder import RunFolder, now, run_settings, translated
 from .transport import Transport, wait_for_nodes
 

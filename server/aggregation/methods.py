@@ -37,6 +37,7 @@ from torch import Tensor
 from ...common.adapter import AdapterSchema
 from ...common.errors import ConfideError
 from ...common.leaving import PERSONAL, leaving
+from ...common.tensors import Shapes, flatten, unflatten
 
 _A, _B = "lora_A", "lora_B"
 
@@ -48,6 +49,14 @@ class Settled:
 
     adapter: Mapping[str, Tensor]
     turns: Mapping[str, Tensor]
+
+    def turned(self, vector: Tensor, shapes: Shapes) -> Tensor:
+        """A vector (M,) in the coordinates of the trained values, with each B times its turn."""
+        tensors = unflatten(vector, shapes)
+        turned = {
+            name: (tensors[name].double() @ turn).float() for name, turn in self.turns.items()
+        }
+        return flatten(tensors | turned, shapes)
 
 
 class Method(Protocol):

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from confide.client.release import release
+from confide.common.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
-from confide.common.wire import Task, decode_vector
+from confide.common.wire import Task
 
 DELTA = 1e-5
 SIZE = 5

@@ -25,6 +25,7 @@ from confide.client.sums import (
     shares_of_scores,
 )
 from confide.common.batches import EncodedText, forward
+from confide.common.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
 from confide.common.privacy.accountant import epsilon_pld
@@ -35,7 +36,7 @@ from confide.common.settings import from_flat
 from confide.common.sums import Sum, largest_loss, steps_of_sums
 from confide.common.tensors import flatten
 from confide.common.text.readers import read_records
-from confide.common.wire import Task, Update, decode_vector
+from confide.common.wire import Task, Update
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code
 from tests.client.opened import OPENED, watching

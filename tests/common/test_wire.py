@@ -8,19 +8,16 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
+from confide.common.encoding import decode_vector, encode_vector, encoded_size, rounding_of
 from confide.common.errors import ConfideError
 from confide.common.wire import (
     Refusal,
     Task,
     Update,
-    decode_vector,
-    encode_vector,
-    encoded_size,
     reply_from_bytes,
     reply_from_records,
     reply_to_bytes,
     reply_to_records,
-    rounding_of,
     task_from_bytes,
     task_from_records,
     task_to_bytes,

@@ -23,7 +23,7 @@ from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tensors import size_of, unflatten
 from confide.common.wire import Reply, Task, task_from_records, task_to_records
-from confide.server import merged_adapter
+from confide.server import outcome
 from confide.server.checkpoint import load_checkpoint
 from confide.server.predict import evaluate_run
 from confide.server.run import run
@@ -292,7 +292,7 @@ def test_what_would_not_be_sound_is_refused_with_the_reason(
 def test_an_adapter_that_would_be_absurdly_large_is_refused_before_the_run(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merged_adapter, "MOST_BYTES", 1000)
+    monkeypatch.setattr(outcome, "MOST_BYTES", 1000)
     with pytest.raises(ConfideError, match=r"aggregate\.size"):
         run_it(tiny_model, tiny_federation, tmp_path, aggregate__method="flora")
 

@@ -11,7 +11,7 @@ from confide.common.adapter import AdapterSchema
 from confide.common.ranks import at_rank, padded
 from confide.common.tensors import unflatten
 from confide.server.aggregation import merge
-from confide.server.merged_adapter import factored
+from confide.server.outcome import factored
 
 LAYERS = ("one", "two")
 HEAD = "m.classifier.weight"

@@ -1,4 +1,5 @@
-"""A run that added to the frozen weights, written as an adapter of them: plain PEFT loads it.
+"""The adapter that a run leaves. One that added to the frozen weights is written as an adapter of
+them, so that plain PEFT loads it.
 
 The sum M + B A of each layer is factored by SVD, and the adapter has the largest rank that one of
 them needs, up to the width of the layer; its scale is one. Nothing is cut but what float32 cannot
@@ -10,15 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
+from ..common.adapter import AdapterSchema, set_adapter
 from ..common.combinations import MERGING
 from ..common.errors import ConfideError
 from ..common.merged import product_shapes, products_of
+from ..common.models import LoadedModel
 from ..common.settings import Settings
+from ..common.tensors import size_of, unflatten
+from .checkpoint import load_checkpoint
+from .run_folder import RunFolder
 
 MOST_BYTES = 2**30  # of an adapter with the full rank of every layer
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -40,6 +46,20 @@ def check_size(schema: AdapterSchema) -> None:
             f" (allowed: {MOST_BYTES / 2**30:.0f}).",
             "Lower lora.layers, name fewer lora.targets, or choose another aggregate.method.",
         )
+
+
+def final_adapter(folder: RunFolder, loaded: LoadedModel, method: str) -> dict[str, Tensor] | None:
+    """Put the adapter that the run leaves into the model, ready to be saved. For a run that has
+    added to the frozen weights: the adapter of the weights as they were, to be saved instead."""
+    shapes = product_shapes(loaded.schema) if method in MERGING else ()
+    state = load_checkpoint(folder, loaded.schema, size_of(shapes))
+    adapter = unflatten(state.outcome, loaded.schema.shapes)
+    with torch.no_grad():
+        set_adapter(loaded.model, adapter)
+    if not shapes:
+        return None
+    config: Any = loaded.model.peft_config["default"]
+    return factored(adapter, unflatten(state.merged, shapes), config.lora_alpha / config.r)
 
 
 def factored(
