@@ -18,8 +18,8 @@ from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
 from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
 from .holder import Holder, Site
-from .policy import SIMULATION, Policy
-from .policy_file import load_policy
+from .policy import Policy
+from .policy_file import load_policy, simulated_policy
 from .scrub import code_of, quiet
 
 app = ClientApp()
@@ -85,11 +85,12 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
             f"The federation {run.get('data.path')!r} or the run's folder is not on this machine.",
             "Run `confide assets fetch`.",
         )
+    data = federation / f"{name}.jsonl"
     return Site(
         name=name,
-        data=federation / f"{name}.jsonl",
+        data=data,
         ledger=folder / "holders" / name / "ledger.sqlite",
-        policy=SIMULATION,
+        policy=simulated_policy(data),
     )
 
 
