@@ -75,8 +75,8 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         ConfideError: ``holder.not-configured`` or ``simulation.federation``.
     """
     from .holder import Site
-    from .policy import SIMULATION, Policy
-    from .policy_file import load_policy
+    from .policy import Policy
+    from .policy_file import load_policy, simulated_policy
 
     if node.keys() & _OWN:
         if "data" not in node:
@@ -96,11 +96,12 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
             f"The federation {run.get('data.path')!r} or the run's folder is not on this machine.",
             "Run `confide assets fetch`.",
         )
+    data = federation / f"{name}.jsonl"
     return Site(
         name=name,
-        data=federation / f"{name}.jsonl",
+        data=data,
         ledger=folder / "holders" / name / "ledger.sqlite",
-        policy=SIMULATION,
+        policy=simulated_policy(data),
     )
 
 

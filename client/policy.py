@@ -1,7 +1,8 @@
 """The holder's limits: what it takes part in, decided before any text is opened.
 
 A policy is a TOML file at the holder (``policy_file``). A task that asks for more than it allows
-is refused with the code ``policy.<limit>``; nothing is ever adjusted to fit. The checks come in
+is refused with the code ``policy.<limit>``; nothing is ever adjusted to fit, but that less than the
+run's rank is trained where its method admits that (``max_rank``). The checks come in
 three steps, each before the text is opened wherever its figures are known by then: ``review`` (the
 task's settings alone), ``review_plan`` (what follows from the number of units) and
 ``review_model`` (the weights that were loaded). Without a file the limits are the defaults below.

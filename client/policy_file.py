@@ -10,15 +10,16 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, fields
+from dataclasses import Field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
 from ..common.settings import kind_of
-from .policy import Policy
+from .policy import SIMULATION, Policy
 
 FILE_NAME = "policy.toml"
+_DEFAULT = Policy()
 _MODEL_ENTRY = re.compile(r"[^@\s](?:[^@]*[^@\s])?(?:@sha256:[0-9a-f]{64})?")
 
 _HEAD = """\
@@ -28,8 +29,11 @@ _HEAD = """\
 """
 
 
-def load_policy(path: Path) -> Policy:
+def load_policy(path: Path, otherwise: Policy = _DEFAULT) -> Policy:
     """Read a policy.
+
+    Args:
+        otherwise: the limits that the file does not name.
 
     Raises:
         ConfideError: ``policy.missing``, ``policy.format`` or ``policy.unknown-key``.
@@ -42,7 +46,18 @@ def load_policy(path: Path) -> Policy:
                 "policy.unknown-key", f"{path}: {key!r} is no limit.", nearest(key, known)
             )
         values[known[key].name] = _checked(path, key, value, known[key])
-    return Policy(**values)
+    return replace(otherwise, **values)
+
+
+def simulated_policy(data: Path) -> Policy:
+    """Of a simulated holder, which may do everything but what ``holder-00.policy.toml`` beside its
+    ``holder-00.jsonl`` limits.
+
+    Raises:
+        ConfideError: as ``load_policy``.
+    """
+    path = data.with_suffix(".policy.toml")
+    return load_policy(path, SIMULATION) if path.is_file() else SIMULATION
 
 
 def policy_text() -> str:

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.combinations import MERGING, OF_RANKS
 from ..common.errors import ConfideError
-from ..common.leaving import PERSONAL, leaving
+from ..common.leaving import PERSONAL, is_personal, leaving
 from ..common.merged import based_on, merged_from
 from ..common.models import LoadedModel
 from ..common.ranks import cut, rank_of
@@ -103,6 +103,6 @@ def _with_own(adapter: Tensor, schema: AdapterSchema, path: Path) -> Tensor:
     tensors = unflatten(adapter, schema.shapes)
     known = load_personal(path, schema).adapter if path.exists() else {}
     for name in tensors:
-        if "lora_B" in name:
+        if is_personal(name):
             tensors[name] = known.get(name, torch.zeros_like(tensors[name]))
     return flatten(tensors, schema.shapes)

@@ -17,4 +17,9 @@ def leaving(schema: AdapterSchema, method: str) -> AdapterSchema:
     """The schema of an update, whose ``trained`` are the tensors that leave."""
     if method != PERSONAL:
         return schema
-    return replace(schema, trained=frozenset(n for n in schema.trained if "lora_B" not in n))
+    return replace(schema, trained=frozenset(n for n in schema.trained if not is_personal(n)))
+
+
+def is_personal(name: str) -> bool:
+    """Whether a tensor is a B of LoRA, on a linear layer or on an embedding."""
+    return "lora_B" in name or "lora_embedding_B" in name

@@ -45,7 +45,13 @@ OUTGOING = (
     Outgoing("update", "run", Protection.PUBLIC, _SENT),
     Outgoing("update", "round", Protection.PUBLIC, _SENT),
     Outgoing("update", "task_hash", Protection.PUBLIC, _SENT),
-    Outgoing("update", "schema", Protection.PUBLIC, _SENT),
+    Outgoing(
+        "update",
+        "schema",
+        Protection.OUTSIDE,
+        "one of a few digests that the coordinator knows; where a method admits several ranks it"
+        " tells the one that the holder's policy allows",
+    ),
     Outgoing("update", "encoding", Protection.PUBLIC, _SENT),
     Outgoing("update", "kind", Protection.PUBLIC, "it tells an update from a refusal"),
     Outgoing("update", "holder", Protection.OUTSIDE, "whoever coordinates sees who answers"),

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ..client.holder import Holder, Site
-from ..client.policy import SIMULATION
+from ..client.policy_file import simulated_policy
 from ..common.privacy.noise import SecureGenerator
 from ..common.wire import (
     Reply,
@@ -45,7 +45,7 @@ def federation(
     files: Sequence[Path], ledgers: Path, *, generator: SecureGenerator | None = None
 ) -> InProcessTransport:
     """One holder per data file, each with a fresh ledger below ``ledgers``; the text is public
-    or synthetic, so the policy allows everything."""
+    or synthetic, so the policy allows everything that a file beside it does not limit."""
     return InProcessTransport(
         [
             Holder(
@@ -53,7 +53,7 @@ def federation(
                     name=file.stem,
                     data=file,
                     ledger=ledgers / file.stem / "ledger.sqlite",
-                    policy=SIMULATION,
+                    policy=simulated_policy(file),
                 ),
                 generator,
             )

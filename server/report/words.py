@@ -16,6 +16,8 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
     s, trained = run.settings, run.start.get("model", {}).get("trained")
     kind = "sum of clipped gradients" if s.round.mode == "gradient" else "change of the adapter"
     size = f" of {trained:,} numbers" if trained else ""
+    if s.aggregate.method == "fedsa":
+        size += ", without LoRA's B,"
     update = f"One {kind}{size} per round and holder"
     guarded = (
         f"clipped to {s.privacy.clip:g} per {run.unit}; the holder added Gaussian noise itself"
@@ -92,7 +94,10 @@ _PUBLIC = (
     ("Scores and loss by round", "measured by the coordinator on public held-out text"),
 )
 _NOT_ACCOUNTED = (
-    ("Which holders took part, and why one did not", "whoever coordinates sees who answers"),
+    (
+        "Which holders took part, and why one did not",
+        "whoever coordinates sees who answers, and at which rank where a method admits several",
+    ),
     ("The ledger's length and total in each receipt", "they tell of the holder's other runs"),
     ("The time of each answer", "it depends on the machine and on how many records were drawn"),
 )

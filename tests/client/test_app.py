@@ -22,6 +22,7 @@ from confide.common.wire import (
     reply_from_records,
     task_to_records,
 )
+from tests import tiny
 from tests.client.conftest import Place, code
 
 Node = dict[str, Any]
@@ -117,6 +118,13 @@ def test_a_simulated_node_has_its_number_and_the_runs_folder(
     assert isinstance(reply, Update)
     assert reply.holder == "holder-01"
     assert (tmp_path / "out" / "run-1" / "holders" / "holder-01" / "ledger.sqlite").is_file()
+
+
+def test_a_simulated_node_keeps_to_the_policy_beside_its_text(place: Place, tmp_path: Path) -> None:
+    federation = tiny.save_federation(tmp_path / "federation")
+    (federation / "holder-01.policy.toml").write_text("max-rank = 1\n", encoding="utf-8")
+    node, run = simulation(place, federation, tmp_path / "out")
+    assert code(ask(task_to_records(place.task()), node, run)) == "policy.max-rank"
 
 
 @pytest.mark.parametrize("missing", ["data.path", "run.out"])

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
-from confide.client.policy import Policy
-from confide.client.policy_file import key_of, load_policy, policy_text, write_policy
+from confide.client.policy import SIMULATION, Policy
+from confide.client.policy_file import (
+    key_of,
+    load_policy,
+    policy_text,
+    simulated_policy,
+    write_policy,
+)
 from confide.common.errors import ConfideError
 
 PIN = "0123456789abcdef" * 4
@@ -195,3 +201,16 @@ def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     for folder in (file, file / "below", Path("/proc/nothing")):
         with pytest.raises(ConfideError, match=r"policy\.write"):
             write_policy(folder)
+
+
+def test_a_simulated_holder_may_do_everything_that_the_file_beside_its_text_does_not_limit(
+    tmp_path: Path,
+) -> None:
+    data = tmp_path / "holder-00.jsonl"
+    assert simulated_policy(data) == SIMULATION
+    beside = tmp_path / "holder-00.policy.toml"
+    beside.write_text("max-rank = 2\n", encoding="utf-8")
+    assert simulated_policy(data) == replace(SIMULATION, max_rank=2)
+    beside.write_text("max-ranks = 2\n", encoding="utf-8")
+    with pytest.raises(ConfideError, match=r"policy\.unknown-key"):
+        simulated_policy(data)

@@ -82,6 +82,20 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "'none' or 'momentum'",
     ),
     (
+        {"aggregate.method": "flexlora", "aggregate.optimizer": "yogi"},
+        "settings.combination",
+        "'none' or 'momentum'",
+    ),
+    (
+        {
+            "aggregate.method": "hetlora",
+            "aggregate.robust": "median",
+            "round.min-holders": 3,
+        },
+        "settings.combination",
+        "for a vote",
+    ),
+    (
         {"aggregate.method": "fedsvd", "lora.method": "head"},
         "settings.combination",
         "trains no LoRA",

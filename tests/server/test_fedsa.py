@@ -15,6 +15,7 @@ from confide.client.personal import load_personal, personal_file
 from confide.common.errors import ConfideError
 from confide.common.leaving import leaving
 from confide.common.models import LoadedModel, load_model
+from confide.common.parcel import pack
 from confide.common.settings import from_flat
 from confide.common.tensors import flatten, unflatten
 from confide.common.wire import Reply, Task, Update
@@ -179,7 +180,9 @@ def test_a_b_that_the_coordinator_sends_is_not_read_and_another_run_begins_anew(
             adapter = first_adapter(task, loaded)
             adapter |= {n: torch.ones_like(v) for n, v in adapter.items() if "lora_B" in n}
             sent = flatten(adapter, loaded.schema.shapes).numpy().tobytes()
-            other = dataclasses.replace(task, adapter=sent)
+            every = "1" * len(loaded.schema.shapes)
+            rest = pack(loaded.schema, flatten(adapter, loaded.schema.shapes) + 1, adapter).rest
+            other = dataclasses.replace(task, adapter=sent, sent=every, rest=rest)
             replies = super().ask(nodes, other, timeout)
             return {
                 node: dataclasses.replace(reply, task_hash=task.hash)

@@ -22,6 +22,7 @@ from confide.common.wire import Reply, Task, Update
 from confide.server.aggregation import method_of
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
+from confide.simulations.inprocess import federation
 from tests import tiny
 from tests.server.federated import SeededHolder, Transport, config, events
 from tests.server.test_methods import (
@@ -230,3 +231,16 @@ def test_under_a_method_of_one_rank_the_gate_knows_no_other(
     )
     for event in events(folder, "round"):
         assert event["left_out"] == [{"holder": "holder-01", "code": "gate.schema"}]
+
+
+def test_a_simulated_holder_trains_the_rank_of_the_policy_beside_its_text(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    data = tiny.save_federation(tmp_path / "data")
+    (data / "holder-01.policy.toml").write_text("max-rank = 1\n", encoding="utf-8")
+    transport = federation(sorted(data.glob("holder-*.jsonl")), tmp_path / "ledgers")
+    changes = {"aggregate__method": "flexlora", "round__count": 1}
+    flat = config(tiny_model, data, tmp_path / "runs", **MIXED, **changes)
+    (event,) = events(run(flat, transport), "round")
+    first, second, third = (row["bytes_up"] for row in event["accepted"])
+    assert second < first == third

@@ -338,7 +338,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_the_run_can_go_on(
 
     flat = config(tiny_model, tiny_federation, tmp_path / "runs")
     with monkeypatch.context() as patch:
-        patch.setattr(run_folder.tempfile, "mkstemp", full)
+        patch.setattr(tempfile, "mkstemp", full)
         with pytest.raises(ConfideError, match=r"disk\.full.*run\.resume"):
             run(flat, Transport(holders(tiny_federation, tmp_path / "ledgers")))
     path = only_folder(tmp_path / "runs")

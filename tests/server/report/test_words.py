@@ -31,7 +31,7 @@ def test_every_field_outside_the_guarantee_has_its_line(torch_free_report: dict[
     """A field that is added to the messages needs a place here, and in the report's words."""
     lines = {
         "The sampling rate": {"sampling_rate", "noise_multiplier", "steps_run"},
-        "Which holders took part, and why one did not": {"holder", "code", "src_node_id"},
+        "Which holders took part, and why one did not": {"holder", "code", "src_node_id", "schema"},
         "The ledger's length and total in each receipt": {
             "receipt", "ledger_id", "head", "entries", "epsilon",
         },
@@ -60,6 +60,12 @@ def test_without_noise_the_update_itself_is_not_accounted(make_run: MakeRun) -> 
     report = build_report(make_run(privacy__trust="off"), prv=False)
     assert report["released"]["accounted"] == []
     assert "it can reveal records" in json.dumps(report["released"]["not_accounted"])
+
+
+def test_a_factor_that_stays_is_not_said_to_leave(make_run: MakeRun) -> None:
+    changes = {"aggregate__method": "fedsa", "round__mode": "steps"}
+    (row,) = build_report(make_run(**changes), prv=False)["released"]["accounted"]
+    assert "without LoRA's B" in row["what"]
 
 
 def test_what_is_not_covered_is_told_whoever_the_holder_is(
