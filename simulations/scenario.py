@@ -101,7 +101,16 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
         ConfideError: ``settings.unknown-key`` or ``settings.type`` for a change; values are
             checked by ``from_flat``.
     """
-    config = {**Settings().to_flat(), **scenario.run_config()}
+    return changed({**Settings().to_flat(), **scenario.run_config()}, changes)
+
+
+def changed(config: Mapping[str, Scalar], changes: Sequence[str]) -> dict[str, Scalar]:
+    """A whole flat config after ``KEY=VALUE`` changes.
+
+    Raises:
+        ConfideError: as ``run_config``.
+    """
+    config = dict(config)
     for change in changes:
         key, equals, value = change.partition("=")
         key = key.strip()
