@@ -61,8 +61,9 @@ def call(
     message: Message | bytes = b"",
     headers: dict[str, str] | None = None,
     method: str = "POST",
+    size: int | None = None,
 ) -> tuple[int, bytes]:
-    """Status and body of one call at 127.0.0.1, under the name localhost."""
+    """Status and body of one call at localhost; ``size`` is what it says that its body has."""
     context = ssl.create_default_context(cafile=str(ca))
     connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=20)
     body = message if isinstance(message, bytes) else message.SerializeToString()
@@ -74,7 +75,7 @@ def call(
             **(headers or {}),
         }.items():
             connection.putheader(name, value)
-        connection.putheader("content-length", str(len(body)))
+        connection.putheader("content-length", str(len(body) if size is None else size))
         connection.endheaders(body)
         answer = connection.getresponse()
         return answer.status, answer.read()
