@@ -50,6 +50,7 @@ class GridTransport:
         """
         asked = self._send(nodes, task, timeout)
         replies: dict[int, Reply] = {}
+        heard = 0
         self._live(task, _states(asked.values(), replies))
         open_ids, deadline = set(asked), time.monotonic() + timeout
         while open_ids and time.monotonic() < deadline:
@@ -61,7 +62,9 @@ class GridTransport:
                 if answered in open_ids:
                     open_ids.discard(answered)
                     replies[asked[answered]] = _reply(message, task)
-                    self._live(task, _states(asked.values(), replies))
+            if len(replies) > heard:
+                heard = len(replies)
+                self._live(task, _states(asked.values(), replies))
             if open_ids:
                 time.sleep(_POLL_SECONDS)
         sent = set(asked.values())

@@ -27,8 +27,7 @@ from .keys import fingerprint, write_ca, write_door_certificate
 from .kit import policy_template, write_kit, write_pair
 
 HOLDER_DAYS = 365
-PORT = 8443
-SUPERLINK_PORT = 8444
+PORT = 8443  # the SuperLink has the next one
 _MOST_HOLDERS = 1000
 
 
@@ -38,7 +37,7 @@ def provision(
     holders: int,
     host: str,
     port: int = PORT,
-    superlink_port: int = SUPERLINK_PORT,
+    superlink_port: int | None = None,
 ) -> Federation:
     """Make a federation of ``holders`` holders, named holder-1, holder-2 and so on.
 
@@ -61,7 +60,7 @@ def provision(
         folder=folder,
         host=check_host(host),
         port=check_port(port),
-        superlink_port=check_port(superlink_port),
+        superlink_port=check_port(port + 1 if superlink_port is None else superlink_port),
         bundle="0" * 64,
     )
     _make_private(folder)
