@@ -50,9 +50,9 @@ def test_an_unknown_scenario_is_told(tmp_path: Path) -> None:
                 "round": 2,
                 "seconds": 11.4,
                 "accepted": [{"receipt": {"epsilon": 1.5}}, {"receipt": {"epsilon": 2.25}}],
-                "left_out": [{"holder": "south", "code": "ledger.budget-exhausted"}],
+                "left_out": [{"holder": "south", "code": "ledger.unit"}],
             },
-            "round 2: 2 updates in 11 s, epsilon so far 2.25; without south ledger.budget-exhausted",
+            "round 2: 2 updates in 11 s, epsilon so far 2.25; without south ledger.unit",
         ),
         (
             {"event": "evaluation", "round": 2, "metric": "accuracy", "accuracy": 0.5, "loss": 0.7},
