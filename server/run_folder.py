@@ -94,6 +94,18 @@ class RunFolder:
         self.write(CONFIG, (text + "\n").encode())
 
 
+def read_events(folder: Path) -> list[dict[str, Any]]:
+    """The whole lines of a run's metrics.jsonl so far."""
+    path = folder / METRICS
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def folders_in(out: Path) -> set[Path]:
+    """The run folders in ``out``; none when it is not there."""
+    return {path.resolve() for path in out.iterdir() if path.is_dir()} if out.is_dir() else set()
+
+
 def run_settings(folder: Path) -> Settings:
     """The settings of a run, from its config.toml.
 

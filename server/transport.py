@@ -16,6 +16,8 @@ from flwr.serverapp import Grid
 
 from ..common.errors import ConfideError
 from ..common.wire import Refusal, Reply, Task, reply_from_records, task_to_records
+from .gate import refusal_code
+from .live import DONE, TRAINING, Live, nowhere
 
 logger = logging.getLogger("confide.server")
 
@@ -31,10 +33,10 @@ class Transport(Protocol):
 
 
 class GridTransport:
-    """A Flower grid as a transport."""
+    """A Flower grid as a transport; ``live`` hears of every answer when it comes."""
 
-    def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+    def __init__(self, grid: Grid, live: Live = nowhere) -> None:
+        self._grid, self._live = grid, live
         self._one_by_one = False
 
     def nodes(self) -> Sequence[int]:
@@ -48,6 +50,8 @@ class GridTransport:
         """
         asked = self._send(nodes, task, timeout)
         replies: dict[int, Reply] = {}
+        heard = 0
+        self._live(task, _states(asked.values(), replies))
         open_ids, deadline = set(asked), time.monotonic() + timeout
         while open_ids and time.monotonic() < deadline:
             # Flower's own send_and_receive looks every three seconds, the length of a round.
@@ -58,6 +62,9 @@ class GridTransport:
                 if answered in open_ids:
                     open_ids.discard(answered)
                     replies[asked[answered]] = _reply(message, task)
+            if len(replies) > heard:
+                heard = len(replies)
+                self._live(task, _states(asked.values(), replies))
             if open_ids:
                 time.sleep(_POLL_SECONDS)
         sent = set(asked.values())
@@ -107,6 +114,15 @@ def _reply(message: Message, task: Task) -> Reply:
     except Exception as error:  # noqa: BLE001 - whatever one holder sends, the round goes on
         logger.warning("a reply could not be parsed (%s)", type(error).__name__)
         return _refusal(task, "wire.malformed")
+
+
+def _states(sent: Iterable[int], replies: Mapping[int, Reply]) -> dict[int, str]:
+    def state(reply: Reply | None) -> str:
+        if reply is None:
+            return TRAINING
+        return refusal_code(reply) if isinstance(reply, Refusal) else DONE
+
+    return {node: state(replies.get(node)) for node in sent}
 
 
 def _refusal(task: Task, code: str) -> Refusal:

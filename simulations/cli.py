@@ -34,6 +34,7 @@ Names = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Join this room's commands to the command line."""
+    from .deploy_cli import add_commands as add_server
     from .doctor_cli import add_commands as add_doctor
 
     assets = typer.Typer(help="Public models and text for simulations.", no_args_is_help=True)
@@ -50,6 +51,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("report")(bench_report)
     app.add_typer(bench, name="bench")
     add_doctor(app)
+    add_server(app)
 
 
 def fetch(names: Names = None, as_json: Json = False) -> None:

@@ -26,18 +26,15 @@ import psutil
 
 from ..common.errors import ConfideError
 from ..common.settings import Scalar
-from ..server.run_folder import RunFolder, now
+from ..server.deploy.flower import SWITCHES as _SWITCHES
+from ..server.run_folder import RunFolder, folders_in, now, read_events
 
 SWITCHES = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    **_SWITCHES,
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's own warning about a future default, and half a CPU's worth of threads an actor.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
 }
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
@@ -211,7 +208,7 @@ class _Watch:
         self, out: Path, resumed: Path | None, progress: Callable[[dict[str, Any]], None]
     ) -> None:
         self.folder = resumed
-        self._out, self._known, self._progress = out, _folders(out), progress
+        self._out, self._known, self._progress = out, folders_in(out), progress
         self._seen = len(read_events(resumed)) if resumed else 0
 
     def follow(self, client: subprocess.Popen[bytes]) -> None:
@@ -219,7 +216,7 @@ class _Watch:
         while True:
             ended = client.poll() is not None
             if self.folder is None:
-                self.folder = max(_folders(self._out) - self._known, default=None)
+                self.folder = max(folders_in(self._out) - self._known, default=None)
             if self.folder is not None:
                 new = read_events(self.folder)[self._seen :]
                 self._seen += len(new)
@@ -239,17 +236,6 @@ class _Watch:
             RunFolder(self.folder).event(
                 "end", time=now(), status="stopped", code="run.stopped", message="", seconds=0.0
             )
-
-
-def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl so far."""
-    path = folder / "metrics.jsonl"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def _folders(out: Path) -> set[Path]:
-    return {path.resolve() for path in out.iterdir() if path.is_dir()} if out.is_dir() else set()
 
 
 def _verdict(folder: Path) -> Path:

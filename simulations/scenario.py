@@ -134,7 +134,17 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
             ``settled`` raises for what was chosen here; values are checked by ``from_flat``.
     """
     defaults, chosen = Settings().to_flat(), scenario.run_config()
-    config = {**defaults, **chosen}
+    chosen |= changed(defaults, changes)
+    return {**defaults, **chosen, **settled(chosen)}
+
+
+def changed(config: Mapping[str, Scalar], changes: Sequence[str]) -> dict[str, Scalar]:
+    """What ``KEY=VALUE`` changes set of a whole flat config.
+
+    Raises:
+        ConfideError: as ``run_config``.
+    """
+    found = {}
     for change in changes:
         key, equals, value = change.partition("=")
         key = key.strip()
@@ -150,8 +160,8 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
                 f"--set {change!r} changes no setting.",
                 nearest(key, config),
             )
-        chosen[key] = config[key] = _value(value.strip(), defaults[key])
-    return config | settled(chosen)
+        found[key] = _value(value.strip(), config[key])
+    return found
 
 
 def _value(text: str, like: Scalar) -> Scalar:

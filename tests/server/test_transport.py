@@ -139,6 +139,32 @@ def test_when_time_is_up_the_others_count_and_the_missing_is_named() -> None:
     assert code(found[2]) == "transport.no-answer"
 
 
+def test_whoever_watches_sees_who_trains_who_is_done_and_who_refuses_with_which_code() -> None:
+    def refuses(message: Message) -> Message:
+        refusal = Refusal(holder="h", task_hash=TASK.hash, code="policy.max-epsilon")
+        return Message(reply_to_records(refusal), reply_to=message)
+
+    def odd(message: Message) -> Message:
+        refusal = Refusal(holder="h", task_hash=TASK.hash, code=f"{SECRET}!")
+        return Message(reply_to_records(refusal), reply_to=message)
+
+    seen: list[Mapping[int, str]] = []
+    grid = Grid({1: good, 2: refuses, 3: failed, 4: odd, 5: silent}, rounds_late=1)
+    live = GridTransport(grid, lambda task, states: seen.append(dict(states)))  # type: ignore[arg-type]
+    live.ask([1, 2, 3, 4, 5], TASK, SHORT)
+    assert seen == [
+        dict.fromkeys(range(1, 6), "training"),
+        {
+            1: "done",
+            2: "policy.max-epsilon",
+            3: "transport.error-4",
+            4: "holder.failed",
+            5: "training",
+        },
+    ]
+    assert SECRET not in repr(seen)
+
+
 def test_when_all_have_answered_nobody_waits() -> None:
     grid = Grid({1: good})
     ask(grid, [1])

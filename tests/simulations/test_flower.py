@@ -15,8 +15,9 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
+from confide.server.run_folder import read_events
 from confide.simulations import flower
-from confide.simulations.flower import read_events, simulate
+from confide.simulations.flower import simulate
 from tests import tiny
 
 HOLDERS = 3

@@ -1,0 +1,213 @@
+"""The folder of a federation: what is where, who its holders are, and federation.toml.
+
+``federation.toml`` is the one place that says who may connect; the running server follows it.
+Private keys lie in files of their own and are never read here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from ...common.errors import ConfideError
+from .keys import write_public
+
+FILE_NAME = "federation.toml"
+# A holder's name goes into file names and the report; "node-" is the coordinator's word for a
+# holder without one, "server" and "bundle" are what else can be renewed.
+_HOLDER = re.compile(r"(?!node-|server$|bundle$)[a-z0-9][a-z0-9._-]{0,31}")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+_TEXT = """# The federation {name}, written by `confide server provision`. The ports may be changed
+# by hand while `confide server start` is not running (kits name the first one).
+schema = "confide-federation/1"
+host = {host}
+port = {port}              # where holders come in
+superlink-port = {inner}    # on 127.0.0.1 alone
+bundle = {bundle}
+"""
+_HOLDER_TEXT = """
+[holders.{name}]
+key = {key}
+expires = {expires}
+revoked = {revoked}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A holder by its public key; after ``expires`` (UTC) the door does not know it any more."""
+
+    name: str
+    key: str
+    expires: date
+    revoked: bool = False
+
+    def may_connect(self, today: date) -> bool:
+        """Whether the key counts on this day."""
+        return not self.revoked and today <= self.expires
+
+
+@dataclass(frozen=True, kw_only=True)
+class Federation:
+    """A federation's folder. ``bundle`` is the SHA-256 of the one app that it runs."""
+
+    folder: Path
+    host: str
+    port: int
+    superlink_port: int
+    bundle: str
+    holders: Mapping[str, Holder] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """By which ``flwr`` knows it."""
+        return re.sub(r"[^a-z0-9-]+", "-", self.folder.name.lower()).strip("-") or "federation"
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca" / "ca.crt"
+
+    @property
+    def app(self) -> Path:
+        return self.folder / "bundle"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def superlink(self) -> str:
+        """The address behind the door."""
+        return f"127.0.0.1:{self.superlink_port}"
+
+    def public_key(self, holder: str) -> Path:
+        """The public half of a holder's key."""
+        return self.folder / "holders" / f"{holder}.pub"
+
+    def kit(self, holder: str) -> Path:
+        """What the holder's administrator is given."""
+        return self.folder / "kits" / holder
+
+    def active(self) -> list[Holder]:
+        """Who may connect now."""
+        today = datetime.now(UTC).date()
+        return [holder for holder in self.holders.values() if holder.may_connect(today)]
+
+    def with_holder(self, holder: Holder) -> Federation:
+        """The same federation with this holder in it."""
+        return replace(self, holders={**self.holders, holder.name: holder})
+
+    def save(self) -> None:
+        """Write federation.toml, whole or not at all."""
+        text = _TEXT.format(
+            name=self.name,
+            host=json.dumps(self.host),
+            port=self.port,
+            inner=self.superlink_port,
+            bundle=json.dumps(self.bundle),
+        )
+        for holder in self.holders.values():
+            text += _HOLDER_TEXT.format(
+                name=json.dumps(holder.name),
+                key=json.dumps(holder.key),
+                expires=holder.expires.isoformat(),
+                revoked=json.dumps(holder.revoked),
+            )
+        write_public(self.folder / FILE_NAME, text.encode())
+
+
+def load_federation(folder: Path) -> Federation:
+    """Read a federation's folder.
+
+    Raises:
+        ConfideError: ``federation.missing`` or ``federation.format``.
+    """
+    folder = folder.expanduser().resolve()
+    path = folder / FILE_NAME
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfideError(
+            "federation.missing",
+            f"{folder} is no federation: {path.name} cannot be read ({error.strerror}).",
+            "Make one: `confide server provision DIR --holders N --host NAME`.",
+        ) from None
+    except ValueError as error:
+        raise _malformed(path, f"is not TOML: {error}") from None
+    try:
+        return Federation(
+            folder=folder,
+            host=check_host(table["host"]),
+            port=check_port(table["port"]),
+            superlink_port=check_port(table["superlink-port"]),
+            bundle=_hash(table["bundle"]),
+            holders={name: _holder(name, row) for name, row in table.get("holders", {}).items()},
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _malformed(path, f"lacks or misspells {error}") from None
+
+
+def check_holder(name: str) -> str:
+    """A holder's name that is one.
+
+    Raises:
+        ConfideError: ``provision.name``.
+    """
+    if not isinstance(name, str) or not _HOLDER.fullmatch(name):
+        raise ConfideError(
+            "provision.name",
+            f"{name!r:.80} cannot be a holder's name.",
+            "Use 1 to 32 of a-z 0-9 . _ - and no name like node-1, server or bundle.",
+        )
+    return name
+
+
+def check_host(host: Any) -> str:
+    """The name or address that holders reach the door under.
+
+    Raises:
+        ConfideError: ``provision.host``.
+    """
+    if not isinstance(host, str) or not _HOST.fullmatch(host) or "://" in host:
+        raise ConfideError(
+            "provision.host",
+            f"{host!r:.80} is no host name or address.",
+            "Write --host fleet.example.org, without https:// and without a port.",
+        )
+    return host
+
+
+def check_port(port: Any) -> int:
+    """A port.
+
+    Raises:
+        ConfideError: ``provision.port``.
+    """
+    if type(port) is not int or not 1 <= port <= 65535:
+        raise ConfideError("provision.port", f"{port!r:.40} is no port in [1, 65535].")
+    return port
+
+
+def _holder(name: str, row: Mapping[str, Any]) -> Holder:
+    expires, revoked = row["expires"], row["revoked"]
+    if type(expires) is not date or type(revoked) is not bool:
+        raise TypeError(f"holders.{name}")
+    return Holder(name=check_holder(name), key=_hash(row["key"]), expires=expires, revoked=revoked)
+
+
+def _hash(value: Any) -> str:
+    if not isinstance(value, str) or not _FINGERPRINT.fullmatch(value):
+        raise TypeError("a SHA-256 of 64 hexadecimal digits")
+    return value
+
+
+def _malformed(path: Path, what: str) -> ConfideError:
+    return ConfideError("federation.format", f"{path} {what}.", "Restore it from a backup.")

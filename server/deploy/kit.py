@@ -1,0 +1,91 @@
+"""A holder's kit: what its administrator gets, in one folder to be handed over and then deleted.
+
+``common/kit.py`` reads it. Of secrets it holds the holder's private key and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from ...common.errors import ConfideError
+from .federation import Federation, Holder
+from .keys import write_holder_key, write_public
+
+_KIT = """# The kit of {name}; `confide client join` reads it.
+schema = "confide-kit/1"
+name = {name}
+coordinator = {host}
+fleet = {fleet}
+# SHA-256 of the app bundles that may run here. Anything else is refused before it is unpacked.
+bundles = [{bundle}]
+expires = {expires}
+"""
+
+_README = """# Joining {host} as {name}
+
+For the administrator of the data holder. You need a machine with Python 3.11 that has the text, and
+ten minutes. Nothing listens on your side: your machine calls {fleet}, and that is
+all the network that it needs.
+
+1. Install confide. What runs here is what you install, never what the coordinator sends.
+2. Put this folder where only you can read it. `node.key` is the secret of {name}: whoever has it
+   can speak in your name (never read your text). If it got lost, let the coordinator revoke it.
+3. Compare by telephone, with the coordinator's own copy:
+   `sha256sum ca.crt node.pub kit.toml`
+4. Edit `policy.toml`. It has the last word on every task: what is looser is refused. The comments
+   say what each limit is. `confide client check-policy policy.toml` reads it back.
+5. See what is in your text; the counts stay on this machine:
+   `confide client check-data TEXT.jsonl`
+6. Join. It says in plain words what will leave the machine, and asks once:
+   `confide client join . --data TEXT.jsonl --policy policy.toml`
+
+The kit is good until {expires}. What has been spent of your budget:
+`confide ledger show LEDGER`. What your coordinator can and cannot see: docs/deploy.md of confide.
+"""
+
+
+def write_kit(federation: Federation, holder: Holder, policy: bytes) -> None:
+    """Write everything but the key pair, which ``write_pair`` makes."""
+    kit = federation.kit(holder.name)
+    host = f"[{federation.host}]" if ":" in federation.host else federation.host
+    fleet = f"{host}:{federation.port}"
+    text = _KIT.format(
+        name=json.dumps(holder.name),
+        host=json.dumps(federation.host),
+        fleet=json.dumps(fleet),
+        bundle=json.dumps(federation.bundle),
+        expires=json.dumps(holder.expires.isoformat()),
+    )
+    readme = _README.format(
+        host=federation.host, name=holder.name, fleet=fleet, expires=holder.expires
+    )
+    write_public(kit / "kit.toml", text.encode())
+    write_public(kit / "ca.crt", federation.ca.read_bytes())
+    write_public(kit / "policy.toml", policy)
+    write_public(kit / "README.md", readme.encode())
+
+
+def write_pair(federation: Federation, holder: str) -> None:
+    """Make the holder's key pair; the coordinator keeps the public half alone."""
+    kit = federation.kit(holder)
+    write_holder_key(kit / "node.key", kit / "node.pub")
+    write_public(federation.public_key(holder), (kit / "node.pub").read_bytes())
+
+
+def policy_template() -> bytes:
+    """What ``confide client init`` writes. It is asked as a program: the coordinator's code never
+    imports the holder's.
+
+    Raises:
+        ConfideError: ``provision.policy``.
+    """
+    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
+        command = [sys.executable, "-m", "confide", "client", "init", scratch]
+        done = subprocess.run(command, capture_output=True, check=False)
+        if done.returncode:
+            raise ConfideError("provision.policy", "`confide client init` wrote no policy.")
+        return (Path(scratch) / "policy.toml").read_bytes()

@@ -1,0 +1,99 @@
+"""Who is in the SuperLink follows federation.toml: keys that count are registered, others are not.
+
+Which node belongs to which key is noted in ``flower/members.json`` when the key is registered, as
+Flower lists nodes without names. The note can be lost with the SuperLink's database and is then
+made anew with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from ...common.errors import ConfideError
+from . import flower
+from .federation import Federation
+from .keys import fingerprint, write_public
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A registered key: whose it is, its fingerprint, and the SuperLink's node for it."""
+
+    name: str
+    key: str
+    node: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What ``follow`` did: ``registered`` or ``shut-out``."""
+
+    what: str
+    name: str
+    node: int
+
+
+def follow(federation: Federation) -> list[Change]:
+    """Make the SuperLink's nodes those of federation.toml; first shuts out, then lets in.
+
+    Raises:
+        ConfideError: ``server.down``, ``server.flower``; ``federation.key`` when a public key is
+            not the one that federation.toml names.
+    """
+    there = {node.id for node in flower.nodes(federation) if node.status != "unregistered"}
+    wanted = {holder.key: holder for holder in federation.active()}
+    changes = []
+    kept: list[Member] = []
+    for member in members(federation):
+        if member.node not in there:
+            continue
+        if member.key in wanted:
+            kept.append(member)
+        else:
+            flower.unregister(federation, member.node)
+            changes.append(Change(what="shut-out", name=member.name, node=member.node))
+    # A node that no note explains was let in by somebody else.
+    for node in sorted(there - {m.node for m in kept} - {c.node for c in changes}):
+        flower.unregister(federation, node)
+        changes.append(Change(what="shut-out", name=f"node-{node}", node=node))
+    _note(federation, kept)
+    known = {member.key for member in kept}
+    for key, name in ((h.key, h.name) for h in wanted.values() if h.key not in known):
+        _check_key(federation, name, key)
+        kept.append(Member(name=name, key=key, node=flower.register(federation, name)))
+        _note(federation, kept)
+        changes.append(Change(what="registered", name=name, node=kept[-1].node))
+    return changes
+
+
+def members(federation: Federation) -> list[Member]:
+    """Who was registered, as noted."""
+    path = _path(federation)
+    rows = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    return [Member(**row) for row in rows]
+
+
+def names(federation: Federation) -> Mapping[int, str]:
+    """The holder's name for a node."""
+    return {member.node: member.name for member in members(federation)}
+
+
+def _check_key(federation: Federation, name: str, key: str) -> None:
+    path = federation.public_key(name)
+    if not path.is_file() or fingerprint(path) != key:
+        raise ConfideError(
+            "federation.key",
+            f"{path} is not the key that federation.toml names for {name}.",
+            f"Restore it, or `confide server provision {federation.folder} --renew {name}`.",
+        )
+
+
+def _note(federation: Federation, kept: list[Member]) -> None:
+    write_public(_path(federation), json.dumps([asdict(member) for member in kept]).encode())
+
+
+def _path(federation: Federation) -> Path:
+    return federation.folder / "flower" / "members.json"

@@ -1,0 +1,168 @@
+"""Make a federation of real holders, and change who is in it.
+
+Every change is one new federation.toml, written after the keys that it names; the running server
+follows it within seconds. Nothing is ever overwritten but what ``renew`` is asked to renew.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from ...common.errors import ConfideError
+from .bundle import bundle_hash, write_app
+from .door import write_door
+from .federation import (
+    FILE_NAME,
+    Federation,
+    Holder,
+    check_holder,
+    check_host,
+    check_port,
+)
+from .flower import write_home
+from .keys import fingerprint, write_ca, write_door_certificate
+from .kit import policy_template, write_kit, write_pair
+
+HOLDER_DAYS = 365
+PORT = 8443  # the SuperLink has the next one
+_MOST_HOLDERS = 1000
+
+
+def provision(
+    folder: Path,
+    *,
+    holders: int,
+    host: str,
+    port: int = PORT,
+    superlink_port: int | None = None,
+) -> Federation:
+    """Make a federation of ``holders`` holders, named holder-1, holder-2 and so on.
+
+    Raises:
+        ConfideError: ``provision.exists``, ``provision.holders``, ``provision.host`` or
+            ``provision.port``.
+    """
+    folder = folder.expanduser().resolve()
+    if not 1 <= holders <= _MOST_HOLDERS:
+        raise ConfideError(
+            "provision.holders", f"--holders {holders} is outside [1, {_MOST_HOLDERS}]."
+        )
+    if (folder / FILE_NAME).exists() or (folder.is_dir() and any(folder.iterdir())):
+        raise ConfideError(
+            "provision.exists",
+            f"{folder} is there already, and is never overwritten.",
+            "Use --add, --renew or --revoke to change it, or name another folder.",
+        )
+    empty = Federation(
+        folder=folder,
+        host=check_host(host),
+        port=check_port(port),
+        superlink_port=check_port(port + 1 if superlink_port is None else superlink_port),
+        bundle="0" * 64,
+    )
+    _make_private(folder)
+    write_ca(folder / "ca" / "ca.key", empty.ca, empty.name)
+    _certify(empty)
+    write_app(empty.app)
+    write_home(empty)
+    write_door(empty)
+    federation = replace(empty, bundle=bundle_hash(empty))
+    policy = policy_template()
+    for number in range(1, holders + 1):
+        federation = _with_new_key(federation, f"holder-{number}", policy)
+    federation.save()
+    return federation
+
+
+def add(federation: Federation, name: str) -> Federation:
+    """One holder more.
+
+    Raises:
+        ConfideError: ``provision.name``, or ``provision.holder`` when the name is taken; also the
+            name of a revoked holder is, since reports have called somebody by it.
+    """
+    if check_holder(name) in federation.holders:
+        raise ConfideError(
+            "provision.holder",
+            f"{name} is in the federation already.",
+            f"`--renew {name}` gives it a new key, or choose another name.",
+        )
+    changed = _with_new_key(federation, name, policy_template())
+    changed.save()
+    return changed
+
+
+def renew(federation: Federation, name: str) -> Federation:
+    """A new key and another year for a holder, whose old key then stops to count; ``server`` for
+    the door's certificate, ``bundle`` for the app that runs send.
+
+    Raises:
+        ConfideError: ``provision.holder`` for an unknown name, ``provision.ca``.
+    """
+    if name == "server":
+        _certify(federation)
+        return federation
+    if name == "bundle":
+        write_app(federation.app)
+        changed = replace(federation, bundle=bundle_hash(federation))
+    else:
+        changed = _with_new_key(federation, _known(federation, name).name, policy_template())
+    changed.save()
+    return changed
+
+
+def revoke(federation: Federation, name: str) -> Federation:
+    """Shut a holder out, from the moment at which the running server reads it.
+
+    Raises:
+        ConfideError: ``provision.holder``.
+    """
+    changed = federation.with_holder(replace(_known(federation, name), revoked=True))
+    changed.save()
+    return changed
+
+
+def _known(federation: Federation, name: str) -> Holder:
+    if name not in federation.holders:
+        known = ", ".join(federation.holders) or "none"
+        raise ConfideError(
+            "provision.holder", f"No holder is called {name!r:.80}.", f"There are: {known}."
+        )
+    return federation.holders[name]
+
+
+def _with_new_key(federation: Federation, name: str, policy: bytes) -> Federation:
+    write_pair(federation, name)
+    holder = Holder(name=name, key=fingerprint(federation.public_key(name)), expires=_in_a_year())
+    write_kit(federation, holder, policy)
+    return federation.with_holder(holder)
+
+
+def _certify(federation: Federation) -> None:
+    door, ca = federation.folder / "door", federation.folder / "ca"
+    write_door_certificate(
+        door / "server.key",
+        door / "server.crt",
+        ca_key=ca / "ca.key",
+        ca_certificate=federation.ca,
+        host=federation.host,
+    )
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise ConfideError(
+            "provision.write",
+            f"{folder} cannot be made: {os.strerror(error.errno or 0)}.",
+            "Name a folder that can be written.",
+        ) from None
+
+
+def _in_a_year() -> date:
+    return datetime.now(UTC).date() + timedelta(days=HOLDER_DAYS)

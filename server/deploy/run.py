@@ -1,0 +1,273 @@
+"""A run over a federation's real holders, watched from its start to its report.
+
+The run itself is ``server.run`` inside Flower's ServerApp; here it is started with the bundle that
+the holders have pinned, its folder is watched, and when the coordinator's processes died under it,
+it goes on from its checkpoint: as the same run of confide, and another of Flower's. What a run
+says of itself counts, never what Flower says of it (a run in which every holder failed is
+"completed" there).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...common.errors import ConfideError
+from ...common.paths import local_or_cached
+from ...common.settings import Scalar, from_flat
+from ..evaluation import PUBLIC_FILE
+from ..live import read_live
+from ..run_folder import RunFolder, folders_in, read_events
+from . import flower
+from .bundle import check_bundle
+from .federation import Federation
+from .keys import write_public
+from .members import names
+
+Event = dict[str, Any]
+
+_NOTE = "flower.json"  # in the run folder: which run of Flower's it is now
+_POLL_SECONDS = 0.5
+_ASK_SECONDS = 5.0  # between two questions to Flower
+_AWAY_SECONDS = 900.0  # a coordinator that comes back later than that is not waited for
+_MOST_TRIES = 3  # without a round between them
+# How a run ends that somebody or something ended, rather than itself.
+_DIED = ("run.failed", "run.stopped")
+
+
+@dataclass
+class Watch:
+    """A run under way. ``progress`` hears its events, and ``{"event": "holders"}`` with a state
+    for each: away, connected, training, done, or the code of a refusal."""
+
+    federation: Federation
+    config: Mapping[str, Scalar]
+    progress: Callable[[Event], None]
+    out: Path
+    folder: Path | None = None
+    _known: set[Path] = field(default_factory=set)
+    _seen: int = 0
+    _shown: Mapping[str, str] = field(default_factory=dict)
+    _connected: frozenset[int] = frozenset()
+    _status: str = ""
+
+    def run(self) -> Path:
+        """From start to report, over as many runs of Flower's as it takes."""
+        tries = 0
+        self._seen = len(read_events(self.folder)) if self.folder else 0
+        number = self._running() or self._begin()
+        while True:
+            before = self._rounds()
+            try:
+                self._follow(number)
+            except KeyboardInterrupt:
+                flower.stop_run(self.federation, number)
+                raise
+            if self._is_whole():
+                return self._found()
+            tries = 1 if self._rounds() > before else tries + 1
+            if tries > _MOST_TRIES:
+                raise ConfideError(
+                    "run.failed",
+                    f"The run died {_MOST_TRIES} times without a round in between.",
+                    f"Read {self.federation.logs / 'superexec.log'}.",
+                )
+            self.progress({"event": "again", "round": self._rounds()})
+            number = self._begin()
+
+    def _begin(self) -> int:
+        """Start a run of Flower's: anew, or from the checkpoint if there is one."""
+        resumed = self.folder if self.folder and (self.folder / "checkpoint").is_dir() else None
+        if resumed is None:
+            self.folder, self._seen = None, 0
+        self._known = folders_in(self.out)
+        flat = {**self.config, "run.out": str(self.out), "run.resume": str(resumed or "")}
+        path = self.federation.folder / "flower" / "run-config.toml"
+        rows = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in flat.items()]
+        write_public(path, ("\n".join(rows) + "\n").encode())
+        number = flower.start_run(self.federation, path)
+        if resumed:
+            self._note(number)
+        return number
+
+    def _running(self) -> int | None:
+        """The run of Flower's that this folder belongs to, if it is still under way."""
+        if self.folder is None or not (self.folder / _NOTE).is_file():
+            return None
+        number = int(json.loads((self.folder / _NOTE).read_text(encoding="utf-8"))["run"])
+        open_ids = {run.id for run in flower.runs(self.federation) if not run.over}
+        return number if number in open_ids else None
+
+    def _follow(self, number: int) -> None:
+        """Pass events on until Flower calls the run over and its last event is there."""
+        asked = -_ASK_SECONDS
+        over = False
+        while not over:
+            if time.monotonic() - asked >= _ASK_SECONDS:
+                over = self._patiently_over(number)
+                asked = time.monotonic()
+            self._look(number)
+            if not over:
+                time.sleep(_POLL_SECONDS)
+
+    def _patiently_over(self, number: int) -> bool:
+        """Whether Flower's run has ended; asked again while the coordinator is being restarted."""
+        lost = time.monotonic()
+        while True:
+            try:
+                return self._over(number)
+            except ConfideError as error:
+                away = time.monotonic() - lost
+                if error.code != "server.down" or away > _AWAY_SECONDS:
+                    raise
+                self.progress({"event": "away", "seconds": round(away)})
+                time.sleep(_ASK_SECONDS)
+
+    def _over(self, number: int) -> bool:
+        """Whether Flower's run has ended; notes who is connected on the way."""
+        found = {run.id: run for run in flower.runs(self.federation)}
+        online = (node.id for node in flower.nodes(self.federation) if node.online)
+        self._connected = frozenset(online)
+        self._status = found[number].status if number in found else "finished:lost"
+        return self._status.startswith("finished")
+
+    def _look(self, number: int) -> None:
+        if self.folder is None:
+            self.folder = max(folders_in(self.out) - self._known, default=None)
+            if self.folder is not None:
+                self._note(number)
+        if self.folder is not None:
+            new = read_events(self.folder)[self._seen :]
+            self._seen += len(new)
+            for event in new:
+                self.progress(event)
+        self._show()
+
+    def _show(self) -> None:
+        of_round = read_live(self.folder)[1] if self.folder else {}
+        states = {}
+        for node, name in names(self.federation).items():
+            state = "connected" if node in self._connected else "away"
+            states[name] = of_round.get(node, state)
+        if states != self._shown:
+            self._shown = states
+            self.progress({"event": "holders", "states": states})
+
+    def _is_whole(self) -> bool:
+        """True for a run with its report, False for one that died; its own error is raised."""
+        last = self._last_end()
+        if self._status == "finished:stopped":
+            raise ConfideError("run.stopped", "Somebody stopped the run.", self._hint())
+        if last is None or last["code"] in _DIED:
+            return False
+        if last["status"] != "finished":
+            said = str(last.get("message") or "The run did not finish.")
+            raise ConfideError(last["code"], said.removeprefix(f"[{last['code']}] "), self._hint())
+        return (self._found() / "report.json").is_file()
+
+    def _last_end(self) -> Event | None:
+        """The end of the run's newest part, which none of an earlier part is."""
+        events: list[Event] = read_events(self.folder) if self.folder else []
+        for event in reversed(events):
+            if event["event"] == "end":
+                return event
+            if event["event"] in ("start", "resume", "round"):
+                return None
+        return None
+
+    def _rounds(self) -> int:
+        events = read_events(self.folder) if self.folder else []
+        return max((int(e["round"]) for e in events if e["event"] == "round"), default=0)
+
+    def _note(self, number: int) -> None:
+        RunFolder(self._found()).write(_NOTE, json.dumps({"run": number}).encode())
+
+    def _found(self) -> Path:
+        if self.folder is None:
+            raise ConfideError(
+                "server.flower",
+                "Flower ended the run before it began.",
+                f"Read {self.federation.logs / 'superexec.log'}.",
+            )
+        return self.folder
+
+    def _hint(self) -> str:
+        return f"What there is lies in {self.folder}; name that folder to go on with the run."
+
+
+def run_over(
+    federation: Federation,
+    config: Mapping[str, Scalar],
+    progress: Callable[[Event], None],
+    *,
+    wait: float,
+) -> Path:
+    """Run what ``config`` (all flat keys) describes over the federation; returns the run folder.
+
+    Args:
+        wait: seconds to wait for holders that are not connected; then it begins with those there.
+
+    Raises:
+        ConfideError: ``provision.bundle``, ``server.down``, ``run.too-few-holders``, and whatever
+            ended the run.
+    """
+    settings = from_flat(config)
+    check_bundle(federation, config)
+    resumed = Path(settings.run.resume).expanduser().resolve() if settings.run.resume else None
+    out = resumed.parent if resumed else Path(settings.run.out).expanduser().resolve()
+    least = max(settings.round.min_holders, settings.round.holders)
+    _await_holders(federation, least, wait, progress)
+    data = _public_text(federation, settings.data.path)
+    told = {**config, "data.path": str(data)}
+    watch = Watch(federation, told, progress, out, resumed)
+    if resumed:
+        watch._seen = len(read_events(resumed))
+    return watch.run()
+
+
+def _await_holders(
+    federation: Federation, least: int, wait: float, progress: Callable[[Event], None]
+) -> None:
+    """Until all who may connect have, or time is up and there are enough."""
+    wanted, deadline = len(federation.active()), time.monotonic() + wait
+    while True:
+        online = {node.id for node in flower.nodes(federation) if node.online}
+        states = {n: "connected" if i in online else "away" for i, n in names(federation).items()}
+        progress({"event": "holders", "states": states})
+        if len(online) >= wanted:
+            return
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(2.0)
+    if len(online) < least:
+        raise ConfideError(
+            "run.too-few-holders",
+            f"{len(online)} of {wanted} holders are connected; the run needs {least}.",
+            "See `confide server status`, wait longer with --wait, or lower round.min-holders.",
+        )
+
+
+def _public_text(federation: Federation, name: str) -> Path:
+    """A folder with the coordinator's public text and nothing that tells of simulated holders.
+
+    Raises:
+        ConfideError: ``data.missing-file``.
+    """
+    found = local_or_cached(name, "federations")
+    public = found / PUBLIC_FILE if found else None
+    if public is None or not public.is_file():
+        raise ConfideError(
+            "data.missing-file",
+            f"data.path = {name!r} is no folder with {PUBLIC_FILE}, the public text for scores.",
+            "Make one, or `confide assets fetch SCENARIO` for a scenario's.",
+        )
+    place = federation.folder / "public" / public.parent.name
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    link = place / PUBLIC_FILE
+    link.unlink(missing_ok=True)
+    link.symlink_to(public)
+    return place
