@@ -10,9 +10,9 @@ apart is not averaging the products, and with noise on both the product has nois
 | fedsvd | B; the server turns A | exactly | sound | Lee et al. 2025 |
 | rolora | B and A in turn | exactly, in each round | sound | Chen et al. 2024 |
 
-The whole adapter goes down in each round, and the change of what is trained comes up. Whatever is
-made of changes that are private already is post-processing. The head, where the task has one, is
-trained and averaged in every round of every method.
+What is not as the seed made it goes down (``common.parcel``), the change of what is trained comes
+up. Whatever is made of changes that are private already is post-processing. The head, where the
+task has one, is trained and averaged in every round of every method.
 """
 
 from __future__ import annotations
