@@ -20,9 +20,9 @@ shrinks what few train. Here B alone is trained and changes are averaged, so tha
 does not train stays as it is, and the mean of the products' changes is exact. ``fedex`` and
 ``flora`` are in ``products``.
 
-The whole adapter goes down in each round, and the change of what is trained comes up. Whatever is
-made of changes that are private already is post-processing. The head, where the task has one, is
-trained and averaged in every round of every method.
+What is not as the seed made it goes down (``common.parcel``), the change of what is trained comes
+up. Whatever is made of changes that are private already is post-processing. The head, where the
+task has one, is trained and averaged in every round of every method.
 """
 
 from __future__ import annotations

@@ -80,7 +80,7 @@ class Results:
         return self._known.get(of)
 
     def add(self, result: Measured) -> None:
-        """Keep a result, on disk before the call returns where there is a file."""
+        """Keep a result, in the file before the call returns where there is one."""
         self._known[result.of] = result
         if self._file is not None:
             with self._file.open("a", encoding="utf-8") as file:

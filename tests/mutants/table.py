@@ -40,6 +40,15 @@ _LEDGER = "common/privacy/ledger.py"
 _LEDGER_TESTS = ("tests/common/privacy/test_ledger.py",)
 _ACCOUNTANT = "common/privacy/accountant.py"
 _ACCOUNTANT_TESTS = ("tests/common/privacy/test_accountant.py",)
+_GATE = "server/gate.py"
+_GATE_TESTS = ("tests/server/test_gate.py",)
+_ROUNDS = "server/rounds.py"
+_ROUNDS_TESTS = "tests/server/test_rounds.py"
+_ROBUST = "server/aggregation/robust.py"
+_ROBUST_TESTS = ("tests/server/aggregation/test_robust.py",)
+_METHODS = "server/aggregation/methods.py"
+_METHODS_TESTS = ("tests/server/aggregation/test_methods.py",)
+_PULLED = "test_a_proximal_step_is_pulled_back_after_clipping_and_noise"
 
 MUTANTS = (
     # --- the private step ---
@@ -610,6 +619,158 @@ MUTANTS = (
         "        if schema is not None:",
         "        if False:",
         ("tests/client/test_personal.py",),
+    ),
+    # --- what an update must be ---
+    Mutant(
+        "what is not finite is let in",
+        _GATE,
+        "    if not torch.isfinite(values).all():",
+        "    if False:",
+        _GATE_TESTS,
+    ),
+    Mutant(
+        "an update of any length is let in",
+        _GATE,
+        "    if not float(change.double().norm()) <= most:",
+        "    if False:",
+        _GATE_TESTS,
+    ),
+    Mutant(
+        "an answer to any task is let in",
+        _GATE,
+        "    if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):",
+        "    if False:",
+        _GATE_TESTS,
+    ),
+    Mutant(
+        "a receipt of less noise is let in",
+        _GATE,
+        "            enough = noise >= privacy.noise_multiplier",
+        "            enough = True",
+        _GATE_TESTS,
+    ),
+    Mutant(
+        "a ledger may go back",
+        _GATE,
+        "    if last and (not contains or receipt.entries <= last.entries or"
+        " receipt.head == last.head):",
+        "    if last and not contains:",
+        _GATE_TESTS,
+    ),
+    Mutant(
+        "a receipt need not have this round's steps",
+        _GATE,
+        "    contains = _total(receipt) >= before + steps",
+        "    contains = _total(receipt) >= before",
+        _GATE_TESTS,
+    ),
+    Mutant(
+        "who was barred is let in again",
+        _GATE,
+        "        if reply.holder in barred:",
+        "        if False:",
+        (f"{_ROUNDS_TESTS}::test_a_ledger_put_back_from_a_backup_is_noticed_by_the_coordinator",),
+    ),
+    Mutant(
+        "two of one name count twice",
+        _GATE,
+        "passed.items() if times[update.holder] > 1}",
+        "passed.items() if times[update.holder] > 9}",
+        (f"{_ROUNDS_TESTS}::test_two_holders_of_one_name_are_both_left_out",),
+    ),
+    # --- what becomes of it ---
+    Mutant(
+        "the order of arrival decides",
+        "server/aggregation/mean.py",
+        "    for holder in sorted(changes):",
+        "    for holder in changes:",
+        ("tests/server/aggregation/test_mean.py",),
+    ),
+    Mutant(
+        "the mean is summed in single precision",
+        "server/aggregation/mean.py",
+        "torch.zeros_like(next(iter(changes.values())), dtype=torch.float64)",
+        "torch.zeros_like(next(iter(changes.values())))",
+        ("tests/server/aggregation/test_mean.py",),
+    ),
+    Mutant(
+        "one end alone is trimmed",
+        _ROBUST,
+        "values[cut : len(stack) - cut]",
+        "values[cut:]",
+        _ROBUST_TESTS,
+    ),
+    Mutant(
+        "everybody is close to itself",
+        _ROBUST,
+        "others.fill_diagonal_(torch.inf)",
+        "others.fill_diagonal_(0)",
+        _ROBUST_TESTS,
+    ),
+    Mutant(
+        "multi-krum leaves nobody out",
+        _ROBUST,
+        'chosen = order[:1] if rule == "krum" else order[: len(names) - f]',
+        'chosen = order[:1] if rule == "krum" else order',
+        _ROBUST_TESTS,
+    ),
+    Mutant(
+        "the factors are turned apart",
+        _METHODS,
+        "b.double() @ turn, turn)",
+        "b.double() @ turned, turn)",
+        _METHODS_TESTS,
+    ),
+    Mutant(
+        "one factor is trained in every round",
+        _METHODS,
+        'return "ffa" if number % 2 else "ffb"',
+        'return "ffa"',
+        _METHODS_TESTS,
+    ),
+    Mutant(
+        "the step goes the other way",
+        "server/aggregation/optimizer.py",
+        "self._vector.grad = -change",
+        "self._vector.grad = change",
+        ("tests/server/aggregation/test_optimizer.py",),
+    ),
+    Mutant(
+        "an abandoned round moves the adapter",
+        _ROUNDS,
+        "        if not abandoned:",
+        "        if accepted:",
+        (f"{_ROUNDS_TESTS}::test_below_min_holders_the_round_is_abandoned_whole",),
+    ),
+    Mutant(
+        "a resumed run forgets the momentum",
+        _ROUNDS,
+        "            optimizer.restore(found.optimizer)",
+        "            pass",
+        (
+            "tests/server/test_run.py::test_a_run_killed_in_any_round_and_resumed_ends_as_one_never_killed",
+        ),
+    ),
+    Mutant(
+        "other initial values are taken for the coordinator's",
+        "common/parcel.py",
+        "    if _digest(initial, rest) != parcel.rest:",
+        "    if False:",
+        ("tests/common/test_parcel.py",),
+    ),
+    Mutant(
+        "the pull goes the other way",
+        _STEP,
+        "parameter.detach() - origin, alpha=strength)",
+        "parameter.detach() - origin, alpha=-strength)",
+        (f"{_TRAINER_TESTS[0]}::{_PULLED}",),
+    ),
+    Mutant(
+        "nothing is pulled back",
+        _TRAINER,
+        "            optimizer.attach_step_hook(pull_back(optimizer, settings.train.proximal))",
+        "            pass",
+        (f"{_TRAINER_TESTS[0]}::{_PULLED}",),
     ),
     # --- the accountant ---
     Mutant(

@@ -223,6 +223,26 @@ def test_whatever_a_reply_makes_the_parser_raise_the_others_count(
     assert found[2] == update(2)
 
 
+def test_of_two_replies_to_one_message_the_first_counts() -> None:
+    class Twice(Grid):
+        def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
+            found = super().pull_messages(message_ids)
+            return [m for reply in found for m in (reply, failed(self.sent[0]))]
+
+    assert ask(Twice({1: good}), [1]) == {1: update(1)}
+
+
+def test_a_reply_that_comes_when_the_round_is_over_is_not_looked_at() -> None:
+    grid = Grid({1: good, 2: silent})
+    first = ask(grid, [1, 2], SHORT)
+    grid.answers[2] = good  # now it answers what it was asked then
+    waiting = set(grid.waiting)
+    looked = len(grid.looks)
+    assert ask(grid, [1], SHORT)[1] == update(1)
+    assert code(first[2]) == "transport.no-answer"
+    assert all(not waiting & look for look in grid.looks[looked:])
+
+
 def test_who_answers_is_told_by_what_is_answered() -> None:
     def from_elsewhere(message: Message) -> Message:
         reply = failed(message)
