@@ -152,10 +152,13 @@ class Rounds:
         if not self._counted:
             raise sums.no_count(summed, self._settings)
         sums.remember(self._folder, self._counted)
+        # Only now: a count that is asked for once more is answered with the very same receipts.
+        state.receipts |= {holder: one.receipt for holder, one in summed.accepted.items()}
+        self._save(state)
 
     def _measure_at_holders(self, state: _State, adapter: Tensor) -> None:
         """After the last round, where a metric of the holders' own text is asked for. The run has
-        its outcome by then, so that nobody is waited for."""
+        its outcome by then, so that nobody is waited for. A resumed run gets the same bytes."""
         number = self._settings.round.count + 1
         if number not in sums_of(self._settings):
             return
@@ -168,13 +171,7 @@ class Rounds:
         sums.record(self._folder, task, summed, self._settings, **found)
 
     def _sum(self, task: Task, nodes: Sequence[int], state: _State) -> sums.Summed:
-        summed = sums.ask(
-            task, self._settings, self._transport, nodes, state.receipts, state.barred
-        )
-        state.receipts |= {holder: one.receipt for holder, one in summed.accepted.items()}
-        state.barred |= {row["holder"] for row in summed.left_out if row["code"] == WENT_BACK}
-        self._save(state)
-        return summed
+        return sums.ask(task, self._settings, self._transport, nodes, state.receipts, state.barred)
 
     def _begin(self) -> _State:
         if self._settings.run.resume:

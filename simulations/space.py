@@ -19,7 +19,15 @@ from .scenario import Scenario, run_config
 
 # Of a range, an exhaustive search tries this many values: both ends and the middle.
 GRID_POINTS = 3
-_PROMISE = ("trust", "unit", "records-per-person", "epsilon", "delta", "noise-multiplier")
+_PROMISE = (
+    "trust",
+    "unit",
+    "records-per-person",
+    "epsilon",
+    "delta",
+    "noise-multiplier",
+    "sum-noise",
+)
 FIXED = (*COORDINATORS_OWN, "run.seed", "run.coordinator", *(f"privacy.{one}" for one in _PROMISE))
 _NUMBER = r"[-+0-9.]+?(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})\s*(log)?")

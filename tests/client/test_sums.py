@@ -375,6 +375,29 @@ def test_a_sum_that_the_settings_do_not_ask_for_is_refused(place: Place, number:
     assert place.charges() == 0
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"schema": "0" * 64}, "task.schema"),
+        ({"adapter": b""}, "wire.size"),
+        ({"adapter": b"poison"}, "adapter.not-finite"),
+    ],
+)
+def test_a_metric_of_no_adapter_is_refused_before_the_text_is_opened(
+    make_place: MakePlace, changes: dict[str, Any], expected: str
+) -> None:
+    place = make_place(**SCORES)
+    if changes.get("adapter") == b"poison":
+        whole = np.frombuffer(place.task(LAST).adapter, dtype="<f4").copy()
+        whole[3] = math.nan
+        changes = {"adapter": whole.tobytes()}
+    task = asked(place, LAST, **changes)
+    with watching():
+        assert code(place.holder.handle(task)) == expected
+    assert str(place.data) not in OPENED.names
+    assert not place.site.ledger.exists()
+
+
 # The policy
 
 

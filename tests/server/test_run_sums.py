@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -183,7 +184,7 @@ def test_what_a_silent_holder_may_have_charged_for_a_sum_is_counted(
 def test_a_run_that_ends_during_its_count_is_resumed_with_the_same_bytes(
     tiny_model: Path, imbalanced: Path, tmp_path: Path
 ) -> None:
-    place = Place(tiny_model, imbalanced, tmp_path, round__holder_metric="")
+    place = Place(tiny_model, imbalanced, tmp_path)
     place.transport.silent = ((1, 0), (2, 0))
     with pytest.raises(ConfideError) as stopped:
         run(place.config, place.transport)
@@ -198,14 +199,24 @@ def test_a_run_that_ends_during_its_count_is_resumed_with_the_same_bytes(
     hashes = [task.hash for task in place.transport.tasks if task.round == 0]
     assert len(hashes) == 2
     assert len(set(hashes)) == 1
+    assert booked(place) == [2 + 2 * 4] * 3  # count, two rounds, metric: charged and released once
+    kept = (folder / COUNTED_FILE).read_text(encoding="utf-8")
+    run(place.config, place.transport)  # once more: nobody counts, and the metric is the same
+    assert sum(task.round == 0 for task in place.transport.tasks) == 2
+    assert (folder / COUNTED_FILE).read_text(encoding="utf-8") == kept
+    first, again = [line for line in events(folder, "sum") if line["of"] == "accuracy"]
+    assert first == again
+    assert booked(place) == [2 + 2 * 4] * 3
+    assert {row["sums"] for row in report(folder)["holders"]} == {2}
+
+
+def booked(place: Place) -> list[int]:
+    """How many entries each ledger has."""
+    counts = []
     for path in place.ledgers.glob("*/ledger.sqlite"):
         with sqlite3.connect(path) as sql:
-            (count,) = sql.execute("SELECT count(*) FROM entries").fetchone()
-        assert count == 2 + 2 * 3  # a count and two rounds, each charged and released once
-    kept = json.loads((folder / COUNTED_FILE).read_text(encoding="utf-8"))
-    run(place.config, place.transport)  # resumed once more: nobody is asked to count again
-    assert sum(task.round == 0 for task in place.transport.tasks) == 2
-    assert json.loads((folder / COUNTED_FILE).read_text(encoding="utf-8")) == kept
+            counts += [count for (count,) in sql.execute("SELECT count(*) FROM entries")]
+    return counts
 
 
 def test_without_noise_sums_are_exact_and_nothing_is_promised(
@@ -227,8 +238,6 @@ def test_a_holder_that_refuses_sums_trains_with_the_others(
     tiny_model: Path, imbalanced: Path, tmp_path: Path
 ) -> None:
     place = Place(tiny_model, imbalanced, tmp_path)
-    import dataclasses
-
     refusing = dataclasses.replace(SIMULATION, allow_sums=False)
     members = holders(imbalanced, place.ledgers)[:2]
     members += holders(imbalanced, place.ledgers, refusing)[2:]
