@@ -1,4 +1,4 @@
-"""``confide client join`` as an administrator runs it: two processes, kept alive, ended together."""
+"""``confide client join`` as an administrator runs it: two processes, kept alive, then ended."""
 
 from __future__ import annotations
 
