@@ -195,6 +195,15 @@ def test_whatever_a_reply_makes_the_parser_raise_the_others_count(
     assert found[2] == update(2)
 
 
+def test_a_holder_that_has_not_pinned_the_bundle_says_so() -> None:
+    def unpinned(message: Message) -> Message:
+        return Message(Error(code=7, reason=SECRET), reply_to=message)
+
+    found = ask(Grid({1: unpinned}), [1])
+    assert code(found[1]) == "bundle.not-pinned"
+    assert SECRET not in repr(found)
+
+
 def test_who_answers_is_told_by_what_is_answered() -> None:
     def from_elsewhere(message: Message) -> Message:
         reply = failed(message)
