@@ -22,6 +22,7 @@ from confide.client.join import (
     gateway_command,
     plain_words,
     resident_command,
+    run,
     socket_of,
     status,
 )
@@ -185,6 +186,14 @@ def test_after_a_steady_life_the_pause_is_short_again(
     kept.stop()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [line["again_in"] for line in lines] == [1, 2, 1]
+
+
+def test_a_join_beside_a_resident_that_answers_starts_nothing(joining: Joining) -> None:
+    served = Served(joining.socket.parent.parent)
+    with pytest.raises(ConfideError) as caught:
+        run(joining, Journal("join"))
+    assert caught.value.code == "resident.running"
+    served.stop()
 
 
 def test_the_status_is_what_the_resident_says(tmp_path: Path) -> None:
