@@ -165,6 +165,8 @@ def test_a_process_that_ends_is_started_again_after_pauses_that_double(
         assert kept.ended()
         now[0] += 0.2
         kept.look()
+    while not kept.ended():
+        pass
     kept.stop()
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     assert [line["again_in"] for line in lines] == [1, 2, 4, 8, 16, 32, 60, 60]
