@@ -121,7 +121,17 @@ def _supervise(gateway: Gateway, files: Mapping[str, int], home: Path, journal: 
 
 
 def supernode_command(gateway: Gateway, files: Mapping[str, int], port: int) -> list[str]:
-    """Flower's SuperNode by its public options; TLS and node authentication are never off."""
+    """Flower's SuperNode by its public options; TLS and node authentication are never off.
+
+    Raises:
+        ConfideError: ``gateway.socket`` for a path that its configuration cannot hold.
+    """
+    if not str(gateway.socket).isprintable() or set(str(gateway.socket)) & set("\"'\\"):
+        raise ConfideError(
+            "gateway.socket",
+            f"{gateway.socket} has a quotation mark or a backslash in it.",
+            "Name another path with --socket.",
+        )
     return [
         *(sys.executable, "-P", "-m", "confide.client.supernode"),
         *("--superlink", gateway.kit.fleet),

@@ -81,7 +81,7 @@ def status(path: Path, seconds: float = _STATUS_SECONDS) -> dict[str, Any]:
 
 def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
     """What an administrator says yes to, a line each."""
-    unit = " or ".join(policy.units)
+    unit, bare = " or ".join(policy.units), policy.allow_unprotected
     kit = joining.kit
     people = "" if found.persons is None else f" of {found.persons} persons"
     return [
@@ -91,7 +91,7 @@ def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
         "What will leave this machine, in a round that the policy allows:",
         "  - how the numbers of a small adapter should change. Each"
         f" {unit}'s part in it is cut to a length and hidden in noise on this machine"
-        + (", EXCEPT in runs without noise, which this policy ALLOWS." if _open(policy) else "."),
+        + (", EXCEPT in runs without noise, which this policy ALLOWS." if bare else "."),
         "  - a receipt of the ledger: its id, its last hash and length, the epsilon spent, and for"
         " each step the noise and the sampling rate (which tells how many records or persons you"
         " have, about).",
@@ -112,10 +112,6 @@ def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
         *(f"  - {digest}" for digest in kit.bundles),
         *_about_users(joining),
     ]
-
-
-def _open(policy: Policy) -> bool:
-    return policy.allow_unprotected
 
 
 def _about_users(joining: Joining) -> list[str]:
@@ -176,8 +172,15 @@ def run(joining: Joining, journal: Journal) -> int:
     """Start both, keep both alive, stop both on SIGTERM or SIGINT. Returns the exit status.
 
     Raises:
-        ConfideError: ``join.resident`` when the resident does not become ready the first time.
+        ConfideError: ``resident.running`` when another one answers at the socket, and
+            ``join.resident`` when ours does not become ready the first time.
     """
+    if _answers(joining.socket):
+        raise ConfideError(
+            "resident.running",
+            f"A resident answers at {joining.socket} already.",
+            "Stop that one first, or name another place with --socket.",
+        )
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
@@ -197,6 +200,14 @@ def run(joining: Joining, journal: Journal) -> int:
         resident.stop()
         journal.write("stop")
     return 0
+
+
+def _answers(path: Path) -> bool:
+    try:
+        frames.connect(path, 1.0).close()
+    except ConfideError:
+        return False
+    return True
 
 
 def _wait_ready(path: Path, resident: Kept, stopping: Sequence[int]) -> bool:

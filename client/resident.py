@@ -105,6 +105,8 @@ class Resident:
             if kind != frames.TASK:
                 raise ConfideError("socket.malformed", "A caller asks for a task or the status.")
             with self._turn:
+                if self._stopping:
+                    raise ConfideError("resident.stopping", "It was asked to stop meanwhile.")
                 self._work(caller, size)
         except ConfideError as error:
             self._journal.write("caller", problem=error.code)

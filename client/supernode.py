@@ -38,7 +38,7 @@ logger = logging.getLogger("flwr")  # whose lines the gateway's are among
 
 def main() -> None:
     """``python -m confide.client.supernode`` with Flower's own arguments for a SuperNode."""
-    from flwr.supernode.cli.flower_supernode import flower_supernode
+    from flwr.supernode.cli import flower_supernode
 
     keep_memory_private()  # from the bundle, which runs as the same user
     end_with_parent()

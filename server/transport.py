@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from flwr.app import Message, MessageType
+from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from ..common.errors import ConfideError
@@ -106,7 +107,9 @@ class GridTransport:
 
 def _reply(message: Message, task: Task) -> Reply:
     if message.has_error():
-        return _refusal(task, f"transport.error-{message.error.code}")
+        number = message.error.code
+        pin = number == ErrorCode.INVALID_FAB  # what a holder's gateway says of our bundle
+        return _refusal(task, "bundle.not-pinned" if pin else f"transport.error-{number}")
     try:
         return reply_from_records(message.content)
     except ConfideError as error:

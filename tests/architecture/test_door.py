@@ -88,6 +88,11 @@ def test_a_holder_is_set_up_without_anything_heavy(tmp_path: Path) -> None:
     assert heavy_behind("client", "check-data", file) == []
 
 
+@pytest.mark.parametrize("command", ["join", "status", "resident", "gateway"])
+def test_a_deployed_holder_starts_without_anything_heavy(command: str) -> None:
+    assert heavy_behind("client", command, "--help") == []
+
+
 @pytest.mark.parametrize(
     "command", [(), ("budget",), ("ledger",), ("client",), ("report",), ("assets",)]
 )

@@ -157,6 +157,27 @@ def test_a_stop_waits_for_the_task_in_hand(served: Served) -> None:
         status(served.path)
 
 
+def test_a_task_that_waits_is_refused_when_a_stop_comes(served: Served) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    replies: list[Reply] = []
+
+    def slow(data: bytes) -> Reply:
+        begun.set()
+        go_on.wait(10)
+        return UPDATE
+
+    served.answer = slow
+    threads = in_threads(3, lambda: replies.append(relay(TASK, served.path)))
+    begun.wait(10)
+    time.sleep(0.3)
+    served.resident.stop()
+    go_on.set()
+    for thread in threads:
+        thread.join()
+    assert replies.count(UPDATE) == 1
+    assert {reply.code for reply in replies if isinstance(reply, Refusal)} == {"resident.stopping"}
+
+
 def test_a_stop_does_not_wait_for_ever(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resident_module, "STOP_SECONDS", 0.2)
     begun, go_on = threading.Event(), threading.Event()

@@ -166,3 +166,52 @@ def test_a_rare_label_is_counted_and_not_named(confide: Confide, tmp_path: Path)
     rows = [{"text": f"a day {i}", "label": "x" if i else MARKER} for i in range(300)]
     path = tiny.write_jsonl(tmp_path / "rare.jsonl", rows)
     assert warned(confide, path) == "1 labels have fewer than 10 records: too few to be learnt."
+
+
+def kit(folder: Path, bundles: str = f'["{"a" * 64}"]', expires: str = "2999-01-01") -> Path:
+    folder.mkdir()
+    (folder / "kit.toml").write_text(
+        'schema = "confide-kit/1"\nname = "ward"\ncoordinator = "localhost"\n'
+        f'fleet = "localhost:1"\nbundles = {bundles}\nexpires = "{expires}"\n'
+    )
+    (folder / "ca.crt").touch()
+    (folder / "node.key").touch(mode=0o600)
+    (folder / "policy.toml").touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({"bundles": "[]"}, "kit.no-bundle"), ({"expires": "2020-01-01"}, "kit.expired")],
+)
+def test_a_kit_that_could_not_take_part_is_said_before_anything_is_read(
+    confide: Confide, tmp_path: Path, changes: dict[str, str], code: str
+) -> None:
+    folder = kit(tmp_path / "kit", **changes)
+    status, out, err = confide("client", "join", folder, "--data", tmp_path / "none.jsonl")
+    assert (status, out) == (FAILED, "")
+    assert f"[{code}]" in err
+    assert len(err.splitlines()) == 2
+
+
+def test_the_status_of_nobody_is_a_failure_with_what_to_do(
+    confide: Confide, tmp_path: Path
+) -> None:
+    status, out, err = confide("client", "status", tmp_path / "socket")
+    assert (status, out) == (FAILED, "")
+    assert "resident.unreachable" in err
+    assert "confide client join" in err
+
+
+def test_the_status_is_shown_and_is_the_exit_status(
+    confide: Confide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = {"alive": True, "name": "ward", "ledger": {"epsilon": 1.5}}
+    monkeypatch.setattr("confide.client.join.status", lambda path: report)
+    status, out, _ = confide("client", "status", kit(tmp_path / "kit"))
+    assert status == 0
+    assert "ward" in out
+    assert '{"epsilon": 1.5}' in out
+    assert json.loads(confide("client", "status", tmp_path / "kit", "--json")[1]) == report
+    report["alive"] = False
+    assert confide("client", "status", tmp_path / "kit")[0] == FAILED

@@ -1,4 +1,4 @@
-"""``confide client join`` as an administrator runs it: two processes, kept alive, ended as one."""
+"""``confide client join`` as an administrator runs it: two processes, kept alive, then ended."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from confide.client import frames
 from confide.client.holder import Holder
 from confide.client.join import status
 from confide.common.wire import Refusal, Update, reply_to_bytes, task_to_bytes
-from tests.client.marked import PLACE_MARKER
+from tests.client.marked import MARKER, PLACE_MARKER
 from tests.deployment.house import House
 
 
@@ -93,6 +93,7 @@ def test_the_log_is_lines_of_json_without_a_marker_of_the_text(house: House) -> 
     assert {event["event"] for event in house.events()} >= {"start", "ready", "task"}
     lines = [line for line in house.log.read_bytes().splitlines() if b'"event": "log"' not in line]
     assert PLACE_MARKER.search(b"\n".join(lines)) is None
+    assert MARKER.search(house.log.read_bytes()) is None  # our own messages may name a file
 
 
 def test_killed_in_mid_round_and_started_again_it_has_charged_once(house: House) -> None:

@@ -780,4 +780,47 @@ MUTANTS = (
         "counts[float(s.noise_multiplier), float(s.sampling_rate)] = s.steps",
         _ACCOUNTANT_TESTS,
     ),
+    # --- the deployed holder ---
+    Mutant(
+        "any bundle runs",
+        "client/supernode.py",
+        "        if found not in bundles or found != digest:",
+        "        if False:",
+        ("tests/client/test_supernode.py",),
+    ),
+    Mutant(
+        "a pinned bundle under another name runs",
+        "client/supernode.py",
+        "        if found not in bundles or found != digest:",
+        "        if found not in bundles:",
+        ("tests/client/test_supernode.py",),
+    ),
+    Mutant(
+        "a lock is taken at its word",
+        "client/isolation.py",
+        "    if held and way_out is None:",
+        "    if held:",
+        ("tests/client/test_isolation.py",),
+    ),
+    Mutant(
+        "the filter lets every socket through",
+        "client/isolation.py",
+        "        (_EQUAL, 0, 2, socket_call),",
+        "        (_EQUAL, 0, 2, 0xFFFF),",
+        ("tests/client/test_isolation.py",),
+    ),
+    Mutant(
+        "two tasks at a time",
+        "client/resident.py",
+        "            with self._turn:",
+        "            with Lock():",
+        ("tests/client/test_resident.py",),
+    ),
+    Mutant(
+        "the whole environment is handed on",
+        "client/gateway.py",
+        "for name in _PASSED_ON if name in os.environ}",
+        "for name in os.environ}",
+        ("tests/client/test_gateway.py",),
+    ),
 )

@@ -243,6 +243,15 @@ def test_a_reply_that_comes_when_the_round_is_over_is_not_looked_at() -> None:
     assert all(not waiting & look for look in grid.looks[looked:])
 
 
+def test_a_holder_that_has_not_pinned_the_bundle_says_so() -> None:
+    def unpinned(message: Message) -> Message:
+        return Message(Error(code=7, reason=SECRET), reply_to=message)
+
+    found = ask(Grid({1: unpinned}), [1])
+    assert code(found[1]) == "bundle.not-pinned"
+    assert SECRET not in repr(found)
+
+
 def test_who_answers_is_told_by_what_is_answered() -> None:
     def from_elsewhere(message: Message) -> Message:
         reply = failed(message)

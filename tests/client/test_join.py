@@ -1,0 +1,216 @@
+"""What an administrator says yes to, and how a process is kept alive."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from confide.client import join as join_module
+from confide.client.check_data import check_data
+from confide.client.join import (
+    Joining,
+    Kept,
+    check_access,
+    gateway_command,
+    plain_words,
+    resident_command,
+    run,
+    socket_of,
+    status,
+)
+from confide.client.journal import Journal
+from confide.client.policy import Policy
+from confide.client.users import User
+from confide.common.errors import ConfideError
+from confide.common.kit import Kit
+from tests import tiny
+from tests.client.test_resident import Served
+
+TEXT_OF = User(name="daemon", uid=1, gid=1)
+NETWORK_OF = User(name="nobody", uid=65534, gid=65534)
+
+
+@pytest.fixture
+def joining(tmp_path: Path) -> Joining:
+    return Joining(
+        kit=Kit(
+            folder=tmp_path / "kit",
+            name="ward-7",
+            coordinator="fl.example.org",
+            fleet="fl.example.org:443",
+            bundles=("a" * 64,),
+            expires=date(2027, 1, 1),
+        ),
+        data=tiny.write_jsonl(tmp_path / "text.jsonl", tiny.rows(24, seed=3)),
+        policy=tmp_path / "policy.toml",
+        ledger=tmp_path / "text.jsonl.ledger.sqlite",
+        socket=tmp_path / "run" / "socket",
+    )
+
+
+def said(joining: Joining, policy: Policy | None = None) -> str:
+    return "\n".join(plain_words(joining, check_data(joining.data), policy or Policy()))
+
+
+def test_the_words_name_what_leaves_what_is_allowed_and_which_code_may_run(
+    joining: Joining,
+) -> None:
+    words = said(joining, Policy(max_epsilon=3.5, units=("person",), coordinators=("uni",)))
+    for part in (
+        "ward-7 joins the coordinator at fl.example.org:443",
+        "24 records. This count is shown here alone",
+        "epsilon up to 3.5",
+        "protecting each person",
+        "coordinators: uni",
+        "sampling rate",
+        "a" * 64,
+    ):
+        assert part in words
+
+
+def test_a_policy_that_allows_runs_without_noise_says_so_loudly(joining: Joining) -> None:
+    assert "EXCEPT in runs without noise" in said(joining, Policy(allow_unprotected=True))
+    assert "EXCEPT" not in said(joining)
+
+
+def test_one_user_for_both_is_a_plain_warning_and_two_are_named(joining: Joining) -> None:
+    assert "WARNING: both processes run as the same user" in said(joining)
+    apart = dataclasses.replace(joining, resident=TEXT_OF, gateway=NETWORK_OF)
+    assert "WARNING" not in said(apart)
+    assert "read by the user daemon, without a network" in said(apart)
+
+
+def test_the_commands_of_both_name_what_each_may_know(joining: Joining) -> None:
+    apart = dataclasses.replace(joining, resident=TEXT_OF, gateway=NETWORK_OF, allow_network=True)
+    resident, gateway = " ".join(resident_command(apart)), " ".join(gateway_command(apart))
+    assert "--name ward-7" in resident
+    assert "--user daemon --for nobody --allow-network" in resident
+    assert str(joining.data) not in gateway
+    assert str(joining.ledger) not in gateway
+    assert gateway.endswith("--user nobody")
+    assert "--user" not in " ".join([*resident_command(joining), *gateway_command(joining)])
+
+
+@pytest.fixture
+def apart(joining: Joining, monkeypatch: pytest.MonkeyPatch) -> Iterator[Joining]:
+    """Two users, and text in a folder that both can reach."""
+    monkeypatch.setattr(sys, "executable", "/bin/sh")  # the tests' own may lie in root's home
+    monkeypatch.setattr(join_module, "__file__", "/bin/sh")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        data, policy = folder / "text.jsonl", folder / "policy.toml"
+        for path in (data, policy):
+            path.touch(mode=0o600)
+        for path in (data, policy, folder):
+            os.chown(path, TEXT_OF.uid, TEXT_OF.gid)
+        yield dataclasses.replace(
+            joining,
+            data=data,
+            policy=policy,
+            ledger=folder / "ledger.sqlite",
+            resident=TEXT_OF,
+            gateway=NETWORK_OF,
+        )
+
+
+def refused(joining: Joining) -> str:
+    with pytest.raises(ConfideError) as caught:
+        check_access(joining)
+    assert caught.value.hint
+    return caught.value.code
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as others do")
+def test_text_that_the_gateways_user_could_read_stops_a_join(
+    apart: Joining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_access(apart)
+    apart.data.chmod(0o604)
+    assert refused(apart) == "join.text-open"
+    apart.data.chmod(0o600)
+    apart.ledger.touch()
+    apart.ledger.chmod(0o644)
+    assert refused(apart) == "join.text-open"
+    apart.ledger.unlink()
+    assert refused(dataclasses.replace(apart, ledger=Path("/root/ledger"))) == "join.unwritable"
+    os.chown(apart.policy, 0, 0)
+    assert refused(apart) == "join.unreadable"
+    monkeypatch.setattr(sys, "executable", "/etc/shadow")
+    assert refused(apart) == "join.python"
+
+
+def test_a_process_that_ends_is_started_again_after_pauses_that_double(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    count = tmp_path / "count"
+    command = ["/bin/sh", "-c", f"echo >> {count}; exit 3"]
+    kept = Kept("gateway", command, Journal("join"), clock=lambda: now[0])
+    kept.start()
+    for pause in (1, 2, 4, 8, 16, 32, 60, 60):
+        while not kept.ended():
+            pass
+        kept.look()
+        now[0] += pause - 0.1
+        kept.look()
+        assert kept.ended()
+        now[0] += 0.2
+        kept.look()
+    while not kept.ended():
+        pass
+    kept.stop()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["again_in"] for line in lines] == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert {line["status"] for line in lines} == {3}
+    assert count.read_text().count("\n") == 9
+
+
+def test_after_a_steady_life_the_pause_is_short_again(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    now = [0.0]
+    kept = Kept("gateway", ["/bin/true"], Journal("join"), clock=lambda: now[0])
+    for life in (0.0, 0.0, 61.0):
+        kept.start()
+        while not kept.ended():
+            pass
+        now[0] += life
+        kept.look()
+    kept.stop()
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    assert [line["again_in"] for line in lines] == [1, 2, 1]
+
+
+def test_a_join_beside_a_resident_that_answers_starts_nothing(joining: Joining) -> None:
+    served = Served(joining.socket.parent.parent)
+    with pytest.raises(ConfideError) as caught:
+        run(joining, Journal("join"))
+    assert caught.value.code == "resident.running"
+    served.stop()
+
+
+def test_the_status_is_what_the_resident_says(tmp_path: Path) -> None:
+    served = Served(tmp_path)
+    assert status(served.path)["name"] == "ward"
+    served.stop()
+
+
+def test_the_socket_is_found_without_being_named(
+    joining: Joining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert socket_of(joining.kit) == Path("/run/confide/ward-7/socket")
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/1000")
+    assert socket_of(joining.kit) == Path("/run/user/1000/confide/ward-7/socket")
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert socket_of(joining.kit) == joining.kit.folder.resolve() / "run" / "socket"
