@@ -25,6 +25,7 @@ from confide.client.relay import relay
 from confide.client.resident import Resident
 from confide.common.errors import ConfideError
 from confide.common.wire import (
+    NO_ADAPTER,
     Refusal,
     Reply,
     Task,
@@ -34,7 +35,8 @@ from confide.common.wire import (
     task_to_bytes,
 )
 
-TASK = Task(run="r", round=1, settings={"round.timeout": 30.0}, schema="s", adapter=b"1234" * 1000)
+TASK = Task(run="r", round=1, settings={"round.timeout": 30.0}, **NO_ADAPTER)
+TASK = dataclasses.replace(TASK, adapter=b"1234" * 1000)
 UPDATE = Update(
     holder="ward",
     run="r",
