@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from confide.client.holder import plan_for
 from confide.client.policy import SIMULATION
@@ -21,6 +23,7 @@ from confide.common.sums import steps_of_sums
 from confide.common.wire import Refusal, Reply, Task
 from confide.server.report.build import build_report
 from confide.server.report.html import render
+from confide.server.report.terminal import show
 from confide.server.report.verify import verify_run
 from confide.server.run import run
 from confide.server.sums import COUNTED_FILE
@@ -138,10 +141,12 @@ def test_the_report_holds_the_sums_and_its_checks_pass(done: tuple[Place, Path])
 def test_the_page_says_what_was_counted_and_that_the_metric_is_of_known_text(
     done: tuple[Place, Path],
 ) -> None:
-    page = render(report(done[1]))
-    assert "Classes were counted before the first round" in page
-    assert "on the text that they trained on, so no measure of new text" in page
-    assert "standard error" in page
+    told, screen = report(done[1]), io.StringIO()
+    show(told, Console(file=screen, width=1000))
+    for shown in (render(told), screen.getvalue()):
+        assert "Classes were counted before the first round, by noisy sums of 3 holders" in shown
+        assert "on the text that they trained on, so no measure of new text" in shown
+        assert "standard error" in shown
 
 
 def test_the_report_is_verified_from_the_ledgers_alone(done: tuple[Place, Path]) -> None:
