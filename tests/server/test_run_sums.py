@@ -30,7 +30,7 @@ from confide.server.sums import COUNTED_FILE
 from tests import tiny
 from tests.server.federated import Transport, config, events, holders, only_folder
 
-NOISE, EPSILON, DELTA, RARE, COMMON = 3.0, 6.0, 1e-3, 6, 60
+NOISE, EPSILON, DELTA, RARE, COMMON = 2.0, 6.0, 1e-3, 4, 40
 
 
 @pytest.fixture(scope="module")
@@ -101,8 +101,8 @@ def test_weights_are_counted_first_and_travel_from_the_first_round_on(
     assert sent[0] == "counted"
     assert len(set(sent[1:])) == 1
     common, rare = from_flat(place.config | {"task.class-weights": sent[1]}).task.weights
-    # 180 and 18 with noise of 5.2: a rare class counts more, by about ten times.
-    assert 4 < rare / common < 40
+    # 120 and 12 with noise of 3.5: a rare class counts more, by about ten times.
+    assert 3 < rare / common < 40
     (first, last) = events(folder, "sum")
     assert first["gave"] == {"task.class-weights": sent[1]}
     assert first["totals"] != [3 * COMMON, 3 * RARE]
