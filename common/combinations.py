@@ -24,6 +24,7 @@ ROBUST = {
     "geometric-median": 1,
 }
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
+Refuse = Callable[[str, str], None]  # a message, and what to do instead
 # Tokens of a prompt that stand before its answer, whatever is cut.
 _LEAST_PROMPT = 4
 
@@ -34,13 +35,36 @@ def check_combinations(s: Settings) -> None:
     Raises:
         ConfideError: ``settings.combination``.
     """
+    for check in (
+        _check_model,
+        _check_task,
+        _check_steps,
+        _check_weight_decay,
+        _check_rounds,
+        _check_generation,
+        _check_robust,
+        _check_method,
+        _check_privacy,
+    ):
+        check(s, _refuse)
 
-    def refuse(message: str, hint: str) -> None:
-        raise ConfideError("settings.combination", message, hint)
 
+def _refuse(message: str, hint: str) -> None:
+    raise ConfideError("settings.combination", message, hint)
+
+
+def _check_model(s: Settings, refuse: Refuse) -> None:
     if not s.model.name:
         refuse("model.name is empty.", "Name a Hub id, a model folder, or a cached model.")
-    _check_task(s, refuse)
+    if s.lora.method == "head" and s.lora.targets:
+        refuse(
+            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
+            "Leave lora.targets empty.",
+        )
+
+
+def _check_steps(s: Settings, refuse: Refuse) -> None:
+    """Who steps, and how often."""
     if s.round.mode == "gradient" and s.train.steps != 1:
         refuse(
             f"round.mode = 'gradient' takes one step a round, but train.steps = {s.train.steps}.",
@@ -52,6 +76,9 @@ def check_combinations(s: Settings) -> None:
             f" {s.train.optimizer!r} would never be used.",
             "Set train.optimizer = 'sgd', and choose the step by aggregate.optimizer.",
         )
+
+
+def _check_weight_decay(s: Settings, refuse: Refuse) -> None:
     if s.train.weight_decay and s.train.optimizer != "adamw":
         refuse(
             f"train.weight-decay = {s.train.weight_decay:g} is not used by train.optimizer ="
@@ -64,6 +91,9 @@ def check_combinations(s: Settings) -> None:
             " than there is in one step.",
             "Their product must be at most 1; 0.01 and 0.001 are usual.",
         )
+
+
+def _check_rounds(s: Settings, refuse: Refuse) -> None:
     if s.train.warmup >= s.round.count and s.train.warmup:
         refuse(
             f"train.warmup = {s.train.warmup} is all of the {s.round.count} rounds.",
@@ -75,9 +105,9 @@ def check_combinations(s: Settings) -> None:
             f" {s.round.holders}.",
             "Every round would be abandoned; lower round.min-holders.",
         )
-    _check_generation(s, refuse)
-    _check_robust(s, refuse)
-    _check_method(s, refuse)
+
+
+def _check_privacy(s: Settings, refuse: Refuse) -> None:
     if s.privacy.unit == "person" and not s.data.person:
         refuse(
             "privacy.unit = 'person', but data.person names no column.",
@@ -89,11 +119,6 @@ def check_combinations(s: Settings) -> None:
             f"privacy.trust = 'off' adds no noise, but privacy.noise-multiplier ="
             f" {s.privacy.noise_multiplier:g}.",
             "Set it to 0, or privacy.trust = 'local'.",
-        )
-    if s.lora.method == "head" and s.lora.targets:
-        refuse(
-            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
-            "Leave lora.targets empty.",
         )
 
 

@@ -17,7 +17,7 @@ from ..errors import ConfideError
 from ..settings import TaskSpec
 from ..text.readers import Record
 from . import pooled, tokens
-from .example import IGNORED, Batch, Example, Prediction
+from .example import IGNORED, Batch, Example
 from .scores import PERPLEXITY, chosen
 from .task import Place
 
@@ -28,6 +28,7 @@ class Masked:
     """See the module's docstring."""
 
     by_logits = False
+    answers = references = tell = tokens.nothing_read
     fixed = False
 
     def __init__(self, spec: TaskSpec) -> None:
@@ -96,15 +97,6 @@ class Masked:
 
     def counts(self, targets: Tensor) -> Tensor:
         return tokens.token_counts(targets)
-
-    def answers(self, logits: Tensor) -> list[int | float]:
-        return []
-
-    def references(self, targets: Tensor) -> list[int | float]:
-        return []
-
-    def tell(self, logits: Tensor) -> list[Prediction]:
-        return []
 
     @torch.no_grad()
     def generate(
