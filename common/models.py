@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
+from .device import chosen_device
 from .errors import ConfideError
 from .paths import local_or_cached
 from .settings import Settings, TaskSpec
@@ -96,7 +97,7 @@ def _load(settings: Settings) -> LoadedModel:
     folder, task = model_folder(settings.model.name), task_for(settings.task)
     tokenizer = _load_tokenizer(folder or settings.model.name)
     base = _load_base(settings, folder, task, tokenizer)
-    model = _attach(base, settings, task)
+    model = _attach(base, settings, task).to(chosen_device())
     longest = _longest(base, settings)
     return LoadedModel(
         tokenizer=tokenizer,

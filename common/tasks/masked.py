@@ -118,7 +118,7 @@ class Masked:
                     f"Text {number} has no {place.tokenizer.mask_token} to be filled in.",
                     f"Write {place.tokenizer.mask_token} where the word is missing.",
                 )
-            row = torch.tensor([ids])
+            row = torch.tensor([ids], device=place.model.device)
             output = place.model(input_ids=row, attention_mask=torch.ones_like(row))
             best = output.logits[0].argmax(-1).tolist()
             filled = [best[i] if token == mask else token for i, token in enumerate(ids)]

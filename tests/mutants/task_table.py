@@ -131,7 +131,7 @@ TASK_MUTANTS = (
         "common/tasks/generation.py",
         "    return list(row[: row.index(end)]) if end in row else list(row)",
         "    return list(row)",
-        _RUNS_TEXT,
+        _LANG,
     ),
     Mutant(
         "task: focus on what is right",
@@ -143,7 +143,7 @@ TASK_MUTANTS = (
     Mutant(
         "task: weights relative to the batch",
         "common/tasks/classification.py",
-        "each * self._weights[targets]",
+        "each * self._weights.to(each.device)[targets]",
         "each * self._weights[targets] / self._weights[targets].mean()",
         _IMB,
     ),
@@ -181,6 +181,13 @@ TASK_MUTANTS = (
         "[i for i in unit if next(coins) < rates[self._class(i)]]",
         "[i for i in unit if next(coins) < 1]",
         _IMB,
+    ),
+    Mutant(
+        "task: a batch stays where the model is not",
+        "common/batches.py",
+        "            return batch.on(device)",
+        "            return batch",
+        ("tests/common/test_device.py::test_batches_and_losses_lie_where_the_model_is",),
     ),
     Mutant(
         "task: a regression starts at zero",
