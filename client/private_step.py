@@ -76,6 +76,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         """
         for parameter in self.params:
             rows: Tensor = parameter.grad_sample
+            units, sizes = units.to(rows.device), sizes.to(rows.device)
             shares = rows / sizes[units].view(-1, *(1 for _ in parameter.shape)).to(rows.dtype)
             means = rows.new_zeros(len(sizes), *parameter.shape).index_add_(0, units, shares)
             held = self._held.pop(parameter, None)

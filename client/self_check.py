@@ -38,7 +38,8 @@ def check_per_example(engine: PerExample, loaded: LoadedModel) -> None:
     generator = torch.Generator().manual_seed(0)  # of made-up values: no secret is drawn from it
     trained: list[Any] = list(engine.trained)
     for parameter in trained:
-        parameter.data = _SPREAD * torch.randn(parameter.shape, generator=generator)
+        values = _SPREAD * torch.randn(parameter.shape, generator=generator)
+        parameter.data = values.to(parameter.device)
     text = EncodedText(_made_up(loaded, generator), loaded)
     with _without_dropout(loaded.model):
         loaded.model.train()

@@ -80,9 +80,9 @@ def schema_of(model: PeftModel) -> AdapterSchema:
 
 
 def get_adapter(model: PeftModel) -> dict[str, Tensor]:
-    """A float32 copy of the adapter."""
+    """A float32 copy of the adapter, on the processor wherever the model is computed."""
     live = adapter_parameters(model)
-    return {name: tensor.detach().to(torch.float32).clone() for name, tensor in live.items()}
+    return {name: t.detach().to("cpu", torch.float32).clone() for name, t in live.items()}
 
 
 def set_adapter(model: PeftModel, adapter: Mapping[str, Tensor]) -> None:

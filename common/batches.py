@@ -214,12 +214,13 @@ class EncodedText:
         if draws is not None and not loaded.task.fixed:
             examples = [loaded.task.redraw(e, loaded, draws()) for e in examples]
         batch = loaded.task.collate(examples, loaded)
+        device = loaded.model.device
         if not loaded.trunk.frozen:
-            return batch
+            return batch.on(device)
         hidden = self._cached_hidden()
         states = pad_sequence([hidden[i] for i in chunk], batch_first=True)
         others = {name: x for name, x in batch.inputs.items() if name != "input_ids"}
-        return replace(batch, inputs={"inputs_embeds": states, **others})
+        return replace(batch, inputs={"inputs_embeds": states, **others}).on(device)
 
     def _cached_hidden(self) -> list[Tensor]:
         if self._hidden is None:
@@ -236,7 +237,8 @@ class EncodedText:
         for chunk in chunks_by_length(self._lengths, range(len(self))):
             pad = self._loaded.tokenizer.pad_token_id or 0
             ids, mask = padded([self._examples[i].ids for i in chunk], pad)
-            states = self._loaded.trunk.lower(ids, mask)
+            device = self._loaded.model.device
+            states = self._loaded.trunk.lower(ids.to(device), mask.to(device)).cpu()
             for row, index in enumerate(chunk):
                 hidden[index] = states[row, : len(self._examples[index].ids)].clone()
         return [hidden[i] for i in range(len(self))]

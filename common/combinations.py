@@ -51,6 +51,7 @@ _BY_MEAN = {
     **dict.fromkeys(OF_RANKS, "takes the zeros of what a smaller rank does not train for a vote"),
     **dict.fromkeys(MERGING, "combines factors, not the products that are averaged"),
 }
+Refuse = Callable[[str, str], None]  # a message, and what to do instead
 # Tokens of a prompt that stand before its answer, whatever is cut.
 _LEAST_PROMPT = 4
 
@@ -61,13 +62,38 @@ def check_combinations(s: Settings) -> None:
     Raises:
         ConfideError: ``settings.combination``.
     """
+    for check in (
+        _check_model,
+        _check_task,
+        _check_steps,
+        _check_weight_decay,
+        _check_proximal,
+        _check_rounds,
+        _check_generation,
+        _check_robust,
+        _check_method,
+        _check_sums,
+        _check_privacy,
+    ):
+        check(s, _refuse)
 
-    def refuse(message: str, hint: str) -> None:
-        raise ConfideError("settings.combination", message, hint)
 
+def _refuse(message: str, hint: str) -> None:
+    raise ConfideError("settings.combination", message, hint)
+
+
+def _check_model(s: Settings, refuse: Refuse) -> None:
     if not s.model.name:
         refuse("model.name is empty.", "Name a Hub id, a model folder, or a cached model.")
-    _check_task(s, refuse)
+    if s.lora.method == "head" and s.lora.targets:
+        refuse(
+            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
+            "Leave lora.targets empty.",
+        )
+
+
+def _check_steps(s: Settings, refuse: Refuse) -> None:
+    """Who steps, and how often."""
     if s.round.mode == "gradient" and s.train.steps != 1:
         refuse(
             f"round.mode = 'gradient' takes one step a round, but train.steps = {s.train.steps}.",
@@ -79,6 +105,9 @@ def check_combinations(s: Settings) -> None:
             f" {s.train.optimizer!r} would never be used.",
             "Set train.optimizer = 'sgd', and choose the step by aggregate.optimizer.",
         )
+
+
+def _check_weight_decay(s: Settings, refuse: Refuse) -> None:
     if s.train.weight_decay and s.train.optimizer != "adamw":
         refuse(
             f"train.weight-decay = {s.train.weight_decay:g} is not used by train.optimizer ="
@@ -91,7 +120,9 @@ def check_combinations(s: Settings) -> None:
             " than there is in one step.",
             "Their product must be at most 1; 0.01 and 0.001 are usual.",
         )
-    _check_proximal(s, refuse)
+
+
+def _check_rounds(s: Settings, refuse: Refuse) -> None:
     if s.train.warmup >= s.round.count and s.train.warmup:
         refuse(
             f"train.warmup = {s.train.warmup} is all of the {s.round.count} rounds.",
@@ -103,10 +134,9 @@ def check_combinations(s: Settings) -> None:
             f" {s.round.holders}.",
             "Every round would be abandoned; lower round.min-holders.",
         )
-    _check_generation(s, refuse)
-    _check_robust(s, refuse)
-    _check_method(s, refuse)
-    _check_sums(s, refuse)
+
+
+def _check_privacy(s: Settings, refuse: Refuse) -> None:
     if s.privacy.unit == "person" and not s.data.person:
         refuse(
             "privacy.unit = 'person', but data.person names no column.",
@@ -119,14 +149,9 @@ def check_combinations(s: Settings) -> None:
             f" {s.privacy.noise_multiplier:g}.",
             "Set it to 0, or privacy.trust = 'local'.",
         )
-    if s.lora.method == "head" and s.lora.targets:
-        refuse(
-            f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",
-            "Leave lora.targets empty.",
-        )
 
 
-def _check_proximal(s: Settings, refuse: Callable[[str, str], None]) -> None:
+def _check_proximal(s: Settings, refuse: Refuse) -> None:
     """A pull to where the round began is nothing in its first step, and must not overshoot that."""
     pull, train = s.train.proximal, s.train
     if pull and train.steps == 1:
@@ -143,7 +168,7 @@ def _check_proximal(s: Settings, refuse: Callable[[str, str], None]) -> None:
         )
 
 
-def _check_robust(s: Settings, refuse: Callable[[str, str], None]) -> None:
+def _check_robust(s: Settings, refuse: Refuse) -> None:
     """A round that a rule cannot stand would end the run; it is abandoned by min_holders."""
     rule, given, least = s.aggregate.robust, s.aggregate.byzantine, s.round.min_holders
     if rule == "mean":
@@ -164,7 +189,7 @@ def _check_robust(s: Settings, refuse: Callable[[str, str], None]) -> None:
         )
 
 
-def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
+def _check_method(s: Settings, refuse: Refuse) -> None:
     """A step that remembers moves what a method lets rest, or forgets that it was turned."""
     method, optimizer = s.aggregate.method, s.aggregate.optimizer
     allowed = _OPTIMIZERS.get(method, (optimizer,))
@@ -212,7 +237,7 @@ def _check_method(s: Settings, refuse: Callable[[str, str], None]) -> None:
         )
 
 
-def _check_sums(s: Settings, refuse: Callable[[str, str], None]) -> None:
+def _check_sums(s: Settings, refuse: Refuse) -> None:
     metric, kind = s.round.holder_metric, s.task.kind
     fitting = _HOLDER_METRICS.get(kind, "")
     if metric and metric != fitting:
@@ -229,7 +254,7 @@ def _check_sums(s: Settings, refuse: Callable[[str, str], None]) -> None:
         )
 
 
-def _check_task(s: Settings, refuse: Callable[[str, str], None]) -> None:
+def _check_task(s: Settings, refuse: Refuse) -> None:
     task, kind, labels = s.task, s.task.kind, s.task.label_names
     if kind == "classification" and (len(labels) < 2 or len(set(labels)) < len(labels)):
         refuse(
@@ -258,7 +283,7 @@ def _check_task(s: Settings, refuse: Callable[[str, str], None]) -> None:
     _check_language(s, refuse)
 
 
-def _check_classes(task: TaskSpec, refuse: Callable[[str, str], None]) -> None:
+def _check_classes(task: TaskSpec, refuse: Refuse) -> None:
     classes = len(task.label_names)
     if task.counted and task.kind != "classification":
         refuse(
@@ -293,7 +318,7 @@ def _check_classes(task: TaskSpec, refuse: Callable[[str, str], None]) -> None:
         )
 
 
-def _check_language(s: Settings, refuse: Callable[[str, str], None]) -> None:
+def _check_language(s: Settings, refuse: Refuse) -> None:
     task, kind = s.task, s.task.kind
     if kind in _LANGUAGE and s.lora.method == "head":
         refuse(
@@ -321,7 +346,7 @@ def _check_language(s: Settings, refuse: Callable[[str, str], None]) -> None:
         )
 
 
-def _check_generation(s: Settings, refuse: Callable[[str, str], None]) -> None:
+def _check_generation(s: Settings, refuse: Refuse) -> None:
     """Whether there is a metric of text that the model writes."""
     own = s.task.kind == "causal" and s.task.metric not in ("", "perplexity")
     if s.round.generate_every and s.task.kind != "seq2seq" and not own:

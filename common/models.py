@@ -26,6 +26,7 @@ from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
 from .combinations import MERGING, OF_RANKS
+from .device import chosen_device
 from .errors import ConfideError
 from .leaving import PERSONAL
 from .paths import local_or_cached
@@ -105,7 +106,7 @@ def _load(settings: Settings) -> LoadedModel:
     folder, task = model_folder(settings.model.name), task_for(settings.task)
     tokenizer = _load_tokenizer(folder or settings.model.name)
     base = _load_base(settings, folder, task, tokenizer)
-    model = _attach(base, settings, task)
+    model = _attach(base, settings, task).to(chosen_device())
     longest = _longest(base, settings)
     return LoadedModel(
         tokenizer=tokenizer,

@@ -35,6 +35,13 @@ def fast_bfloat16() -> bool:
     return any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
+def _fast(device: torch.device) -> bool:
+    """The same of the device where the model is."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return fast_bfloat16()
+
+
 class _PassThrough(nn.Module):
     """Stands in for the embeddings: the input is already a hidden state."""
 
@@ -62,12 +69,13 @@ class Trunk:
     def __init__(self, base: PreTrainedModel, frozen: int, dtype: str = "float32") -> None:
         family = _FAMILIES.get(base.config.model_type)
         self.frozen = frozen if family else 0
-        self.bfloat16 = fast_bfloat16() if dtype == "auto" else dtype == "bfloat16"
+        self.bfloat16 = _fast(base.device) if dtype == "auto" else dtype == "bfloat16"
         self._base, self._family = base, family
 
     def arithmetic(self) -> torch.autocast:
         """A context in which the model is to be called. Backward belongs outside of it."""
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16)
+        kind = "cuda" if self._base.device.type == "cuda" else "cpu"
+        return torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16)
 
     def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states (B, T, H) below the first adapter for token ids (B, T)."""

@@ -77,7 +77,8 @@ def explain(folder: Path, text: str) -> Explanation:
             "Explain a run of classification or seq2seq.",
         )
     _, loaded = open_run(folder)
-    model, tokenizer, longest = loaded.model, loaded.tokenizer, loaded.max_length
+    # One text: the processor does, wherever the model was trained.
+    model, tokenizer, longest = loaded.model.to("cpu"), loaded.tokenizer, loaded.max_length
     if kind == "seq2seq":
         asked, most = settings.task.template.replace("{text}", text), settings.task.target_length
         return explain_answer(model, tokenizer, asked, max_length=longest, max_new_tokens=most)

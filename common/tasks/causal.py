@@ -22,7 +22,7 @@ from ..settings import TaskSpec
 from ..text.readers import Record
 from . import tokens
 from .chat import CHAT, conversation, prompt_ids, turns
-from .example import IGNORED, Batch, Example, Prediction
+from .example import IGNORED, Batch, Example
 from .generation import continued, in_words
 from .scores import PERPLEXITY, chosen
 from .task import Place
@@ -37,6 +37,7 @@ class Causal:
     """See the module's docstring."""
 
     by_logits = False
+    answers = references = tell = tokens.nothing_read
     fixed = True
 
     def __init__(self, spec: TaskSpec) -> None:
@@ -145,15 +146,6 @@ class Causal:
 
     def counts(self, targets: Tensor) -> Tensor:
         return tokens.token_counts(targets[:, 1:])
-
-    def answers(self, logits: Tensor) -> list[int | float]:
-        return []
-
-    def references(self, targets: Tensor) -> list[int | float]:
-        return []
-
-    def tell(self, logits: Tensor) -> list[Prediction]:
-        return []
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False

@@ -97,7 +97,7 @@ class Classification:
         each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         if self.spec.loss == "focal":
             each = (1 - torch.exp(-each)) ** self.spec.gamma * each
-        return each if self._weights is None else each * self._weights[targets]
+        return each if self._weights is None else each * self._weights.to(each.device)[targets]
 
     def counts(self, targets: Tensor) -> Tensor:
         return torch.ones_like(targets)

@@ -43,6 +43,11 @@ class Batch:
     def size(self) -> int:
         return len(self.targets)
 
+    def on(self, device: torch.device) -> Batch:
+        """The batch on the device where the model is."""
+        inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
+        return Batch(inputs, self.attention_mask.to(device), self.targets.to(device))
+
 
 @dataclass(frozen=True)
 class Prediction:

@@ -32,8 +32,10 @@ def continued(
         ids, mask = padded([row[::-1] for row in rows] if alone else rows, _pad(place))
         if alone:
             ids, mask = ids.flip(1), mask.flip(1)
-        config = _config(place, new, beams)
-        made = place.model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+        config, device = _config(place, new, beams), place.model.device
+        made = place.model.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+        )
         for index, row in zip(chunk, made.tolist(), strict=True):
             out[index] = _own(row[ids.shape[1] if alone else 1 :], place)
     return [out[i] for i in range(len(prompts))]

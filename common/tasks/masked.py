@@ -17,7 +17,7 @@ from ..errors import ConfideError
 from ..settings import TaskSpec
 from ..text.readers import Record
 from . import pooled, tokens
-from .example import IGNORED, Batch, Example, Prediction
+from .example import IGNORED, Batch, Example
 from .scores import PERPLEXITY, chosen
 from .task import Place
 
@@ -28,6 +28,7 @@ class Masked:
     """See the module's docstring."""
 
     by_logits = False
+    answers = references = tell = tokens.nothing_read
     fixed = False
 
     def __init__(self, spec: TaskSpec) -> None:
@@ -97,15 +98,6 @@ class Masked:
     def counts(self, targets: Tensor) -> Tensor:
         return tokens.token_counts(targets)
 
-    def answers(self, logits: Tensor) -> list[int | float]:
-        return []
-
-    def references(self, targets: Tensor) -> list[int | float]:
-        return []
-
-    def tell(self, logits: Tensor) -> list[Prediction]:
-        return []
-
     @torch.no_grad()
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
@@ -126,7 +118,7 @@ class Masked:
                     f"Text {number} has no {place.tokenizer.mask_token} to be filled in.",
                     f"Write {place.tokenizer.mask_token} where the word is missing.",
                 )
-            row = torch.tensor([ids])
+            row = torch.tensor([ids], device=place.model.device)
             output = place.model(input_ids=row, attention_mask=torch.ones_like(row))
             best = output.logits[0].argmax(-1).tolist()
             filled = [best[i] if token == mask else token for i, token in enumerate(ids)]

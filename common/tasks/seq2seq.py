@@ -16,7 +16,7 @@ from torch import Tensor
 from ..settings import TaskSpec
 from ..text.readers import Record
 from . import pooled, tokens
-from .example import Batch, Example, Prediction
+from .example import Batch, Example
 from .generation import continued, in_words
 from .scores import PERPLEXITY, chosen
 from .task import Place
@@ -31,6 +31,7 @@ class Seq2Seq:
     """See the module's docstring."""
 
     by_logits = False
+    answers = references = tell = tokens.nothing_read
     fixed = True
 
     def __init__(self, spec: TaskSpec) -> None:
@@ -86,15 +87,6 @@ class Seq2Seq:
 
     def counts(self, targets: Tensor) -> Tensor:
         return tokens.token_counts(targets)
-
-    def answers(self, logits: Tensor) -> list[int | float]:
-        return []
-
-    def references(self, targets: Tensor) -> list[int | float]:
-        return []
-
-    def tell(self, logits: Tensor) -> list[Prediction]:
-        return []
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False

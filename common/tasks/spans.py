@@ -17,7 +17,7 @@ from ..errors import ConfideError
 from ..settings import TaskSpec
 from ..text.readers import Record
 from . import tokens
-from .example import Batch, Example, Prediction
+from .example import Batch, Example
 from .generation import continued
 from .scores import PERPLEXITY, chosen
 from .task import Place
@@ -33,6 +33,7 @@ class Spans:
     """See the module's docstring."""
 
     by_logits = False
+    answers = references = tell = tokens.nothing_read
     fixed = False
 
     def __init__(self, spec: TaskSpec) -> None:
@@ -94,15 +95,6 @@ class Spans:
 
     def counts(self, targets: Tensor) -> Tensor:
         return tokens.token_counts(targets)
-
-    def answers(self, logits: Tensor) -> list[int | float]:
-        return []
-
-    def references(self, targets: Tensor) -> list[int | float]:
-        return []
-
-    def tell(self, logits: Tensor) -> list[Prediction]:
-        return []
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False

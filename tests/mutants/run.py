@@ -18,7 +18,9 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(_ROOT))
 
-from tests.mutants.table import MUTANTS, Mutant  # noqa: E402 - found by the line above
+# Found by the line above.
+from tests.mutants.table import MUTANTS, Mutant  # noqa: E402
+from tests.mutants.task_table import TASK_MUTANTS  # noqa: E402
 
 _LIMIT_SECONDS = 900
 _TESTS_FAILED = 1  # pytest's status; any other but 0 says that the tests did not run
@@ -61,7 +63,9 @@ def killed(mutant: Mutant, tree: Path) -> tuple[bool, str]:
 
 def main(words: Sequence[str]) -> int:
     """Try them all, or those whose name has one of the words."""
-    chosen = [m for m in MUTANTS if not words or any(word in m.name for word in words)]
+    chosen = [
+        m for m in (*MUTANTS, *TASK_MUTANTS) if not words or any(word in m.name for word in words)
+    ]
     survivors = 0
     print("| fault | file | found by | seconds |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="confide-mutants-") as scratch:

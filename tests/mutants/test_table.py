@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.table import MUTANTS, Mutant
+from tests.mutants.task_table import TASK_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=[m.name for m in MUTANTS])
+EVERY = (*MUTANTS, *TASK_MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", EVERY, ids=[m.name for m in EVERY])
 def test_a_mutant_stands_at_one_place_and_is_still_python(mutant: Mutant) -> None:
     whole = (ROOT / mutant.file).read_text(encoding="utf-8")
     assert whole.count(mutant.old) == 1, "write down what the code says now"
@@ -24,5 +28,5 @@ def test_a_mutant_stands_at_one_place_and_is_still_python(mutant: Mutant) -> Non
 
 
 def test_each_mutant_has_a_name_of_its_own() -> None:
-    names = [mutant.name for mutant in MUTANTS]
+    names = [mutant.name for mutant in EVERY]
     assert len(set(names)) == len(names)

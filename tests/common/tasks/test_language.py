@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from confide.common.models import LoadedModel, load_model
 from confide.common.settings import KINDS, TaskSpec, from_flat
 from confide.common.tasks import TASKS, Example, causal, task_for
 from confide.common.tasks.example import IGNORED
+from confide.common.tasks.generation import continued
 from confide.common.tasks.scores import values
 from confide.common.text.readers import Message, Record
 from tests import tiny
@@ -178,6 +180,21 @@ def test_a_causal_model_foretells_the_token_to_the_right() -> None:
     logits[0, 0, 2] = logits[0, 1, 4] = 50.0
     assert float(task.losses(logits, targets)) == pytest.approx(0, abs=1e-6)
     assert task.counts(targets).tolist() == [2]
+
+
+def test_what_is_written_ends_where_the_text_ends() -> None:
+    end, pad = 1, 0
+    tokenizer = SimpleNamespace(
+        eos_token_id=end, sep_token_id=None, bos_token_id=None, cls_token_id=None, pad_token_id=pad
+    )
+    made = torch.tensor([[pad, 5, 6, end, pad, pad], [pad, 5, 6, 7, 8, end]])
+    model = SimpleNamespace(
+        config=SimpleNamespace(is_encoder_decoder=True, decoder_start_token_id=pad),
+        device=torch.device("cpu"),
+        generate=lambda **_: made,
+    )
+    place: Any = SimpleNamespace(tokenizer=tokenizer, model=model, max_length=8)
+    assert continued([[5], [6]], place, new=5, beams=1) == [[5, 6], [5, 6, 7, 8]]
 
 
 def test_perplexity_is_over_all_tokens() -> None:
