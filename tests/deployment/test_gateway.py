@@ -78,8 +78,7 @@ app = ClientApp()
 
 def tried(path):
     try:
-        with open(path, "rb") as file:
-            return "read " + repr(file.read(20))
+        return "read " + repr(os.read(os.open(path, os.O_RDONLY | os.O_NONBLOCK), 20))
     except OSError as error:
         return type(error).__name__
 
@@ -94,12 +93,12 @@ def train(message, context):
     found["env"] = sorted(os.environ)
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            line = (place / "cmdline").read_bytes()
-            if b"confide.client.supernode" in line and place.stat().st_uid in (0, os.getuid()):
-                found["tried"]["memory"] = tried(place / "mem")
-                found["tried"]["key"] = tried(place / "fd" / "4")
+            line, state = (place / "cmdline").read_bytes(), (place / "status").read_text()
         except OSError:
-            pass
+            continue
+        if b"confide.client.supernode" in line and f"Uid:\\t{os.getuid()}\\t" in state:
+            for number in range(3, 12):
+                found["tried"][f"file {number}"] = tried(place / "fd" / str(number))
     reply.content["found"] = ConfigRecord({"json": json.dumps(found)})
     return reply
 """
@@ -230,7 +229,7 @@ def test_forced_past_the_pin_it_finds_no_text_and_no_key(
     if "forced" not in made.names:
         pytest.skip("this needs root, and a Python that another user can run")
     found = of(told, "socket", "/nowhere/forced")
-    assert set(found["tried"]) >= {str(made.house.place.data), "memory", "key"}
+    assert set(found["tried"]) >= {str(made.house.place.data), "file 3", "file 11"}
     assert set(found["tried"].values()) == {"PermissionError"}
     assert [
         path for path in made.marks.iterdir() if path.stat().st_uid == pwd.getpwnam("nobody")[2]
