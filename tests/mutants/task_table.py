@@ -31,8 +31,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: a mean over the batch's tokens",
         "common/tasks/tokens.py",
-        "    return each.sum(1) / token_counts(targets)\n",
-        "    return each.sum(1) / token_counts(targets).float().mean()\n",
+        "    return each.view_as(targets).sum(1) / token_counts(targets)\n",
+        "    return each.view_as(targets).sum(1) / token_counts(targets).float().mean()\n",
         _LANG,
     ),
     Mutant(
@@ -59,7 +59,7 @@ TASK_MUTANTS = (
     Mutant(
         "task: a token foretells itself",
         "common/tasks/causal.py",
-        "        return tokens.token_losses(logits[:, :-1], targets[:, 1:])",
+        "        return tokens.token_losses(logits, torch.cat([targets[:, 1:], ended], 1))",
         "        return tokens.token_losses(logits, targets)",
         _LANG,
     ),
@@ -150,8 +150,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: a label that is not declared",
         "common/tasks/classification.py",
-        "                if record.target not in index:",
-        "                if record.target is None:",
+        "        if record.target is None or record.target not in index:",
+        "        if record.target is None:",
         _LABELS,
     ),
     Mutant(
