@@ -36,7 +36,7 @@ from confide.server.deploy.status import check_door
 from tests.deployment import door
 from tests.deployment.running import free_ports, needs_nginx, said_by, server, wait_for
 
-pytestmark = [needs_nginx, pytest.mark.timeout(240)]
+pytestmark = [needs_nginx, pytest.mark.timeout(600)]
 
 FORBIDDEN, UNAUTHORIZED, OK = 403, 401, 200
 
