@@ -16,8 +16,8 @@ from ..common.settings import DataSpec, Settings
 from ..common.tasks import scores
 from ..common.tasks.tokens import targets_of
 from ..common.text.readers import read_records
+from .run_folder import PUBLIC_FILE
 
-PUBLIC_FILE = "public.jsonl"
 _SEED = 0  # of the masks of public text: the same ones in every round
 
 

@@ -10,16 +10,18 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..common.errors import ConfideError
-from ..common.wire import Task
 from .run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from ..common.wire import Task
 
 LIVE = "live.json"
 TRAINING, DONE = "training", "done"  # anything else is a refusal's code
 
-Live = Callable[[Task, Mapping[int, str]], None]
+Live = Callable[["Task", Mapping[int, str]], None]
 
 
 def nowhere(task: Task, states: Mapping[int, str]) -> None:

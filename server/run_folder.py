@@ -24,6 +24,7 @@ from ..common.settings import Settings, from_flat
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
+PUBLIC_FILE = "public.jsonl"  # the coordinator's own text, in the folder of data.path
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 

@@ -57,7 +57,9 @@ def provision(
             "confide server provision DIR --holders 3 --host fleet.example.org",
         )
     if holders is not None and host is not None:
-        made = work.provision(folder, holders=holders, host=host, port=port or work.PORT)
+        made = work.provision(
+            folder, holders=holders, host=host, port=work.PORT if port is None else port
+        )
         _tell_new(made, as_json)
         return
     federation = load_federation(folder)

@@ -121,7 +121,11 @@ def nodes(federation: Federation) -> list[Node]:
 
 
 def register(federation: Federation, holder: str) -> int:
-    """Let a holder's key in; returns its node."""
+    """Let a holder's key in; returns its node.
+
+    Raises:
+        ConfideError: ``federation.key-used``: Flower takes a key once, also after it was shut out.
+    """
     key = str(federation.public_key(holder))
     command = ["supernode", "register", key, federation.name, "--name", holder]
     return int(_flwr(federation, *command, "--format", "json")["node-id"])
@@ -189,6 +193,12 @@ def _flwr(federation: Federation, *arguments: str) -> Mapping[str, Any]:
             "server.down",
             f"Nobody answers at {federation.superlink}.",
             f"Start it: `confide server start {federation.folder}`.",
+        )
+    if "already in use" in text:
+        raise ConfideError(
+            "federation.key-used",
+            "Flower has known this key before, and takes none twice.",
+            "Give the holder a new one: `confide server provision DIR --renew NAME`.",
         )
     raise ConfideError("server.flower", f"`flwr {' '.join(arguments[:2])}` failed: {_last(text)}")
 

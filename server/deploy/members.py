@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ...common.errors import ConfideError
 from . import flower
-from .federation import Federation
+from .federation import Federation, Holder
 from .keys import fingerprint, write_public
 
 
@@ -29,19 +29,23 @@ class Member:
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """What ``follow`` did: ``registered`` or ``shut-out``."""
+    """What ``follow`` did: ``registered`` or ``shut-out``, or could not do: ``not-registered`` and
+    why."""
 
     what: str
     name: str
-    node: int
+    node: int = 0
+    code: str = ""
 
 
 def follow(federation: Federation) -> list[Change]:
     """Make the SuperLink's nodes those of federation.toml; first shuts out, then lets in.
 
+    A key that cannot be registered is told, and the others are: ``federation.key`` when its file is
+    not the one that federation.toml names, ``federation.key-used`` when it was registered before.
+
     Raises:
-        ConfideError: ``server.down``, ``server.flower``; ``federation.key`` when a public key is
-            not the one that federation.toml names.
+        ConfideError: ``server.down``, ``server.flower``: nobody may be let in then.
     """
     there = {node.id for node in flower.nodes(federation) if node.status != "unregistered"}
     wanted = {holder.key: holder for holder in federation.active()}
@@ -61,11 +65,17 @@ def follow(federation: Federation) -> list[Change]:
         changes.append(Change(what="shut-out", name=f"node-{node}", node=node))
     _note(federation, kept)
     known = {member.key for member in kept}
-    for key, name in ((h.key, h.name) for h in wanted.values() if h.key not in known):
-        _check_key(federation, name, key)
-        kept.append(Member(name=name, key=key, node=flower.register(federation, name)))
+    for holder in (holder for holder in wanted.values() if holder.key not in known):
+        try:
+            member = _register(federation, holder)
+        except ConfideError as error:
+            if not error.code.startswith("federation."):
+                raise
+            changes.append(Change(what="not-registered", name=holder.name, code=error.code))
+            continue
+        kept.append(member)
         _note(federation, kept)
-        changes.append(Change(what="registered", name=name, node=kept[-1].node))
+        changes.append(Change(what="registered", name=member.name, node=member.node))
     return changes
 
 
@@ -81,14 +91,16 @@ def names(federation: Federation) -> Mapping[int, str]:
     return {member.node: member.name for member in members(federation)}
 
 
-def _check_key(federation: Federation, name: str, key: str) -> None:
-    path = federation.public_key(name)
-    if not path.is_file() or fingerprint(path) != key:
+def _register(federation: Federation, holder: Holder) -> Member:
+    path = federation.public_key(holder.name)
+    if not path.is_file() or fingerprint(path) != holder.key:
         raise ConfideError(
             "federation.key",
-            f"{path} is not the key that federation.toml names for {name}.",
-            f"Restore it, or `confide server provision {federation.folder} --renew {name}`.",
+            f"{path} is not the key that federation.toml names for {holder.name}.",
+            f"Restore it, or `confide server provision {federation.folder} --renew {holder.name}`.",
         )
+    node = flower.register(federation, holder.name)
+    return Member(name=holder.name, key=holder.key, node=node)
 
 
 def _note(federation: Federation, kept: list[Member]) -> None:

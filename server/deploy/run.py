@@ -19,9 +19,8 @@ from typing import Any
 from ...common.errors import ConfideError
 from ...common.paths import local_or_cached
 from ...common.settings import Scalar, from_flat
-from ..evaluation import PUBLIC_FILE
 from ..live import read_live
-from ..run_folder import RunFolder, folders_in, read_events
+from ..run_folder import PUBLIC_FILE, RunFolder, folders_in, read_events
 from . import flower
 from .bundle import check_bundle
 from .federation import Federation

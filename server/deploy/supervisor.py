@@ -33,7 +33,7 @@ from .federation import FILE_NAME, Federation, load_federation
 from .members import follow
 from .status import collect, write_metrics
 
-_START_SECONDS = 90.0
+_START_SECONDS = 240.0  # a busy machine takes ten times as long as a quiet one
 _STOP_SECONDS = 10.0
 _TICK_SECONDS = 1.0
 _FOLLOW_SECONDS = 3600.0  # also when nothing changed: a key may have expired
@@ -124,7 +124,8 @@ class Supervisor:
 
     def _follow(self) -> None:
         for change in follow(self.federation):
-            self._event(change.what, holder=change.name, node=change.node)
+            told = {"code": change.code} if change.code else {"node": change.node}
+            self._event(change.what, holder=change.name, **told)
 
     def _begin(self, child: _Child) -> None:
         self._children.append(child)

@@ -73,6 +73,16 @@ def test_light_commands_import_nothing_heavy(arguments: str) -> None:
     assert heavy_behind(*arguments.split()) == []
 
 
+def test_a_federation_is_made_and_changed_without_anything_heavy(tmp_path: Path) -> None:
+    made = ["server", "provision", tmp_path / "fed"]
+    assert heavy_behind(*made, "--holders", "1", "--host", "localhost") == []
+    assert heavy_behind(*made, "--revoke", "holder-1") == []
+    modules = ("server.deploy.run", "server.deploy.supervisor", "server.live")
+    imports = "".join(f"import confide.{name}; " for name in modules)
+    look = f"import sys; {imports}print([n for n in {HEAVY!r} if n in sys.modules])"
+    assert python("-c", look).stdout.strip() == "[]"
+
+
 @pytest.mark.parametrize("command", ["show", "verify"])
 def test_the_ledger_is_read_without_anything_heavy(command: str, tmp_path: Path) -> None:
     file = tmp_path / "ledger.sqlite"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-START_SECONDS = 90.0
+START_SECONDS = 270.0  # a quiet machine takes 10
 
 # Required where the project is checked; elsewhere a machine may do without.
 needs_nginx = pytest.mark.skipif(

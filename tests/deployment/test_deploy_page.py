@@ -25,7 +25,7 @@ from tests.deployment.running import free_ports, needs_nginx
 # Root joins by two users that an administrator has made; this is somebody else, who still may read
 # what root owns (user_namespaces(7)).
 SOMEBODY = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
-SECONDS = 360  # of which a quiet machine takes 60
+SECONDS = 540  # of which a quiet machine takes 60
 CARRIED = """
 cp -r federation/kits/holder-1 kit
 sed -i 's|^base-models = \\[\\]|base-models = ["'$PWD'/model"]|' kit/policy.toml
@@ -75,7 +75,7 @@ def place(root: Path, tiny_model: Path) -> Iterator[Path]:
 
 
 @needs_nginx
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_the_page_leads_to_a_joined_holder_and_a_finished_run(root: Path, place: Path) -> None:
     if not (root / "client" / "join_cli.py").is_file():
         pytest.skip("the holder's commands are not there yet")

@@ -36,7 +36,7 @@ from confide.server.deploy.status import check_door
 from tests.deployment import door
 from tests.deployment.running import free_ports, needs_nginx, said_by, server, wait_for
 
-pytestmark = [needs_nginx, pytest.mark.timeout(240)]
+pytestmark = [needs_nginx, pytest.mark.timeout(600)]
 
 FORBIDDEN, UNAUTHORIZED, OK = 403, 401, 200
 
@@ -122,7 +122,8 @@ def test_a_call_is_passed_on_as_it_is_named_whatever_the_path_looked_like(
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "OPTIONS", "TRACE"])
 def test_only_posts_are_passed_on(fed: Federation, method: str) -> None:
     status, _ = door.call(fed.port, fed.ca, "/v1/fleet/activate-node", method=method)
-    assert status in (FORBIDDEN, 405)
+    # nginx itself answers a TRACE; behind the door the SuperLink would say 405 to all of them.
+    assert status == (405 if method == "TRACE" else FORBIDDEN)
 
 
 def test_with_the_ca_certificate_alone_nobody_registers_or_takes_a_task(fed: Federation) -> None:
