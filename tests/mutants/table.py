@@ -49,8 +49,67 @@ _ROBUST_TESTS = ("tests/server/aggregation/test_robust.py",)
 _METHODS = "server/aggregation/methods.py"
 _METHODS_TESTS = ("tests/server/aggregation/test_methods.py",)
 _PULLED = "test_a_proximal_step_is_pulled_back_after_clipping_and_noise"
+_PROVISION_TESTS = ("tests/deployment/test_provision.py",)
+_DOOR_TESTS = ("tests/deployment/test_door.py",)
 
 MUTANTS = (
+    # --- real holders: keys, the door, the run ---
+    Mutant(
+        "others can read a private key",
+        "server/deploy/keys.py",
+        "_write(path, data, 0o600)",
+        "_write(path, data, 0o644)",
+        _PROVISION_TESTS,
+    ),
+    Mutant(
+        "an expired key counts",
+        "server/deploy/federation.py",
+        "return not self.revoked and today <= self.expires",
+        "return not self.revoked",
+        _PROVISION_TESTS,
+    ),
+    Mutant(
+        "a bundle that nobody pinned is sent",
+        "server/deploy/bundle.py",
+        "if found != federation.bundle:",
+        "if False:",
+        _PROVISION_TESTS,
+    ),
+    Mutant(
+        "a revoked key stays registered",
+        "server/deploy/members.py",
+        "            flower.unregister(federation, member.node)\n",
+        "",
+        ("tests/deployment/test_members.py",),
+    ),
+    Mutant(
+        "every path leads through the door",
+        "server/deploy/door.py",
+        "        location / {{ return 403; }}",
+        "        location / {{ proxy_pass https://superlink; }}",
+        _DOOR_TESTS,
+    ),
+    Mutant(
+        "anybody may register a node",
+        "server/deploy/flower.py",
+        '        "--enable-supernode-auth",\n',
+        "",
+        _DOOR_TESTS,
+    ),
+    Mutant(
+        "the SuperLink listens everywhere",
+        "server/deploy/flower.py",
+        '*("--host", host, "--port", port)',
+        '*("--host", "0.0.0.0", "--port", port)',
+        _DOOR_TESTS,
+    ),
+    Mutant(
+        "a run that died begins anew",
+        "server/deploy/run.py",
+        '"run.resume": str(resumed or "")}',
+        '"run.resume": ""}',
+        ("tests/deployment/test_run.py",),
+    ),
     # --- the private step ---
     Mutant(
         "noise off",
