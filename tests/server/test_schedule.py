@@ -114,6 +114,8 @@ def test_the_best_round_has_the_least_loss(losses: dict[int, float], best: int) 
 
 # The loss goes up, down, and up again: 7 is the best of 8 rounds.
 UP_AND_DOWN = {"round__count": 8, "round__patience": 5, "train__lr": 2.0}
+# It goes up and up: the first of 3 is the best, and the run ends early.
+EARLY = {"round__count": 9, "round__patience": 3, "train__lr": 0.3}
 WEIGHTS = "adapter/adapter_model.safetensors"
 
 
@@ -150,11 +152,14 @@ def test_the_best_adapter_is_kept_and_the_run_says_whose_it_is(
     assert len({task.adapter for task in transport.tasks}) == len(transport.tasks)
 
 
-def test_a_run_that_ends_early_keeps_the_best_of_its_rounds(
-    tiny_model: Path, tiny_federation: Path, tmp_path: Path
-) -> None:
-    changes = {"round__count": 9, "round__patience": 3, "train__lr": 0.3}
-    folder, _ = trained(tiny_model, tiny_federation, tmp_path, **changes)
+@pytest.fixture(scope="module")
+def early(tiny_model: Path, tiny_federation: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The folder of a run that ends early."""
+    return trained(tiny_model, tiny_federation, tmp_path_factory.mktemp("early"), **EARLY)[0]
+
+
+def test_a_run_that_ends_early_keeps_the_best_of_its_rounds(early: Any) -> None:
+    folder = early
     losses = losses_of(folder)
     assert (best_round(losses), max(losses)) == (1, 3)
     assert [e["round"] for e in federated.events(folder, "kept")] == [1]
@@ -173,28 +178,33 @@ def test_without_patience_the_last_adapter_is_kept(
     assert json.loads((folder.path / "report.json").read_text())["utility"]["kept"] is None
 
 
-@pytest.mark.parametrize("dies", [3, 8])
+@pytest.mark.parametrize(("changes", "dies"), [(UP_AND_DOWN, 8), (EARLY, 3)])
 def test_the_best_adapter_outlives_a_killed_run(
     whole: tuple[Any, federated.Transport],
+    early: Any,
     tiny_model: Path,
     tiny_federation: Path,
     tmp_path: Path,
+    changes: dict[str, Any],
     dies: int,
 ) -> None:
+    """In the second the best one was made two rounds before: only the checkpoint has it."""
+    expected = early if changes is EARLY else whole[0]
+
     class Dies(federated.Transport):
         def spoil(self, task: Any, replies: Any) -> Any:
             if task.round == dies:
                 raise KeyboardInterrupt
             return replies
 
-    config = federated.config(tiny_model, tiny_federation, tmp_path / "runs", **UP_AND_DOWN)
+    config = federated.config(tiny_model, tiny_federation, tmp_path / "runs", **changes)
     with pytest.raises(KeyboardInterrupt):
         run(config, Dies(federated.holders(tiny_federation, tmp_path / "ledgers")))
     resumed = {**config, "run.resume": str(federated.only_folder(tmp_path / "runs"))}
     again = federated.Transport(federated.holders(tiny_federation, tmp_path / "ledgers"))
     folder = run(resumed, again)
-    assert (folder.path / WEIGHTS).read_bytes() == (whole[0].path / WEIGHTS).read_bytes()
-    assert losses_of(folder) == losses_of(whole[0])
+    assert (folder.path / WEIGHTS).read_bytes() == (expected.path / WEIGHTS).read_bytes()
+    assert losses_of(folder) == losses_of(expected)
 
 
 def test_the_text_of_the_kept_adapter_is_what_is_measured_at_the_end(tmp_path: Path) -> None:
