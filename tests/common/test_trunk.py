@@ -81,7 +81,8 @@ def test_many_runs_on_one_text_compute_its_lower_layers_once(
     other = load_model(from_flat(tiny.config(folder, folder, folder, run__seed=9, lora__layers=1)))
     deeper = load_model(from_flat(tiny.config(folder, folder, folder, lora__layers=2)))
     assert first.sha256 == other.sha256
-    plain, calls = text.together(range(9)).inputs["inputs_embeds"], []
+    plain = text.together(range(9)).inputs["inputs_embeds"]
+    calls: list[int] = []
     lower = Trunk.lower
 
     def counted(trunk: Trunk, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
