@@ -89,7 +89,9 @@ def _line(event: Event) -> str:
 
 
 def _round(event: Mapping[str, Any]) -> str:
-    spent = max((row["receipt"]["epsilon"] for row in event["accepted"]), default=None)
+    # None is an infinite one: of a run without noise, or after one.
+    known = [row["receipt"]["epsilon"] for row in event["accepted"]]
+    spent = max(known) if known and None not in known else None
     text = f"round {event['round']}: {len(event['accepted'])} updates in {event['seconds']:.0f} s"
     text += f", epsilon so far {spent:.2f}" if spent is not None else ""
     left = ", ".join(f"{row['holder']} {row['code']}" for row in event["left_out"])

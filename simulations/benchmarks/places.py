@@ -16,7 +16,7 @@ from typing import Any
 
 from ...common.errors import ConfideError
 from ...common.settings import Scalar
-from ...server.evaluation import PUBLIC_FILE
+from ...server.run_folder import PUBLIC_FILE
 from ..scenario import Scenario, prepare
 
 # As the table calls them, and as ``prepare_federation`` does.

@@ -1,8 +1,8 @@
-"""docs/deploy.md, followed as written: from nothing to a joined holder and a finished run.
+"""docs/deploy.md, executed as it stands: from an empty folder to a federation and a finished run.
 
-Every line of a ``console`` block that begins with ``$`` is run, in order, in one shell, by a user
-without rights. What the page leaves to people is done in between: they choose host, port and
-scenario, carry the kit to the holder, and name the base model in the policy.
+Every line after ``$`` in a block of ``console`` is run by a shell, in order, at the coordinator or
+at the holder. The test brings what the page says that its reader has: a host, a port, a scenario,
+the text, and the person who carries the kit.
 """
 
 from __future__ import annotations
@@ -10,109 +10,175 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
+from confide.common.privacy.ledger import Ledger
 from tests import tiny
-from tests.deployment.running import free_ports, needs_nginx
+from tests.deployment.conftest import ROOT, TOOLS
+from tests.deployment.fleet import write_scenario
+from tests.deployment.running import needs_nginx
 
-# Root joins by two users that an administrator has made; this is somebody else, who still may read
-# what root owns (user_namespaces(7)).
-SOMEBODY = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
-SECONDS = 540  # of which a quiet machine takes 60
-CARRIED = """
-cp -r federation/kits/holder-1 kit
-sed -i 's|^base-models = \\[\\]|base-models = ["'$PWD'/model"]|' kit/policy.toml
-"""
+pytestmark = [needs_nginx, pytest.mark.timeout(600)]
 
-
-def blocks(root: Path) -> list[str]:
-    """The commands of each block."""
-    text = (root / "docs" / "deploy.md").read_text(encoding="utf-8")
-    found = re.findall(r"^```console\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
-    lines = [re.findall(r"^\$ (.*)$", block, re.MULTILINE) for block in found]
-    return ["\n".join(block) for block in lines]
+RECORDS = 200
+OWN = re.compile(r"HOST=\S+ PORT=\S+ SCENARIO=\S+")
+# The page's reader is no root, who would need two users; by another number, root is none either.
+ANYBODY = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
 
 
-def test_the_page_has_the_steps_in_their_order(root: Path) -> None:
-    provision, start, join, run = blocks(root)
-    assert "confide server provision" in provision
-    assert "confide server start" in start
-    assert "confide client join" in join
-    assert "confide server run" in run
+def blocks() -> list[list[str]]:
+    """The commands of each block, without their ``$``."""
+    page = (ROOT / "docs" / "deploy.md").read_text(encoding="utf-8")
+    found = re.findall(r"^```console\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    lines = [block.splitlines() for block in found]
+    assert all(line.startswith("$ ") for block in lines for line in block)
+    return [[line.removeprefix("$ ") for line in block] for block in lines]
+
+
+def two_free_ports() -> int:
+    """A port that is free together with the next one, which is SuperLink's."""
+    for _ in range(50):
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = int(first.getsockname()[1])
+            try:
+                socket.create_server(("127.0.0.1", port + 1)).close()
+            except (OSError, OverflowError):
+                continue
+            return port
+    raise AssertionError("no two ports are free")
+
+
+class Shells:
+    """Whoever follows the page; what it leaves in the background is ended at the end."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        self.groups: list[int] = []
+        self.as_somebody = ANYBODY if os.geteuid() == 0 else []
+        if self.as_somebody and subprocess.run([*ANYBODY, "true"], check=False).returncode:
+            pytest.skip("this must not be root, or must be able to make a user namespace")
+
+    def follow(self, where: str, commands: list[str], seconds: float = 250) -> str:
+        """Run a block in a folder; returns what it said."""
+        script = "\n".join(["set -eu", *commands])
+        log = self.place / f"shell-{len(self.groups)}.log"
+        env = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
+        env |= {"PYTHONPATH": str(ROOT), "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
+        with log.open("wb") as said:
+            shell = subprocess.Popen(
+                [*self.as_somebody, "bash", "-c", script],
+                cwd=self.place / where,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
+            )
+        self.groups.append(shell.pid)
+        try:
+            status = shell.wait(seconds)
+        except subprocess.TimeoutExpired:
+            shell.kill()
+            shell.wait()
+            status = -1
+        text = log.read_text(encoding="utf-8", errors="replace")
+        assert status == 0, f"{commands} ended with {status}:\n{text}"
+        return text
+
+    def end(self) -> None:
+        """Each shell leads a group, of which its background commands are."""
+        for group in reversed(self.groups):
+            everybody = below(group)
+            for number, patience in ((signal.SIGTERM, 100), (signal.SIGKILL, 10)):
+                try:
+                    os.killpg(group, number)
+                except ProcessLookupError:
+                    break
+                psutil.wait_procs(everybody, timeout=patience)
+            assert [process for process in everybody if process.is_running()] == []
+
+
+def below(group: int) -> list[psutil.Process]:
+    """The group's members and all that they started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found += [process, *process.children(recursive=True)]
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found
 
 
 @pytest.fixture
-def place(root: Path, tiny_model: Path) -> Iterator[Path]:
-    """A folder with the holder's text, the coordinator's public text, and a scenario."""
-    folder = Path(tempfile.mkdtemp(prefix="confide-page-"))
-    shutil.copytree(tiny_model, folder / "model")
-    tiny.write_jsonl(folder / "text.jsonl", tiny.rows(24, seed=1))
-    tiny.write_jsonl(folder / "public" / "public.jsonl", tiny.rows(20, seed=2))
-    config = tiny.config(
-        folder / "model",
-        folder / "public",
-        folder / "runs",
-        privacy__delta=1e-4,
-        round__count=1,
-        round__min_holders=1,
-    )
-    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
-    scenario = ['source = "none"', "holders = 1", 'partition = "unit"', "[config]", *rows]
-    (folder / "it.toml").write_text("\n".join(scenario) + "\n", encoding="utf-8")
-    program = folder / "bin" / "confide"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m confide "$@"\n', encoding="utf-8")
-    program.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
+def shells() -> Iterator[Shells]:
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        for who in ("coordinator", "holder"):
+            (place / who).mkdir()
+        made = Shells(place)
+        try:
+            yield made
+        finally:
+            made.end()
 
 
-@needs_nginx
-@pytest.mark.timeout(600)
-def test_the_page_leads_to_a_joined_holder_and_a_finished_run(root: Path, place: Path) -> None:
-    if not (root / "client" / "join_cli.py").is_file():
-        pytest.skip("the holder's commands are not there yet")
-    provision, start, join, run = blocks(root)
-    port = free_ports(1)[0]
-    for name, value in (("HOST", "localhost"), ("PORT", port), ("SCENARIO", "it.toml")):
-        provision = re.sub(rf"\b{name}=\S+", f"{name}={value}", provision)
-    steps = (provision, start, CARRIED, join, run)
-    script = "\n".join(("set -eu", "trap 'kill $(jobs -p); wait' EXIT", *steps))
-    done = subprocess.run(
-        [*as_somebody(), "timeout", str(SECONDS), "bash", "-c", script],
-        cwd=place,
-        env={
-            **os.environ,
-            "PATH": f"{place / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(root),
-            "HOME": str(place),
-            "CONFIDE_CACHE": str(place / "cache"),
-            "HF_HOME": str(place / "huggingface"),
-            "XDG_RUNTIME_DIR": str(place),
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    (folder,) = (place / "runs").iterdir()
-    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+def test_the_page_leads_from_an_empty_folder_to_a_finished_run(shells: Shells) -> None:
+    place = shells.place
+    model = tiny.save_model(place / "model")
+    config = tiny.config(model, place / "public", place, round__min_holders=1)
+    config |= {"privacy.delta": 1e-5, "train.batch": 100}
+    del config["run.out"]
+    scenario = write_scenario(place / "own.toml", config)
+    tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
+    provision, start, join, run = blocks()
+    assert OWN.fullmatch(provision[0])
+    own = f"HOST=localhost PORT={two_free_ports()} SCENARIO={shlex.quote(str(scenario))}"
+
+    shells.follow("coordinator", [own, *provision[1:]])
+    shells.follow("coordinator", [own, *start])
+
+    kits = place / "coordinator" / "federation" / "kits"
+    kit = place / "holder" / "kit"
+    shutil.move(kits / "holder-1", kit)
+    tiny.write_jsonl(place / "holder" / "text.jsonl", tiny.rows(RECORDS, seed=1))
+    policy = (kit / "policy.toml").read_text(encoding="utf-8")
+    assert "\nbase-models = []\n" in policy
+    named = f"\nbase-models = [{json.dumps(str(model))}]\n"
+    (kit / "policy.toml").write_text(policy.replace("\nbase-models = []\n", named))
+    said = shells.follow("holder", join)
+    assert f"{RECORDS} records" in said
+    assert "What will leave this machine" in said
+    assert re.search(r"^alive +true$", said, re.MULTILINE)
+    wait_connected(shells)
+
+    said = shells.follow("coordinator", [own, *run])
+    assert "holder-1 training, holder-2 away, holder-3 away" in said
+    assert "round 2: 1 updates" in said
+    (folder,) = (place / "coordinator" / "runs").iterdir()
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert report["claim"]["epsilon"] <= 8.0
-    assert (place / "text.jsonl.ledger.sqlite").is_file()
+    assert 0 < report["claim"]["epsilon"] <= config.get("privacy.epsilon", 8.0)
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    with Ledger.open(place / "holder" / "text.jsonl.ledger.sqlite", create=False) as ledger:
+        assert [e.payload["state"] for e in ledger.entries()].count("released") == 2
 
 
-def as_somebody() -> list[str]:
-    """What makes a command of root's one of somebody's; nothing for who is not root."""
-    if os.geteuid() != 0:
-        return []
-    if subprocess.run([*SOMEBODY, "true"], check=False).returncode != 0:
-        pytest.skip("root cannot become somebody else here")
-    return SOMEBODY
+def wait_connected(shells: Shells, seconds: float = 100) -> None:
+    """As one looks at ``status`` until the holder is there."""
+    deadline = time.monotonic() + seconds
+    status = f"{shlex.quote(sys.executable)} -m confide server status federation --json"
+    while '"connected": 1' not in shells.follow("coordinator", [status]):
+        assert time.monotonic() < deadline
+        time.sleep(1)

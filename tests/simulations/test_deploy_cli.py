@@ -55,6 +55,16 @@ def test_an_unknown_scenario_is_told(tmp_path: Path) -> None:
             "round 2: 2 updates in 11 s, epsilon so far 2.25; without south ledger.unit",
         ),
         (
+            {
+                "event": "round",
+                "round": 1,
+                "seconds": 3.0,
+                "accepted": [{"receipt": {"epsilon": 1.5}}, {"receipt": {"epsilon": None}}],
+                "left_out": [],
+            },
+            "round 1: 2 updates in 3 s",
+        ),
+        (
             {"event": "evaluation", "round": 2, "metric": "accuracy", "accuracy": 0.5, "loss": 0.7},
             "round 2: accuracy 0.500, loss 0.700",
         ),

@@ -1,0 +1,277 @@
+"""A whole federation on the loopback: a coordinator and three holders, each as its own commands
+have it, with TLS and node authentication, over a tiny model and text full of markers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from confide.client.join import status
+from confide.common.errors import ConfideError
+from confide.common.privacy.ledger import Ledger
+from confide.server.deploy import provision as work
+from confide.server.deploy.federation import Federation
+from confide.server.deploy.status import collect
+from tests import tiny
+from tests.deployment.conftest import ROOT, tools_for_everybody, wait_for
+from tests.deployment.running import free_ports, server
+from tests.deployment.wire import Wire
+
+HOLDERS = ("holder-1", "holder-2", "holder-3")
+RECORDS = 56  # three of them have 504 markers
+TEXT_OF, NETWORK_OF = "daemon", "nobody"  # users that every machine has
+
+
+def marked(number: int) -> list[dict[str, str]]:
+    """A holder's rows: a marker in every text, for every person, in a column that is not read."""
+    rows = tiny.rows(RECORDS, seed=number)
+    for i, row in enumerate(rows):
+        row["text"] += f" zqt{number}{i:02d}"
+        row["person"] = f"zqp{number}{i:02d}"
+        row["note"] = f"zqn{number}{i:02d}"
+    return rows
+
+
+class Member:
+    """A holder: a kit, text, and ``confide client join`` where it runs."""
+
+    def __init__(self, place: Path, fed: Federation, name: str, model: Path, python: str) -> None:
+        self.name, self.python = name, python
+        self.kit, self.own = fed.kit(name), place / name / "zqf001 ward"
+        self.own.mkdir(parents=True)
+        self.data = tiny.write_jsonl(self.own / "zqf002.jsonl", marked(int(name[-1])))
+        self.ledger = self.own / "zqf003.sqlite"
+        self.policy = self.own / "policy.toml"
+        self.model = model
+        self.allow()
+        self.log = place / f"{name}.log"
+        self.socket = place / name / "run" / "socket"
+        self.users: list[str] = []
+        if os.geteuid() == 0:
+            entry = pwd.getpwnam(TEXT_OF)
+            for path in (self.own, self.data, self.policy):
+                os.chown(path, entry.pw_uid, entry.pw_gid)
+            self.own.chmod(0o700)
+            self.users = ["--resident-user", TEXT_OF, "--gateway-user", NETWORK_OF]
+        self.wire = Wire(fed)
+        # The kit that was handed over, but that its way leads through this test.
+        text = (self.kit / "kit.toml").read_text()
+        assert f'fleet = "localhost:{fed.port}"' in text
+        here = f'fleet = "localhost:{self.wire.port}"'
+        (self.kit / "kit.toml").write_text(text.replace(f'fleet = "localhost:{fed.port}"', here))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def allow(self, max_epsilon: float = 1000) -> None:
+        """What this holder's policy says, from the next task on."""
+        self.policy.write_text(
+            f"max-delta = 0.01\nmax-epsilon = {max_epsilon}\nmax-epsilon-per-run = 1000\n"
+            f'base-models = ["{self.model}"]\nallow-unprotected = true\n'
+        )
+
+    def start(self) -> None:
+        words = [self.python, "-P", "-m", "confide", "client", "join", str(self.kit), "--yes"]
+        words += ["--data", str(self.data), "--policy", str(self.policy)]
+        words += ["--ledger", str(self.ledger), "--socket", str(self.socket), *self.users]
+        env = os.environ | {
+            "PYTHONPATH": f"{ROOT}:{sysconfig.get_paths()['purelib']}",
+            "TMPDIR": tempfile.gettempdir(),
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                words, env=env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def well(self) -> dict[str, Any] | None:
+        assert self.process is not None
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return status(self.socket)
+        except ConfideError:
+            return None
+
+    def below(self) -> list[psutil.Process]:
+        assert self.process is not None
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.process.pid).children(recursive=True)
+        return []
+
+    def kill(self) -> None:
+        """The machine dies: resident, gateway and what keeps them, all at once."""
+        assert self.process is not None
+        everybody = self.below()
+        self.process.kill()
+        for process in everybody:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+        psutil.wait_procs(everybody, timeout=30)
+
+    def stop(self) -> int:
+        """As an administrator ends it; nothing of it is left."""
+        assert self.process is not None
+        everybody = self.below()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(100)
+        finally:
+            for left in everybody:
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
+            self.process.kill()
+            self.process.wait()
+
+    def journal(self, event: str) -> list[dict[str, Any]]:
+        lines = self.log.read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines if line.startswith("{")]
+        return [row for row in rows if row["event"] == event]
+
+    def booked(self, run: str) -> list[tuple[int, str]]:
+        """What the ledger says of a run: round and state, in order."""
+        with Ledger.open(self.ledger, create=False) as ledger:
+            payloads = [entry.payload for entry in ledger.entries()]
+        rounds = {p["task"]: p["round"] for p in payloads if p["state"] == "reserved"}
+        mine = {p["task"] for p in payloads if p.get("run") == run}
+        return [(rounds[p["task"]], p["state"]) for p in payloads if p["task"] in mine]
+
+
+class Run:
+    """``confide server run`` under way, or over."""
+
+    def __init__(self, place: Path, fed: Federation, name: str, scenario: Path, *changes: str):
+        self.out = place / "runs" / name
+        self.log = place / f"{name}.log"
+        words = [sys.executable, "-m", "confide", "server", "run", str(scenario)]
+        words += ["--federation", str(fed.folder), "--wait", "60", "--json"]
+        for change in (f"run.out={self.out}", *changes):
+            words += ["--set", change]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=log, cwd=place)
+
+    @property
+    def said(self) -> str:
+        return self.log.read_text(encoding="utf-8")
+
+    @property
+    def folder(self) -> Path:
+        (found,) = (path for path in self.out.iterdir() if path.is_dir())
+        return found
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The rounds so far."""
+        files = list(self.out.glob("*/metrics.jsonl"))
+        lines = files[0].read_text(encoding="utf-8").splitlines() if files else []
+        return [row for line in lines if (row := json.loads(line))["event"] == "round"]
+
+    def wait_round(self, number: int, seconds: float = 200) -> None:
+        def there() -> bool:
+            assert self.process.poll() is None, self.said
+            return len(self.rounds()) >= number
+
+        wait_for(there, seconds)
+
+    def end(self, seconds: float = 300) -> Path:
+        """The run folder, when all went well."""
+        assert self.process.wait(seconds) == 0, self.said
+        return self.folder
+
+    def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+def settings(model: Path, public: Path, **changes: Any) -> dict[str, Any]:
+    """Of a run in which every record is in every step, so that nothing but noise is drawn."""
+    chosen = {"train__batch": 64, "round__count": 2, "round__min_holders": 2, **changes}
+    flat = tiny.config(model, public, public, **chosen)
+    return {key: value for key, value in flat.items() if key != "run.out"}
+
+
+def write_scenario(path: Path, config: dict[str, Any]) -> Path:
+    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
+    head = 'source = "nyt"\nholders = 3\npartition = "iid"\n[config]\n'
+    path.write_text(head + "\n".join(rows) + "\n")
+    return path
+
+
+@dataclass
+class Fleet:
+    """The coordinator's folder, its holders by name, and the runs so far."""
+
+    place: Path
+    fed: Federation
+    model: Path
+    holders: dict[str, Member]
+    done: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def public(self) -> Path:
+        return self.place / "public"
+
+    def begin(self, name: str, **changes: Any) -> Run:
+        """Start a run; the caller ends it."""
+        config = settings(self.model, self.public, **changes)
+        scenario = write_scenario(self.place / f"{name}.toml", config)
+        return Run(self.place, self.fed, name, scenario)
+
+    def run(self, name: str, **changes: Any) -> Path:
+        """A run from its start to its report; done once, whichever test asks first."""
+        if name not in self.done:
+            run = self.begin(name, **changes)
+            try:
+                self.done[name] = run.end()
+            finally:
+                run.stop()
+        return self.done[name]
+
+    def connected(self) -> bool:
+        return collect(self.fed).connected == len(self.holders)
+
+
+@contextmanager
+def a_fleet() -> Iterator[Fleet]:
+    """A server and its three holders, connected; nothing of them is left afterwards."""
+    with tempfile.TemporaryDirectory() as name, ExitStack() as ending:
+        place = Path(name)
+        place.chmod(0o755)
+        python: Path | None = Path(sys.executable)
+        if os.geteuid() == 0:
+            python = tools_for_everybody(place)
+        if python is None:
+            pytest.skip("root needs a Python that another user can run")
+        model = tiny.save_model(place / "model")
+        for file in model.iterdir():
+            file.chmod(0o644)  # weights are saved for their owner alone
+        tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
+        port, inner = free_ports(2)
+        fed = work.provision(
+            place / "fed", holders=3, host="localhost", port=port, superlink_port=inner
+        )
+        holders = {n: Member(place, fed, n, model, str(python)) for n in HOLDERS}
+        ending.enter_context(server(fed.folder))
+        for holder in holders.values():
+            ending.callback(holder.wire.close)
+            holder.start()
+            ending.callback(holder.stop)
+        made = Fleet(place=place, fed=fed, model=model, holders=holders)
+        wait_for(lambda: all(holder.well() for holder in holders.values()), 200)
+        wait_for(made.connected, 200)
+        yield made
