@@ -19,11 +19,11 @@ UTILITY_ARGS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all kills mutants bench bench-step utility lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all kills deployment mutants bench bench-step utility lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all kills mutants bench bench-step utility lint format types arrows unit clean"
+	echo "others: venv assets test-all kills deployment mutants bench bench-step utility lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -123,6 +123,12 @@ test-all: lint types arrows assets
 kills: venv
 	@echo "== tests: kills and power failures"
 	timeout 3600 pytest -m slow tests/crash $(PYTEST_ARGS)
+
+# Coordinator and holders as processes, what dies and is cut off in mid-round included; ten minutes.
+# Needs nginx. Says what a round costs beside training.
+deployment: venv
+	@echo "== tests: deployment"
+	timeout 3600 pytest -s tests/deployment $(PYTEST_ARGS)
 
 # Some fifty faults, each of which a test must find; half an hour.
 mutants: assets

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,6 +35,7 @@ from tests.deployment.wire import Wire
 
 HOLDERS = ("holder-1", "holder-2", "holder-3")
 RECORDS = 56  # three of them have 504 markers
+MARKER = "zqmarker"  # too long to come up in a signature by chance
 TEXT_OF, NETWORK_OF = "daemon", "nobody"  # users that every machine has
 
 
@@ -40,9 +43,9 @@ def marked(number: int) -> list[dict[str, str]]:
     """A holder's rows: a marker in every text, for every person, in a column that is not read."""
     rows = tiny.rows(RECORDS, seed=number)
     for i, row in enumerate(rows):
-        row["text"] += f" zqt{number}{i:02d}"
-        row["person"] = f"zqp{number}{i:02d}"
-        row["note"] = f"zqn{number}{i:02d}"
+        row["text"] += f" {MARKER}t{number}{i:02d}"
+        row["person"] = f"{MARKER}p{number}{i:02d}"
+        row["note"] = f"{MARKER}n{number}{i:02d}"
     return rows
 
 
@@ -51,10 +54,10 @@ class Member:
 
     def __init__(self, place: Path, fed: Federation, name: str, model: Path, python: str) -> None:
         self.name, self.python = name, python
-        self.kit, self.own = fed.kit(name), place / name / "zqf001 ward"
+        self.kit, self.own = fed.kit(name), place / name / f"{MARKER}f1 ward"
         self.own.mkdir(parents=True)
-        self.data = tiny.write_jsonl(self.own / "zqf002.jsonl", marked(int(name[-1])))
-        self.ledger = self.own / "zqf003.sqlite"
+        self.data = tiny.write_jsonl(self.own / f"{MARKER}f2.jsonl", marked(int(name[-1])))
+        self.ledger = self.own / f"{MARKER}f3.sqlite"
         self.policy = self.own / "policy.toml"
         self.model = model
         self.allow()
@@ -140,12 +143,15 @@ class Member:
         return [row for row in rows if row["event"] == event]
 
     def booked(self, run: str) -> list[tuple[int, str]]:
-        """What the ledger says of a run: round and state, in order."""
-        with Ledger.open(self.ledger, create=False) as ledger:
-            payloads = [entry.payload for entry in ledger.entries()]
-        rounds = {p["task"]: p["round"] for p in payloads if p["state"] == "reserved"}
-        mine = {p["task"] for p in payloads if p.get("run") == run}
-        return [(rounds[p["task"]], p["state"]) for p in payloads if p["task"] in mine]
+        """What a copy of the ledger says of a run: round and state, in order."""
+        with tempfile.TemporaryDirectory() as name:
+            for path in self.own.glob(f"{self.ledger.name}*"):
+                shutil.copy(path, name)
+            with Ledger.open(Path(name) / self.ledger.name, create=False) as ledger:
+                payloads = [entry.payload for entry in ledger.entries()]
+        reserved = [p for p in payloads if p["state"] == "reserved" and p["run"] == run]
+        rounds = {p["task"]: int(p["round"]) for p in reserved}
+        return [(rounds[p["task"]], p["state"]) for p in payloads if p.get("task") in rounds]
 
 
 class Run:
@@ -172,9 +178,8 @@ class Run:
 
     def rounds(self) -> list[dict[str, Any]]:
         """The rounds so far."""
-        files = list(self.out.glob("*/metrics.jsonl"))
-        lines = files[0].read_text(encoding="utf-8").splitlines() if files else []
-        return [row for line in lines if (row := json.loads(line))["event"] == "round"]
+        found = list(self.out.glob("*/metrics.jsonl"))
+        return rounds_of(found[0].parent) if found else []
 
     def wait_round(self, number: int, seconds: float = 200) -> None:
         def there() -> bool:
@@ -196,6 +201,12 @@ class Run:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()
+
+
+def rounds_of(folder: Path) -> list[dict[str, Any]]:
+    """The rounds of a run."""
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for line in lines if (row := json.loads(line))["event"] == "round"]
 
 
 def settings(model: Path, public: Path, **changes: Any) -> dict[str, Any]:
@@ -241,6 +252,25 @@ class Fleet:
             finally:
                 run.stop()
         return self.done[name]
+
+    def check_no_marker(self) -> None:
+        """In what holders said on the wire, logged, and in all that the coordinator has."""
+        marker = re.compile(MARKER.encode(), re.IGNORECASE)
+        seen = 0
+        for name, holder in self.holders.items():
+            assert len(set(re.findall(rb"zqmarker\w\d+", holder.data.read_bytes()))) == 3 * RECORDS
+            sent = bytes(holder.wire.sent)
+            assert name.encode() in sent, "an update names its holder: it can be read here"
+            assert marker.search(sent) is None
+            logged = holder.log.read_text(encoding="utf-8").splitlines()
+            # What is said before the first line of JSON is for the administrator's eyes.
+            assert not [line for line in logged if line[:1] == "{" and MARKER in line.lower()]
+        for folder in (self.fed.folder, self.place / "runs"):
+            for path in folder.rglob("*"):
+                if path.is_file() and not path.is_symlink():
+                    seen += 1
+                    assert marker.search(path.read_bytes()) is None, path
+        assert seen > 40
 
     def connected(self) -> bool:
         return collect(self.fed).connected == len(self.holders)
