@@ -110,14 +110,14 @@ arrows: venv .typing
 
 unit: assets
 	@echo "== tests: all but the slow ones"
-	timeout 1200 pytest -m "not slow" -n $(WORKERS) $(PYTEST_ARGS)
+	timeout 1200 pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test: lint types arrows unit
 	@echo "== all is well"
 
 test-all: lint types arrows assets
 	@echo "== tests: all"
-	timeout 5400 pytest -n $(WORKERS) $(PYTEST_ARGS)
+	timeout 5400 pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 # 200 kills of a holder, and a power failure at every byte of a round; about ten minutes.
 kills: venv
