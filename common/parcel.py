@@ -67,7 +67,7 @@ def unpack(schema: AdapterSchema, parcel: Parcel, initial: Mapping[str, Tensor])
     there, rest = _split(schema, parcel.sent)
     if _digest(initial, rest) != parcel.rest:
         raise ConfideError(
-            OTHER_START, "The initial values here are not those of the coordinator.", HINT
+            "task.initial", "The initial values here are not those of the coordinator.", HINT
         )
     return flatten({**initial, **unflatten(parcel.values, there)}, schema.shapes)
 

@@ -26,7 +26,7 @@ class House:
 
     def __init__(self, folder: Path, model: Path) -> None:
         policy = Policy(max_delta=1e-2, base_models=(str(model),), allow_unprotected=True)
-        self.place = Place(folder, model, policy)
+        self.place = Place(folder, model, policy, round__timeout=240.0)
         move_to_marked_folder(self.place)
         self.policy = folder / "policy.toml"
         self.policy.write_text(

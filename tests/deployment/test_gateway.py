@@ -57,7 +57,7 @@ def main(grid, context):
         Message(content=task_to_records(task), message_type="train", dst_node_id=n) for n in nodes
     ]
     told = []
-    for reply in grid.send_and_receive(asked, timeout=150):
+    for reply in grid.send_and_receive(asked, timeout=300):
         if reply.has_error():
             told.append({"error": reply.error.reason})
             continue
