@@ -117,6 +117,7 @@ def test_it_asks_once_and_starts_nothing_without_a_yes(joined: Joined) -> None:
     assert PLACE_MARKER.search(done.stdout.encode()) is None
 
 
+@pytest.mark.slow
 def test_both_are_kept_alive_and_ended_together(joined: Joined) -> None:
     process = joined.start()
     try:
@@ -144,6 +145,7 @@ def test_both_are_kept_alive_and_ended_together(joined: Joined) -> None:
         process.wait()
 
 
+@pytest.mark.slow
 def test_what_it_started_ends_even_when_it_is_killed(joined: Joined) -> None:
     process = joined.start()
     wait_for(lambda: len(below(process)) >= 1, 60)

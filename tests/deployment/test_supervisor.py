@@ -13,7 +13,7 @@ from confide.server.deploy.federation import Federation, load_federation
 from confide.server.deploy.status import collect
 from tests.deployment.running import free_ports, needs_nginx, said_by, server, wait_for
 
-pytestmark = [needs_nginx, pytest.mark.timeout(600)]
+pytestmark = [needs_nginx, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_after_kill_9_no_child_is_left_and_a_new_server_knows_the_same_nodes(
