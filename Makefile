@@ -110,7 +110,7 @@ arrows: venv .typing
 
 unit: assets
 	@echo "== tests: all but the slow ones"
-	timeout 1200 pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	timeout 2400 pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test: lint types arrows unit
 	@echo "== all is well"
