@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.batches import frozen_layers_shared
+from ...common.combinations import MERGING
 from ...common.errors import ConfideError
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
@@ -138,6 +139,9 @@ def utility(
     with frozen_layers_shared():
         for seed, where in itertools.product(range(table.seeds), table.places):
             for method, epsilon in itertools.product(table.methods, table.epsilons):
+                if method in MERGING and epsilon is not None:
+                    say(f"{method}, epsilon {epsilon:g}: left out, it is for runs without noise")
+                    continue
                 run = _Cell(table, where, method, epsilon, results, say)
                 rate = _chosen_rate(replace(run, where=table.places[0]), table)
                 cell = (where.partition, method, epsilon)

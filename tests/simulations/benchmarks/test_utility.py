@@ -16,15 +16,17 @@ from typer.testing import CliRunner
 
 from confide.common import batches
 from confide.common.adapter import WEIGHTS_FILE
+from confide.common.combinations import MERGING
 from confide.common.errors import ConfideError
 from confide.common.privacy.noise import SecureGenerator
+from confide.common.settings import from_flat
 from confide.common.text.readers import Record
 from confide.server.run_folder import RunFolder
 from confide.simulations.benchmarks import places
 from confide.simulations.benchmarks import utility as bench
 from confide.simulations.benchmarks.places import Place, half_of, that_fit
 from confide.simulations.benchmarks.results import Measured, Results
-from confide.simulations.benchmarks.utility import Row, Table, markdown, rates, utility
+from confide.simulations.benchmarks.utility import METHODS, Row, Table, markdown, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
 from confide.simulations.scenario import Scenario
@@ -88,6 +90,40 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
     monkeypatch.setattr(bench, "_run", fake)
     return done
+
+
+def test_methods_for_runs_without_noise_have_no_line_at_an_epsilon_and_that_is_said(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    said: list[str] = []
+    asked = table(scenario, tiny_federation, methods=["fedex", "flora", "ffa"], seeds=1)
+    rows = utility(asked, Results(), said.append)
+    assert [(r.method, r.epsilon) for r in rows] == [
+        ("fedex", None),
+        ("flora", None),
+        ("ffa", None),
+        ("ffa", 3.0),
+    ]
+    assert [line for line in said if "left out" in line] == [
+        "fedex, epsilon 3: left out, it is for runs without noise",
+        "flora, epsilon 3: left out, it is for runs without noise",
+    ]
+
+
+def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
+    scenario: Scenario, tiny_federation: Path
+) -> None:
+    for method in METHODS:
+        for epsilon in [None] if method in MERGING else [None, 3.0]:
+            cell = bench._Cell(
+                table(scenario, tiny_federation),
+                Place(scenario=scenario, partition="own", folder=tiny_federation),
+                method,
+                epsilon,
+                Results(),
+                lambda _: None,
+            )
+            from_flat(cell.config(0))
 
 
 @pytest.mark.parametrize("values", [(0.5, 0.6), (0.5, 0.6, 0.7, 0.8, 0.55)])
