@@ -150,7 +150,7 @@ utility: assets
 	for scenario in $(UTILITY_SCENARIOS); do
 		args=()
 		case $$scenario in
-			r8) args=(--limit 2400 --set train.max-length=64) ;;
+			r8) args=(--limit 2400 --set train.max-length=64 --set lora.rank=4 --set lora.layers=1) ;;
 			shakespeare) args=(--limit 1000 --set train.max-length=32) ;;
 		esac
 		confide bench utility $$scenario --methods all --epsilons off,8,3,1 \

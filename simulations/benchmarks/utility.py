@@ -46,16 +46,18 @@ _TUNING_SEED = 2**31 - 1  # no row has it
 
 _NO_METRIC = ("event", "time", "round", "examples", "loss", "metric")
 
+# Said, since a scenario's own may be the head alone.
+_LORA: Mapping[str, Scalar] = {"lora.method": "lora"}
 METHODS: Mapping[str, Mapping[str, Scalar]] = {
-    "ffa": {"aggregate.method": "ffa"},
-    "fedsvd": {"aggregate.method": "fedsvd"},
-    "rolora": {"aggregate.method": "rolora", "aggregate.optimizer": "none"},
-    "hetlora": {"aggregate.method": "hetlora"},
-    "flexlora": {"aggregate.method": "flexlora"},
-    "fedex": {"aggregate.method": "fedex", "aggregate.optimizer": "none"},
-    "flora": {"aggregate.method": "flora", "aggregate.optimizer": "none"},
-    "fedsa": {"aggregate.method": "fedsa", "round.mode": "steps"},
-    "lora": {"aggregate.method": "lora"},
+    "ffa": {**_LORA, "aggregate.method": "ffa"},
+    "fedsvd": {**_LORA, "aggregate.method": "fedsvd"},
+    "rolora": {**_LORA, "aggregate.method": "rolora", "aggregate.optimizer": "none"},
+    "hetlora": {**_LORA, "aggregate.method": "hetlora"},
+    "flexlora": {**_LORA, "aggregate.method": "flexlora"},
+    "fedex": {**_LORA, "aggregate.method": "fedex", "aggregate.optimizer": "none"},
+    "flora": {**_LORA, "aggregate.method": "flora", "aggregate.optimizer": "none"},
+    "fedsa": {**_LORA, "aggregate.method": "fedsa", "round.mode": "steps"},
+    "lora": {**_LORA, "aggregate.method": "lora"},
     "head": {"lora.method": "head"},
 }
 
@@ -139,14 +141,24 @@ def utility(
     with frozen_layers_shared():
         for seed, where in itertools.product(range(table.seeds), table.places):
             for method, epsilon in itertools.product(table.methods, table.epsilons):
-                if method in MERGING and epsilon is not None:
-                    say(f"{method}, epsilon {epsilon:g}: left out, it is for runs without noise")
+                if why := _left_out(table, method, epsilon):
+                    say(f"{method}, epsilon {epsilon or 'off'}: left out, {why}")
                     continue
                 run = _Cell(table, where, method, epsilon, results, say)
                 rate = _chosen_rate(replace(run, where=table.places[0]), table)
                 cell = (where.partition, method, epsilon)
                 runs.setdefault(cell, []).append(run.measured(seed, rate))
     return [_row(cell) for cell in runs.values()]
+
+
+def _left_out(table: Table, method: str, epsilon: float | None) -> str:
+    """Why there is no such row; nothing where there is one."""
+    if method in MERGING and epsilon is not None:
+        return "it is for runs without noise"
+    kind = run_config(table.scenario, table.changes)["task.kind"]
+    if method == "head" and kind not in ("classification", "regression"):
+        return f"task.kind = {kind!r} has no head of its own"
+    return ""
 
 
 def rates(centre: float, trials: int) -> list[float]:

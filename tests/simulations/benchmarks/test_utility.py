@@ -105,8 +105,8 @@ def test_methods_for_runs_without_noise_have_no_line_at_an_epsilon_and_that_is_s
         ("ffa", 3.0),
     ]
     assert [line for line in said if "left out" in line] == [
-        "fedex, epsilon 3: left out, it is for runs without noise",
-        "flora, epsilon 3: left out, it is for runs without noise",
+        "fedex, epsilon 3.0: left out, it is for runs without noise",
+        "flora, epsilon 3.0: left out, it is for runs without noise",
     ]
 
 
