@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ...client.policy_file import simulated_policy
 from ...common.errors import ConfideError
 from ...common.settings import Scalar
 from ...server.run_folder import PUBLIC_FILE
@@ -40,6 +41,11 @@ class Place:
     def holders(self) -> list[Path]:
         """A file for each holder."""
         return sorted(self.folder.glob("holder-*.jsonl"))
+
+    @property
+    def smallest_rank(self) -> int:
+        """The largest ``lora.rank`` that every holder's policy lets it train."""
+        return min(simulated_policy(file).max_rank for file in self.holders)
 
     def digest(self, part: str) -> str:
         """What the text, and the part of the public records, are known by."""

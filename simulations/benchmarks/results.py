@@ -27,6 +27,8 @@ class Measured:
         trial: whether it served to choose a rate, on the public records that are not reported.
         failed: the code of what ended the run; its figures are zeros then.
         before: the main metric before training, ``value`` after it, ``loss`` beside it.
+        seconds: of the processor, all holders and the coordinator together, so that whatever else
+            the machine does hardly matters.
         bytes_up: of a holder's update, the mean over the rounds; ``bytes_down`` of the adapter.
     """
 

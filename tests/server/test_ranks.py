@@ -108,6 +108,21 @@ def test_rounds_with_several_ranks_are_plain_training_of_the_first_components(
         assert float(apart) <= CLOSE * float(value.norm()), part
 
 
+@pytest.mark.parametrize(("name", "other"), [("hetlora", "ffa"), ("flexlora", "fedsvd")])
+def test_where_every_holder_trains_the_whole_rank_it_is_the_method_of_one_rank(
+    name: str, other: str, tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    found = []
+    for method in (name, other):
+        wanted = {**OFF, "aggregate__method": method}
+        folder, _, loaded = run_it(
+            tiny_model, tiny_federation, tmp_path / method, (RANK,) * 3, **wanted
+        )
+        found.append(last_adapter(folder, loaded))
+    for part, value in found[0].items():
+        assert torch.equal(value, found[1][part]), part
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_holder_of_smaller_rank_sends_less_and_states_its_receipt_as_everybody(
     name: str, tiny_model: Path, tiny_federation: Path, tmp_path: Path

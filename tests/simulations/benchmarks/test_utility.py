@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +109,22 @@ def test_methods_for_runs_without_noise_have_no_line_at_an_epsilon_and_that_is_s
         "fedex, epsilon 3.0: left out, it is for runs without noise",
         "flora, epsilon 3.0: left out, it is for runs without noise",
     ]
+
+
+def test_a_method_of_several_ranks_has_a_line_only_where_ranks_differ_or_its_equal_has_none(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    def methods(folder: Path, *asked: str) -> list[str]:
+        wanted = table(scenario, folder, methods=asked, epsilons=[None], seeds=1)
+        return [row.method for row in utility(wanted, Results())]
+
+    mixed = tmp_path / "mixed"
+    shutil.copytree(tiny_federation, mixed)
+    (mixed / "holder-01.policy.toml").write_text("max-rank = 1\n", encoding="utf-8")
+    every = ("ffa", "hetlora", "fedsvd", "flexlora")
+    assert methods(tiny_federation, *every) == ["ffa", "fedsvd"]
+    assert methods(tiny_federation, "hetlora", "fedsvd") == ["hetlora", "fedsvd"]
+    assert methods(mixed, *every) == list(every)
 
 
 def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
