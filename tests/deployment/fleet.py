@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,10 +50,19 @@ def marked(number: int) -> list[dict[str, str]]:
 
 
 class Member:
-    """A holder: a kit, text, and ``confide client join`` where it runs."""
+    """A holder: a kit, text, and ``confide client join`` where it runs: at the test's own machine,
+    by way of its ``wire``, or at another ``inside`` which its commands are run."""
 
-    def __init__(self, place: Path, fed: Federation, name: str, model: Path, python: str) -> None:
-        self.name, self.python = name, python
+    def __init__(
+        self,
+        place: Path,
+        fed: Federation,
+        name: str,
+        model: Path,
+        python: str,
+        inside: Sequence[str] | None = None,
+    ) -> None:
+        self.name, self.python, self.inside = name, python, inside or ()
         self.kit, self.own = fed.kit(name), place / name / f"{MARKER}f1 ward"
         self.own.mkdir(parents=True)
         self.data = tiny.write_jsonl(self.own / f"{MARKER}f2.jsonl", marked(int(name[-1])))
@@ -70,13 +79,15 @@ class Member:
                 os.chown(path, entry.pw_uid, entry.pw_gid)
             self.own.chmod(0o700)
             self.users = ["--resident-user", TEXT_OF, "--gateway-user", NETWORK_OF]
+        self.process: subprocess.Popen[bytes] | None = None
+        if inside is not None:
+            return
         self.wire = Wire(fed)
         # The kit that was handed over, but that its way leads through this test.
         text = (self.kit / "kit.toml").read_text()
         assert f'fleet = "localhost:{fed.port}"' in text
         here = f'fleet = "localhost:{self.wire.port}"'
         (self.kit / "kit.toml").write_text(text.replace(f'fleet = "localhost:{fed.port}"', here))
-        self.process: subprocess.Popen[bytes] | None = None
 
     def allow(self, max_epsilon: float = 1000) -> None:
         """What this holder's policy says, from the next task on."""
@@ -91,7 +102,8 @@ class Member:
         path.write_text(re.sub(r'(?m)^name = ".*"$', f'name = "{name}"', path.read_text()))
 
     def start(self) -> None:
-        words = [self.python, "-P", "-m", "confide", "client", "join", str(self.kit), "--yes"]
+        words = [*self.inside, self.python, "-P", "-m", "confide", "client", "join"]
+        words += [str(self.kit), "--yes"]
         words += ["--data", str(self.data), "--policy", str(self.policy)]
         words += ["--ledger", str(self.ledger), "--socket", str(self.socket), *self.users]
         env = os.environ | {
@@ -162,13 +174,14 @@ class Member:
 class Run:
     """``confide server run`` under way, or over."""
 
-    def __init__(self, place: Path, fed: Federation, name: str, scenario: Path, *changes: str):
+    def __init__(
+        self, place: Path, fed: Federation, name: str, scenario: Path, inside: Sequence[str] = ()
+    ) -> None:
         self.out = place / "runs" / name
         self.log = place / f"{name}.log"
-        words = [sys.executable, "-m", "confide", "server", "run", str(scenario)]
+        words = [*inside, sys.executable, "-m", "confide", "server", "run", str(scenario)]
         words += ["--federation", str(fed.folder), "--wait", "60", "--json"]
-        for change in (f"run.out={self.out}", *changes):
-            words += ["--set", change]
+        words += ["--set", f"run.out={self.out}"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, cwd=place)
 
@@ -230,12 +243,14 @@ def write_scenario(path: Path, config: dict[str, Any]) -> Path:
 
 @dataclass
 class Fleet:
-    """The coordinator's folder, its holders by name, and the runs so far."""
+    """The coordinator's folder, its holders by name, and the runs so far; ``inside`` is what its
+    commands are run by where it is a machine apart."""
 
     place: Path
     fed: Federation
     model: Path
     holders: dict[str, Member]
+    inside: Sequence[str] = ()
     done: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -246,7 +261,7 @@ class Fleet:
         """Start a run; the caller ends it."""
         config = settings(self.model, self.public, **changes)
         scenario = write_scenario(self.place / f"{name}.toml", config)
-        return Run(self.place, self.fed, name, scenario)
+        return Run(self.place, self.fed, name, scenario, self.inside)
 
     def run(self, name: str, **changes: Any) -> Path:
         """A run from its start to its report; done once, whichever test asks first."""
@@ -278,12 +293,27 @@ class Fleet:
         assert seen > 40
 
     def connected(self) -> bool:
-        return collect(self.fed).connected == len(self.holders)
+        if not self.inside:
+            return collect(self.fed).connected == len(self.holders)
+        words = [sys.executable, "-m", "confide", "server", "status", str(self.fed.folder)]
+        said = subprocess.run(
+            [*self.inside, *words, "--json"], capture_output=True, text=True, check=False
+        ).stdout
+        return bool(said) and json.loads(said)["connected"] == len(self.holders)
 
 
 @contextmanager
-def a_fleet() -> Iterator[Fleet]:
-    """A server and its three holders, connected; nothing of them is left afterwards."""
+def a_fleet(
+    host: str = "localhost",
+    inside: Sequence[str] = (),
+    elsewhere: Mapping[str, Sequence[str]] | None = None,
+) -> Iterator[Fleet]:
+    """A server and its holders, connected; nothing of them is left afterwards.
+
+    Args:
+        inside: what the coordinator's commands are run by.
+        elsewhere: what those of each holder are; without it there are three, on wires.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as ending:
         place = Path(name)
         place.chmod(0o755)
@@ -297,16 +327,21 @@ def a_fleet() -> Iterator[Fleet]:
             file.chmod(0o644)  # weights are saved for their owner alone
         tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
         port, inner = free_ports(2)
+        names = tuple(elsewhere) if elsewhere else HOLDERS
         fed = work.provision(
-            place / "fed", holders=3, host="localhost", port=port, superlink_port=inner
+            place / "fed", holders=len(names), host=host, port=port, superlink_port=inner
         )
-        holders = {n: Member(place, fed, n, model, str(python)) for n in HOLDERS}
-        ending.enter_context(server(fed.folder))
+        holders = {
+            n: Member(place, fed, n, model, str(python), elsewhere[n] if elsewhere else None)
+            for n in names
+        }
+        ending.enter_context(server(fed.folder, inside))
         for holder in holders.values():
-            ending.callback(holder.wire.close)
+            if elsewhere is None:
+                ending.callback(holder.wire.close)
             holder.start()
             ending.callback(holder.stop)
-        made = Fleet(place=place, fed=fed, model=model, holders=holders)
+        made = Fleet(place=place, fed=fed, model=model, holders=holders, inside=inside)
         wait_for(lambda: all(holder.well() for holder in holders.values()), 200)
         wait_for(made.connected, 200)
         yield made
