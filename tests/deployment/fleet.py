@@ -58,14 +58,19 @@ class Member:
         place: Path,
         fed: Federation,
         name: str,
-        model: Path,
+        model: Path | str,
         python: str,
         inside: Sequence[str] | None = None,
+        text: Path | None = None,
     ) -> None:
         self.name, self.python, self.inside = name, python, inside or ()
         self.kit, self.own = fed.kit(name), place / name / f"{MARKER}f1 ward"
         self.own.mkdir(parents=True)
-        self.data = tiny.write_jsonl(self.own / f"{MARKER}f2.jsonl", marked(int(name[-1])))
+        self.data = self.own / f"{MARKER}f2.jsonl"
+        if text is None:
+            tiny.write_jsonl(self.data, marked(int(name[-1])))
+        else:
+            shutil.copy(text, self.data)
         self.ledger = self.own / f"{MARKER}f3.sqlite"
         self.policy = self.own / "policy.toml"
         self.model = model
@@ -227,10 +232,10 @@ def rounds_of(folder: Path) -> list[dict[str, Any]]:
     return [row for line in lines if (row := json.loads(line))["event"] == "round"]
 
 
-def settings(model: Path, public: Path, **changes: Any) -> dict[str, Any]:
+def settings(model: Path | str, public: Path, **changes: Any) -> dict[str, Any]:
     """Of a run in which every record is in every step, so that nothing but noise is drawn."""
     chosen = {"train__batch": 64, "round__count": 2, "round__min_holders": 2, **changes}
-    flat = tiny.config(model, public, public, **chosen)
+    flat = tiny.config(Path(model), public, public, **chosen)
     return {key: value for key, value in flat.items() if key != "run.out"}
 
 
@@ -248,7 +253,7 @@ class Fleet:
 
     place: Path
     fed: Federation
-    model: Path
+    model: Path | str
     holders: dict[str, Member]
     inside: Sequence[str] = ()
     done: dict[str, Path] = field(default_factory=dict)
@@ -307,12 +312,16 @@ def a_fleet(
     host: str = "localhost",
     inside: Sequence[str] = (),
     elsewhere: Mapping[str, Sequence[str]] | None = None,
+    model: str | None = None,
+    texts: Mapping[str, Path] | None = None,
 ) -> Iterator[Fleet]:
     """A server and its holders, connected; nothing of them is left afterwards.
 
     Args:
         inside: what the coordinator's commands are run by.
         elsewhere: what those of each holder are; without it there are three, on wires.
+        model: the base model's name; a tiny one is made without it.
+        texts: a file for each of the three; it is text full of markers without it.
     """
     with tempfile.TemporaryDirectory() as name, ExitStack() as ending:
         place = Path(name)
@@ -322,9 +331,10 @@ def a_fleet(
             python = tools_for_everybody(place)
         if python is None:
             pytest.skip("root needs a Python that another user can run")
-        model = tiny.save_model(place / "model")
-        for file in model.iterdir():
-            file.chmod(0o644)  # weights are saved for their owner alone
+        base = model or tiny.save_model(place / "model")
+        if isinstance(base, Path):
+            for file in base.iterdir():
+                file.chmod(0o644)  # weights are saved for their owner alone
         tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
         port, inner = free_ports(2)
         names = tuple(elsewhere) if elsewhere else HOLDERS
@@ -332,8 +342,16 @@ def a_fleet(
             place / "fed", holders=len(names), host=host, port=port, superlink_port=inner
         )
         holders = {
-            n: Member(place, fed, n, model, str(python), elsewhere[n] if elsewhere else None)
-            for n in names
+            name: Member(
+                place,
+                fed,
+                name,
+                base,
+                str(python),
+                inside=elsewhere[name] if elsewhere else None,
+                text=texts[name] if texts else None,
+            )
+            for name in names
         }
         ending.enter_context(server(fed.folder, inside))
         for holder in holders.values():
@@ -341,7 +359,7 @@ def a_fleet(
                 ending.callback(holder.wire.close)
             holder.start()
             ending.callback(holder.stop)
-        made = Fleet(place=place, fed=fed, model=model, holders=holders, inside=inside)
+        made = Fleet(place=place, fed=fed, model=base, holders=holders, inside=inside)
         wait_for(lambda: all(holder.well() for holder in holders.values()), 200)
         wait_for(made.connected, 200)
         yield made
