@@ -54,10 +54,8 @@ class Senders:
             ConfideError: ``gate.sender``.
         """
         own = self._names.get(node)
-        if self._known is not None:
-            right = claimed in ("", own)  # an answer without a name says so itself: a refusal
-        elif own is not None:
-            right = claimed in ("", own)
+        if self._known is not None or own is not None:
+            right = claimed in ("", own)  # without a name are refusals alone: an update needs one
         else:
             right = claimed not in self._names.values()
         if not right:
