@@ -133,11 +133,12 @@ kills: venv
 	@echo "== tests: kills and power failures"
 	timeout 3600 pytest -m slow tests/crash $(PYTEST_ARGS)
 
-# Coordinator and holders as processes, what dies and is cut off in mid-round included; ten minutes.
-# Needs nginx. Says what a round costs beside training.
-deployment: venv
+# Coordinator and holders as processes: what dies or is cut off in mid-round, a bad line, the demo's own
+# model, an installation from nothing; half an hour, an hour and more beside other work.
+# Needs nginx, and root for the bad line. Says what a round costs beside training.
+deployment: assets
 	@echo "== tests: deployment"
-	timeout 3600 pytest -s tests/deployment $(PYTEST_ARGS)
+	timeout 7200 pytest -s tests/deployment $(PYTEST_ARGS)
 
 # Some hundred and forty faults, each of which a test must find; an hour or two.
 mutants: assets

@@ -14,6 +14,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import BoundedSemaphore, Lock, Thread
 from typing import Any
@@ -100,7 +101,9 @@ class Resident:
         try:
             kind, size = frames.receive_head(caller)
             if kind == frames.STATUS and size == 0:
-                frames.send(caller, frames.REPORT, json.dumps(self.status()).encode())
+                # Who asked while the libraries were imported may not have waited for it.
+                with suppress(BrokenPipeError, ConnectionResetError):
+                    frames.send(caller, frames.REPORT, json.dumps(self.status()).encode())
                 return
             if kind != frames.TASK:
                 raise ConfideError("socket.malformed", "A caller asks for a task or the status.")

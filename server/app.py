@@ -8,6 +8,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..common.errors import ConfideError
+from .deploy.members import names_here
 from .live import live_file
 from .run import run
 from .transport import GridTransport
@@ -24,6 +25,7 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("confide").parent = logger
     logging.getLogger("confide").setLevel(logging.INFO)
     try:
-        run(context.run_config, GridTransport(grid, live_file(context.run_config)))
+        transport = GridTransport(grid, live_file(context.run_config))
+        run(context.run_config, transport, names_here())
     except ConfideError as error:
         logger.error("%s", error)

@@ -1,10 +1,11 @@
 """The gate: what an update must be before the coordinator looks at its values.
 
-Everything a holder could choose freely is fixed here: it answers this task of this run under a
-plain name, has exactly the schema's values in the agreed encoding, all finite and no longer than
-an honest change can be, and states a receipt under the plan's terms that goes on where the
-holder's last one ended. Weights are never taken from a holder: every accepted update counts the
-same. What fails is left out of the round and named with a code; the round goes on.
+Everything a holder could choose freely is fixed here: it answers this task of this run under the
+plain name of the node that it came from (``senders``), has exactly the schema's values in the
+agreed encoding, all finite and no longer than an honest change can be, and states a receipt under
+the plan's terms that goes on where the holder's last one ended. Weights are never taken from a
+holder: every accepted update counts the same. What fails is left out of the round and named with a
+code; the round goes on.
 
 A receipt is the holder's word. What the gate can tell is that it contradicts the plan or itself;
 the report recomputes epsilon from it.
@@ -31,10 +32,10 @@ from ..common.ranks import padded
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
 from ..common.wire import Refusal, Reply, Task, Update
+from .senders import ANOTHERS_NAME, NAMELESS, Senders
 
-# A name goes into file names, log lines and the report. "node-" is how the coordinator calls a
-# holder whose name it does not know.
-_NAME = re.compile(r"(?!node-)[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+# A name goes into file names, log lines and the report, and none may look like a nameless node's.
+_NAME = re.compile(rf"(?!{NAMELESS})[A-Za-z0-9_][A-Za-z0-9._-]{{0,63}}")
 _CODE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _MOST_CODE = 64
 WENT_BACK = "gate.ledger"  # the code of a holder whose ledger lost what it had booked
@@ -68,6 +69,7 @@ def judge(
     schema: AdapterSchema,
     receipts: Mapping[str, Receipt],
     barred: Collection[str] = (),
+    senders: Senders | None = None,
     start: float = 0.0,
     narrower: Mapping[str, AdapterSchema] | None = None,
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
@@ -76,6 +78,7 @@ def judge(
     Args:
         receipts: the newest of each holder that passed in an earlier round of this run.
         barred: holders whose ledger went back in an earlier round.
+        senders: whose name each node has; nobody's is known without it.
         start: the L2 norm of the adapter that the round began with.
         narrower: by digest, the schemas of smaller rank that a holder may train instead.
     """
@@ -83,7 +86,7 @@ def judge(
     def passes(update: Update, last: Receipt | None) -> Accepted:
         return check(update, task, settings, schema, last, start, narrower)
 
-    return sift(replies, passes, receipts, barred)
+    return sift(replies, passes, receipts, barred, senders)
 
 
 def sift(
@@ -91,43 +94,60 @@ def sift(
     passes: Callable[[Update, Receipt | None], Accepted],
     receipts: Mapping[str, Receipt],
     barred: Collection[str],
+    senders: Senders | None = None,
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
     """What ``judge`` says, by what ``passes`` says of each update and its holder's last receipt."""
+    senders = senders or Senders()
+    senders.look()
     passed: dict[int, Accepted] = {}
     failed: dict[int, str] = {}
     for node, reply in sorted(replies.items()):
-        if isinstance(reply, Refusal):
-            failed[node] = refusal_code(reply)
-            continue
-        if reply.holder in barred:
-            failed[node] = WENT_BACK
-            continue
         try:
-            passed[node] = passes(reply, receipts.get(reply.holder))
+            senders.check(node, reply.holder)
+            passed[node] = _update(reply, passes, receipts, barred)
         except ConfideError as error:
             failed[node] = error.code
     # Nobody can say which of two is the one that the name belongs to, so neither counts.
     times = Counter(update.holder for update in passed.values())
     failed |= {n: "gate.duplicate" for n, update in passed.items() if times[update.holder] > 1}
-    accepted = {u.holder: u for n, u in passed.items() if n not in failed}
+    good = {node: update for node, update in passed.items() if node not in failed}
+    senders.keep({node: update.holder for node, update in good.items()})
+    accepted = {update.holder: update for update in good.values()}
     left_out = []
     for node, code in sorted(failed.items()):
-        name = named(replies[node].holder, node)
-        # Under the name of a holder that was accepted, somebody else must have answered.
-        name = f"node-{node}" if name in accepted else name
+        name = senders.name_of(node)
+        if name.startswith(NAMELESS) and code != ANOTHERS_NAME:
+            claimed = named(replies[node].holder, node)
+            # Under the name of a holder that was accepted, somebody else must have answered.
+            name = name if claimed in accepted else claimed
         left_out.append({"holder": name, "code": code})
     return accepted, left_out
 
 
+def _update(
+    reply: Reply,
+    passes: Callable[[Update, Receipt | None], Accepted],
+    receipts: Mapping[str, Receipt],
+    barred: Collection[str],
+) -> Accepted:
+    if isinstance(reply, Refusal):
+        raise ConfideError(refusal_code(reply), "The holder refused.")
+    if reply.holder in barred:
+        raise ConfideError(WENT_BACK, "The ledger went back in an earlier round.")
+    return passes(reply, receipts.get(reply.holder))
+
+
 def named(claimed: str, node: int) -> str:
     """The name that a holder gives itself, if it is one that can be written anywhere."""
-    return claimed if _NAME.fullmatch(claimed) else f"node-{node}"
+    return claimed if _NAME.fullmatch(claimed) else f"{NAMELESS}{node}"
 
 
 def refusal_code(refusal: Refusal) -> str:
-    """The code of a refusal, if it is one."""
-    good = len(refusal.code) <= _MOST_CODE and _CODE.fullmatch(refusal.code)
-    return refusal.code if good else "holder.failed"
+    """The code of a refusal, if it is one that a holder may give: what the gate found is the
+    gate's to say, since a holder is barred for it."""
+    code = refusal.code
+    good = len(code) <= _MOST_CODE and _CODE.fullmatch(code) and not code.startswith("gate.")
+    return code if good else "holder.failed"
 
 
 def check(

@@ -37,6 +37,7 @@ from .gate import WENT_BACK, Accepted, judge
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, rate_of
 from .selection import select, selection_key
+from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
@@ -74,8 +75,10 @@ class Rounds:
         transport: Transport,
         folder: RunFolder,
         evaluator: Evaluator,
+        known: Known | None = None,
     ) -> None:
         self._settings, self._loaded, self._transport = settings, loaded, transport
+        self._senders = Senders(transport.nodes, known)
         self._folder, self._evaluator = folder, evaluator
         self._schema = loaded.schema
         self._method = method_of(settings.aggregate.method)
@@ -171,7 +174,8 @@ class Rounds:
         sums.record(self._folder, task, summed, self._settings, **found)
 
     def _sum(self, task: Task, nodes: Sequence[int], state: _State) -> sums.Summed:
-        return sums.ask(task, self._settings, self._transport, nodes, state.receipts, state.barred)
+        told = state.receipts, state.barred, self._senders
+        return sums.ask(task, self._settings, self._transport, nodes, *told)
 
     def _begin(self) -> _State:
         if self._settings.run.resume:
@@ -213,11 +217,10 @@ class Rounds:
         schema = self._method.trained(self._schema, number)
         start = float(state.adapter.double().norm())
         ranks = at_every_rank(schema) if settings.aggregate.method in OF_RANKS else None
-        accepted, left_out = judge(
-            replies, task, at_rate, schema, state.receipts, state.barred, start, ranks
-        )
+        told = state.receipts, state.barred, self._senders
+        accepted, left_out = judge(replies, task, at_rate, schema, *told, start, ranks)
         gone = sorted(set(nodes) - set(connected))
-        left_out += [{"holder": f"node-{node}", "code": "transport.gone"} for node in gone]
+        left_out += [{"holder": self._senders.name_of(n), "code": "transport.gone"} for n in gone]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
         abandoned = len(accepted) < least
         state.receipts |= {holder: update.receipt for holder, update in accepted.items()}

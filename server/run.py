@@ -33,6 +33,7 @@ from .report import value_text
 from .report.build import write_report
 from .rounds import Rounds
 from .run_folder import RunFolder, now, run_settings, translated
+from .senders import Known
 from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
@@ -40,8 +41,11 @@ logger = logging.getLogger("confide.server")
 _SOFTWARE = ("flwr", "torch", "transformers", "opacus", "peft", "dp-accounting")
 
 
-def run(config: Mapping[str, Any], transport: Transport) -> RunFolder:
+def run(config: Mapping[str, Any], transport: Transport, known: Known | None = None) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
+
+    Args:
+        known: the holder's name for each node, where the coordinator knows it.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
@@ -49,7 +53,7 @@ def run(config: Mapping[str, Any], transport: Transport) -> RunFolder:
     folder = _open_folder(config)
     started = time.monotonic()
     try:
-        _train(from_flat(config), transport, folder)
+        _train(from_flat(config), transport, folder, known)
     except ConfideError as error:
         _end(folder, "failed", error.code, started, message=str(error))
         raise
@@ -85,7 +89,9 @@ def _open_folder(config: Mapping[str, Any]) -> RunFolder:
     return folder
 
 
-def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
+def _train(
+    settings: Settings, transport: Transport, folder: RunFolder, known: Known | None
+) -> None:
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
     if data is None:
         raise ConfideError(
@@ -104,7 +110,7 @@ def _train(settings: Settings, transport: Transport, folder: RunFolder) -> None:
     else:
         folder.write_config(settings.to_flat())
         folder.event("start", **_start(settings, loaded, folder, len(nodes)))
-    Rounds(settings, loaded, transport, folder, evaluator).run(nodes)
+    Rounds(settings, loaded, transport, folder, evaluator, known).run(nodes)
     other = final_adapter(folder, loaded, settings.aggregate.method)
     _save_adapter(settings, loaded, other, folder.path / "adapter")
 

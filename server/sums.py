@@ -21,6 +21,7 @@ from ..common.sums import Sum, largest_loss, noise_of, size_of, sums_of, with_co
 from ..common.wire import Task, Update
 from .gate import Accepted, check_sum, sift
 from .run_folder import RunFolder
+from .senders import Senders
 from .transport import Transport
 
 logger = logging.getLogger("confide.server")
@@ -48,6 +49,7 @@ def ask(
     nodes: Sequence[int],
     receipts: Mapping[str, Receipt],
     barred: Collection[str],
+    senders: Senders | None = None,
 ) -> Summed:
     """Ask ``nodes`` for the sum of a task, and add up what passes the gate."""
     size = size_of(sums_of(settings)[task.round], settings)
@@ -56,7 +58,7 @@ def ask(
         return check_sum(update, task, settings, size, last)
 
     replies = transport.ask(nodes, task, settings.round.timeout)
-    accepted, left_out = sift(replies, passes, receipts, barred)
+    accepted, left_out = sift(replies, passes, receipts, barred, senders)
     values = [one.change.double().tolist() for one in accepted.values()]
     return Summed(
         totals=tuple(math.fsum(column) for column in zip(*values, strict=True)) or (0.0,) * size,

@@ -30,7 +30,9 @@ def run(
         typer.Argument(metavar="SCENARIO", help="A scenario's name or file; a run folder goes on."),
     ],
     *,
-    federation: Annotated[Path, typer.Option(metavar="DIR", help="The federation's folder.")],
+    federation: Annotated[
+        Path, typer.Option(metavar="NAME", help="The federation's name, or its folder.")
+    ],
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs; may be repeated."),
@@ -41,10 +43,10 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a scenario over the real holders, and show them live; Ctrl-C stops the run."""
-    from ..server.deploy.federation import load_federation
+    from ..server.deploy.federation import find_federation
     from ..server.deploy.run import run_over
 
-    folder = run_over(load_federation(federation), _config(what, changes or []), _say, wait=wait)
+    folder = run_over(find_federation(federation), _config(what, changes or []), _say, wait=wait)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if as_json:
         claim = {name: report["claim"][name] for name in ("sentence", "epsilon", "delta")}

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from .status import Status
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="DIR", help="The federation's folder, or its name.")
+]
 Name = Annotated[str | None, typer.Option(metavar="NAME")]
 
 
@@ -46,7 +48,7 @@ def provision(
     """Make keys, certificates and a kit for each holder; or change who is in the federation."""
     from ...common.errors import ConfideError
     from . import provision as work
-    from .federation import load_federation
+    from .federation import find_federation
 
     changes = [name for name in (add, renew, revoke) if name is not None]
     new = [value for value in (holders, host, port) if value is not None]
@@ -62,7 +64,7 @@ def provision(
         )
         _tell_new(made, as_json)
         return
-    federation = load_federation(folder)
+    federation = find_federation(folder)
     if add is not None:
         changed = work.add(federation, add)
         said = f"{add}: a kit in {changed.kit(add)}"
@@ -77,22 +79,22 @@ def provision(
 
 def start(folder: Folder, as_json: Json = False) -> None:
     """Run the SuperLink and the door until SIGTERM or Ctrl-C; what ends is started again."""
-    from .federation import load_federation
+    from .federation import find_federation
     from .supervisor import Supervisor
 
     def say(event: dict[str, Any]) -> None:
         rest = " ".join(f"{k}={v}" for k, v in event.items() if k not in ("time", "event"))
         typer.echo(json.dumps(event) if as_json else f"{event['time']} {event['event']} {rest}")
 
-    Supervisor(load_federation(folder), say).run()
+    Supervisor(find_federation(folder), say).run()
 
 
 def status(folder: Folder, as_json: Json = False) -> None:
     """Show who is connected and what runs; status 1 when something is wrong."""
-    from .federation import load_federation
+    from .federation import find_federation
     from .status import collect
 
-    found = collect(load_federation(folder))
+    found = collect(find_federation(folder))
     if as_json:
         typer.echo(json.dumps(found.to_json()))
     else:

@@ -7,6 +7,7 @@ Private keys lie in files of their own and are never read here.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,10 +16,11 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import ConfideError
+from ...common.errors import ConfideError, nearest
 from .keys import write_public
 
 FILE_NAME = "federation.toml"
+_SERVICE = "/var/lib/confide-server"  # of deploy/systemd/confide-coordinator.service
 # A holder's name goes into file names and the report; "node-" is the coordinator's word for a
 # holder without one, "server" and "bundle" are what else can be renewed.
 _HOLDER = re.compile(r"(?!node-|server$|bundle$)[a-z0-9][a-z0-9._-]{0,31}")
@@ -153,6 +155,29 @@ def load_federation(folder: Path) -> Federation:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise _malformed(path, f"lacks or misspells {error}") from None
+
+
+def find_federation(given: Path) -> Federation:
+    """The federation in a folder, or the one of that name: its folder's, here or where this machine
+    keeps its federations, which is ``CONFIDE_FEDERATIONS`` or the service's own folder.
+
+    Raises:
+        ConfideError: ``federation.unknown`` for a name that none has, else as ``load_federation``.
+    """
+    if str(given) != given.name or (given / FILE_NAME).is_file():
+        return load_federation(given)
+    place = Path(os.environ.get("CONFIDE_FEDERATIONS") or _SERVICE).expanduser()
+    manifests = [path for folder in (place, Path()) for path in folder.glob(f"*/{FILE_NAME}")]
+    found = {path.parent.name: path.parent for path in manifests}
+    if given.name not in found:
+        raise ConfideError(
+            "federation.unknown",
+            f"No federation is called {given.name!r:.80}, neither here nor in {place}.",
+            nearest(given.name, found)
+            if found
+            else "Name its folder, or make one: `confide server provision DIR`.",
+        )
+    return load_federation(found[given.name])
 
 
 def check_holder(name: str) -> str:

@@ -28,6 +28,7 @@ SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
+FEDERATION = "CONFIDE_FEDERATION"  # whose server started a program: its folder
 _SECRET_BYTES = 32
 _CALL_SECONDS = 60.0
 _CONNECTION = """[superlink]
@@ -69,6 +70,7 @@ def environment(federation: Federation) -> dict[str, str]:
     tools = str(Path(sys.executable).parent)
     return os.environ | {
         **SWITCHES,
+        FEDERATION: str(federation.folder),
         "FLWR_HOME": str(_home(federation)),
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
     }

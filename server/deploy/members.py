@@ -8,13 +8,14 @@ made anew with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...common.errors import ConfideError
 from . import flower
-from .federation import Federation, Holder
+from .federation import Federation, Holder, load_federation
 from .keys import fingerprint, write_public
 
 
@@ -89,6 +90,20 @@ def members(federation: Federation) -> list[Member]:
 def names(federation: Federation) -> Mapping[int, str]:
     """The holder's name for a node."""
     return {member.node: member.name for member in members(federation)}
+
+
+def names_here() -> Callable[[], Mapping[int, str]] | None:
+    """For a ServerApp: what ``names`` says now, each time it is asked, in the federation whose
+    server started it; None where none did, as in a simulation.
+
+    The server's own environment says so, and no setting of a run: whoever may start one cannot
+    switch it off.
+    """
+    folder = os.environ.get(flower.FEDERATION)
+    if folder is None:
+        return None
+    federation = load_federation(Path(folder))
+    return lambda: names(federation)
 
 
 def _register(federation: Federation, holder: Holder) -> Member:

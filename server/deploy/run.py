@@ -50,7 +50,6 @@ class Watch:
     folder: Path | None = None
     _known: set[Path] = field(default_factory=set)
     _seen: int = 0
-    _shown: Mapping[str, str] = field(default_factory=dict)
     _connected: frozenset[int] = frozenset()
     _status: str = ""
 
@@ -152,9 +151,7 @@ class Watch:
         for node, name in names(self.federation).items():
             state = "connected" if node in self._connected else "away"
             states[name] = of_round.get(node, state)
-        if states != self._shown:
-            self._shown = states
-            self.progress({"event": "holders", "states": states})
+        self.progress({"event": "holders", "states": states})
 
     def _is_whole(self) -> bool:
         """True for a run with its report, False for one that died; its own error is raised."""
@@ -216,6 +213,7 @@ def run_over(
     """
     settings = from_flat(config)
     check_bundle(federation, config)
+    progress = _once(progress)
     resumed = Path(settings.run.resume).expanduser().resolve() if settings.run.resume else None
     out = resumed.parent if resumed else Path(settings.run.out).expanduser().resolve()
     least = max(settings.round.min_holders, settings.round.holders)
@@ -226,6 +224,20 @@ def run_over(
     if resumed:
         watch._seen = len(read_events(resumed))
     return watch.run()
+
+
+def _once(progress: Callable[[Event], None]) -> Callable[[Event], None]:
+    """``progress``, which hears of the holders only when something about them has changed."""
+    shown: Event = {}
+
+    def tell(event: Event) -> None:
+        if event["event"] == "holders":
+            if event["states"] == shown.get("states"):
+                return
+            shown.update(event)
+        progress(event)
+
+    return tell
 
 
 def _await_holders(

@@ -292,6 +292,23 @@ def test_a_path_too_long_for_a_socket_is_said(tmp_path: Path) -> None:
         listen(tmp_path / ("x" * 120))
 
 
+def test_who_asked_for_the_status_and_went_away_is_not_worth_a_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As ``join`` does, whose patience may end while the resident imports its libraries."""
+    listener = listen(tmp_path / "run" / "socket")
+    for _ in range(3):
+        with frames.connect(tmp_path / "run" / "socket", 5) as call:
+            frames.send(call, frames.STATUS, b"")
+    resident = Resident(listener, lambda data: UPDATE, dict, Journal("t"))
+    thread = threading.Thread(target=resident.serve)
+    thread.start()
+    assert status(tmp_path / "run" / "socket")["alive"]  # asked last, so the others were met
+    resident.stop()
+    thread.join(20)
+    assert capfd.readouterr().err == ""
+
+
 def test_the_journal_has_a_line_for_each_task_and_no_text(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,13 +50,27 @@ def marked(number: int) -> list[dict[str, str]]:
 
 
 class Member:
-    """A holder: a kit, text, and ``confide client join`` where it runs."""
+    """A holder: a kit, text, and ``confide client join`` where it runs: at the test's own machine,
+    by way of its ``wire``, or at another ``inside`` which its commands are run."""
 
-    def __init__(self, place: Path, fed: Federation, name: str, model: Path, python: str) -> None:
-        self.name, self.python = name, python
+    def __init__(
+        self,
+        place: Path,
+        fed: Federation,
+        name: str,
+        model: Path | str,
+        python: str,
+        inside: Sequence[str] | None = None,
+        text: Path | None = None,
+    ) -> None:
+        self.name, self.python, self.inside = name, python, inside or ()
         self.kit, self.own = fed.kit(name), place / name / f"{MARKER}f1 ward"
         self.own.mkdir(parents=True)
-        self.data = tiny.write_jsonl(self.own / f"{MARKER}f2.jsonl", marked(int(name[-1])))
+        self.data = self.own / f"{MARKER}f2.jsonl"
+        if text is None:
+            tiny.write_jsonl(self.data, marked(int(name[-1])))
+        else:
+            shutil.copy(text, self.data)
         self.ledger = self.own / f"{MARKER}f3.sqlite"
         self.policy = self.own / "policy.toml"
         self.model = model
@@ -70,13 +84,15 @@ class Member:
                 os.chown(path, entry.pw_uid, entry.pw_gid)
             self.own.chmod(0o700)
             self.users = ["--resident-user", TEXT_OF, "--gateway-user", NETWORK_OF]
+        self.process: subprocess.Popen[bytes] | None = None
+        if inside is not None:
+            return
         self.wire = Wire(fed)
         # The kit that was handed over, but that its way leads through this test.
         text = (self.kit / "kit.toml").read_text()
         assert f'fleet = "localhost:{fed.port}"' in text
         here = f'fleet = "localhost:{self.wire.port}"'
         (self.kit / "kit.toml").write_text(text.replace(f'fleet = "localhost:{fed.port}"', here))
-        self.process: subprocess.Popen[bytes] | None = None
 
     def allow(self, max_epsilon: float = 1000) -> None:
         """What this holder's policy says, from the next task on."""
@@ -85,8 +101,14 @@ class Member:
             f'base-models = ["{self.model}"]\nallow-unprotected = true\n'
         )
 
+    def call(self, name: str) -> None:
+        """From the next start on it answers under this name, whoever has the key."""
+        path = self.kit / "kit.toml"
+        path.write_text(re.sub(r'(?m)^name = ".*"$', f'name = "{name}"', path.read_text()))
+
     def start(self) -> None:
-        words = [self.python, "-P", "-m", "confide", "client", "join", str(self.kit), "--yes"]
+        words = [*self.inside, self.python, "-P", "-m", "confide", "client", "join"]
+        words += [str(self.kit), "--yes"]
         words += ["--data", str(self.data), "--policy", str(self.policy)]
         words += ["--ledger", str(self.ledger), "--socket", str(self.socket), *self.users]
         env = os.environ | {
@@ -157,13 +179,14 @@ class Member:
 class Run:
     """``confide server run`` under way, or over."""
 
-    def __init__(self, place: Path, fed: Federation, name: str, scenario: Path, *changes: str):
+    def __init__(
+        self, place: Path, fed: Federation, name: str, scenario: Path, inside: Sequence[str] = ()
+    ) -> None:
         self.out = place / "runs" / name
         self.log = place / f"{name}.log"
-        words = [sys.executable, "-m", "confide", "server", "run", str(scenario)]
+        words = [*inside, sys.executable, "-m", "confide", "server", "run", str(scenario)]
         words += ["--federation", str(fed.folder), "--wait", "60", "--json"]
-        for change in (f"run.out={self.out}", *changes):
-            words += ["--set", change]
+        words += ["--set", f"run.out={self.out}"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log, cwd=place)
 
@@ -209,10 +232,10 @@ def rounds_of(folder: Path) -> list[dict[str, Any]]:
     return [row for line in lines if (row := json.loads(line))["event"] == "round"]
 
 
-def settings(model: Path, public: Path, **changes: Any) -> dict[str, Any]:
+def settings(model: Path | str, public: Path, **changes: Any) -> dict[str, Any]:
     """Of a run in which every record is in every step, so that nothing but noise is drawn."""
     chosen = {"train__batch": 64, "round__count": 2, "round__min_holders": 2, **changes}
-    flat = tiny.config(model, public, public, **chosen)
+    flat = tiny.config(Path(model), public, public, **chosen)
     return {key: value for key, value in flat.items() if key != "run.out"}
 
 
@@ -225,12 +248,14 @@ def write_scenario(path: Path, config: dict[str, Any]) -> Path:
 
 @dataclass
 class Fleet:
-    """The coordinator's folder, its holders by name, and the runs so far."""
+    """The coordinator's folder, its holders by name, and the runs so far; ``inside`` is what its
+    commands are run by where it is a machine apart."""
 
     place: Path
     fed: Federation
-    model: Path
+    model: Path | str
     holders: dict[str, Member]
+    inside: Sequence[str] = ()
     done: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -241,7 +266,7 @@ class Fleet:
         """Start a run; the caller ends it."""
         config = settings(self.model, self.public, **changes)
         scenario = write_scenario(self.place / f"{name}.toml", config)
-        return Run(self.place, self.fed, name, scenario)
+        return Run(self.place, self.fed, name, scenario, self.inside)
 
     def run(self, name: str, **changes: Any) -> Path:
         """A run from its start to its report; done once, whichever test asks first."""
@@ -273,12 +298,31 @@ class Fleet:
         assert seen > 40
 
     def connected(self) -> bool:
-        return collect(self.fed).connected == len(self.holders)
+        if not self.inside:
+            return collect(self.fed).connected == len(self.holders)
+        words = [sys.executable, "-m", "confide", "server", "status", str(self.fed.folder)]
+        said = subprocess.run(
+            [*self.inside, *words, "--json"], capture_output=True, text=True, check=False
+        ).stdout
+        return bool(said) and json.loads(said)["connected"] == len(self.holders)
 
 
 @contextmanager
-def a_fleet() -> Iterator[Fleet]:
-    """A server and its three holders, connected; nothing of them is left afterwards."""
+def a_fleet(
+    host: str = "localhost",
+    inside: Sequence[str] = (),
+    elsewhere: Mapping[str, Sequence[str]] | None = None,
+    model: str | None = None,
+    texts: Mapping[str, Path] | None = None,
+) -> Iterator[Fleet]:
+    """A server and its holders, connected; nothing of them is left afterwards.
+
+    Args:
+        inside: what the coordinator's commands are run by.
+        elsewhere: what those of each holder are; without it there are three, on wires.
+        model: the base model's name; a tiny one is made without it.
+        texts: a file for each of the three; it is text full of markers without it.
+    """
     with tempfile.TemporaryDirectory() as name, ExitStack() as ending:
         place = Path(name)
         place.chmod(0o755)
@@ -287,21 +331,35 @@ def a_fleet() -> Iterator[Fleet]:
             python = tools_for_everybody(place)
         if python is None:
             pytest.skip("root needs a Python that another user can run")
-        model = tiny.save_model(place / "model")
-        for file in model.iterdir():
-            file.chmod(0o644)  # weights are saved for their owner alone
+        base = model or tiny.save_model(place / "model")
+        if isinstance(base, Path):
+            for file in base.iterdir():
+                file.chmod(0o644)  # weights are saved for their owner alone
         tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
         port, inner = free_ports(2)
+        names = tuple(elsewhere) if elsewhere else HOLDERS
         fed = work.provision(
-            place / "fed", holders=3, host="localhost", port=port, superlink_port=inner
+            place / "fed", holders=len(names), host=host, port=port, superlink_port=inner
         )
-        holders = {n: Member(place, fed, n, model, str(python)) for n in HOLDERS}
-        ending.enter_context(server(fed.folder))
+        holders = {
+            name: Member(
+                place,
+                fed,
+                name,
+                base,
+                str(python),
+                inside=elsewhere[name] if elsewhere else None,
+                text=texts[name] if texts else None,
+            )
+            for name in names
+        }
+        ending.enter_context(server(fed.folder, inside))
         for holder in holders.values():
-            ending.callback(holder.wire.close)
+            if elsewhere is None:
+                ending.callback(holder.wire.close)
             holder.start()
             ending.callback(holder.stop)
-        made = Fleet(place=place, fed=fed, model=model, holders=holders)
+        made = Fleet(place=place, fed=fed, model=base, holders=holders, inside=inside)
         wait_for(lambda: all(holder.well() for holder in holders.values()), 200)
         wait_for(made.connected, 200)
         yield made

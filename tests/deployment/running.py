@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,11 +34,12 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """``confide server start``, when its door is open; ended, with all below it, at the end."""
+def server(folder: Path, inside: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+    """``confide server start``, when its door is open; ended, with all below it, at the end.
+    ``inside`` is what it is run by."""
     with (folder / "said").open("w", encoding="utf-8") as said:
         process = subprocess.Popen(
-            [sys.executable, "-m", "confide", "server", "start", str(folder), "--json"],
+            [*inside, sys.executable, "-m", "confide", "server", "start", str(folder), "--json"],
             stdout=said,
             stderr=said,
         )

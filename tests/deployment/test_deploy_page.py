@@ -1,8 +1,9 @@
 """docs/deploy.md, executed as it stands: from an empty folder to a federation and a finished run.
 
 Every line after ``$`` in a block of ``console`` is run by a shell, in order, at the coordinator or
-at the holder. The test brings what the page says that its reader has: a host, a port, a scenario,
-the text, and the person who carries the kit.
+at the holder. The test brings what the page says that its reader has: a place, a host, a port, a
+scenario, the text, and the person who carries the kit. The slow one begins with nothing but Python,
+pip and nginx and installs the project by the page's own commands.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -30,10 +30,12 @@ from tests.deployment.conftest import ROOT, TOOLS
 from tests.deployment.fleet import write_scenario
 from tests.deployment.running import needs_nginx
 
-pytestmark = [needs_nginx, pytest.mark.timeout(600)]
+pytestmark = [needs_nginx, pytest.mark.timeout(1500)]
 
 RECORDS = 200
+PLACE = re.compile(r"VENV=\S+")
 OWN = re.compile(r"HOST=\S+ PORT=\S+ SCENARIO=\S+")
+INSTALL_SECONDS = 3000.0  # libraries of 2 GB over a network, on a machine that does other work
 # The page's reader is no root, who would need two users; by another number, root is none either.
 ANYBODY = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
 
@@ -66,21 +68,23 @@ class Shells:
     def __init__(self, place: Path) -> None:
         self.place = place
         self.groups: list[int] = []
+        self.patience = 500.0
+        self.env = {n: value for n, value in os.environ.items() if n != "XDG_RUNTIME_DIR"}
+        self.env |= {"PYTHONPATH": str(ROOT)}
+        self.env |= {"PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
         self.as_somebody = ANYBODY if os.geteuid() == 0 else []
         if self.as_somebody and subprocess.run([*ANYBODY, "true"], check=False).returncode:
             pytest.skip("this must not be root, or must be able to make a user namespace")
 
-    def follow(self, where: str, commands: list[str], seconds: float = 250) -> str:
-        """Run a block in a folder; returns what it said."""
+    def follow(self, where: str, commands: list[str], seconds: float | None = None) -> str:
+        """Run a block in a folder, for ``patience`` unless told otherwise; returns what it said."""
         script = "\n".join(["set -eu", *commands])
         log = self.place / f"shell-{len(self.groups)}.log"
-        env = {name: value for name, value in os.environ.items() if name != "XDG_RUNTIME_DIR"}
-        env |= {"PYTHONPATH": str(ROOT), "PATH": f"{TOOLS}{os.pathsep}{os.environ['PATH']}"}
         with log.open("wb") as said:
             shell = subprocess.Popen(
                 [*self.as_somebody, "bash", "-c", script],
                 cwd=self.place / where,
-                env=env,
+                env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -88,7 +92,7 @@ class Shells:
             )
         self.groups.append(shell.pid)
         try:
-            status = shell.wait(seconds)
+            status = shell.wait(seconds or self.patience)
         except subprocess.TimeoutExpired:
             shell.kill()
             shell.wait()
@@ -136,14 +140,59 @@ def shells() -> Iterator[Shells]:
 
 
 def test_the_page_leads_from_an_empty_folder_to_a_finished_run(shells: Shells) -> None:
+    own = follow_to_a_joined_holder(shells)
+    place, run = shells.place, blocks()[4]
+    said = shells.follow("coordinator", [own, *run])
+    assert "holder-1 training, holder-2 away, holder-3 away" in said
+    assert "round 2: 1 updates" in said
+    (folder,) = (place / "coordinator" / "runs").iterdir()
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    assert 0 < report["claim"]["epsilon"] <= 8.0
+    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    with Ledger.open(place / "holder" / "text.jsonl.ledger.sqlite", create=False) as ledger:
+        assert [e.payload["state"] for e in ledger.entries()].count("released") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+def test_the_page_leads_from_a_machine_without_confide_to_a_joined_holder(shells: Shells) -> None:
+    """An empty home, no variable of the project's, and a source without what was built in it."""
+    place, install = shells.place, blocks()[0]
+    assert PLACE.fullmatch(install[0])
+    shutil.copytree(ROOT, place / "source", ignore=built)
+    (place / "home").mkdir()
+    kept = {name: v for name, v in os.environ.items() if name.lower().startswith(FROM_OUTSIDE)}
+    shells.patience = 900.0  # what was just installed is compiled at its first use
+    shells.env = {**kept, "HOME": str(place / "home"), "PATH": os.defpath}
+    venv = place / "opt" / "confide"
+    shells.follow("source", [f"VENV={venv}", *install[1:]], INSTALL_SECONDS)
+    shells.env["PATH"] = f"{venv / 'bin'}{os.pathsep}{os.defpath}"
+    where = shells.follow("home", ["python -c 'import confide.server; print(confide.__file__)'"])
+    assert where.startswith(str(venv)), "what was installed is what runs"
+    follow_to_a_joined_holder(shells)
+
+
+# Where a machine's packages come from is its own affair.
+FROM_OUTSIDE = ("pip_", "http_proxy", "https_proxy", "no_proxy", "ssl_", "lang")
+
+
+def built(folder: str, names: list[str]) -> set[str]:
+    """What a source that somebody was given does not have."""
+    own = {"runs", "build", "dist"} if Path(folder) == ROOT else set()
+    return {n for n in names if n.startswith(".") or n == "__pycache__" or n in own}
+
+
+def follow_to_a_joined_holder(shells: Shells) -> str:
+    """From an empty folder until the coordinator sees the holder; returns the host, port and
+    scenario that the page's reader has."""
     place = shells.place
     model = tiny.save_model(place / "model")
     config = tiny.config(model, place / "public", place, round__min_holders=1)
     config |= {"privacy.delta": 1e-5, "train.batch": 100}
     del config["run.out"]
+    _, provision, start, join, _ = blocks()
     scenario = write_scenario(place / "own.toml", config)
     tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
-    provision, start, join, run = blocks()
     assert OWN.fullmatch(provision[0])
     own = f"HOST=localhost PORT={two_free_ports()} SCENARIO={shlex.quote(str(scenario))}"
 
@@ -163,22 +212,13 @@ def test_the_page_leads_from_an_empty_folder_to_a_finished_run(shells: Shells) -
     assert "What will leave this machine" in said
     assert re.search(r"^alive +true$", said, re.MULTILINE)
     wait_connected(shells)
-
-    said = shells.follow("coordinator", [own, *run])
-    assert "holder-1 training, holder-2 away, holder-3 away" in said
-    assert "round 2: 1 updates" in said
-    (folder,) = (place / "coordinator" / "runs").iterdir()
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    assert 0 < report["claim"]["epsilon"] <= config.get("privacy.epsilon", 8.0)
-    assert (folder / "adapter" / "adapter_model.safetensors").is_file()
-    with Ledger.open(place / "holder" / "text.jsonl.ledger.sqlite", create=False) as ledger:
-        assert [e.payload["state"] for e in ledger.entries()].count("released") == 2
+    return own
 
 
-def wait_connected(shells: Shells, seconds: float = 100) -> None:
+def wait_connected(shells: Shells) -> None:
     """As one looks at ``status`` until the holder is there."""
-    deadline = time.monotonic() + seconds
-    status = f"{shlex.quote(sys.executable)} -m confide server status federation --json"
+    deadline = time.monotonic() + shells.patience
+    status = "confide server status federation --json"
     while '"connected": 1' not in shells.follow("coordinator", [status]):
         assert time.monotonic() < deadline
         time.sleep(1)

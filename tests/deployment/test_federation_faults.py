@@ -38,7 +38,7 @@ def whole() -> Iterator[Fleet]:
 def fleet(whole: Fleet) -> Fleet:
     """All are connected again, however the last test ended."""
     for holder in whole.holders.values():
-        holder.wire.trap, holder.wire.delay = b"", 0.0
+        holder.wire.trap = b""
         holder.wire.mend()
     wait_for(whole.connected, 200)
     return whole
@@ -159,16 +159,30 @@ def test_a_holder_cut_off_for_a_while_costs_a_wait_and_nothing_else(fleet: Fleet
     assert all(answered(rounds, fleet.holders["holder-1"]))
 
 
-def test_a_slow_line_slows_the_run_down_and_no_more(fleet: Fleet) -> None:
-    """200 ms each way for all that one holder says and hears."""
-    fleet.holders["holder-1"].wire.delay = 0.2
-    run = begin(fleet, "slow", 2)
+def test_a_holder_that_answers_as_another_is_named_and_the_other_stays(fleet: Fleet) -> None:
+    liar = fleet.holders["holder-3"]
+    liar.stop()
+    liar.call("holder-1")
+    liar.start()
     try:
-        folder = run.end(400)
+        wait_for(liar.well, 200)
+        wait_for(fleet.connected, 200)
+        run = begin(fleet, "liar", 2)
+        try:
+            folder = run.end(400)
+        finally:
+            run.stop()
     finally:
-        run.stop()
+        liar.stop()
+        liar.call(liar.name)
+        liar.start()
     rounds = check_books(fleet, folder)
-    assert [len(one["accepted"]) for one in rounds] == [len(HOLDERS)] * 2
+    assert len(rounds) == 2
+    for one in rounds:
+        assert sorted(row["holder"] for row in one["accepted"]) == list(HOLDERS[:2])
+        assert one["left_out"] == [{"holder": "holder-3", "code": "gate.sender"}]
+    assert liar.booked(folder.name), "it did answer"
+    assert "gate.sender" in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_no_marker_left_a_holder_in_all_of_that(fleet: Fleet) -> None:

@@ -12,7 +12,7 @@ from confide.common.errors import ConfideError
 from confide.server.deploy import flower
 from confide.server.deploy.federation import Federation, Holder
 from confide.server.deploy.keys import fingerprint, write_public
-from confide.server.deploy.members import follow, members, names
+from confide.server.deploy.members import follow, members, names, names_here
 
 
 class SuperLink:
@@ -143,3 +143,19 @@ def test_as_long_as_somebody_cannot_be_shut_out_nobody_is_let_in(
     assert caught.value.code == "server.down"
     assert superlink.let_in() == {b"key of south"}
     assert [member.name for member in members(fed)] == ["south"], "it is tried again"
+
+
+def test_a_serverapp_knows_the_names_of_the_server_that_started_it(
+    superlink: SuperLink, fed: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(flower.FEDERATION, raising=False)
+    assert names_here() is None
+    fed.save()
+    monkeypatch.setenv(flower.FEDERATION, flower.environment(fed)[flower.FEDERATION])
+    known = names_here()
+    assert known is not None
+    assert known() == {}
+    follow(fed)
+    assert known() == {100: "north", 101: "south"}
+    follow(with_key(fed, "south", "a newer key"))
+    assert known() == {100: "north", 102: "south"}

@@ -27,7 +27,7 @@ from confide.common.errors import ConfideError
 from confide.common.settings import known_keys
 from confide.server.deploy import provision as work
 from confide.server.deploy.bundle import bundle_hash, check_bundle
-from confide.server.deploy.federation import Federation, load_federation
+from confide.server.deploy.federation import Federation, find_federation, load_federation
 from confide.server.deploy.keys import CA_DAYS, DOOR_DAYS, write_ca
 
 HOST = "fleet.example.org"
@@ -310,3 +310,32 @@ def test_the_summary_is_json(own: Federation) -> None:
     said = json.loads(done.stdout)
     assert said["bundle"] == own.bundle
     assert [holder["name"] for holder in said["holders"]] == ["holder-1", "holder-2", "north"]
+
+
+def test_a_federation_is_found_by_its_name_here_or_where_the_machine_keeps_them(
+    made: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, here = tmp_path / "kept", tmp_path / "here"
+    shutil.copytree(made.folder, kept / "hospitals")
+    shutil.copytree(made.folder, here / "schools")
+    monkeypatch.setenv("CONFIDE_FEDERATIONS", str(kept))
+    monkeypatch.chdir(here)
+    assert find_federation(Path("hospitals")).folder == kept / "hospitals"
+    assert find_federation(Path("schools")).folder == here / "schools"
+    assert find_federation(kept / "hospitals").folder == kept / "hospitals"
+    shutil.copytree(made.folder, here / "hospitals")
+    assert find_federation(Path("hospitals")).folder == here / "hospitals", "here comes first"
+
+
+def test_an_unknown_name_is_refused_with_the_nearest_one(
+    made: Federation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CONFIDE_FEDERATIONS", str(tmp_path / "kept"))
+    with pytest.raises(ConfideError, match=r"federation\.unknown.*provision"):
+        find_federation(Path("hospital"))
+    shutil.copytree(made.folder, tmp_path / "kept" / "hospitals")
+    with pytest.raises(ConfideError, match=r"federation\.unknown.*'hospitals'"):
+        find_federation(Path("hospital"))
+    with pytest.raises(ConfideError, match=r"federation\.missing"):
+        find_federation(tmp_path / "kept" / "hospital")

@@ -217,7 +217,6 @@ def test_each_holder_is_shown_as_away_connected_training_done_or_refusing_with_i
     states = [tuple(e["states"][n] for n in ("north", "south")) for e in shown if "states" in e]
     assert states == [
         ("connected", "connected"),
-        ("connected", "connected"),
         ("training", "training"),
         ("done", "policy.max-epsilon"),
         ("training", "connected"),

@@ -1,8 +1,8 @@
 """The holders' way to the door, with the test in the middle: what they say is read there in plain.
 
 Only whoever has the door's private key can do this, which the test has. TLS ends here and begins
-anew towards the door; a holder is told this address in its kit. The way can be made slow, or cut so
-that nothing is answered any more, also at the moment at which an update sets out.
+anew towards the door; a holder is told this address in its kit. The way can be cut so that nothing
+is answered any more, also at the moment at which an update sets out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ class Wire:
 
     def __init__(self, fed: Federation) -> None:
         self.sent = bytearray()
-        self.delay = 0.0  # seconds, each way
         self.trap = b""  # cut as soon as the holder says this
         self._door = fed.port
         door = fed.folder / "door"
@@ -86,7 +85,6 @@ class Wire:
                 if self.trap and kept is self.sent and self.trap in piece:
                     self.trap = b""
                     self._whole.clear()
-                await asyncio.sleep(self.delay)
                 await self._whole.wait()
                 sink.write(piece)
                 await sink.drain()

@@ -580,6 +580,20 @@ MUTANTS = (
         ("tests/common/test_ranks.py", "tests/server/test_ranks.py"),
     ),
     Mutant(
+        "a node may answer in another's name",
+        _GATE,
+        "            senders.check(node, reply.holder)\n",
+        "            pass\n",
+        ("tests/server/test_senders.py",),
+    ),
+    Mutant(
+        "what a holder says is taken for the gate's word",
+        _GATE,
+        ' and not code.startswith("gate.")',
+        "",
+        ("tests/server/test_senders.py",),
+    ),
+    Mutant(
         "the gate takes any schema for the run's",
         "server/gate.py",
         "    if update.schema != schema:\n",
@@ -726,8 +740,8 @@ MUTANTS = (
     Mutant(
         "who was barred is let in again",
         _GATE,
-        "        if reply.holder in barred:",
-        "        if False:",
+        "    if reply.holder in barred:",
+        "    if False:",
         (f"{_ROUNDS_TESTS}::test_a_ledger_put_back_from_a_backup_is_noticed_by_the_coordinator",),
     ),
     Mutant(

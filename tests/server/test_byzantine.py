@@ -144,12 +144,12 @@ PAYLOADS: dict[str, tuple[Payload, str]] = {
 IDS = sorted(PAYLOADS)
 
 
-def parsed(node: int, records: RecordDict) -> Reply:
+def parsed(records: RecordDict) -> Reply:
     """As ``server.transport`` does: what cannot be read is that node's refusal with the code."""
     try:
         return reply_from_records(records)
     except ConfideError as error:
-        return Refusal(holder=f"node-{node}", task_hash=TASK.hash, code=error.code)
+        return Refusal(holder="", task_hash=TASK.hash, code=error.code)
 
 
 @functools.cache
@@ -163,7 +163,7 @@ def outcome(
         node: payload(node, change) if node < bad else sent(node, encode_vector(change, "fp32"))
         for node, change in changes.items()
     }
-    replies = {node: parsed(node, record) for node, record in records.items()}
+    replies = {node: parsed(record) for node, record in records.items()}
     accepted, left_out = judge(replies, TASK, used, SCHEMA, {})
     found = _combined({holder: update.change for holder, update in accepted.items()}, used)
     alone = {f"holder-{node:02d}": changes[node] for node in range(bad, count)}
@@ -209,7 +209,7 @@ class _Hostile(Transport):
         change = decode_vector(update.values, "fp32", len(update.values) // 4)
         made = payload(1, change)
         made["reply"].update(reply_to_records(update)["reply"])  # all but the payload is honest
-        return {**replies, 1: parsed(1, made)}
+        return {**replies, 1: parsed(made)}
 
 
 def test_a_run_with_a_hostile_holder_among_eight_completes_and_names_it_in_every_round(

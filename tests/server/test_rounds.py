@@ -25,6 +25,7 @@ from confide.server.evaluation import public_evaluator
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
 from confide.server.selection import KEY
+from confide.server.senders import Known
 from tests.server.federated import Transport, config, events, holders, received
 
 Spoil = Callable[[Task, dict[int, Reply]], Mapping[int, Reply]]
@@ -50,11 +51,13 @@ class Bench:
         self.ledgers = out / "ledgers"
         self.transport = Spoiled(holders(data, self.ledgers))
         self.evaluator = public_evaluator(self.loaded, self.settings, data)
+        self.known: Known | None = None
 
     def run(self, spoil: Spoil | None = None, nodes: Sequence[int] = (0, 1, 2)) -> None:
         if spoil:
             self.transport.spoiler = spoil
-        Rounds(self.settings, self.loaded, self.transport, self.folder, self.evaluator).run(nodes)
+        parts = self.settings, self.loaded, self.transport, self.folder, self.evaluator
+        Rounds(*parts, self.known).run(nodes)
 
     def rounds(self) -> list[dict[str, Any]]:
         return events(self.folder, "round")
@@ -277,6 +280,53 @@ def test_two_holders_of_one_name_are_both_left_out(make: Make) -> None:
     bench.run(replace(2, holder="holder-00"))
     assert bench.accepted() == [["holder-01"]]
     assert bench.left_out() == [[("holder-00", "gate.duplicate")] * 2]
+
+
+def test_a_name_that_was_accepted_from_one_node_is_taken_from_no_other(make: Make) -> None:
+    """Holder 2 answers as holder 0 from the second round on, and is the only one left out."""
+    bench = make(round__count=3)
+
+    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        return replies if task.round == 1 else replace(2, holder="holder-00")(task, replies)
+
+    bench.run(spoil)
+    assert bench.accepted() == [NAMES, NAMES[:2], NAMES[:2]]
+    assert bench.left_out() == [[], [("node-2", "gate.sender")], [("node-2", "gate.sender")]]
+
+
+def test_where_the_nodes_are_known_another_name_counts_from_the_first_round_on_for_nothing(
+    make: Make,
+) -> None:
+    bench = make(round__count=2)
+    bench.known = lambda: dict(enumerate(NAMES))
+    bench.run(replace(2, holder="holder-00"))
+    assert bench.accepted() == [NAMES[:2]] * 2
+    assert bench.left_out() == [[("holder-02", "gate.sender")]] * 2
+
+
+@pytest.mark.parametrize("known", [None, lambda: dict(enumerate(NAMES))])
+def test_nobody_gets_another_holder_barred_by_answering_in_its_name(
+    make: Make, known: Known | None
+) -> None:
+    """Holder 0 misses two rounds. In one of them holder 2 says in its name what only the gate may
+    say, in the other it sends in its name a receipt from before."""
+    bench, first = make(round__count=4, round__min_holders=1), dict[str, Any]()
+    bench.known = known
+
+    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        away = Refusal(holder="", task_hash=task.hash, code="transport.no-answer")
+        if task.round == 2:
+            liar = Refusal(holder="holder-00", task_hash=task.hash, code="gate.ledger")
+            return {**replies, 0: away, 2: liar}
+        if task.round == 3:
+            old = replace(2, holder="holder-00", receipt=first["receipt"])
+            return {**old(task, replies), 0: away}
+        assert isinstance(replies[0], Update)
+        first.setdefault("receipt", replies[0].receipt)
+        return replies
+
+    bench.run(spoil)
+    assert bench.accepted() == [NAMES, ["holder-01"], ["holder-01"], NAMES]
 
 
 def test_a_refusal_under_the_name_of_another_does_not_push_it_out(make: Make) -> None:

@@ -19,6 +19,7 @@ from confide.common.wire import NO_ADAPTER, Reply, Task, Update
 from confide.server import sums
 from confide.server.gate import check_sum, largest_norm
 from confide.server.run_folder import RunFolder
+from confide.server.senders import Senders
 from confide.server.sums import Summed, balanced, measured, share_of
 
 NOISE, DELTA = 5.0, 1e-5
@@ -218,6 +219,14 @@ def test_what_passes_is_added_up_and_what_does_not_is_named() -> None:
     assert found.totals == (10.0, 100.0)
     assert found.noise_std == NOISE * 2
     assert list(found.left_out) == [{"holder": "holder-05", "code": "gate.not-finite"}]
+
+
+def test_a_sum_in_the_name_of_another_is_not_added_and_the_other_stays() -> None:
+    transport = Holders(update((1.0, 10.0), "holder-00"), update((9.0, 9.0), "holder-00"))
+    senders = Senders(known=lambda: {0: "holder-00", 1: "holder-01"})
+    found = sums.ask(TASK, SETTINGS, transport, transport.nodes(), {}, (), senders)
+    assert found.totals == (1.0, 10.0)
+    assert list(found.left_out) == [{"holder": "holder-01", "code": "gate.sender"}]
 
 
 def test_without_an_answer_there_is_a_sum_of_nothing() -> None:

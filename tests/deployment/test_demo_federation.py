@@ -1,0 +1,81 @@
+"""The demo's own model and text over real processes: the adapter is that of the simulation.
+
+Scenario nyt with MiniLM at three holders, as ``confide simulate`` prepares it, but with a small
+part of the sentences, three rounds, every sentence in every step and no noise, so that nothing is
+drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from confide.common.settings import Scalar
+from confide.server.run import run as run_here
+from confide.simulations.inprocess import federation as in_process
+from confide.simulations.scenario import load_scenario, prepare, run_config
+from tests.deployment.fleet import HOLDERS, Run, a_fleet, rounds_of
+from tests.deployment.running import needs_nginx
+
+pytestmark = [needs_nginx, pytest.mark.slow, pytest.mark.timeout(3600)]
+
+RECORDS, PUBLIC = 600, 200
+
+
+@pytest.fixture
+def place(real_cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A cache with the machine's models and text, and federations of the test's own."""
+    with tempfile.TemporaryDirectory() as name:
+        made = Path(name)
+        made.chmod(0o755)  # the holders' users read the model by way of it
+        for kind in ("models", "text"):
+            (made / kind).symlink_to(real_cache_dir / kind)
+        monkeypatch.setenv("CONFIDE_CACHE", name)
+        yield made
+
+
+def write_nyt(path: Path) -> Path:
+    """The scenario as it comes with confide, with fewer of everything."""
+    nyt = load_scenario("nyt")
+    config: dict[str, Scalar] = {**nyt.config, "round.count": 3, "round.min-holders": 3}
+    config["privacy.trust"] = "off"
+    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
+    head = {"source": nyt.source, "partition": nyt.partition, "seed": nyt.seed, "holders": 3}
+    head |= {"limit": RECORDS, "public_limit": PUBLIC}
+    top = [f"{key} = {json.dumps(value)}" for key, value in head.items()]
+    path.write_text("\n".join([*top, "[config]", *rows]) + "\n")
+    return path
+
+
+def test_the_demos_adapter_is_that_of_the_simulation_bit_for_bit(place: Path) -> None:
+    path = write_nyt(place / "nyt.toml")
+    prepared = prepare(load_scenario(str(path)))
+    files = sorted(prepared.glob("holder-*.jsonl"))
+    config = run_config(load_scenario(str(path)))
+    sizes = [len(file.read_text(encoding="utf-8").splitlines()) for file in files]
+    assert sum(sizes) == RECORDS
+    assert max(sizes) <= int(config["train.batch"]), "every sentence is in every step"
+
+    model = str(config["model.name"])
+    with a_fleet(model=model, texts=dict(zip(HOLDERS, files, strict=True))) as fleet:
+        run = Run(fleet.place, fleet.fed, "nyt", path)
+        try:
+            folder = run.end(1800)
+            rounds = rounds_of(folder)
+            deployed = load_file(folder / "adapter" / "adapter_model.safetensors")
+        finally:
+            run.stop()
+    out = place / "simulated"
+    simulated = run_here({**config, "run.out": str(out)}, in_process(files, out / "ledgers"))
+    assert [len(one["accepted"]) for one in rounds] == [3] * 3
+    wanted = load_file(simulated.path / "adapter" / "adapter_model.safetensors")
+    assert deployed.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert deployed[name].equal(values), name
+    assert any(values.abs().sum() > 0 for name, values in deployed.items() if "lora_B" in name)
+    print("rounds of the demo's model, seconds:", [round(one["seconds"], 1) for one in rounds])
