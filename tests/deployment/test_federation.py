@@ -58,6 +58,7 @@ def test_no_marker_of_the_data_left_a_holder(fleet: Fleet) -> None:
     fleet.check_no_marker()
 
 
+@pytest.mark.slow  # a time, which a machine that does other work does not keep: make deployment
 def test_a_round_of_warm_residents_costs_little_beside_training(fleet: Fleet) -> None:
     folder = bare(fleet)
     taken = {row["round"]: row["seconds"] for row in rounds_of(folder)}
