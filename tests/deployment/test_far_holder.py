@@ -1,7 +1,7 @@
 """A holder behind a bad line: 200 ms there and back, and one packet in a hundred that is lost.
 
 SuperLink, door and a holder are on one machine, another holder on a second one; nothing but IP
-packets goes between the two. On two cores that did other work meanwhile it took ten minutes.
+packets goes between the two. It takes two minutes, and took ten on cores that did other work.
 """
 
 from __future__ import annotations
