@@ -8,6 +8,7 @@ drawn.
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,12 +30,15 @@ RECORDS, PUBLIC = 600, 200
 
 @pytest.fixture
 def place(real_cache_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A cache with the machine's models and text, and federations of the test's own."""
+    """A cache with the demo's model, which the holders' users can read, as the machine's own may
+    lie where they cannot; its text; and federations of the test's own."""
     with tempfile.TemporaryDirectory() as name:
         made = Path(name)
-        made.chmod(0o755)  # the holders' users read the model by way of it
-        for kind in ("models", "text"):
-            (made / kind).symlink_to(real_cache_dir / kind)
+        model = Path("models", str(load_scenario("nyt").config["model.name"]))
+        shutil.copytree(real_cache_dir / model, made / model)
+        for path in (made, *made.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        (made / "text").symlink_to(real_cache_dir / "text")
         monkeypatch.setenv("CONFIDE_CACHE", name)
         yield made
 
