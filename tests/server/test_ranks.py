@@ -121,6 +121,7 @@ def test_where_every_holder_trains_the_whole_rank_it_is_the_method_of_one_rank(
         found.append(last_adapter(folder, loaded))
     for part, value in found[0].items():
         assert torch.equal(value, found[1][part]), part
+    assert any(value.any() for part, value in found[0].items() if "lora_B" in part)
 
 
 @pytest.mark.parametrize("name", METHODS)

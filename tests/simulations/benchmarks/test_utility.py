@@ -114,15 +114,21 @@ def test_methods_for_runs_without_noise_have_no_line_at_an_epsilon_and_that_is_s
 def test_a_method_of_several_ranks_has_a_line_only_where_ranks_differ_or_its_equal_has_none(
     scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]], tmp_path: Path
 ) -> None:
+    said: list[str] = []
+
     def methods(folder: Path, *asked: str) -> list[str]:
         wanted = table(scenario, folder, methods=asked, epsilons=[None], seeds=1)
-        return [row.method for row in utility(wanted, Results())]
+        return [row.method for row in utility(wanted, Results(), said.append)]
 
     mixed = tmp_path / "mixed"
     shutil.copytree(tiny_federation, mixed)
     (mixed / "holder-01.policy.toml").write_text("max-rank = 1\n", encoding="utf-8")
     every = ("ffa", "hetlora", "fedsvd", "flexlora")
     assert methods(tiny_federation, *every) == ["ffa", "fedsvd"]
+    assert [line.partition(": left out, ")[2] for line in said if "left out" in line] == [
+        "where no holder's rank is smaller it is ffa",
+        "where no holder's rank is smaller it is fedsvd",
+    ]
     assert methods(tiny_federation, "hetlora", "fedsvd") == ["hetlora", "fedsvd"]
     assert methods(mixed, *every) == list(every)
 
