@@ -152,9 +152,9 @@ bench: assets
 	confide bench utility nyt --seeds 5
 	confide bench utility movies --seeds 5
 
-# The table of methods, about twelve hours of one core. A run that is in docs/utility already is not
-# done again: stop it when you like, start it again, and commit what it added. UTILITY_ARGS may
-# narrow it. Texts are small parts of the scenarios', and rounds half as many.
+# The table of methods, about six hours of one core that multiplies bfloat16. A run that is in
+# docs/utility already is not done again: stop it when you like, start it again, and commit what it
+# added. UTILITY_ARGS may narrow it. Texts are small parts of the scenarios', and rounds half as many.
 utility: assets
 	@confide assets fetch movies r8 shakespeare
 	echo "== utility: methods by epsilon and partition"
@@ -165,6 +165,7 @@ utility: assets
 			shakespeare) args=(--limit 500 --set round.count=2 --set train.max-length=32) ;;
 			*) args=() ;;
 		esac
+		args+=(--set model.dtype=bfloat16)
 		confide bench utility $$scenario --methods all --epsilons off,8,3,1 \
 			--partitions iid,dirichlet,natural --seeds 5 --tune-rates 5 \
 			--out docs/utility/$$scenario.jsonl "$${args[@]}" $(UTILITY_ARGS)

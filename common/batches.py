@@ -14,7 +14,8 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from peft import PeftModel
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from .models import LoadedModel
@@ -256,6 +257,27 @@ class EncodedText:
 def forward(loaded: LoadedModel, task: Task, batch: Batch) -> Tensor:
     """The task's logits (B, ...) of a batch."""
     lower_is_done = "inputs_embeds" in batch.inputs
-    with loaded.trunk.arithmetic(), loaded.trunk.upper() if lower_is_done else nullcontext():
+    with (
+        loaded.trunk.arithmetic(),
+        loaded.trunk.upper() if lower_is_done else nullcontext(),
+        nullcontext() if batch.places is None else _output_only_of(loaded.model, batch.places),
+    ):
         output = loaded.model(**batch.inputs, attention_mask=batch.attention_mask)
     return task.logits(output, batch.attention_mask)
+
+
+@contextmanager
+def _output_only_of(model: PeftModel, places: Tensor) -> Iterator[None]:
+    """While open, the model's output layer sees only these places (B, U) of each example: its
+    ``logits_to_keep`` takes the same ones of all, and learnt tokens stand at different ones."""
+    wanted = places.unsqueeze(-1)
+
+    def gathered(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden = args[0]  # (B, T, H)
+        return hidden.gather(1, wanted.expand(-1, -1, hidden.shape[-1])), *args[1:]
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(gathered)
+    try:
+        yield
+    finally:
+        handle.remove()

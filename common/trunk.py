@@ -11,11 +11,13 @@ specific to privacy: it changes what is computed again, never what is computed
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 # model type -> (backbone, embeddings or None where inputs_embeds skips them, layers, final norm)
@@ -40,6 +42,25 @@ def _fast(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return fast_bfloat16()
+
+
+class _PreciseAttention(TorchFunctionMode):
+    """Attention in float32: its backward in bfloat16 takes a processor up to ten times as long
+    (torch 2.13; docs/benchmarks.md, "Bfloat16")."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        exact = {name: _precise(value) for name, value in kwargs.items()}
+        with torch.autocast("cpu", enabled=False):
+            return func(*map(_precise, args), **exact).to(args[0].dtype)
+
+
+def _precise(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 class _PassThrough(nn.Module):
@@ -72,10 +93,16 @@ class Trunk:
         self.bfloat16 = _fast(base.device) if dtype == "auto" else dtype == "bfloat16"
         self._base, self._family = base, family
 
-    def arithmetic(self) -> torch.autocast:
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
         """A context in which the model is to be called. Backward belongs outside of it."""
         kind = "cuda" if self._base.device.type == "cuda" else "cpu"
-        return torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16)
+        precise = self.bfloat16 and kind == "cpu" and torch.is_grad_enabled()
+        with (
+            torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16),
+            _PreciseAttention() if precise else nullcontext(),
+        ):
+            yield
 
     def lower(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Hidden states (B, T, H) below the first adapter for token ids (B, T)."""

@@ -3,13 +3,13 @@
 Three forms of a record: a text alone, all of which is learnt; a prompt (through ``task.template``)
 and its target, of which only the target is learnt; and with ``task.template = "chat"`` a
 conversation, of which only the assistant's words are learnt. A text is cut at ``train.max-length``
-tokens; a prompt loses its beginning, so that there is room for what is to be learnt. Of the
-prompts' tokens no logits are made: with a large vocabulary they would be most of the work.
+tokens; a prompt loses its beginning, so that there is room for what is to be learnt. Logits are
+made where something is learnt, and of no other token: with a large vocabulary they would be most of
+the work.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -129,23 +129,21 @@ class Causal:
         return example
 
     def collate(self, examples: Sequence[Example], place: Place) -> Batch:
-        batch = tokens.token_batch(examples, place)
-        return _learnt_part(batch) if _makes_fewer_logits(place.model) else batch
+        batch = _foretelling(tokens.token_batch(examples, place))
+        return _learnt_places(batch) if place.model.get_output_embeddings() else batch
 
     def length(self, example: Example, max_length: int) -> int:
         return len(example.ids)
 
     def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """(B, U, V), of the last U places: those of the batch's targets."""
+        """(B, U, V)."""
         return output.logits.float()  # type: ignore[no-any-return]
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        # The targets move and not the logits, of which a part would be a copy.
-        ended = torch.full_like(targets[:, :1], IGNORED)
-        return tokens.token_losses(logits, torch.cat([targets[:, 1:], ended], 1))
+        return tokens.token_losses(logits, targets)
 
     def counts(self, targets: Tensor) -> Tensor:
-        return tokens.token_counts(targets[:, 1:])
+        return tokens.token_counts(targets)
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
@@ -174,20 +172,19 @@ class Causal:
         return [Example(ids, (IGNORED, *ids[1:])) for ids in rows]
 
 
-def _makes_fewer_logits(model: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(model.get_base_model().forward).parameters
+def _foretelling(batch: Batch) -> Batch:
+    """Each target at the place that foretells it, which is the one before its own."""
+    ended = torch.full_like(batch.targets[:, :1], IGNORED)
+    return replace(batch, targets=torch.cat([batch.targets[:, 1:], ended], 1))
 
 
-def _learnt_part(batch: Batch) -> Batch:
-    """The batch with logits and targets from the place that foretells the first learnt token of
-    any example; the model still reads all of each."""
-    learnt = (batch.targets != IGNORED).any(0).nonzero()
-    first = max(int(learnt[0]) - 1, 0) if len(learnt) else 0
-    if not first:
-        return batch
-    places = torch.arange(first, batch.targets.shape[1])
-    inputs = {**batch.inputs, "logits_to_keep": places}
-    return replace(batch, inputs=inputs, targets=batch.targets[:, first:])
+def _learnt_places(batch: Batch) -> Batch:
+    """The batch with the places of each example's own targets, in their order, and those targets;
+    the model still reads all of the text. An example with fewer than another is filled up."""
+    learnt = batch.targets != IGNORED
+    most = max(1, int(learnt.sum(1).max()))
+    places = learnt.int().argsort(dim=1, descending=True, stable=True)[:, :most]
+    return replace(batch, targets=batch.targets.gather(1, places), places=places)
 
 
 def _context(config: Any) -> int | None:

@@ -33,11 +33,13 @@ class Batch:
 
     ``inputs`` is ``input_ids`` (B, T) or, below cached layers, ``inputs_embeds`` (B, T, H), and
     what else the model is called with; ``targets`` is (B,), or (B, U) padded with IGNORED.
+    ``places`` (B, U) are the tokens of each example of which logits are made; None: of all.
     """
 
     inputs: dict[str, Tensor]
     attention_mask: Tensor
     targets: Tensor
+    places: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -46,7 +48,8 @@ class Batch:
     def on(self, device: torch.device) -> Batch:
         """The batch on the device where the model is."""
         inputs = {name: tensor.to(device) for name, tensor in self.inputs.items()}
-        return Batch(inputs, self.attention_mask.to(device), self.targets.to(device))
+        places = None if self.places is None else self.places.to(device)
+        return Batch(inputs, self.attention_mask.to(device), self.targets.to(device), places)
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from confide.common.batches import EncodedText, Room, chunks_by_length, forward
 from confide.common.models import LoadedModel, load_model
@@ -79,3 +81,32 @@ def test_chunks_hold_each_index_once_and_keep_to_the_budget() -> None:
     for chunk in chunks:
         assert len(chunk) == 1 or len(chunk) * max(lengths[i] for i in chunk) <= 100
     assert chunks_by_length(lengths, [], Room(tokens=100)) == []
+
+
+class _Attended(TorchDispatchMode):
+    """In which precision attention is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kinds: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "attention" in str(func):
+            self.kinds |= {x.dtype for x in args if isinstance(x, torch.Tensor)}
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["bert", "llama", "gpt2"])
+def test_attention_is_trained_in_float32_where_the_model_is_bfloat16(
+    kind: str, tmp_path: Path
+) -> None:
+    loaded, text, whole = loaded_and_text(kind, tmp_path, model__dtype="bfloat16", lora__layers=0)
+    (batch,) = text.batches([0])
+    with _Attended() as trained:
+        found = forward(loaded, loaded.task, batch)
+        found.sum().backward()
+    with _Attended() as read, torch.no_grad():
+        forward(loaded, loaded.task, batch)
+    assert trained.kinds == {torch.float32}
+    assert torch.bfloat16 in read.kinds
+    assert torch.allclose(found[0], whole[0], atol=0.1)

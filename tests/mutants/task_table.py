@@ -59,8 +59,15 @@ TASK_MUTANTS = (
     Mutant(
         "task: a token foretells itself",
         "common/tasks/causal.py",
-        "        return tokens.token_losses(logits, torch.cat([targets[:, 1:], ended], 1))",
-        "        return tokens.token_losses(logits, targets)",
+        "    return replace(batch, targets=torch.cat([batch.targets[:, 1:], ended], 1))",
+        "    return batch",
+        _LANG,
+    ),
+    Mutant(
+        "task: logits of the first places, not of the learnt ones",
+        "common/batches.py",
+        "        return hidden.gather(1, wanted.expand(-1, -1, hidden.shape[-1])), *args[1:]",
+        "        return hidden[:, : wanted.shape[1]], *args[1:]",
         _LANG,
     ),
     Mutant(

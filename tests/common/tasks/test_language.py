@@ -174,12 +174,15 @@ def test_a_loss_is_the_mean_over_an_examples_own_tokens(folders: dict[str, Path]
     assert loaded.task.counts(targets).tolist() == [3, 1]
 
 
-def test_a_causal_model_foretells_the_token_to_the_right() -> None:
-    task = task_for(TaskSpec(kind="causal"))
-    logits, targets = torch.zeros(1, 3, 5), torch.tensor([[IGNORED, 2, 4]])
-    logits[0, 0, 2] = logits[0, 1, 4] = 50.0
-    assert float(task.losses(logits, targets)) == pytest.approx(0, abs=1e-6)
-    assert task.counts(targets).tolist() == [2]
+def test_a_causal_model_foretells_the_token_to_the_right(folders: dict[str, Path]) -> None:
+    loaded = load(folders["prompt"], "prompt")
+    examples = [Example((0, 3, 2, 4), (IGNORED, IGNORED, 2, 4)), Example((0, 5), (IGNORED, 5))]
+    batch = loaded.task.collate(examples, loaded)
+    assert batch.places is not None
+    assert batch.places[0].tolist() == [1, 2]
+    assert int(batch.places[1, 0]) == 0
+    assert batch.targets.tolist() == [[2, 4], [5, IGNORED]]
+    assert loaded.task.counts(batch.targets).tolist() == [2, 1]
 
 
 def test_what_is_written_ends_where_the_text_ends() -> None:
@@ -222,20 +225,24 @@ def test_of_prompts_no_logits_are_made_and_losses_and_gradients_stay(
         return logits, losses.detach(), torch.cat([grad.flatten() for grad in made])
 
     few, losses, gradient = passed()
-    monkeypatch.setattr(causal, "_makes_fewer_logits", lambda _: False)
+    monkeypatch.setattr(causal, "_learnt_places", lambda batch: batch)
     every, whole, same = passed()
     longest = max(len(e.ids) for e in examples)
-    first = min(len(e.ids) - len(learnt(loaded, e)) for e in examples)
-    assert (every.shape[1], few.shape[1]) == (longest, longest - first + 1)
+    most = max(len(learnt(loaded, e)) for e in examples)
+    assert (every.shape[1], few.shape[1]) == (longest, most)
     assert torch.allclose(losses, whole, atol=1e-6)
     assert gradient.any()
     assert torch.allclose(gradient, same, atol=1e-6)
 
 
-def test_of_a_plain_text_all_logits_are_made(folders: dict[str, Path]) -> None:
+def test_of_a_plain_text_all_logits_are_made_but_those_behind_its_end(
+    folders: dict[str, Path],
+) -> None:
     loaded = load(folders["causal"], "causal")
-    batch = loaded.task.collate(encoded(loaded, Record("the day was fine")), loaded)
-    assert forward(loaded, loaded.task, batch).shape[1] == 6
+    examples = encoded(loaded, Record("the day was fine"))
+    assert len(examples[0].ids) == 6
+    batch = loaded.task.collate(examples, loaded)
+    assert forward(loaded, loaded.task, batch).shape[1] == 5
 
 
 # what does not fit
