@@ -2,14 +2,16 @@
 
 Nothing heavy is imported here or by a room's ``cli.py`` until a command needs it. Every failure
 becomes an exit status and at most two lines on stderr: 1 for a ``ConfideError``, 2 for wrong
-usage, 70 for a fault of confide itself, 130 for Ctrl-C, 141 for a reader that went away. A
-traceback is shown only when ``CONFIDE_DEBUG=1`` asks for it, since it may quote private text.
+usage, 70 for a fault of confide itself, 130 for Ctrl-C (or SIGTERM, or a closed terminal: what a
+command started ends with it), 141 for a reader that went away. A traceback is shown only when
+``CONFIDE_DEBUG=1`` asks for it, since it may quote private text.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -29,6 +31,10 @@ EXIT_PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 def main() -> None:
     """The console script ``confide``."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # One that is ignored stays so: nohup.
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(run(lambda: build_app()()))
 
 

@@ -135,6 +135,35 @@ def test_an_interrupt_is_one_line(error: BaseException, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "Interrupted.\n"
 
 
+WAITING = """
+import os, signal, sys, time
+from confide import __main__ as door
+if sys.argv[2] == "ignored":
+    signal.signal(signal.Signals[sys.argv[1]], signal.SIG_IGN)
+def waits():
+    try:
+        os.kill(os.getpid(), signal.Signals[sys.argv[1]])
+        time.sleep(0.5)
+        print("went on")
+    finally:
+        print("cleared up")
+door.build_app = lambda: waits
+door.main()
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_command_that_is_told_to_end_clears_up_as_after_ctrl_c(name: str) -> None:
+    done = python("-c", WAITING, name, "heard")
+    assert (done.returncode, done.stdout) == (INTERRUPTED, "cleared up\n")
+    assert done.stderr == "Interrupted.\n"
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    done = python("-c", WAITING, "SIGHUP", "ignored")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\ncleared up\n", "")
+
+
 def test_the_status_that_a_command_chose_is_kept() -> None:
     chosen = 3
     assert run(raising(SystemExit(chosen))) == chosen
