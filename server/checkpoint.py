@@ -37,6 +37,7 @@ class Checkpoint:
         losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
         barred: holders whose ledger went back, whose word is not taken again.
+        silent: the last rounds in which no holder contributed.
         best: the adapter (N,) after the round with the least public loss, where that one is kept.
     """
 
@@ -49,6 +50,7 @@ class Checkpoint:
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()
     best: Tensor | None = None
+    silent: int = 0
     merged: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
@@ -70,6 +72,7 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
         "losses": list(state.losses.items()),
         "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
         "barred": sorted(state.barred),
+        "silent": state.silent,
     }
     folder.write(FILE, save(tensors, metadata={"state": json.dumps(header)}))
 
@@ -116,6 +119,7 @@ def _read(path: str) -> Checkpoint:
         losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
         barred=frozenset(header["barred"]),
+        silent=header["silent"],
     )
 
 
@@ -126,6 +130,7 @@ def _fits(found: Checkpoint, schema: AdapterSchema, merged: int) -> bool:
     return (
         type(found.round) is int
         and type(found.advanced) is int
+        and type(found.silent) is int
         and 0 <= found.advanced <= found.round
         and all(a.shape == (schema.size,) and a.dtype == torch.float32 for a in adapters)
         and found.merged.shape == (merged,)

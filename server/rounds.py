@@ -50,9 +50,9 @@ _MOST_SILENT_ROUNDS = 3
 @dataclass
 class _State:
     """The adapter (N,), the step that moves it, and what was added to the frozen weights (P,);
-    ``done`` is the last finished round, ``advanced`` counts those that were not abandoned,
-    ``losses`` is the public one after each, ``best`` the adapter of the least, where that one is
-    kept."""
+    ``done`` is the last finished round, ``advanced`` counts those that were not abandoned, with
+    the public ``losses`` after each and the ``best`` adapter of them, where that one is kept;
+    ``silent`` counts the last ones in which nobody contributed."""
 
     adapter: Tensor
     optimizer: ServerOptimizer
@@ -63,6 +63,7 @@ class _State:
     receipts: dict[str, Receipt] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
     best: Tensor | None = None
+    silent: int = 0
 
 
 class Rounds:
@@ -89,10 +90,8 @@ class Rounds:
         self._counted: dict[str, str] = {}
 
     def run(self, nodes: Sequence[int]) -> Score:
-        """All rounds that are left; returns the last score.
-
-        Args:
-            nodes: the holders that were there at the start; who is missing later is named.
+        """All rounds that are left; returns the last score. ``nodes`` are the holders that were
+        there at the start; who is missing later is named.
 
         Raises:
             ConfideError: ``run.no-round`` when not one round could be finished,
@@ -101,8 +100,8 @@ class Rounds:
         """
         state = self._begin()
         self._count_classes(state)
-        score = self._evaluate(state, written=not state.done)
-        silent = 0
+        # A resumed run has this loss already, or its last round was abandoned and has none.
+        score = self._evaluate(state, written=not state.done, new=not state.done)
         for number in range(state.done + 1, self._settings.round.count + 1):
             if is_done(list(state.losses.values()), self._settings.round.patience):
                 logger.info("the public loss has not become less; the run ends here")
@@ -110,10 +109,10 @@ class Rounds:
             if self._round(number, nodes, state):
                 every = self._settings.round.generate_every
                 score = self._evaluate(state, written=bool(every) and number % every == 0)
+            state.silent = state.silent + 1 if not self._last_accepted else 0
             self._save(state)
-            silent = silent + 1 if not self._last_accepted else 0
-            if silent == _MOST_SILENT_ROUNDS:
-                logger.warning("no holder contributed in %d rounds; the run ends here", silent)
+            if state.silent == _MOST_SILENT_ROUNDS:
+                logger.warning("no holder contributed in %d rounds; the run ends", state.silent)
                 break
         if not state.advanced:
             least = self._settings.round.min_holders
@@ -193,6 +192,7 @@ class Rounds:
                 dict(found.receipts),
                 set(found.barred),
                 found.best,
+                found.silent,
             )
         adapter = self._loaded.initial
         settled = self._method.settle(adapter)
@@ -340,11 +340,13 @@ class Rounds:
         if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
-    def _evaluate(self, state: _State, *, written: bool) -> Score:
-        """The public score of the adapter as it is now. Text is written before and after the run,
-        and every ``round.generate-every`` rounds: that takes a pass for each token, while the loss
-        costs one."""
+    def _evaluate(self, state: _State, *, written: bool, new: bool = True) -> Score:
+        """The public score of the adapter as it is now; its loss is kept if it is ``new``. Text is
+        written before and after the run, and every ``round.generate-every`` rounds: that takes a
+        pass for each token, while the loss costs one."""
         score = self._measure(state.done, state.adapter, state.merged, written=written)
+        if not new:
+            return score
         state.losses[state.done] = score.loss
         if self._settings.round.patience and best_round(state.losses) == state.done > 0:
             state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
@@ -388,6 +390,7 @@ class Rounds:
                 receipts=state.receipts,
                 barred=frozenset(state.barred),
                 best=state.best,
+                silent=state.silent,
             ),
         )
 

@@ -48,12 +48,13 @@ class Place:
         return min(simulated_policy(file).max_rank for file in self.holders)
 
     def digest(self, part: str) -> str:
-        """What the text, and the part of the public records, are known by."""
-        content = [
-            (self.folder / PUBLIC_FILE).read_bytes(),
-            *(p.read_bytes() for p in self.holders),
+        """What the text, the holders' limits and the part of the public records are known by."""
+        files = [
+            self.folder / PUBLIC_FILE,
+            *self.holders,
+            *sorted(self.folder.glob("holder-*.policy.toml")),
         ]
-        parts = [hashlib.sha256(block).hexdigest() for block in content]
+        parts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
         return hashlib.sha256(json.dumps([parts, part]).encode()).hexdigest()
 
     def public(self, part: str, config: Mapping[str, Scalar], into: Path) -> Path:

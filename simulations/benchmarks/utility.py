@@ -38,9 +38,6 @@ from ..scenario import Scenario, run_config
 from .places import EVERYTHING, Place
 from .results import Measured, Results
 
-# Two-sided 95 % quantiles of Student's t by degrees of freedom.
-_T95 = (math.inf, 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-
 _REACH = 8.0  # of the rates that are tried, above and below the scenario's
 _TUNING_SEED = 2**31 - 1  # no row has it
 
@@ -70,6 +67,10 @@ class Row:
     """The main metric of a method at an epsilon over the seeds; epsilon None means no privacy.
 
     Attributes:
+        at_edge: whether ``rate`` is the least or the largest that was tried, so that one beyond
+            might do better.
+        failed: the codes of the runs that failed, of which ``values`` has none.
+        seconds: the median over the runs: one of them computes the frozen layers for all.
         before: the main metric before training, the mean over the seeds.
         others: the task's other metrics, over the same seeds.
     """
@@ -85,10 +86,12 @@ class Row:
     seconds: float
     bytes_up: int
     bytes_down: int
+    at_edge: bool = False
+    failed: tuple[str, ...] = ()
 
     @property
     def mean(self) -> float:
-        return statistics.fmean(self.values)
+        return statistics.fmean(self.values) if self.values else math.nan
 
     @property
     def half_width(self) -> float:
@@ -96,8 +99,12 @@ class Row:
         return half_width(self.values)
 
     def to_json(self) -> dict[str, Any]:
-        """The row with its mean and interval."""
-        return {**asdict(self), "mean": self.mean, "half_width": self.half_width}
+        """The row with its mean and interval, null where there is none."""
+        found = {**asdict(self), "mean": self.mean, "half_width": self.half_width}
+        return {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v
+            for k, v in found.items()
+        }
 
 
 def half_width(values: Sequence[float]) -> float:
@@ -105,8 +112,9 @@ def half_width(values: Sequence[float]) -> float:
     n = len(values)
     if n < 2:
         return math.inf
-    quantile = _T95[n - 1] if n <= len(_T95) else 1.96
-    return quantile * statistics.stdev(values) / math.sqrt(n)
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +146,7 @@ def utility(
     all rows, of fewer runs.
 
     Raises:
-        ConfideError: ``bench.public``, ``bench.no-rate``, and what a run raises.
+        ConfideError: ``bench.public``. A run that fails is a run of the table, too.
     """
     runs: dict[tuple[str, str, float | None], list[Measured]] = {}
     with frozen_layers_shared():
@@ -151,7 +159,7 @@ def utility(
                 rate = _chosen_rate(replace(run, where=table.places[0]), table)
                 cell = (where.partition, method, epsilon)
                 runs.setdefault(cell, []).append(run.measured(seed, rate))
-    return [_row(cell) for cell in runs.values()]
+    return [_row(cell, table) for cell in runs.values()]
 
 
 def _left_out(table: Table, where: Place, method: str, epsilon: float | None) -> str:
@@ -189,7 +197,7 @@ class _Cell:
     say: Callable[[str], None]
 
     def measured(self, seed: int, rate: float, *, trial: bool = False) -> Measured:
-        """The run of a seed at a rate, done unless it is known. A trial may fail."""
+        """The run of a seed at a rate, done unless it is known."""
         part = ("choose" if trial else "report") if self.table.trials else EVERYTHING
         config = self.config(seed, rate)
         told = {key: value for key, value in config.items() if key not in COORDINATORS_OWN}
@@ -205,8 +213,6 @@ class _Cell:
         try:
             figures = _run(config, self.where, part)
         except ConfideError as error:
-            if not trial:
-                raise
             figures = {"failed": error.code, "others": {}}
         result = Measured(
             of=of,
@@ -235,19 +241,14 @@ def _privacy(epsilon: float | None) -> dict[str, Scalar]:
 
 
 def _chosen_rate(cell: _Cell, table: Table) -> float:
-    """The rate that does best on the half of the public records that is not reported."""
+    """The rate that does best on the half of the public records that is not reported; the
+    scenario's where a method fails at every rate, as its row will say."""
     centre = float(cell.config(0)["train.lr"])
     if not table.trials:
         return centre
     tried = [cell.measured(_TUNING_SEED, rate, trial=True) for rate in rates(centre, table.trials)]
     best = max((t for t in tried if not t.failed), key=_merit, default=None)
-    if best is None:
-        raise ConfideError(
-            "bench.no-rate",
-            f"{cell.method} failed at every rate ({tried[0].failed}).",
-            "Try one run of it: confide simulate.",
-        )
-    return best.rate
+    return best.rate if best else centre
 
 
 def _merit(result: Measured) -> tuple[float, float]:
@@ -281,40 +282,49 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
     }
 
 
-def _row(runs: Sequence[Measured]) -> Row:
-    first = runs[0]
+def _row(runs: Sequence[Measured], table: Table) -> Row:
+    done = [run for run in runs if not run.failed]
+    first = done[0] if done else runs[0]
+    tried = rates(float(run_config(table.scenario, table.changes)["train.lr"]), table.trials)
     return Row(
         partition=first.partition,
         method=first.method,
         epsilon=first.epsilon,
         rate=first.rate,
         metric=first.metric,
-        before=statistics.fmean(r.before for r in runs),
-        values=tuple(r.value for r in runs),
-        others={name: tuple(r.others[name] for r in runs) for name in first.others},
-        seconds=statistics.fmean(r.seconds for r in runs),
+        before=statistics.fmean(r.before for r in done) if done else math.nan,
+        values=tuple(r.value for r in done),
+        others={name: tuple(r.others[name] for r in done) for name in first.others},
+        seconds=statistics.median(r.seconds for r in runs),
         bytes_up=first.bytes_up,
         bytes_down=first.bytes_down,
+        at_edge=table.trials > 1 and first.rate in (tried[0], tried[-1]),
+        failed=tuple(run.failed for run in runs if run.failed),
     )
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """The table as docs/benchmarks.md has it."""
-    metrics = [rows[0].metric, *rows[0].others] if rows else ["accuracy"]
+    known = next((row for row in rows if row.values), None)
+    metrics = [known.metric, *known.others] if known else ["metric"]
     heads = ["text", "method", "epsilon", "rate", "before", f"{metrics[0]} (95 % interval)"]
     table = [[*heads, *metrics[1:], "seeds", "processor seconds", "bytes up", "bytes down"]]
     table.append(["---"] * len(table[0]))
     for row in rows:
         epsilon = "no privacy" if row.epsilon is None else f"{row.epsilon:g}"
-        figures = [_figure(values) for values in (row.values, *row.others.values())]
-        costs = [str(len(row.values)), f"{row.seconds:.0f}"]
+        rate = f"{row.rate:g}{' (edge)' if row.at_edge else ''}"
+        others = [row.others.get(name, ()) for name in metrics[1:]]
+        before = f"{row.before:.3f}" if row.values else "-"
+        codes = ", ".join(sorted(set(row.failed)))
+        failed = f" ({len(row.failed)} failed: {codes})" if row.failed else ""
+        costs = [f"{len(row.values)}{failed}", f"{row.seconds:.0f}"]
         costs += [f"{row.bytes_up:,}", f"{row.bytes_down:,}"]
-        what = [row.partition, row.method, epsilon, f"{row.rate:g}", f"{row.before:.3f}"]
-        table.append([*what, *figures, *costs])
+        figures = [_figure(values) for values in (row.values, *others)]
+        table.append([row.partition, row.method, epsilon, rate, before, *figures, *costs])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
 
 
 def _figure(values: Sequence[float]) -> str:
     if len(values) < 2:
-        return f"{values[0]:.3f}"
+        return f"{values[0]:.3f}" if values else "-"
     return f"{statistics.fmean(values):.3f} ± {half_width(values):.3f}"

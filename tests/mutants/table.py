@@ -718,8 +718,8 @@ MUTANTS = (
     Mutant(
         "a receipt of less noise is let in",
         _GATE,
-        "            enough = noise >= privacy.noise_multiplier",
-        "            enough = True",
+        "all(noise > 0 and noise >= privacy.noise_multiplier for noise, _ in new)",
+        "all(noise > 0 for noise, _ in new)",
         _GATE_TESTS,
     ),
     Mutant(

@@ -222,8 +222,27 @@ def test_with_an_epsilon_the_noise_must_be_what_that_asks_for_at_the_rate_stated
 
 def test_many_plans_in_one_receipt_are_refused_before_they_cost_time() -> None:
     used = settings(round__count=100)
-    many = [steps(rate=0.5 + i / 1000, count=1) for i in range(20)]
-    assert code_of(update(receipt=receipt(steps_run=many)), used) == "gate.receipt"
+    for number in (2, 20):
+        many = [steps(rate=0.5 + i / 1000, count=1) for i in range(number)]
+        assert code_of(update(receipt=receipt(steps_run=many)), used) == "gate.receipt"
+
+
+def test_of_one_message_the_accountant_hears_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With epsilon given; a holder may choose a rate that nobody has asked about before."""
+    asked: list[Any] = []
+
+    def within(*args: Any) -> bool:
+        asked.append(args)
+        return True
+
+    monkeypatch.setattr("confide.server.gate.within", within)
+    used = settings(privacy__noise_multiplier=0.0, round__count=100)
+    first, second = steps(rate=0.5, count=1), steps(rate=0.6, count=1)
+    passed = check(update(receipt=receipt(steps_run=[first])), TASK, used, SCHEMA)
+    assert len(asked) == 1
+    told = receipt(steps_run=[first, second], entries=9, head=f"{7:064x}")
+    assert check(update(receipt=told), TASK, used, SCHEMA, passed.receipt)
+    assert len(asked) == 2
 
 
 def test_without_noise_by_agreement_a_receipt_states_none() -> None:

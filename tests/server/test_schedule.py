@@ -254,6 +254,67 @@ def test_a_plateau_goes_on_where_a_killed_run_stopped(
     assert (folder.path / weights).read_bytes() == (whole.path / weights).read_bytes()
 
 
+class Abandons(federated.Transport):
+    """Nobody but one holder answers in round 2, and the coordinator dies in round 3 if it is to."""
+
+    dies = False
+
+    def spoil(self, task: Any, replies: Any) -> Any:
+        if task.round == 2:
+            return dict(list(replies.items())[:1])
+        if task.round == 3 and self.dies:
+            raise KeyboardInterrupt
+        return replies
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train__schedule": "plateau", "round__mode": "steps"}, {"round__patience": 2}]
+)
+def test_an_abandoned_round_before_a_kill_is_no_loss_that_stood_still(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    changes |= {"round__count": 6, "round__min_holders": 2, "train__lr": 1e-7}
+    runs = []
+    for name in ("whole", "cut"):
+        place = tmp_path / name
+        config = federated.config(tiny_model, tiny_federation, place / "runs", **changes)
+        transport = Abandons(federated.holders(tiny_federation, place / "ledgers"))
+        transport.dies = name == "cut"
+        if transport.dies:
+            with pytest.raises(KeyboardInterrupt):
+                run(config, transport)
+            config["run.resume"] = str(federated.only_folder(place / "runs"))
+            transport = Abandons(federated.holders(tiny_federation, place / "ledgers"))
+        runs.append(run(config, transport))
+    whole, cut = runs
+    assert [e["abandoned"] for e in federated.events(whole, "round")][:3] == [False, True, False]
+    assert (cut.path / WEIGHTS).read_bytes() == (whole.path / WEIGHTS).read_bytes()
+    rounds = [[e["round"] for e in federated.events(folder, "round")] for folder in runs]
+    assert rounds[0] == rounds[1]
+
+
+def test_a_killed_run_still_knows_in_how_many_rounds_nobody_contributed(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    class Silent(federated.Transport):
+        dies = True
+
+        def spoil(self, task: Any, replies: Any) -> Any:
+            if task.round == 4 and self.dies:
+                raise KeyboardInterrupt
+            return replies if task.round == 1 else {}
+
+    config = federated.config(tiny_model, tiny_federation, tmp_path / "runs", round__count=9)
+    transport = Silent(federated.holders(tiny_federation, tmp_path / "ledgers"))
+    with pytest.raises(KeyboardInterrupt):
+        run(config, transport)
+    config["run.resume"] = str(federated.only_folder(tmp_path / "runs"))
+    again = Silent(federated.holders(tiny_federation, tmp_path / "ledgers"))
+    again.dies = False
+    folder = run(config, again)
+    assert [e["round"] for e in federated.events(folder, "round")] == [1, 2, 3, 4]
+
+
 def test_the_checkpoint_keeps_the_public_losses(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:

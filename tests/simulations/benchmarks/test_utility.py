@@ -149,7 +149,9 @@ def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
             from_flat(cell.config(0))
 
 
-@pytest.mark.parametrize("values", [(0.5, 0.6), (0.5, 0.6, 0.7, 0.8, 0.55)])
+@pytest.mark.parametrize(
+    "values", [(0.5, 0.6), (0.5, 0.6, 0.7, 0.8, 0.55), tuple(n % 5 / 9 for n in range(14))]
+)
 def test_the_interval_is_students(values: tuple[float, ...]) -> None:
     low, high = stats.t.interval(
         0.95, len(values) - 1, loc=row(*values).mean, scale=stats.sem(values)
@@ -208,14 +210,119 @@ def test_of_rates_that_are_alike_the_one_with_the_smaller_loss_is_chosen(
     assert only.rate == 2.0
 
 
-def test_a_method_that_fails_at_every_rate_ends_the_table(
+def test_a_method_that_fails_at_every_rate_has_a_line_that_says_so(
     scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
 ) -> None:
     wild = replace(scenario, config={**scenario.config, "train.lr": 100.0})
-    with pytest.raises(ConfideError) as caught:
-        utility(table(wild, tiny_federation, trials=2), Results())
-    assert caught.value.code == "bench.no-rate"
-    assert "adapter.not-finite" in caught.value.message
+    (only,) = utility(
+        table(wild, tiny_federation, trials=2, methods=["ffa"], epsilons=[3.0]), Results()
+    )
+    assert (only.rate, only.values) == (100.0, ())
+    assert only.failed == ("adapter.not-finite",) * 2
+    told = markdown([only]).splitlines()[-1]
+    assert "| ffa | 3 | 100 | - | - | 0 (2 failed: adapter.not-finite) |" in told
+    assert json.loads(json.dumps(only.to_json(), allow_nan=False))["mean"] is None
+
+
+def test_a_run_that_fails_is_kept_and_the_table_goes_on(
+    scenario: Scenario,
+    tiny_federation: Path,
+    tmp_path: Path,
+    runs: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = bench._run
+
+    def fails(config: Any, where: Place, part: str) -> dict[str, Any]:
+        found = answer(config, where, part)
+        if (where.partition, config["run.seed"]) == ("other", 1):
+            raise ConfideError("run.no-round", "Nobody answered.")
+        return found
+
+    monkeypatch.setattr(bench, "_run", fails)
+    copy = shutil.copytree(tiny_federation, tmp_path / "copy")
+    (copy / "holder-00.policy.toml").write_text("max-rank = 1\n", encoding="utf-8")
+    both = [
+        Place(scenario=scenario, partition="own", folder=tiny_federation),
+        Place(scenario=scenario, partition="other", folder=copy),
+    ]
+    results = Results(tmp_path / "runs.jsonl")
+    asked = table(scenario, tiny_federation, places=both, seeds=3, methods=["ffa"], epsilons=[3.0])
+    own, other = utility(asked, results)
+    assert (len(own.values), own.failed) == (3, ())
+    assert (len(other.values), other.failed) == (2, ("run.no-round",))
+    assert " | 2 (1 failed: run.no-round) | " in markdown([own, other])
+    done = len(runs)
+    assert utility(asked, results) == [own, other]
+    assert len(runs) == done
+
+
+def test_the_line_says_when_the_rate_is_the_largest_that_was_tried(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    low = replace(scenario, config={**scenario.config, "train.lr": 0.1})
+    asked = {"trials": 3, "seeds": 1, "methods": ["ffa"], "epsilons": [3.0]}
+    (edge,) = utility(table(low, tiny_federation, **asked), Results())
+    (inside,) = utility(table(scenario, tiny_federation, **{**asked, "trials": 5}), Results())
+    assert (edge.rate, edge.at_edge) == (0.8, True)
+    assert not inside.at_edge
+    assert "| 0.8 (edge) |" in markdown([edge])
+
+
+def test_a_holder_of_another_rank_is_another_place(
+    scenario: Scenario, tiny_federation: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(tiny_federation, tmp_path / "copy")
+    digests = []
+    for limit in ("", "max-rank = 1\n", "max-rank = 2\n"):
+        (copy / "holder-01.policy.toml").write_text(limit, encoding="utf-8")
+        digests.append(Place(scenario=scenario, partition="own", folder=copy).digest("all"))
+    assert len(set(digests)) == 3
+
+
+def test_the_seconds_of_a_line_are_those_of_its_middle_run(scenario: Scenario) -> None:
+    runs = [
+        Measured(
+            of=str(seed),
+            scenario="s",
+            partition="own",
+            method="ffa",
+            epsilon=None,
+            seed=seed,
+            rate=1.0,
+            trial=False,
+            metric="accuracy",
+            others={},
+            seconds=seconds,
+        )
+        for seed, seconds in enumerate((90.0, 10.0, 12.0))
+    ]
+    assert bench._row(runs, table(scenario, Path())).seconds == 12.0
+
+
+def test_every_method_runs_with_rates_of_its_own_at_two_places(
+    scenario: Scenario, tiny_federation: Path, tmp_path: Path
+) -> None:
+    """The whole table, small: nothing here is made up."""
+    other = tiny.save_federation(tmp_path / "other", records=12)
+    two = [
+        Place(scenario=scenario, partition="iid", folder=tiny_federation),
+        Place(scenario=scenario, partition="dirichlet", folder=other),
+    ]
+    asked = table(scenario, tiny_federation, places=two, trials=2, seeds=1, methods=list(METHODS))
+    kept = Results(tmp_path / "runs.jsonl")
+    rows = utility(asked, kept)
+    noisy = [m for m in METHODS if m not in (*MERGING, "hetlora", "flexlora")]
+    bare = [m for m in METHODS if m not in ("hetlora", "flexlora")]
+    expected = {(place, m, None) for place in ("iid", "dirichlet") for m in bare}
+    expected |= {(place, m, 3.0) for place in ("iid", "dirichlet") for m in noisy}
+    assert {(r.partition, r.method, r.epsilon) for r in rows} == expected
+    assert not any(r.failed for r in rows)
+    assert all(0 <= r.mean <= 1 and r.bytes_up > 0 for r in rows)
+    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == (len(bare) + len(noisy)) * (2 + 2)
+    assert sum(json.loads(line)["trial"] for line in lines) == len(lines) // 2
+    assert len(markdown(rows).splitlines()) == 2 + len(expected)
 
 
 def test_a_table_that_was_killed_goes_on_where_it_was(
