@@ -77,11 +77,15 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
     folder.write(FILE, save(tensors, metadata={"state": json.dumps(header)}))
 
 
-def load_checkpoint(folder: RunFolder, schema: AdapterSchema, merged: int = 0) -> Checkpoint:
+def load_checkpoint(
+    folder: RunFolder, schema: AdapterSchema, merged: int = 0, stepped: int | None = None
+) -> Checkpoint:
     """Read the checkpoint of a run.
 
     Args:
         merged: how many values were added to the frozen weights.
+        stepped: how many the optimizer moves; the schema's trained ones, unless a method leaves
+            some of them at the holders.
 
     Raises:
         ConfideError: ``run.resume`` when it is missing, unreadable or of another adapter.
@@ -99,7 +103,7 @@ def load_checkpoint(folder: RunFolder, schema: AdapterSchema, merged: int = 0) -
             f"{path} is of another model, rank or set of layers than the settings name.",
             "Resume with the settings in the run's config.toml.",
         )
-    if not _fits(found, schema, merged):
+    if not _fits(found, schema, merged, schema.trained_size if stepped is None else stepped):
         raise ConfideError("run.resume", f"{path} is damaged.", "Start a new run.")
     return found
 
@@ -123,7 +127,7 @@ def _read(path: str) -> Checkpoint:
     )
 
 
-def _fits(found: Checkpoint, schema: AdapterSchema, merged: int) -> bool:
+def _fits(found: Checkpoint, schema: AdapterSchema, merged: int, stepped: int) -> bool:
     """Whether a run can go on from it: sizes, types, and no NaN that would end it later."""
     states = [tensor for tensor in found.optimizer.values() if tensor.dim()]
     adapters = [found.adapter, found.outcome]
@@ -135,7 +139,7 @@ def _fits(found: Checkpoint, schema: AdapterSchema, merged: int) -> bool:
         and all(a.shape == (schema.size,) and a.dtype == torch.float32 for a in adapters)
         and found.merged.shape == (merged,)
         and found.merged.dtype == torch.float32
-        and all(tensor.shape == (schema.trained_size,) for tensor in states)
+        and all(tensor.shape == (stepped,) for tensor in states)
         and all(bool(torch.isfinite(t).all()) for t in _tensors(found))
     )
 

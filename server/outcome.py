@@ -23,6 +23,7 @@ from ..common.merged import product_shapes, products_of
 from ..common.models import LoadedModel
 from ..common.settings import Settings
 from ..common.tensors import size_of, unflatten
+from .aggregation.methods import whole
 from .checkpoint import load_checkpoint
 from .run_folder import RunFolder
 
@@ -52,7 +53,8 @@ def final_adapter(folder: RunFolder, loaded: LoadedModel, method: str) -> dict[s
     """Put the adapter that the run leaves into the model, ready to be saved. For a run that has
     added to the frozen weights: the adapter of the weights as they were, to be saved instead."""
     shapes = product_shapes(loaded.schema) if method in MERGING else ()
-    state = load_checkpoint(folder, loaded.schema, size_of(shapes))
+    stepped = whole(loaded.schema, method).trained_size
+    state = load_checkpoint(folder, loaded.schema, size_of(shapes), stepped)
     adapter = unflatten(state.outcome, loaded.schema.shapes)
     with torch.no_grad():
         set_adapter(loaded.model, adapter)

@@ -164,9 +164,8 @@ class Rounds:
         number = self._settings.round.count + 1
         if number not in sums_of(self._settings):
             return
-        last = self._task(
-            max(state.done, 1), replace(state, adapter=adapter), self._settings.train.lr
-        )
+        ended = replace(state, adapter=adapter)
+        last = self._task(max(state.done, 1), ended, self._settings.train.lr)
         task = replace(last, round=number)
         summed = self._sum(task, self._transport.nodes(), state)
         found = sums.measured(summed, self._settings, self._loaded.model)
@@ -178,7 +177,8 @@ class Rounds:
 
     def _begin(self) -> _State:
         if self._settings.run.resume:
-            found = load_checkpoint(self._folder, self._schema, size_of(self._merged))
+            sizes = size_of(self._merged), size_of(self._trained)
+            found = load_checkpoint(self._folder, self._schema, *sizes)
             tensors = unflatten(found.adapter, self._schema.shapes)
             optimizer = ServerOptimizer(flatten(tensors, self._trained), self._settings)
             optimizer.restore(found.optimizer)

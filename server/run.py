@@ -27,6 +27,8 @@ from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from .card import write_card
+from .doctor import Facts
+from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .outcome import check_size, final_adapter
 from .report import value_text
@@ -109,7 +111,11 @@ def _train(
         folder.event("resume", time=now())
     else:
         folder.write_config(settings.to_flat())
-        folder.event("start", **_start(settings, loaded, folder, len(nodes)))
+        warnings = [f"{one.what} {one.why} {one.fix}" for one in both_factors(settings, Facts())]
+        for warning in warnings:
+            logger.warning("%s", warning)
+        about = _start(settings, loaded, folder, len(nodes))
+        folder.event("start", **about, warnings=warnings)
     Rounds(settings, loaded, transport, folder, evaluator, known).run(nodes)
     other = final_adapter(folder, loaded, settings.aggregate.method)
     _save_adapter(settings, loaded, other, folder.path / "adapter")

@@ -69,6 +69,8 @@ def _config(what: str, changes: list[str]) -> Mapping[str, Scalar]:
 
 def _say(event: Event) -> None:
     """A line for what changed, on stderr; it is read in a log as often as in a terminal."""
+    for warning in event.get("warnings", ()):
+        typer.echo(f"warning: {warning}", err=True)
     line = _line(event)
     if line:
         typer.echo(line, err=True)

@@ -41,6 +41,8 @@ class Display:
 
     def show(self, event: dict[str, Any]) -> None:
         """Take in one event of metrics.jsonl."""
+        for warning in event.get("warnings", ()):
+            self._progress.console.print(f"warning: {warning}", markup=False, highlight=False)
         if event["event"] == "round":
             self._round(event)
         elif event["event"] == "evaluation":

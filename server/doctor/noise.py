@@ -32,7 +32,7 @@ FEWEST_STEPS = 10
 def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """Every rule of this module; those on noise only where there is some."""
     if settings.privacy.trust != "off":
-        yield from _both_factors(settings, facts)
+        yield from both_factors(settings, facts)
         yield from _drowned(settings, facts)
         yield from _small_steps(settings, facts)
         yield from _unknown(facts)
@@ -59,9 +59,11 @@ _APART = {
 }
 
 
-def _both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
+def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    """Of a method that trains A and B under noise, which a run says at its start, too."""
     method = settings.aggregate.method
-    if method not in ("lora", "fedsa") or settings.lora.method != "lora":
+    bare = settings.privacy.trust == "off" or settings.lora.method != "lora"
+    if bare or method not in ("lora", "fedsa"):
         return
     much = not (facts.sizes and facts.trained) or (
         snr(settings, facts.sizes[0], facts.trained) < 10 * DROWNED

@@ -28,6 +28,7 @@ from confide.simulations.inprocess import federation
 from tests.server.federated import Transport, config, events, holders, only_folder, received
 
 ROUNDS = 3
+BARE = {"privacy__trust": "off", "privacy__noise_multiplier": 0.0}
 
 
 class Killed(Transport):
@@ -101,6 +102,33 @@ def test_a_whole_run_leaves_the_folder_of_the_contract(
     assert 0 < claim["epsilon"] < 100
     assert charges(tmp_path / "ledgers") == {f"holder-{i:02d}": 2 for i in range(3)}
     assert any(bool(tensor.any()) for tensor in weights(folder).values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"aggregate__method": "lora"}, "'lora'"),
+        ({"aggregate__method": "fedsa", "round__mode": "steps"}, "'fedsa'"),
+        ({"aggregate__method": "lora", **BARE}, ""),
+        ({"aggregate__method": "lora", "lora__method": "head"}, ""),
+        ({"aggregate__method": "ffa"}, ""),
+    ],
+)
+def test_a_method_that_is_not_sound_under_noise_is_warned_of_with_the_reason(
+    tiny_model: Path,
+    tiny_federation: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    changes: dict[str, Any],
+    named: str,
+) -> None:
+    used = config(tiny_model, tiny_federation, tmp_path / "runs", round__count=1, **changes)
+    folder = run(used, federation(sorted(tiny_federation.glob("holder-*")), tmp_path / "ledgers"))
+    (start,) = events(folder, "start")
+    logged = [r.getMessage() for r in caplog.records if "both factors" in r.getMessage()]
+    assert start["warnings"] == logged
+    assert len(logged) == bool(named)
+    assert all(named in line and "aggregate.method = 'ffa'" in line for line in logged)
 
 
 def test_without_noise_the_run_is_labelled(

@@ -91,3 +91,8 @@ def test_the_outcome_names_claim_adapter_and_report(
         f"Adapter: {tmp_path / 'adapter'}",
         f"Report: {tmp_path / 'report.html'}",
     ]
+
+
+def test_what_a_run_warns_of_stands_before_its_start(capsys: pytest.CaptureFixture[str]) -> None:
+    deploy_cli._say({"event": "start", "warnings": ["both factors under noise"]})
+    assert capsys.readouterr().err == "warning: both factors under noise\nstart\n"

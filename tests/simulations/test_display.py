@@ -38,3 +38,10 @@ def test_a_round_without_any_holder_is_shown_without_an_epsilon() -> None:
     with Display(Console(file=out, width=160, force_terminal=True), 2, 8.0) as display:
         display.show({"event": "round", "round": 1, "accepted": [], "left_out": []})
     assert "0 holders" in out.getvalue()
+
+
+def test_what_a_run_warns_of_is_shown() -> None:
+    out = io.StringIO()
+    with Display(Console(file=out, width=160, force_terminal=True), 2, 8.0) as display:
+        display.show({"event": "start", "warnings": ["aggregate.method = 'lora' [both]"]})
+    assert "warning: aggregate.method = 'lora' [both]" in out.getvalue()

@@ -303,7 +303,9 @@ def test_the_seconds_of_a_line_are_those_of_its_middle_run(scenario: Scenario) -
 def test_every_method_runs_with_rates_of_its_own_at_two_places(
     scenario: Scenario, tiny_federation: Path, tmp_path: Path
 ) -> None:
-    """The whole table, small: nothing here is made up."""
+    """The whole table, small, with the scenarios' momentum: nothing here is made up."""
+    moved = {**scenario.config, "aggregate.optimizer": "momentum"}
+    scenario = replace(scenario, config=moved)
     other = tiny.save_federation(tmp_path / "other", records=12)
     two = [
         Place(scenario=scenario, partition="iid", folder=tiny_federation),
