@@ -7,16 +7,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .errors import ConfideError
+from .kinds import KINDS
 
 if TYPE_CHECKING:
     from .settings import Settings, TaskSpec
 
-# Those that need a column of targets, may have one, and learn from the text alone.
-_WITH_TARGET, _WITHOUT_TARGET = ("classification", "regression", "seq2seq"), ("masked", "spans")
-_LANGUAGE = ("seq2seq", "causal", "masked", "spans")
-# What holders measure by a sum over their records; none for regression, whose errors have no bound
-# that means something.
-_HOLDER_METRICS = {"classification": "accuracy", **dict.fromkeys(_LANGUAGE, "perplexity")}
 # How updates are combined, and how many more than twice the hostile ones each rule needs.
 ROBUST = {
     "mean": 0,
@@ -239,7 +234,7 @@ def _check_method(s: Settings, refuse: Refuse) -> None:
 
 def _check_sums(s: Settings, refuse: Refuse) -> None:
     metric, kind = s.round.holder_metric, s.task.kind
-    fitting = _HOLDER_METRICS.get(kind, "")
+    fitting = KINDS[kind].holder_metric
     if metric and metric != fitting:
         refuse(
             f"round.holder-metric = {metric!r} does not go with task.kind = {kind!r}.",
@@ -266,12 +261,12 @@ def _check_task(s: Settings, refuse: Refuse) -> None:
             f"task.kind = {kind!r} has no classes, but task.labels = {task.labels!r:.100}.",
             "Leave task.labels empty, or set task.kind = 'classification'.",
         )
-    if kind in _WITH_TARGET and not s.data.target:
+    if KINDS[kind].target == "needed" and not s.data.target:
         refuse(
             f"task.kind = {kind!r} learns a target, but data.target names no column.",
             "Set data.target to the column that holds it.",
         )
-    if kind in _WITHOUT_TARGET and s.data.target:
+    if KINDS[kind].target == "none" and s.data.target:
         refuse(
             f"task.kind = {kind!r} learns from the text alone, but data.target ="
             f" {s.data.target!r:.100}.",
@@ -305,7 +300,7 @@ def _check_classes(task: TaskSpec, refuse: Refuse) -> None:
             f"task.loss = 'focal' is made for classes, not for task.kind = {task.kind!r}.",
             "Set task.loss = 'cross-entropy'.",
         )
-    if task.word_dropout and task.kind in _LANGUAGE:
+    if task.word_dropout and KINDS[task.kind].language:
         refuse(
             f"task.word-dropout = {task.word_dropout:g} would change what task.kind ="
             f" {task.kind!r} learns.",
@@ -320,7 +315,7 @@ def _check_classes(task: TaskSpec, refuse: Refuse) -> None:
 
 def _check_language(s: Settings, refuse: Refuse) -> None:
     task, kind = s.task, s.task.kind
-    if kind in _LANGUAGE and s.lora.method == "head":
+    if KINDS[kind].language and s.lora.method == "head":
         refuse(
             f"lora.method = 'head' trains the task's head alone, and task.kind = {kind!r} has"
             " none of its own.",

@@ -15,6 +15,7 @@ from typing import Any
 
 from .combinations import COUNTED, ROBUST, check_combinations, numbers_in
 from .errors import ConfideError, nearest
+from .kinds import KINDS
 from .metrics import METRICS
 from .text.settled import settled
 
@@ -22,9 +23,6 @@ Scalar = str | int | float | bool
 
 # What the coordinator keeps to itself: its own paths, and the name that becomes one.
 COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name")
-
-# What a run may learn; ``common.tasks`` has a module for each.
-KINDS = ("classification", "regression", "seq2seq", "causal", "masked", "spans")
 
 # Characters of a setting that is text: what a coordinator sends must not fill memories and logs.
 _MOST_TEXT = 10_000

@@ -13,21 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..common.kinds import KINDS
 from .report import epsilon_text, kept_text, load_report, percent, value_text
 from .run_folder import RunFolder
 from .usage import explained, labels_of, loading_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TAGS = ("confide", "differential-privacy", "federated-learning", "lora")
-# The Hub's name of a task, and what an adapter for it does.
-_TASKS = {
-    "classification": ("text-classification", "sorts a text into: {labels}"),
-    "regression": ("text-classification", "gives a text a number from {low:g} to {high:g}"),
-    "seq2seq": ("text2text-generation", "turns a text into another one"),
-    "causal": ("text-generation", "goes on with a text"),
-    "masked": ("fill-mask", "fills in masked words"),
-    "spans": ("text2text-generation", "fills in missing spans of a text"),
-}
 
 
 def write_card(folder: Path) -> None:
@@ -55,7 +47,7 @@ def _front_matter(report: Mapping[str, Any]) -> str:
     if _HUB_ID.fullmatch(base):  # the Hub refuses a base_model that is no id of its own
         lines.append(f"base_model: {json.dumps(base)}")
     private = report["claim"]["private"]
-    task, _ = _TASKS[report["settings"]["task.kind"]]
+    task = KINDS[report["settings"]["task.kind"]].hub
     tags = [tag for tag in (*_TAGS, task) if private or tag != "differential-privacy"]
     return "\n".join([*lines, "library_name: peft", "tags:", *(f"- {tag}" for tag in tags), "---"])
 
@@ -71,7 +63,7 @@ def _what_it_is(report: Mapping[str, Any]) -> str:
     trained = run["model"].get("trained")
     size = f" with {trained:,} trained parameters" if trained else ""
     labels = ", ".join(_line(label) for label in labels_of(settings))
-    _, does = _TASKS[settings["task.kind"]]
+    does = KINDS[settings["task.kind"]].does
     low, high = settings["task.low"], settings["task.high"]
     return (
         f"An adapter for `{_line(_base(report))}`{pinned}{size}, which "

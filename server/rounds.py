@@ -345,9 +345,8 @@ class Rounds:
         written before and after the run, and every ``round.generate-every`` rounds: that takes a
         pass for each token, while the loss costs one."""
         score = self._measure(state.done, state.adapter, state.merged, written=written)
-        if not new:
-            return score
-        state.losses[state.done] = score.loss
+        if new:
+            state.losses[state.done] = score.loss
         if self._settings.round.patience and best_round(state.losses) == state.done > 0:
             state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
         return score

@@ -8,12 +8,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_CLASSES = {
-    "seq2seq": "AutoModelForSeq2SeqLM",
-    "spans": "AutoModelForSeq2SeqLM",
-    "causal": "AutoModelForCausalLM",
-    "masked": "AutoModelForMaskedLM",
-}
+from ..common.kinds import KINDS
+
 _TEXTS = '["The first text.", "Another, somewhat longer text."]'
 _BATCH = f"""\
 texts = {_TEXTS}
@@ -72,7 +68,7 @@ def model_class(settings: Mapping[str, Any]) -> str:
     if _is_pooled(settings):
         mean = settings["task.pooling"] == "mean"
         return "AutoModelForTokenClassification" if mean else "AutoModelForSequenceClassification"
-    return _CLASSES[settings["task.kind"]]
+    return KINDS[settings["task.kind"]].model_class
 
 
 def loading_code(settings: Mapping[str, Any], base: str, *, merged: bool) -> str:
@@ -106,7 +102,7 @@ def labels_of(settings: Mapping[str, Any]) -> list[str]:
 
 
 def _is_pooled(settings: Mapping[str, Any]) -> bool:
-    return settings["task.kind"] in ("classification", "regression")
+    return not KINDS[settings["task.kind"]].language
 
 
 def _use(settings: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..common.kinds import KINDS
 from ..common.metrics import compute
 from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
@@ -69,7 +70,7 @@ def measure(folder: Path, config: Mapping[str, Scalar], say: Callable[[str], Non
     if data is None:
         raise FileNotFoundError(settings.data.path)
     rows = [_tf_idf(data, settings)] if settings.task.kind == "classification" else []
-    language = settings.task.kind not in ("classification", "regression")
+    language = KINDS[settings.task.kind].language
     for yardstick in YARDSTICKS:
         if language and yardstick.settings.get("lora.method") == "head":
             continue  # a language model's head is the base model's own, and stays frozen

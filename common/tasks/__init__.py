@@ -1,5 +1,5 @@
-"""Tasks: what a record means, and the loss of one example. A new task is one more module here, a
-line below, and its name in ``common.settings.KINDS``.
+"""Tasks: what a record means, and the loss of one example. A new task is one more module here and
+its name below, with what is to be known without torch in ``common.kinds``.
 
 A task encodes records, names the model class and the PEFT task type, gives one loss per example
 (never a mean over the batch: that would let one record rescale the others before clipping), and

@@ -29,6 +29,7 @@ from typing import Any
 from ...common.batches import frozen_layers_shared
 from ...common.combinations import MERGING
 from ...common.errors import ConfideError
+from ...common.kinds import KINDS
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
 from ...common.tasks.scores import PERPLEXITY
@@ -170,8 +171,8 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None) ->
         return f"where no holder's rank is smaller it is {same}"
     if method in MERGING and epsilon is not None:
         return "it is for runs without noise"
-    kind = config["task.kind"]
-    if method == "head" and kind not in ("classification", "regression"):
+    kind = str(config["task.kind"])
+    if method == "head" and KINDS[kind].language:
         return f"task.kind = {kind!r} has no head of its own"
     return ""
 

@@ -15,8 +15,9 @@ import torch
 from confide.common import models
 from confide.common.batches import forward
 from confide.common.errors import ConfideError
+from confide.common.kinds import KINDS
 from confide.common.models import LoadedModel, load_model
-from confide.common.settings import KINDS, TaskSpec, from_flat
+from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import TASKS, Example, causal, task_for
 from confide.common.tasks.example import IGNORED
 from confide.common.tasks.generation import continued
@@ -60,7 +61,14 @@ def learnt(loaded: LoadedModel, example: Example) -> list[str]:
 
 
 def test_each_kind_has_a_task() -> None:
-    assert tuple(TASKS) == KINDS
+    assert tuple(TASKS) == tuple(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_known_of_a_kind_is_what_its_task_says(kind: str) -> None:
+    task = task_for(TaskSpec(kind=kind, labels="a,b" if kind == "classification" else ""))
+    if KINDS[kind].language:
+        assert task.auto_class().__name__ == KINDS[kind].model_class
 
 
 # what is learnt
