@@ -196,45 +196,57 @@ def test_the_hostile_holder_is_named_and_the_aggregate_is_the_honest_one(
         assert far == 0
 
 
-SENT = ("sign flip", "NaN", "1e30", "weight -50", "wrong shape", "scaled by 3")  # one a code
-
-
 class _Hostile(Transport):
-    """Holder 1 sends another payload in each round."""
+    """``bad`` holders, after the first, send another payload in each round."""
+
+    bad = 1
 
     def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
-        payload, _ = PAYLOADS[SENT[task.round - 1]]
-        update = replies[1]
+        payload, _ = PAYLOADS[IDS[task.round - 1]]
+        return {**replies, **{node: self._bad(payload, replies[node]) for node in self.hostile}}
+
+    @property
+    def hostile(self) -> range:
+        return range(1, 1 + self.bad)
+
+    def _bad(self, payload: Payload, update: Reply) -> Reply:
         assert isinstance(update, Update)
         change = decode_vector(update.values, "fp32", len(update.values) // 4)
         made = payload(1, change)
         made["reply"].update(reply_to_records(update)["reply"])  # all but the payload is honest
-        return {**replies, 1: parsed(made)}
+        return parsed(made)
 
 
-def test_a_run_with_a_hostile_holder_among_eight_completes_and_names_it_in_every_round(
-    tiny_model: Path, tmp_path: Path, in_memory: Path
+@pytest.mark.parametrize(("count", "bad"), FEDERATIONS)
+def test_a_run_with_hostile_holders_completes_and_names_them_in_every_round(
+    count: int, bad: int, tiny_model: Path, tmp_path: Path, in_memory: Path
 ) -> None:
-    data = tiny.save_federation(tmp_path / "data", holders=8)
+    data = tiny.save_federation(tmp_path / "data", holders=count)
     for path in data.glob("holder-*.jsonl"):
         tiny.write_jsonl(path, tiny.rows(24, seed=0))  # a turned sign is seen where texts agree
     flat = config(
         tiny_model,
         data,
         tmp_path / "runs",
-        round__count=len(SENT),
-        round__min_holders=5,
+        round__count=len(IDS),
+        round__min_holders=7,
         privacy__noise_multiplier=0.01,  # and where noise does not hide it
         aggregate__robust=HOSTILE_RULE,
+        aggregate__byzantine=bad,
         train__lr=0.1,
     )
-    folder = run(flat, _Hostile(holders(data, in_memory / "ledgers")))
+    transport = _Hostile(holders(data, in_memory / "ledgers"))
+    transport.bad = bad
+    folder = run(flat, transport)
     rounds = events(folder, "round")
-    assert len(rounds) == len(SENT)
-    for name, event in zip(SENT, rounds, strict=True):
+    assert len(rounds) == len(IDS)
+    for name, event in zip(IDS, rounds, strict=True):
         code = PAYLOADS[name][1]
-        who = "node-1" if code == "wire.malformed" else "holder-01"
-        assert {"holder": who, "code": code} in event["left_out"], name
+        for node in transport.hostile:
+            who = f"node-{node}" if code == "wire.malformed" else f"holder-{node:02d}"
+            assert {"holder": who, "code": code} in event["left_out"], name
+        honest_ones = {row["holder"] for row in event["accepted"]}
+        assert len(honest_ones) >= count - bad
         assert not event["abandoned"]
 
 
