@@ -723,6 +723,13 @@ MUTANTS = (
         _GATE_TESTS,
     ),
     Mutant(
+        "the accountant hears of every plan that a holder makes up",
+        _GATE,
+        "_MOST_NEW_PLANS = 1",
+        "_MOST_NEW_PLANS = 8",
+        _GATE_TESTS,
+    ),
+    Mutant(
         "a ledger may go back",
         _GATE,
         "    if last and (not contains or receipt.entries <= last.entries or"

@@ -57,6 +57,27 @@ TASK_MUTANTS = (
         _LANG,
     ),
     Mutant(
+        "a resumed run takes a loss that it has for a new one",
+        "server/rounds.py",
+        "written=not state.done, new=not state.done)",
+        "written=not state.done)",
+        (f"{_SCHEDULE}::test_an_abandoned_round_before_a_kill_is_no_loss_that_stood_still",),
+    ),
+    Mutant(
+        "a resumed run forgets in how many rounds nobody contributed",
+        "server/rounds.py",
+        "                found.silent,\n",
+        "",
+        (f"{_SCHEDULE}::test_a_killed_run_still_knows_in_how_many_rounds_nobody_contributed",),
+    ),
+    Mutant(
+        "fedsa: the checkpoint is held against what the holders keep",
+        "server/outcome.py",
+        "size_of(shapes), stepped)",
+        "size_of(shapes))",
+        ("tests/server/test_methods.py::test_a_run_that_was_stopped_goes_on_bit_for_bit",),
+    ),
+    Mutant(
         "task: a token foretells itself",
         "common/tasks/causal.py",
         "    return replace(batch, targets=torch.cat([batch.targets[:, 1:], ended], 1))",
