@@ -47,7 +47,9 @@ TASKS: Mapping[str, Mapping[str, Scalar]] = {
     "question-answering": {"task.kind": "seq2seq", "task.metric": "token-f1", "model.name": _T5},
     "text2text-generation": {"task.kind": "seq2seq", "model.name": _T5},
     "fill-mask": {"task.kind": "masked", "model.name": "distilbert/distilbert-base-uncased"},
+    "span-corruption": {"task.kind": "spans", "model.name": _T5},  # the Hub has no name for it
 }
+_TEXT_ALONE = ("causal", "masked", "spans")  # kinds that learn the text itself
 _TOP = ("task", "data", "model", "labels", "holders", "seed", "config")
 _FILES = ("train", "val", "text", "target", "person")
 _DATA = (*_FILES, "benchmark", "folder")
@@ -88,7 +90,7 @@ def is_description(content: Mapping[str, Any]) -> bool:
 
 
 def task_of(kind: str) -> str:
-    """A Hub's name of a task of that kind; what else it settles, ``config`` says then."""
+    """The first name of a task of that kind; what else that name settles, ``config`` must say."""
     return next(name for name, settings in TASKS.items() if settings["task.kind"] == kind)
 
 
@@ -146,7 +148,7 @@ def _files(path: Path, data: Mapping[str, Any], kind: str) -> Files:
         train=_file(path, data["train"]),
         val=_file(path, data["val"]),
         text=data.get("text", "text"),
-        target=data.get("target", "" if kind in ("causal", "masked") else "label"),
+        target=data.get("target", "" if kind in _TEXT_ALONE else "label"),
         person=data.get("person", ""),
     )
 

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from confide.__main__ import build_app
 from confide.common.errors import ConfideError
-from confide.common.settings import from_flat
+from confide.common.settings import KINDS, from_flat
 from confide.common.text.readers import read_records
 from confide.server.run import run
-from confide.simulations.description import TASKS
+from confide.simulations.description import TASKS, task_of
 from confide.simulations.inprocess import federation
 from confide.simulations.scenario import load_scenario, prepare, run_config
 from confide.simulations.tune import Outcome, Search, Trial
@@ -80,8 +80,14 @@ def test_every_name_of_a_task_gives_settings_that_are_accepted(tmp_path: Path, t
     data = {"train": "train.jsonl", "val": "val.jsonl"}
     settings = from_flat(run_config(load_scenario(str(described(tmp_path, task=task, data=data)))))
     assert settings.task.kind == TASKS[task]["task.kind"]
+    without = {"causal", "masked", "spans"}
+    assert settings.data.target == ("" if settings.task.kind in without else "label")
     if task == "text-classification":
         assert settings.task.label_names == ("negative", "positive")
+
+
+def test_every_kind_of_task_has_a_name() -> None:
+    assert {task_of(kind) for kind in KINDS} <= set(TASKS)
 
 
 def test_whole_persons_lie_at_one_holder(tmp_path: Path) -> None:
@@ -184,7 +190,7 @@ def test_the_commands_take_a_description(
         assert json.loads(seen.stdout)["subject"] == f"the scenario {file}"
 
 
-@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+@pytest.mark.parametrize("task", TASKS)
 def test_the_best_of_a_search_over_a_description_is_one_again(tmp_path: Path, task: str) -> None:
     (tmp_path / "here").mkdir()
     data = {"train": "train.jsonl", "val": "val.jsonl", "person": "person"}
