@@ -100,6 +100,9 @@ def test_whole_persons_lie_at_one_holder(tmp_path: Path) -> None:
     assert sum(len(share) for share in shares) == len(set.union(*shares)) == 7
 
 
+CLASSES = {"task": "text-classification", "data": {"train": "train.jsonl", "val": "val.jsonl"}}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -118,7 +121,10 @@ def test_whole_persons_lie_at_one_holder(tmp_path: Path) -> None:
         ({"data": {"train": "", "val": "val.txt"}}, ("data.train = ''", "no text")),
         ({"data": {"train": "train.txt", "val": "val.txt", "text": 3}}, ("data.text = 3",)),
         ({"model": 3}, ("model = 3", "no text")),
-        ({"labels": "no,yes", "task": "text-classification"}, ("labels", '["no", "yes"]')),
+        ({**CLASSES, "labels": "no,yes"}, ("labels", '["no", "yes"]')),
+        ({**CLASSES, "labels": ["a", "b,c"]}, ("'b,c'", "comma")),
+        ({**CLASSES, "labels": ["a", " "]}, ("' '", "nothing in it")),
+        ({**CLASSES, "labels": ["a", "b"], "task": "translation"}, ("labels", "'translation'")),
         ({"config": 3}, ("config", "table")),
         ({"config": {"train.bach": 3}}, ("'train.bach'", "'train.batch'")),
     ],
@@ -151,6 +157,46 @@ def test_a_file_that_cannot_be_shared_out_is_named(
         prepare(load_scenario(str(path)))
     assert caught.value.code == code
     assert says in caught.value.message
+
+
+def test_a_label_of_the_public_file_with_a_comma_is_named(tmp_path: Path) -> None:
+    data = {"train": "train.jsonl", "val": "val.jsonl"}
+    path = described(tmp_path, task="text-classification", data=data)
+    tiny.write_jsonl(tmp_path / "val.jsonl", [{"text": "a", "label": x} for x in ("b", "c,d")])
+    with pytest.raises(ConfideError, match=r"scenario\.format.*val\.jsonl.*'c,d'.*comma"):
+        load_scenario(str(path))
+
+
+TEXT_FILES = {"train": "train.txt", "val": "val.txt"}
+NEEDY = ("summarization", "translation", "question-answering", "text-classification",
+         "text-regression", "text2text-generation")  # fmt: skip
+
+
+@pytest.mark.parametrize("task", NEEDY)
+@pytest.mark.parametrize("file", ["train", "val"])
+def test_a_text_file_is_refused_by_its_name_where_targets_are_needed(
+    tmp_path: Path, task: str, file: str
+) -> None:
+    data = {"train": "train.jsonl", "val": "val.jsonl", file: f"{file}.txt"}
+    with pytest.raises(ConfideError) as caught:
+        load_scenario(str(described(tmp_path, task=task, data=data)))
+    assert caught.value.code == "data.missing-target"
+    assert caught.value.message.endswith(
+        f"{file}.txt: a .txt file has no targets, which the task {task} needs."
+    )
+    assert "span-corruption" in caught.value.hint
+
+
+def test_a_target_that_is_named_or_needed_is_looked_for(tmp_path: Path) -> None:
+    """Also of a prompt and its answer; the kind of the settings decides, if they name one."""
+    named = {**TEXT_FILES, "target": "answer"}
+    with pytest.raises(ConfideError, match=r"data\.missing-target.*train\.txt.*text-generation"):
+        load_scenario(str(described(tmp_path, data=named)))
+    none = {"train": "train.jsonl", "val": "val.jsonl", "target": ""}
+    with pytest.raises(ConfideError, match=r"data\.missing-target.*data\.target.*translation"):
+        load_scenario(str(described(tmp_path, task="translation", data=none)))
+    alone = described(tmp_path, task="translation", data=TEXT_FILES, config={"task.kind": "spans"})
+    assert from_flat(run_config(load_scenario(str(alone)))).data.target == ""
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
