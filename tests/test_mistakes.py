@@ -53,6 +53,7 @@ MISTAKES = [
     Mistake("simulate nyt --set privacy.trust=locl", 1, ("'locl'", "Did you mean 'local'?")),
     Mistake("simulate nyt --set privacy.unit=person", 1, ("data.person", "names no column")),
     Mistake("simulate nyt --set model.name=", 1, ("model.name is empty", "Hub id")),
+    Mistake("simulate nyt --set model.name=/m/x.gguf", 1, ("'/m/x.gguf'", "assets unpack")),
     Mistake("simulate nyt --set task.labels=yes", 1, ("task.labels = 'yes'", "at least two")),
     Mistake("simulate nyt --set train.steps=4", 1, ("train.steps = 4", "train.steps = 1")),
     Mistake("simulate nyt --set round.holders=2 --set round.min-holders=3", 1,
