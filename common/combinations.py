@@ -80,6 +80,12 @@ def _refuse(message: str, hint: str) -> None:
 def _check_model(s: Settings, refuse: Refuse) -> None:
     if not s.model.name:
         refuse("model.name is empty.", "Name a Hub id, a model folder, or a cached model.")
+    if s.model.name.lower().endswith(".gguf"):
+        # What transformers reads of it stays quantised, and no tool finds an adapter's base there.
+        refuse(
+            f"model.name = {s.model.name!r:.200} is a GGUF file, not a model folder.",
+            "Unpack it once by `confide assets unpack FILE FOLDER`, and name the folder.",
+        )
     if s.lora.method == "head" and s.lora.targets:
         refuse(
             f"lora.method = 'head' trains no LoRA, but lora.targets = {s.lora.targets!r:.100}.",

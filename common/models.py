@@ -47,6 +47,8 @@ _OTHER_TARGETS = ("q_proj", "v_proj")
 _FROZEN = {"ffa": "lora_A", "ffb": "lora_B"}
 # The heads that PEFT trains and saves by itself, by the end of their names.
 _HEADS = ("classifier", "score")
+# What transformers raises of files that are not there or not what they should be.
+_UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 # A module in a numbered layer of a stack: encoder.block.3.layer.0.SelfAttention.q
 _LAYER = re.compile(r"(?P<stack>\D+)\.(?P<number>\d+)\.")
 # Families whose own classification head reads the first token.
@@ -104,8 +106,10 @@ def _trains(method: str) -> str:
 @lru_cache(maxsize=2)
 def _load(settings: Settings) -> LoadedModel:
     folder, task = model_folder(settings.model.name), task_for(settings.task)
+    # First: of a name that leads nowhere the tokenizer would say that the folder lacks its files.
+    config = _load_config(settings.model.name, folder)
     tokenizer = _load_tokenizer(folder or settings.model.name)
-    base = _load_base(settings, folder, task, tokenizer)
+    base = _load_base(settings, config, folder, task, tokenizer)
     model = _attach(base, settings, task).to(chosen_device())
     longest = _longest(base, settings)
     return LoadedModel(
@@ -133,6 +137,22 @@ def weights_sha256(folder: Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def _load_config(name: str, folder: Path | None) -> Any:
+    try:
+        return AutoConfig.from_pretrained(str(folder or name), trust_remote_code=False)
+    except (*_UNREADABLE, TypeError, AttributeError) as error:  # the last two: no table of keys
+        raise _missing(name, error) from None
+
+
+def _missing(name: str, error: Exception) -> ConfideError:
+    return ConfideError(
+        "model.missing",
+        f"The base model {name!r} cannot be loaded ({type(error).__name__}).",
+        "Run `confide assets fetch`, or name a complete model folder with safetensors weights"
+        " or a Hub id that can be reached.",
+    )
 
 
 def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
@@ -163,7 +183,11 @@ def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
 
 
 def _load_base(
-    settings: Settings, folder: Path | None, task: Task, tokenizer: PreTrainedTokenizerBase
+    settings: Settings,
+    config: Any,
+    folder: Path | None,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> PreTrainedModel:
     spec, auto = settings.model, task.auto_class()
     level = transformers_logging.get_verbosity()
@@ -171,7 +195,6 @@ def _load_base(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     try:
-        config = AutoConfig.from_pretrained(str(folder or spec.name), trust_remote_code=False)
         _check_fits(config, task, tokenizer)
         _prepare(config, task, tokenizer.pad_token_id or 0)
         with torch.random.fork_rng():
@@ -185,13 +208,8 @@ def _load_base(
                 ignore_mismatched_sizes=True,  # a head for other classes is replaced
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfideError(
-            "model.missing",
-            f"The base model {spec.name!r} cannot be loaded ({type(error).__name__}).",
-            "Run `confide assets fetch`, or name a complete model folder with safetensors weights"
-            " or a Hub id that can be reached.",
-        ) from None
+    except _UNREADABLE as error:
+        raise _missing(spec.name, error) from None
     finally:
         transformers_logging.set_verbosity(level)
     for module in base.modules():

@@ -25,6 +25,9 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from ..common.errors import ConfideError, missing_extra
+from ..common.tasks import Example, Place
+from ..common.tasks.generation import continued, in_words
+from ..common.tasks.tokens import bounds, pair_batch
 from .predict import open_run
 from .run_folder import run_settings
 
@@ -81,7 +84,7 @@ def explain(folder: Path, text: str) -> Explanation:
     model, tokenizer, longest = loaded.model.to("cpu"), loaded.tokenizer, loaded.max_length
     if kind == "seq2seq":
         asked, most = settings.task.template.replace("{text}", text), settings.task.target_length
-        return explain_answer(model, tokenizer, asked, max_length=longest, max_new_tokens=most)
+        return explain_answer(loaded, asked, new=most, beams=settings.task.beams)
     labels = settings.task.label_names
     return explain_label(model, tokenizer, text, labels, loaded.task.logits, max_length=longest)
 
@@ -118,20 +121,17 @@ def explain_label(
     return _explained(model, tokens, log_odds, answer, f"log-odds of {answer!r}")
 
 
-def explain_answer(
-    model: Any, tokenizer: Any, text: str, *, max_length: int, max_new_tokens: int = 64
-) -> Explanation:
-    """Explain the answer that an encoder-decoder model writes, without sampling."""
-    tokens = _tokens(tokenizer, text, max_length)
-    with torch.no_grad(), _quiet():
-        written = model.generate(
-            input_ids=tokens.ids,
-            attention_mask=torch.ones_like(tokens.ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-        )
-    before, after = written[:, :-1], written[:, 1:]  # (1, A): the first is the start token
+def explain_answer(place: Place, text: str, *, new: int, beams: int) -> Explanation:
+    """Explain the answer that an encoder-decoder model writes: the very one that it predicts.
+
+    Args:
+        new: the most tokens of the answer.
+    """
+    model, tokenizer = place.model, place.tokenizer
+    tokens = _tokens(tokenizer, text, place.max_length)
+    with _quiet():
+        (written,) = continued(tokens.ids.tolist(), place, new=new, beams=beams)
+    before, after = _read_and_written(written, place, new)  # (1, A) each
 
     def log_probability(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B,)
         count = len(embedded)
@@ -145,8 +145,16 @@ def explain_answer(
         found: Tensor = each.gather(-1, after.expand(count, -1).unsqueeze(-1)).sum((1, 2))
         return found
 
-    answer = tokenizer.decode(after[0], skip_special_tokens=True)
+    (answer,) = in_words([written], place)
     return _explained(model, tokens, log_probability, answer, "log-probability of the answer")
+
+
+def _read_and_written(written: Sequence[int], place: Place, new: int) -> tuple[Tensor, Tensor]:
+    """What the decoder reads and what it says then, each (1, A). An answer that could have been
+    longer has ended, and its end is a token like the others."""
+    example = Example((), (*written, bounds(place.tokenizer)[1])[:new])
+    batch = pair_batch([example], place)
+    return batch.inputs["decoder_input_ids"], batch.targets
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,5 @@
-"""The commands of this room: ``confide assets fetch|list``, ``simulate``, ``tune`` and ``bench``,
-and the door to ``confide doctor`` (``doctor_cli``)."""
+"""The commands of this room: ``confide assets fetch|list|unpack``, ``simulate``, ``tune``,
+``bench``, and the door to ``confide doctor`` (``doctor_cli``)."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def add_commands(app: typer.Typer) -> None:
     assets = typer.Typer(help="Public models and text for simulations.", no_args_is_help=True)
     assets.command("fetch")(fetch)
     assets.command("list")(show)
+    assets.command("unpack")(unpack)
     app.add_typer(assets, name="assets")
     app.command("simulate")(simulate)
     app.command("tune")(tune)
@@ -107,6 +108,24 @@ def show(as_json: Json = False) -> None:
         state = f"in {row['path']}" if row["fetched"] else "not fetched"
         typer.echo(f"{row['name']}  {row['title']}\n    licence: {row['licence']}")
         typer.echo(f"    source:  {row['source']}\n    cache:   {state}")
+
+
+def unpack(
+    file: Annotated[Path, typer.Argument(help="A GGUF file.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder, to be named as model.name.")],
+) -> None:
+    """Write the model of a GGUF file as a plain model folder, in float16."""
+    from ..common.errors import ConfideError
+    from .gguf import unpack as write_model
+    from .staging import staged
+
+    if folder.exists():
+        raise ConfideError(
+            "assets.gguf", f"{folder} is there, and is never overwritten.", "Name another folder."
+        )
+    with staged(folder) as new:
+        write_model(file, new)
+    typer.echo(f"Unpacked. Use it with --set model.name={folder}")
 
 
 Set = Annotated[

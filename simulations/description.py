@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
+from ..common.kinds import KINDS
 from ..common.paths import cache_dir
 from ..common.settings import Scalar
 from ..common.text.readers import Record, read_records
@@ -47,6 +48,7 @@ TASKS: Mapping[str, Mapping[str, Scalar]] = {
     "question-answering": {"task.kind": "seq2seq", "task.metric": "token-f1", "model.name": _T5},
     "text2text-generation": {"task.kind": "seq2seq", "model.name": _T5},
     "fill-mask": {"task.kind": "masked", "model.name": "distilbert/distilbert-base-uncased"},
+    "span-corruption": {"task.kind": "spans", "model.name": _T5},  # the Hub has no name for it
 }
 _TOP = ("task", "data", "model", "labels", "holders", "seed", "config")
 _FILES = ("train", "val", "text", "target", "person")
@@ -88,16 +90,19 @@ def is_description(content: Mapping[str, Any]) -> bool:
 
 
 def task_of(kind: str) -> str:
-    """A Hub's name of a task of that kind; what else it settles, ``config`` says then."""
+    """The first name of a task of that kind; what else that name settles, ``config`` must say."""
     return next(name for name, settings in TASKS.items() if settings["task.kind"] == kind)
 
 
-def read_description(path: Path, content: Mapping[str, Any]) -> Described:
-    """What a description says.
+def read_description(
+    path: Path, content: Mapping[str, Any], config: Mapping[str, Scalar]
+) -> Described:
+    """What a description says. ``config`` are its flat settings, whose kind of task goes first.
 
     Raises:
-        ConfideError: ``scenario.format``, and what the readers raise for the public text that
-            the labels are taken from.
+        ConfideError: ``scenario.format``, ``data.missing-target`` where the task needs targets and
+            a file cannot have them, and what the readers raise for the public text that the labels
+            are taken from.
     """
     _check_keys(path, content, _TOP, "")
     task, data = content["task"], content.get("data")
@@ -110,16 +115,20 @@ def read_description(path: Path, content: Mapping[str, Any]) -> Described:
         if not isinstance(value, str) or not (value or name in ("target", "person")):
             _refuse(path, f"has data.{name} = {value!r:.100}, which is no text")
     settings: dict[str, Scalar] = dict(TASKS[task])
+    kind = str(config.get("task.kind", settings["task.kind"]))
+    if "labels" in content and kind != "classification":
+        _refuse(path, f"has labels, which the task {task!r} does not have", "Leave them out.")
     settings |= {"model.name": _text(path, content, "model")} if "model" in content else {}
     holders, seed = (_count(path, content, *each) for each in (("holders", HOLDERS), ("seed", 0)))
     if "benchmark" in data:
         files, folder = None, _check_benchmark(path, data)
         settings[BENCHMARK] = data["benchmark"]
     else:
-        files, folder = _files(path, data, str(settings["task.kind"])), None
+        files, folder = _files(path, data, kind), None
+        _check_targets(path, files, task, kind)
         settings["data.target"] = "label" if files.target else ""
         settings["data.person"] = "person" if files.person else ""
-    if settings["task.kind"] == "classification" and (files or "labels" in content):
+    if kind == "classification" and (files or "labels" in content):
         settings["task.labels"] = _labels(path, content, files)
     return Described(files=files, folder=folder, settings=settings, holders=holders, seed=seed)
 
@@ -146,9 +155,32 @@ def _files(path: Path, data: Mapping[str, Any], kind: str) -> Files:
         train=_file(path, data["train"]),
         val=_file(path, data["val"]),
         text=data.get("text", "text"),
-        target=data.get("target", "" if kind in ("causal", "masked") else "label"),
+        target=data.get("target", "label" if _learns_targets(kind) else ""),
         person=data.get("person", ""),
     )
+
+
+def _learns_targets(kind: str) -> bool:
+    """False for a kind that there is none of, which the settings refuse later."""
+    return kind in KINDS and KINDS[kind].target == "needed"
+
+
+def _check_targets(path: Path, files: Files, task: str, kind: str) -> None:
+    """Before the files are shared out: what is made of them has names that nobody knows."""
+    if _learns_targets(kind) and not files.target:
+        raise ConfideError(
+            "data.missing-target",
+            f"{path} has data.target = '', but the task {task} needs targets.",
+            "Name their column.",
+        )
+    for file in (files.train, files.val):
+        if files.target and file.suffix.lower() == ".txt":
+            raise ConfideError(
+                "data.missing-target",
+                f"{file}: a .txt file has no targets, which the task {task} needs.",
+                "Give a .jsonl, .csv or .parquet file with a column of them (data.target), or take"
+                " a task of text alone: text-generation, fill-mask or span-corruption.",
+            )
 
 
 def _count(path: Path, content: Mapping[str, Any], key: str, default: int) -> int:
@@ -169,11 +201,21 @@ def _labels(path: Path, content: Mapping[str, Any], files: Files | None) -> str:
     """As declared, or as the public file has them: never from the training text."""
     declared = content.get("labels")
     if isinstance(declared, list) and all(isinstance(label, str) for label in declared):
-        return ",".join(declared)
+        return _listed(path, declared)
     if declared is not None or files is None:
         _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
     found = read_records(files.val, text=files.text, target=files.target)
-    return ",".join(sorted({r.target for r in found if r.target is not None}))
+    return _listed(files.val, sorted({r.target for r in found if r.target is not None}))
+
+
+def _listed(path: Path, labels: Sequence[str]) -> str:
+    """As the settings list them: a comma would make two classes of one, which no text has."""
+    for label in labels:
+        if "," in label or not label.strip():
+            what = "a comma" if "," in label else "nothing in it"
+            hint = "Rename it, in the files as well: a setting lists labels with commas between."
+            _refuse(path, f"has the label {label!r:.100} with {what}", hint)
+    return ",".join(labels)
 
 
 def _file(path: Path, named: str) -> Path:

@@ -9,6 +9,7 @@ times closer to the values of the file than bfloat16. Runs compute in float32 al
 from __future__ import annotations
 
 import importlib.util
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ def unpack(file: Path, folder: Path) -> None:
     """Write the model of a GGUF file to ``folder``.
 
     Raises:
-        ConfideError: ``assets.gguf`` without the package gguf, or when a weight does not fit
-            into float16.
+        ConfideError: ``assets.gguf`` without the package gguf, for a file that transformers does
+            not read as a causal model, or when a weight does not fit into float16.
     """
     if importlib.util.find_spec("gguf") is None:
         raise ConfideError(
@@ -30,18 +31,26 @@ def unpack(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     place: dict[str, Any] = {"gguf_file": file.name, "trust_remote_code": False}
-    read = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+    try:
+        read = AutoModelForCausalLM.from_pretrained(str(file.parent), dtype=torch.float32, **place)
+        tokenizer = AutoTokenizer.from_pretrained(str(file.parent), **place)
+    except (OSError, ValueError, LookupError, TypeError, RuntimeError, struct.error) as error:
+        raise ConfideError(
+            "assets.gguf",
+            f"{file} cannot be read as a GGUF model that generates text ({type(error).__name__}).",
+            "Check the path; or take the model's own folder with safetensors weights.",
+        ) from None
     weights = {name: tensor.half() for name, tensor in read.state_dict().items()}
     spilt = [name for name, tensor in weights.items() if not tensor.isfinite().all()]
     if spilt:
         raise ConfideError(
             "assets.gguf",
             f"{len(spilt)} tensors of {file.name} do not fit into float16 (first: {spilt[0]}).",
-            "The entry in the table of made models is wrong; please report it.",
+            "Take the model's own folder with safetensors weights.",
         )
     config = read.config
     del config.quantization_config
     fresh = type(read)(config).half()
     fresh.load_state_dict(weights)
     fresh.save_pretrained(str(folder))
-    AutoTokenizer.from_pretrained(str(file.parent), **place).save_pretrained(str(folder))
+    tokenizer.save_pretrained(str(folder))

@@ -111,7 +111,8 @@ def _benchmark(name: str) -> Scenario:
 
 
 def _described(path: Path, content: dict[str, Any]) -> Scenario:
-    found: Described = read_description(path, content)
+    config = _config(path, content)
+    found: Described = read_description(path, content, config)
     named = found.settings.get(BENCHMARK)
     return Scenario(
         name=path.stem,
@@ -121,7 +122,7 @@ def _described(path: Path, content: dict[str, Any]) -> Scenario:
         seed=found.seed,
         folder=found.folder,
         files=found.files,
-        config={**found.settings, **_config(path, content)},
+        config={**found.settings, **config},
     )
 
 

@@ -34,6 +34,7 @@ from .scenario import Scenario, prepare, run_config
 from .space import Dimension
 
 SAMPLERS = ("tpe", "random", "grid")
+_TRIALS = 20  # where nobody says how many
 _PRUNED = "tune.pruned"
 _PERPLEXITY, _MINUS_LOSS = "perplexity", "minus loss"
 # The median of fewer trials than this says little, so none ends early before.
@@ -42,14 +43,28 @@ _TRIALS_BEFORE_PRUNING = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched, how, and where it is kept."""
+    """What is searched, how, and where it is kept. ``trials`` are in all; None is the whole grid,
+    or 20 by another sampler."""
 
     scenario: Scenario
     space: tuple[Dimension, ...]
     folder: Path
     changes: tuple[str, ...] = ()
     sampler: str = "tpe"
-    trials: int = 20
+    trials: int | None = None
+
+    @property
+    def points(self) -> int | None:
+        """How many there are to try; None where the sampler draws them."""
+        return math.prod(len(d.grid()) for d in self.space) if self.sampler == "grid" else None
+
+    @property
+    def wanted(self) -> int:
+        """Trials in all, of a grid each point at most once."""
+        most = self.points or _TRIALS
+        if self.trials is None:
+            return most
+        return min(self.trials, most) if self.points else self.trials
 
     def config(self) -> dict[str, Scalar]:
         """The run config that every trial starts from."""
@@ -141,10 +156,7 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
     def tell(_: Any, frozen: Any) -> None:
         say(_told(frozen))
 
-    wanted = search.trials
-    if search.sampler == "grid":
-        wanted = min(wanted, math.prod(len(d.grid()) for d in search.space))
-    missing = wanted - len(_finished(study))
+    missing = search.wanted - len(_finished(study))
     if missing > 0:
         study.optimize(objective, n_trials=missing, callbacks=[tell], catch=(ConfideError,))
     delta = float(search.config()["privacy.delta"])

@@ -28,7 +28,10 @@ def tune(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs in every trial."),
     ] = None,
-    trials: Annotated[int, typer.Option(min=1, help="In all, earlier ones included.")] = 20,
+    trials: Annotated[
+        int | None,
+        typer.Option(min=1, help="In all, earlier ones included. [20, or the whole grid]"),
+    ] = None,
     sampler: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
     out: Annotated[
         Path | None, typer.Option(help="A new folder, or one to go on in. [runs/tune-SCENARIO]")
@@ -66,7 +69,7 @@ def _show_search(found: Outcome, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from .tune_page import cost_sentence, models, render, table
+    from .tune_page import cost_sentence, grid_sentence, models, render, table
     from .tuned import best_scenario
 
     folder, name = found.search.folder, found.search.scenario.name
@@ -75,8 +78,11 @@ def _show_search(found: Outcome, as_json: bool) -> None:
     page.write_text(render(found), encoding="utf-8")
     if as_json:
         values = {"measure": found.best.measure, "values": found.best.values}
-        spent = {"trials": len(found.trials), "epsilon_if_private": _finite(found.epsilon)}
-        typer.echo(json.dumps({"scenario": str(best), "page": str(page), **values, **spent}))
+        tried = {"trials": len(found.trials), "points": found.search.points}
+        spent = {"epsilon_if_private": _finite(found.epsilon)}
+        typer.echo(
+            json.dumps({"scenario": str(best), "page": str(page), **values, **tried, **spent})
+        )
         return
     for heads, rows in (table(found), models(found)):
         shown = Table(*heads)
@@ -84,6 +90,8 @@ def _show_search(found: Outcome, as_json: bool) -> None:
             shown.add_row(*row)
         if rows:
             Console().print(shown)
+    if untried := grid_sentence(found):
+        typer.echo(untried)
     typer.echo(f"{cost_sentence(found)}\nPage: {page}\nBest: confide simulate {best}")
 
 

@@ -35,6 +35,14 @@ def cost_sentence(outcome: Outcome) -> str:
     )
 
 
+def grid_sentence(outcome: Outcome) -> str:
+    """Which part of a grid was tried; nothing where it was all of it, or there is none."""
+    count, points = len(outcome.trials), outcome.search.points or 0
+    if count >= points:
+        return ""
+    return f"{count} of the grid's {points} points were tried; --trials {points} tries all of them."
+
+
 def table(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
     """Heads and rows of the trials, the best one first."""
     keys = [dimension.key for dimension in outcome.search.space]
@@ -78,7 +86,7 @@ def render(outcome: Outcome) -> str:
     body = [
         f"<header><h1>Search: {escape(name)}</h1>"
         f'<p class="claim">{told}</p>'
-        f"<p>{escape(cost_sentence(outcome))}</p>"
+        f"<p>{escape(f'{grid_sentence(outcome)} {cost_sentence(outcome)}'.strip())}</p>"
         '<p class="note">The best of many trials is chosen on the same public text on which its'
         " figure is measured, and flatters; judge it on other text.</p></header>",
         _section("Trials in their order", tune_plot.history(outcome)),

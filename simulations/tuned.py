@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from ..common.settings import COORDINATORS_OWN, Scalar
-from .description import Files, task_of
+from .description import TASKS, Files, task_of
 from .scenario import Scenario
 from .tune import Outcome
 
@@ -16,13 +16,16 @@ def best_scenario(outcome: Outcome) -> str:
     search = outcome.search
     scenario, base = search.scenario, search.config()
     own = set(scenario.config) | {change.partition("=")[0].strip() for change in search.changes}
+    top = _top(scenario, str(base["task.kind"]))
+    # The kind's one name may settle more than the description's own did: all of it is written out.
+    own |= set(TASKS.get(str(top.get("task")), ()))
     config = {key: base[key] for key in base if key in own and key not in COORDINATORS_OWN}
     config |= outcome.best.values
     lines = [
         f"# The best of {len(outcome.trials)} trials of `confide tune {scenario.name}`: its"
         f" {search.measure} of {outcome.best.measure:.3f} is the best of many on the text",
         "# that chose it, and therefore flatters.",
-        *_rows(_top(scenario, str(base["task.kind"]))),
+        *_rows(top),
         *(["", "[data]", *_rows(_data(scenario.files))] if scenario.files else []),
         "",
         "[config]",

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from confide.__main__ import build_app, run
 from confide.common.privacy.ledger import Ledger
@@ -51,6 +53,7 @@ MISTAKES = [
     Mistake("simulate nyt --set privacy.trust=locl", 1, ("'locl'", "Did you mean 'local'?")),
     Mistake("simulate nyt --set privacy.unit=person", 1, ("data.person", "names no column")),
     Mistake("simulate nyt --set model.name=", 1, ("model.name is empty", "Hub id")),
+    Mistake("simulate nyt --set model.name=/m/x.gguf", 1, ("'/m/x.gguf'", "assets unpack")),
     Mistake("simulate nyt --set task.labels=yes", 1, ("task.labels = 'yes'", "at least two")),
     Mistake("simulate nyt --set train.steps=4", 1, ("train.steps = 4", "train.steps = 1")),
     Mistake("simulate nyt --set round.holders=2 --set round.min-holders=3", 1,
@@ -135,6 +138,7 @@ MISTAKES = [
     Mistake("report verify nowhere", 1, ("'nowhere'", "below runs/")),
     Mistake("predict folder", 2, ("Missing argument", "TEXT")),
     Mistake("predict nowhere words", 1, ("'nowhere' is not a run folder", "below runs/")),
+    Mistake("predict lost words", 1, ("'bert-bse-uncased'", "assets fetch", "Hub id")),
     # the doctor
     Mistake("doctor", 2, ("Missing argument", "CONFIG|RUN")),
     Mistake("doctor nyy", 1, ("'nyy'", "Did you mean 'nyt'?")),
@@ -170,6 +174,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "flat.toml").write_text('"privacy.epsilon" = 0\n')
     with Ledger.open(tmp_path / "good.sqlite") as ledger:
         ledger.register("0" * 64, 400)
+    (tmp_path / "lost" / "adapter").mkdir(parents=True)  # a run whose base model is not here
+    (tmp_path / "lost" / "config.toml").write_text(
+        '[model]\nname = "bert-bse-uncased"\n[task]\nlabels = "no,yes"\n'
+    )
+    (tmp_path / "lost" / "metrics.jsonl").touch()
+    weights = tmp_path / "lost" / "adapter" / "adapter_model.safetensors"
+    save_file({"weight": torch.zeros(1)}, weights)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -27,6 +27,7 @@ from .readers import Record
 Row = Mapping[str, Any]
 # The name of MultiRC's exact match, which needs to know which answers are of one question.
 EXACT_GROUPS = "exact-groups"
+_NO_NUMBER = -1.0
 _SPLITS = ("train", "validation", "test")
 _HUB = {"glue": "nyu-mll/glue", "superglue": "aps/super_glue"}
 
@@ -203,7 +204,9 @@ def load_items(name: str, split: str, folder: str | Path | None = None) -> list[
 def score(name: str, items: Sequence[Item], predictions: Sequence[str | float]) -> dict[str, float]:
     """The official metrics of predictions, which are label names, numbers or answers by kind.
 
-    A word that names no label is a wrong prediction, as a model that writes may make one.
+    A word that names no label is a wrong prediction, as a model that writes may make one. The
+    written answers of a regression are read as numbers; what is none counts as -1, below every
+    scale, as T5's authors have it (``string_to_float`` of their text-to-text-transfer-transformer).
 
     Raises:
         ConfideError: as ``metrics.compute``; ``benchmark.value`` where an answer is not known.
@@ -216,6 +219,7 @@ def score(name: str, items: Sequence[Item], predictions: Sequence[str | float]) 
     predicted: list[Any] = list(predictions)
     if chosen.kind == "regression":
         references = [float(item.answers[0]) for item in items]
+        predicted = [_read_number(p) if isinstance(p, str) else p for p in predictions]
     elif chosen.kind == "classification":
         index = {label: i for i, label in enumerate(chosen.labels)}
         references = [index[item.answers[0]] for item in items]
@@ -227,6 +231,14 @@ def score(name: str, items: Sequence[Item], predictions: Sequence[str | float]) 
         else compute(metric, predicted, references)
         for metric in chosen.metrics
     }
+
+
+def _read_number(answer: str) -> float:
+    try:
+        number = float(answer)
+    except ValueError:
+        return _NO_NUMBER
+    return number if math.isfinite(number) else _NO_NUMBER
 
 
 def _from_hub(chosen: Benchmark, split: str) -> Any:

@@ -297,8 +297,13 @@ def test_a_decoders_head_reads_no_neighbours_padding(tmp_path: Path) -> None:
 # What is refused
 
 
-def test_a_model_that_is_not_there(tmp_path: Path) -> None:
-    assert refused(tmp_path / "nowhere").code == "model.tokenizer"
+@pytest.mark.parametrize("name", ["nowhere", "bert-bse-uncased"])
+def test_a_model_that_is_not_there(name: str, tmp_path: Path) -> None:
+    error = refused(tmp_path / name if name == "nowhere" else Path(name))
+    assert error.code == "model.missing"
+    assert name in error.message
+    assert "assets fetch" in error.hint
+    assert "Hub id" in error.hint
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "unheard-of"}'])

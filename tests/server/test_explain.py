@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from confide.__main__ import build_app
+from confide.common.adapter import save_adapter
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
 from confide.common.settings import from_flat
@@ -23,8 +25,9 @@ from confide.common.tasks import task_for
 from confide.server import explain as module
 from confide.server.explain import TOLERANCE, Explanation, explain, explain_answer, explain_label
 from confide.server.explain_page import marked, render, summary, terminal
-from confide.server.predict import predict
+from confide.server.predict import open_run, predict
 from confide.server.run import run
+from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import federation
 from tests import tiny
 
@@ -164,7 +167,8 @@ def seq2seq(folder: Path) -> tuple[Any, Any]:
 
 def test_the_shares_of_a_written_answer_add_up_to_its_log_probability(tmp_path: Path) -> None:
     model, tokenizer = seq2seq(tmp_path)
-    found = explain_answer(model, tokenizer, TEXT, max_length=32, max_new_tokens=5)
+    place = SimpleNamespace(model=model, tokenizer=tokenizer, max_length=32)
+    found = explain_answer(place, TEXT, new=5, beams=1)
     assert complete(found)
     assert found.words == tuple(TEXT.split())
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
@@ -176,6 +180,34 @@ def test_the_shares_of_a_written_answer_add_up_to_its_log_probability(tmp_path: 
     each = logits.log_softmax(-1)[0, range(written.shape[1] - 1), written[0, 1:]]
     assert found.score == pytest.approx(float(each.sum()), abs=1e-4)
     assert max(map(abs, found.shares)) > 0
+
+
+@pytest.fixture
+def beams_folder(tmp_path: Path) -> Path:
+    """A run of a T5 with weights that make words matter, whose best of four beams is another
+    answer than the greedy one."""
+    import transformers as t
+
+    model = tiny.save_task_model(tmp_path / "t5", "seq2seq", seed=3)
+    base = t.T5ForConditionalGeneration.from_pretrained(str(model))
+    torch.manual_seed(5)
+    for parameter in base.parameters():
+        parameter.data.add_(torch.randn_like(parameter), alpha=0.3)
+    base.save_pretrained(str(model))
+    config = tiny.config(model, tmp_path, tmp_path, **tiny.TASKS["seq2seq"], task__beams=4)
+    folder = RunFolder.create(str(tmp_path), "beams")
+    folder.write_config(config)
+    save_adapter(load_model(from_flat(config)).model, folder.path / "adapter", str(model))
+    return folder.path
+
+
+def test_the_answer_of_several_beams_is_the_one_that_is_explained(beams_folder: Path) -> None:
+    found, (predicted,) = explain(beams_folder, TEXT), predict(beams_folder, [TEXT])
+    assert found.answer == predicted.answer
+    loaded = open_run(beams_folder)[1]
+    greedy = explain_answer(loaded, f"tone: {TEXT}", new=12, beams=1)
+    assert greedy.answer != found.answer, "one beam would have done"
+    assert greedy.score < found.score
 
 
 class _Pieces:

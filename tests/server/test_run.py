@@ -280,7 +280,7 @@ def test_a_resume_that_is_refused_leaves_the_old_run_as_it_was(
         ({"privacy.epsilonn": 3.0}, "settings.unknown-key"),
         ({"data.path": "nowhere"}, "data.missing-file"),
         ({"data.path": ""}, "data.missing-file"),
-        ({"model.name": "no/such-model"}, "model.tokenizer"),
+        ({"model.name": "no/such-model"}, "model.missing"),
         ({"lora.layers": 99}, "settings.range"),
         ({"round.min-holders": 9, "round.timeout": 1.0}, "run.too-few-holders"),
     ],

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from confide.__main__ import build_app
 from confide.common.errors import ConfideError
-from confide.common.settings import from_flat
+from confide.common.settings import KINDS, from_flat
 from confide.common.text.readers import read_records
 from confide.server.run import run
-from confide.simulations.description import TASKS
+from confide.simulations.description import TASKS, task_of
 from confide.simulations.inprocess import federation
 from confide.simulations.scenario import load_scenario, prepare, run_config
 from confide.simulations.tune import Outcome, Search, Trial
@@ -80,8 +80,14 @@ def test_every_name_of_a_task_gives_settings_that_are_accepted(tmp_path: Path, t
     data = {"train": "train.jsonl", "val": "val.jsonl"}
     settings = from_flat(run_config(load_scenario(str(described(tmp_path, task=task, data=data)))))
     assert settings.task.kind == TASKS[task]["task.kind"]
+    without = {"causal", "masked", "spans"}
+    assert settings.data.target == ("" if settings.task.kind in without else "label")
     if task == "text-classification":
         assert settings.task.label_names == ("negative", "positive")
+
+
+def test_every_kind_of_task_has_a_name() -> None:
+    assert {task_of(kind) for kind in KINDS} <= set(TASKS)
 
 
 def test_whole_persons_lie_at_one_holder(tmp_path: Path) -> None:
@@ -92,6 +98,9 @@ def test_whole_persons_lie_at_one_holder(tmp_path: Path) -> None:
         for file in prepare(scenario).glob("holder-*.jsonl")
     ]
     assert sum(len(share) for share in shares) == len(set.union(*shares)) == 7
+
+
+CLASSES = {"task": "text-classification", "data": {"train": "train.jsonl", "val": "val.jsonl"}}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +121,10 @@ def test_whole_persons_lie_at_one_holder(tmp_path: Path) -> None:
         ({"data": {"train": "", "val": "val.txt"}}, ("data.train = ''", "no text")),
         ({"data": {"train": "train.txt", "val": "val.txt", "text": 3}}, ("data.text = 3",)),
         ({"model": 3}, ("model = 3", "no text")),
-        ({"labels": "no,yes", "task": "text-classification"}, ("labels", '["no", "yes"]')),
+        ({**CLASSES, "labels": "no,yes"}, ("labels", '["no", "yes"]')),
+        ({**CLASSES, "labels": ["a", "b,c"]}, ("'b,c'", "comma")),
+        ({**CLASSES, "labels": ["a", " "]}, ("' '", "nothing in it")),
+        ({**CLASSES, "labels": ["a", "b"], "task": "translation"}, ("labels", "'translation'")),
         ({"config": 3}, ("config", "table")),
         ({"config": {"train.bach": 3}}, ("'train.bach'", "'train.batch'")),
     ],
@@ -145,6 +157,46 @@ def test_a_file_that_cannot_be_shared_out_is_named(
         prepare(load_scenario(str(path)))
     assert caught.value.code == code
     assert says in caught.value.message
+
+
+def test_a_label_of_the_public_file_with_a_comma_is_named(tmp_path: Path) -> None:
+    data = {"train": "train.jsonl", "val": "val.jsonl"}
+    path = described(tmp_path, task="text-classification", data=data)
+    tiny.write_jsonl(tmp_path / "val.jsonl", [{"text": "a", "label": x} for x in ("b", "c,d")])
+    with pytest.raises(ConfideError, match=r"scenario\.format.*val\.jsonl.*'c,d'.*comma"):
+        load_scenario(str(path))
+
+
+TEXT_FILES = {"train": "train.txt", "val": "val.txt"}
+NEEDY = ("summarization", "translation", "question-answering", "text-classification",
+         "text-regression", "text2text-generation")  # fmt: skip
+
+
+@pytest.mark.parametrize("task", NEEDY)
+@pytest.mark.parametrize("file", ["train", "val"])
+def test_a_text_file_is_refused_by_its_name_where_targets_are_needed(
+    tmp_path: Path, task: str, file: str
+) -> None:
+    data = {"train": "train.jsonl", "val": "val.jsonl", file: f"{file}.txt"}
+    with pytest.raises(ConfideError) as caught:
+        load_scenario(str(described(tmp_path, task=task, data=data)))
+    assert caught.value.code == "data.missing-target"
+    assert caught.value.message.endswith(
+        f"{file}.txt: a .txt file has no targets, which the task {task} needs."
+    )
+    assert "span-corruption" in caught.value.hint
+
+
+def test_a_target_that_is_named_or_needed_is_looked_for(tmp_path: Path) -> None:
+    """Also of a prompt and its answer; the kind of the settings decides, if they name one."""
+    named = {**TEXT_FILES, "target": "answer"}
+    with pytest.raises(ConfideError, match=r"data\.missing-target.*train\.txt.*text-generation"):
+        load_scenario(str(described(tmp_path, data=named)))
+    none = {"train": "train.jsonl", "val": "val.jsonl", "target": ""}
+    with pytest.raises(ConfideError, match=r"data\.missing-target.*data\.target.*translation"):
+        load_scenario(str(described(tmp_path, task="translation", data=none)))
+    alone = described(tmp_path, task="translation", data=TEXT_FILES, config={"task.kind": "spans"})
+    assert from_flat(run_config(load_scenario(str(alone)))).data.target == ""
 
 
 def test_a_column_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -184,7 +236,7 @@ def test_the_commands_take_a_description(
         assert json.loads(seen.stdout)["subject"] == f"the scenario {file}"
 
 
-@pytest.mark.parametrize("task", ["text-generation", "text-classification"])
+@pytest.mark.parametrize("task", TASKS)
 def test_the_best_of_a_search_over_a_description_is_one_again(tmp_path: Path, task: str) -> None:
     (tmp_path / "here").mkdir()
     data = {"train": "train.jsonl", "val": "val.jsonl", "person": "person"}

@@ -12,14 +12,24 @@ import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from confide.__main__ import build_app
 from confide.common.errors import ConfideError
+from confide.common.models import weights_sha256
+from confide.server.export import export_merged
+from confide.server.predict import predict
+from confide.server.run import run
 from confide.simulations.gguf import unpack
+from confide.simulations.inprocess import federation
+from tests import tiny
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")
 
 LAYERS, WIDTH, HEADS, HIDDEN = 2, 64, 2, 96
-TOKENS = ["<none>", "<start>", "<end>", *string.ascii_lowercase, "\u0120", "he", "\u0120a"]
+# The last is what transformers' own GPT-2 tokenizers need, and would add beyond the embeddings.
+SPECIAL = ["<none>", "<start>", "<end>", "<|endoftext|>"]
+TOKENS = [*SPECIAL, *string.ascii_letters, *string.digits, "\u0120", "he", "\u0120a"]
 MERGES = ["h e", "\u0120 a"]
 TEMPLATE = "{% for message in messages %}<start>{{ message['content'] }}<end>{% endfor %}"
 
@@ -38,7 +48,7 @@ def write_gguf(path: Path, largest_norm: float = 1.0) -> dict[str, Any]:
     writer.add_rope_freq_base(10000.0)
     writer.add_tokenizer_model("gpt2")
     writer.add_token_list(TOKENS)
-    writer.add_token_types([3] * 3 + [1] * (len(TOKENS) - 3))
+    writer.add_token_types([3] * len(SPECIAL) + [1] * (len(TOKENS) - len(SPECIAL)))
     writer.add_token_merges(MERGES)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
@@ -116,6 +126,40 @@ def test_weights_beyond_float16_are_refused(tmp_path: Path) -> None:
     write_gguf(file, largest_norm=70_000.0)
     with pytest.raises(ConfideError, match=r"assets\.gguf.*do not fit into float16"):
         unpack(file, tmp_path / "folder")
+
+
+def test_a_file_of_ones_own_is_unpacked_trained_on_and_exported(
+    unpacked: Unpacked, tmp_path: Path
+) -> None:
+    file, same, _ = unpacked
+    folder, data = tmp_path / "mine", tiny.save_task_federation(tmp_path / "data", "causal")
+    command = ["assets", "unpack", str(file), str(folder)]
+    done = CliRunner().invoke(build_app(), command, catch_exceptions=False)
+    assert f"model.name={folder}" in done.stdout
+    assert weights_sha256(folder) == weights_sha256(same) != ""
+    settings = tiny.config(folder, data, tmp_path, round__count=1, **tiny.TASKS["causal"])
+    members = federation(sorted(data.glob("holder-*.jsonl")), tmp_path / "ledgers")
+    finished = run(settings, members).path
+    (found,) = predict(finished, ["he"])
+    assert isinstance(found.answer, str)
+    export_merged(finished, tmp_path / "merged")
+    AutoModelForCausalLM.from_pretrained(str(tmp_path / "merged"))
+    again = CliRunner().invoke(build_app(), command)
+    assert isinstance(again.exception, ConfideError)
+    assert "never overwritten" in again.exception.message
+
+
+@pytest.mark.parametrize("content", [None, b"GGUF? no"])
+def test_what_is_no_gguf_file_is_named_and_leaves_nothing(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file, folder = tmp_path / "mine.gguf", tmp_path / "folder"
+    if content:
+        file.write_bytes(content)
+    done = CliRunner().invoke(build_app(), ["assets", "unpack", str(file), str(folder)])
+    assert isinstance(done.exception, ConfideError)
+    assert (done.exception.code, "mine.gguf" in done.exception.message) == ("assets.gguf", True)
+    assert not folder.exists()
 
 
 def test_a_python_without_gguf_is_told_what_to_do(

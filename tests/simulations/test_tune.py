@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import sys
@@ -19,9 +20,9 @@ from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.simulations import tune as module
 from confide.simulations.scenario import Scenario, load_scenario, run_config
-from confide.simulations.space import parse_space
+from confide.simulations.space import default_space, parse_space
 from confide.simulations.tune import Outcome, Search, Trial, one_run, tune
-from confide.simulations.tune_page import cost_sentence, models, render, table
+from confide.simulations.tune_page import cost_sentence, grid_sentence, models, render, table
 from confide.simulations.tuned import best_scenario
 from tests import tiny
 
@@ -146,6 +147,31 @@ def test_a_grid_is_every_combination_once(
         (lr, rank) for lr in (0.5, 1.0) for rank in (1, 2)
     }
     assert len(found.trials) == 4
+
+
+@pytest.mark.parametrize(
+    ("sampler", "trials", "wanted"),
+    [("grid", None, 36), ("grid", 5, 5), ("grid", 99, 36), ("tpe", None, 20), ("tpe", 99, 99)],
+)
+def test_a_grid_is_tried_as_a_whole_unless_somebody_says_how_many(
+    scenario: Scenario, tmp_path: Path, sampler: str, trials: int | None, wanted: int
+) -> None:
+    dimensions = tuple(parse_space(default_space(run_config(scenario)), scenario))
+    chosen = Search(
+        scenario=scenario, space=dimensions, folder=tmp_path, sampler=sampler, trials=trials
+    )
+    assert chosen.wanted == wanted
+
+
+def test_points_of_a_grid_that_were_left_out_are_told(
+    scenario: Scenario, tmp_path: Path, made_up: list[dict[str, Any]]
+) -> None:
+    space = ("train.lr=0.5,1.0", "lora.rank=1,2")
+    some = tune(search(scenario, tmp_path, *space, trials=3, sampler="grid"))
+    assert grid_sentence(some).startswith("3 of the grid's 4 points were tried")
+    assert grid_sentence(some) in html.unescape(render(some))
+    whole = tune(search(scenario, tmp_path, *space, sampler="grid"))
+    assert (len(made_up), grid_sentence(whole)) == (4, "")
 
 
 def test_a_trial_without_hope_ends_before_its_next_round_and_stays_charged(
@@ -303,7 +329,7 @@ def test_the_command_leaves_a_page_and_a_scenario(
     head = 'source = "nyt"\nholders = 3\npartition = "unit"\n[config]\n'
     file.write_text(head + "\n".join(rows), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    options = [str(file), "--space", "train.lr=1,2", "--sampler", "grid", "--trials", "5"]
+    options = [str(file), "--space", "train.lr=1,2", "--sampler", "grid"]
     done = CliRunner().invoke(build_app(), ["tune", *options], catch_exceptions=False)
     assert done.exit_code == 0
     assert "cost no privacy" in done.stdout
@@ -312,8 +338,11 @@ def test_the_command_leaves_a_page_and_a_scenario(
     assert load_scenario(str(folder / "mine-tuned.toml")).config["train.lr"] in (1.0, 2.0)
     again = CliRunner().invoke(build_app(), ["tune", *options, "--json"], catch_exceptions=False)
     told = json.loads(again.stdout)
-    assert (told["trials"], told["measure"]) == (2, 1.0)
+    assert (told["trials"], told["points"], told["measure"]) == (2, 2, 1.0)
     assert told["scenario"] == str(folder / "mine-tuned.toml")
+    part = [*options, "--trials", "1", "--out", "part"]
+    some = CliRunner().invoke(build_app(), ["tune", *part], catch_exceptions=False)
+    assert "1 of the grid's 2 points" in some.stdout
 
 
 def test_a_search_without_noise_says_so(scenario: Scenario, tmp_path: Path) -> None:

@@ -238,6 +238,16 @@ def test_words_that_are_no_label_are_wrong_answers(tmp_path: Path) -> None:
     assert score("cb", items, answers) == pytest.approx(expected)
 
 
+def test_written_answers_of_a_regression_are_read_as_numbers(tmp_path: Path) -> None:
+    rows = [{**TABLE["glue/stsb"].row, "label": number} for number in (3.8, 1.0, 5.0, 0.0)]
+    write(tmp_path, "glue/stsb", "train", rows, "jsonl")
+    items = load_items("stsb", "train", tmp_path)
+    written = score("stsb", items, ["3.8", " 1.0", "5", "0.0"])
+    assert written == pytest.approx({"pearson": 1.0, "spearman": 1.0})
+    unread = score("stsb", items, ["3.8", "nan", "a lot", "0.0"])
+    assert unread == score("stsb", items, [3.8, -1.0, -1.0, 0.0])
+
+
 def test_a_question_counts_once_by_all_of_its_answers(tmp_path: Path) -> None:
     row = TABLE["superglue/multirc"].row
     rows = [
