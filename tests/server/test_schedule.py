@@ -55,6 +55,13 @@ def test_a_plateau_halves_the_rate_each_time_the_public_loss_stands_still() -> N
     assert found == [1, 1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25]
 
 
+def test_a_plateau_goes_on_from_where_the_warm_up_ended() -> None:
+    losses = [1.0, 0.9, 0.9, 0.9, 0.8]
+    train = TrainSpec(lr=LR, schedule="plateau", warmup=2)
+    found = [rate_of(train, n, 5, losses[:n]) / LR for n in range(1, 6)]
+    assert found == pytest.approx([1 / 3, 2 / 3, 1, 0.5, 0.5])
+
+
 def test_a_run_is_done_when_nothing_has_become_better() -> None:
     losses = [1.0, 0.9, 0.91, 0.92]
     assert [is_done(losses[:n], 2) for n in range(5)] == [False, False, False, False, True]

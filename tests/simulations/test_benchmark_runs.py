@@ -17,6 +17,7 @@ from confide.common.text.readers import read_records
 from confide.server.run import run
 from confide.simulations.inprocess import federation
 from confide.simulations.scenario import Scenario, load_scenario, prepare, run_config
+from confide.simulations.sources import load_source
 from tests import tiny
 
 QUICK = {
@@ -97,6 +98,17 @@ def test_a_description_names_a_benchmark_and_runs(suite: Path, tmp_path: Path) -
     assert public == {row["text"] for row in tiny.rows(8, seed=8)}
     held = [r for f in prepare(scenario).glob("holder-*.jsonl") for r in read_records(f)]
     assert len(held) == 24
+
+
+def test_the_public_text_of_mnli_is_the_matched_part_alone(tmp_path: Path) -> None:
+    for split in ("train", "validation_matched", "validation_mismatched"):
+        pair = {"premise": f"of {split}", "hypothesis": "a day", "label": 0, "idx": 0}
+        folder = tmp_path / "suite" / "mnli"
+        folder.mkdir(parents=True, exist_ok=True)
+        tiny.write_jsonl(folder / f"{split}.jsonl", [pair])
+    found = load_source("glue/mnli", tmp_path / "suite")
+    assert ["of train" in r.text for r in found.training] == [True]
+    assert ["of validation_matched" in r.text for r in found.test] == [True]
 
 
 @pytest.mark.parametrize(
