@@ -43,10 +43,10 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _LEDGER_ID = re.compile(r"[0-9a-f]{16,64}")
 _MOST_NOISE = 1e9
 _MOST_ENTRIES = 2**53
-# In one receipt: a plan costs the accountant most of the second that a message may take. A holder
-# has another one only when its text has changed, and a second only if that came twice between two
+# In one receipt: each costs the accountant a sixth of the second that a message may take. A holder
+# has another plan only when its text has changed, and two more only if that came twice between two
 # of its updates that passed.
-_MOST_NEW_PLANS = 1
+_MOST_NEW_PLANS = 3
 _ROUNDING = 1.01  # of fp32 sums
 # No coordinate of Adam moves further than this times lr in a step: by Cauchy and Schwarz
 # |m| / sqrt(v) <= (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.27 with torch's betas, and the

@@ -1,10 +1,11 @@
 """What has been spent: epsilon of Poisson-sampled Gaussian steps, under add or remove one unit.
 
 The figure is the privacy loss distribution (PLD) of dp-accounting with its pessimistic
-discretisation (Koskela et al. 2020; Doroshenko et al. 2022). RDP (Mironov 2017, 2019) stands
-beside it as the conservative figure and Opacus's PRV (Gopi et al. 2021) as an independent
-cross-check. The Gaussian-DP central limit approximation understates and is not offered, and
-neither is amplification by the sampling of holders: the coordinator knows who took part.
+discretisation (Koskela et al. 2020; Doroshenko et al. 2022), of a step as ``loss`` finds it. RDP
+(Mironov 2017, 2019) stands beside it as the conservative figure and Opacus's PRV (Gopi et al. 2021)
+as an independent cross-check. The Gaussian-DP central limit approximation understates and is not
+offered, and neither is amplification by the sampling of holders: the coordinator knows who took
+part.
 
 Everything is a pure function of what was released, in steps really taken.
 
@@ -31,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfideError
+from .loss import of_one_step
 
 INTERVAL = 1e-4  # of the discretised privacy loss
 _COARSE_INTERVAL = 1e-3  # while searching; still pessimistic
@@ -283,17 +285,7 @@ def _pld_of_steps(steps: GaussianSteps, interval: float) -> Any:
 
 @lru_cache(maxsize=16)
 def _pld_of_one(noise_multiplier: float, sampling_rate: float, interval: float) -> Any:
-    # Imported late: it takes a second, and most uses of a ledger need no epsilon.
-    from dp_accounting.pld import (  # type: ignore[import-untyped,unused-ignore]
-        privacy_loss_distribution,
-    )
-
-    return privacy_loss_distribution.from_gaussian_mechanism(
-        noise_multiplier,
-        pessimistic_estimate=True,
-        value_discretization_interval=interval,
-        sampling_prob=sampling_rate,
-    )
+    return of_one_step(noise_multiplier, sampling_rate, interval)
 
 
 @lru_cache(maxsize=4096)

@@ -222,12 +222,14 @@ def test_with_an_epsilon_the_noise_must_be_what_that_asks_for_at_the_rate_stated
 
 def test_many_plans_in_one_receipt_are_refused_before_they_cost_time() -> None:
     used = settings(round__count=100)
-    for number in (2, 20):
+    for number in (4, 20):
         many = [steps(rate=0.5 + i / 1000, count=1) for i in range(number)]
         assert code_of(update(receipt=receipt(steps_run=many)), used) == "gate.receipt"
 
 
-def test_of_one_message_the_accountant_hears_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_accountant_hears_of_each_new_plan_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """With epsilon given; a holder may choose a rate that nobody has asked about before."""
     asked: list[Any] = []
 
