@@ -263,21 +263,27 @@ def forward(loaded: LoadedModel, task: Task, batch: Batch) -> Tensor:
         nullcontext() if batch.places is None else _output_only_of(loaded.model, batch.places),
     ):
         output = loaded.model(**batch.inputs, attention_mask=batch.attention_mask)
-    return task.logits(output, batch.attention_mask)
+    logits, places = task.logits(output, batch.attention_mask), batch.places
+    if places is not None and logits.shape[1] != places.shape[1]:
+        return _at(logits, places)  # of a model that does not call its output layer as a module
+    return logits
 
 
 @contextmanager
 def _output_only_of(model: PeftModel, places: Tensor) -> Iterator[None]:
     """While open, the model's output layer sees only these places (B, U) of each example: its
     ``logits_to_keep`` takes the same ones of all, and learnt tokens stand at different ones."""
-    wanted = places.unsqueeze(-1)
 
     def gathered(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        hidden = args[0]  # (B, T, H)
-        return hidden.gather(1, wanted.expand(-1, -1, hidden.shape[-1])), *args[1:]
+        return _at(args[0], places), *args[1:]
 
     handle = model.get_output_embeddings().register_forward_pre_hook(gathered)
     try:
         yield
     finally:
         handle.remove()
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """(B, T, X) and (B, U) -> (B, U, X)."""
+    return values.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[-1]))

@@ -87,8 +87,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: logits of the first places, not of the learnt ones",
         "common/batches.py",
-        "        return hidden.gather(1, wanted.expand(-1, -1, hidden.shape[-1])), *args[1:]",
-        "        return hidden[:, : wanted.shape[1]], *args[1:]",
+        "        return _at(args[0], places), *args[1:]",
+        "        return args[0][:, : places.shape[1]], *args[1:]",
         _LANG,
     ),
     Mutant(

@@ -243,6 +243,21 @@ def test_of_prompts_no_logits_are_made_and_losses_and_gradients_stay(
     assert torch.allclose(gradient, same, atol=1e-6)
 
 
+def test_a_model_that_goes_its_own_way_to_its_logits_has_the_same_losses(
+    folders: dict[str, Path],
+) -> None:
+    loaded = load(folders["prompt"], "prompt")
+    records = [Record("the day", "warm and kind"), Record("the street of the town", "dull")]
+    batch = loaded.task.collate(encoded(loaded, *records), loaded)
+    known = loaded.task.losses(forward(loaded, loaded.task, batch), batch.targets)
+    loaded.model.get_output_embeddings = lambda: torch.nn.Identity()  # type: ignore[method-assign]
+    try:
+        found = loaded.task.losses(forward(loaded, loaded.task, batch), batch.targets)
+    finally:
+        del loaded.model.get_output_embeddings
+    assert torch.allclose(found, known, atol=1e-6)
+
+
 def test_of_a_plain_text_all_logits_are_made_but_those_behind_its_end(
     folders: dict[str, Path],
 ) -> None:
