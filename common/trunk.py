@@ -54,9 +54,10 @@ class _PreciseAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is not scaled_dot_product_attention:
             return func(*args, **kwargs)
+        query = args[0] if args else kwargs["query"]
         exact = {name: _precise(value) for name, value in kwargs.items()}
         with torch.autocast("cpu", enabled=False):
-            return func(*map(_precise, args), **exact).to(args[0].dtype)
+            return func(*map(_precise, args), **exact).to(query.dtype)
 
 
 def _precise(value: Any) -> Any:

@@ -110,3 +110,14 @@ def test_attention_is_trained_in_float32_where_the_model_is_bfloat16(
     assert trained.kinds == {torch.float32}
     assert torch.bfloat16 in read.kinds
     assert torch.allclose(found[0], whole[0], atol=0.1)
+
+
+def test_attention_is_precise_however_it_is_called(tmp_path: Path) -> None:
+    loaded, _, _ = loaded_and_text("bert", tmp_path, model__dtype="bfloat16")
+    query = torch.ones(1, 1, 2, 4, dtype=torch.bfloat16, requires_grad=True)
+    mask = torch.zeros(1, 1, 2, 2, dtype=torch.bfloat16)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    with loaded.trunk.arithmetic(), _Attended() as seen:
+        found = attend(query=query, key=query, value=query, attn_mask=mask)
+    assert found.dtype == torch.bfloat16
+    assert seen.kinds == {torch.float32}

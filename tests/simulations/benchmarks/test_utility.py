@@ -146,7 +146,9 @@ def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
                 Results(),
                 lambda _: None,
             )
-            from_flat(cell.config(0))
+            allowed = from_flat(cell.config(0))
+            assert (allowed.privacy.trust == "off") == (epsilon is None)
+            assert method in (allowed.aggregate.method, allowed.lora.method)
 
 
 @pytest.mark.parametrize(
