@@ -162,7 +162,7 @@ utility: assets
 		case $$scenario in
 			movies) args=(--limit 1200 --set round.count=10 --set train.lr=5) ;;
 			r8) args=(--limit 1200 --set round.count=10 --set train.max-length=32 --set lora.rank=4 --set lora.layers=1) ;;
-			shakespeare) args=(--limit 500 --set round.count=2 --set train.max-length=32) ;;
+			shakespeare) args=(--limit 300 --set round.count=2 --set train.max-length=32) ;;
 			*) args=() ;;
 		esac
 		args+=(--set model.dtype=bfloat16)

@@ -65,6 +65,7 @@ def check_combinations(s: Settings) -> None:
         _check_proximal,
         _check_rounds,
         _check_generation,
+        _check_evaluation,
         _check_robust,
         _check_method,
         _check_sums,
@@ -356,6 +357,17 @@ def _check_generation(s: Settings, refuse: Refuse) -> None:
             f" {s.task.kind!r} and task.metric = {s.task.metric!r} is of text that the model"
             " writes; all are measured after every round.",
             "Set round.generate-every = 0.",
+        )
+
+
+def _check_evaluation(s: Settings, refuse: Refuse) -> None:
+    """Whether what looks at the public loss after each round gets it."""
+    looks = {"round.patience": s.round.patience, "train.schedule": s.train.schedule == "plateau"}
+    for key in [key for key, looking in looks.items() if looking and s.round.evaluate_every > 1]:
+        refuse(
+            f"{key} looks at the public loss after each round, and round.evaluate-every ="
+            f" {s.round.evaluate_every} leaves rounds out.",
+            "Set round.evaluate-every = 1.",
         )
 
 

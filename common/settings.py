@@ -182,7 +182,9 @@ class RoundSpec:
     ``min_holders`` accepted updates is abandoned whole. ``mode = gradient`` sends one private
     gradient per round, ``steps`` the difference after ``train.steps`` private steps. The run ends
     early after ``patience`` rounds in which the public loss did not become less (0: never); with
-    patience it leaves the adapter of the round in which that loss was least. A metric of text that
+    patience it leaves the adapter of the round in which that loss was least. The public text is
+    scored before and after the run and after every ``evaluate_every`` rounds (0: in between only
+    where ``patience`` or a ``plateau`` looks at the loss). A metric of text that
     the model writes is measured before and after the run, and with ``generate_every`` after every
     so many rounds (0: not in between; it takes a pass of the model for each token). With a
     ``holder_metric`` each holder measures the outcome on its own text, by a noisy sum."""
@@ -193,6 +195,7 @@ class RoundSpec:
     mode: str = _choice("steps", "gradient", "steps")
     timeout: float = _number(600.0, 1, 7 * 24 * 3600)
     patience: int = _number(0, 0, 100_000)
+    evaluate_every: int = _number(1, 0, 100_000)
     generate_every: int = _number(0, 0, 100_000)
     holder_metric: str = _choice("", "", "accuracy", "perplexity")
 

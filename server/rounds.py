@@ -35,7 +35,7 @@ from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge
 from .run_folder import RunFolder
-from .schedule import best_round, is_done, rate_of
+from .schedule import best_round, is_done, measured_after, rate_of
 from .selection import select, selection_key
 from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
@@ -101,14 +101,14 @@ class Rounds:
         state = self._begin()
         self._count_classes(state)
         # A resumed run has this loss already, or its last round was abandoned and has none.
-        score = self._evaluate(state, written=not state.done, new=not state.done)
+        score: Score | None = self._evaluate(state, written=not state.done, new=not state.done)
         for number in range(state.done + 1, self._settings.round.count + 1):
             if is_done(list(state.losses.values()), self._settings.round.patience):
                 logger.info("the public loss has not become less; the run ends here")
                 break
             if self._round(number, nodes, state):
-                every = self._settings.round.generate_every
-                score = self._evaluate(state, written=bool(every) and number % every == 0)
+                scored, written = measured_after(self._settings, number)
+                score = self._evaluate(state, written=written) if scored else None
             state.silent = state.silent + 1 if not self._last_accepted else 0
             self._save(state)
             if state.silent == _MOST_SILENT_ROUNDS:
@@ -126,15 +126,16 @@ class Rounds:
             )
         return self._finish(state, score)
 
-    def _finish(self, state: _State, score: Score) -> Score:
+    def _finish(self, state: _State, score: Score | None) -> Score:
         """The score of the adapter that is kept: the last one, or with ``round.patience`` the best
-        by public loss, of which metrics.jsonl then tells the round."""
+        by public loss, of which metrics.jsonl then tells the round. ``score`` is of the last one,
+        where it was measured."""
         kept, adapter = state.done, state.adapter
         if state.best is not None:
             kept, adapter = best_round(state.losses), state.best
             self._folder.event("kept", round=kept)
         self._measure_at_holders(state, adapter)
-        if kept == state.done and score.whole:
+        if score and kept == state.done and score.whole:
             return score
         return self._measure(kept, adapter, state.merged, written=True)
 
@@ -341,9 +342,8 @@ class Rounds:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
     def _evaluate(self, state: _State, *, written: bool, new: bool = True) -> Score:
-        """The public score of the adapter as it is now; its loss is kept if it is ``new``. Text is
-        written before and after the run, and every ``round.generate-every`` rounds: that takes a
-        pass for each token, while the loss costs one."""
+        """The public score of the adapter as it is now; its loss is kept if it is ``new``. Text
+        that is ``written`` takes a pass for each token, while the loss costs one."""
         score = self._measure(state.done, state.adapter, state.merged, written=written)
         if new:
             state.losses[state.done] = score.loss

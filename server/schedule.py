@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ..common.settings import TrainSpec
+from ..common.settings import Settings, TrainSpec
 
 # Of a plateau: so many measurements without a better one halve the rate.
 _PATIENCE, _FACTOR = 2, 0.5
@@ -33,6 +33,18 @@ def rate_of(train: TrainSpec, number: int, rounds: int, losses: Sequence[float])
     if train.schedule == "plateau":
         return train.lr * _FACTOR ** _plateaus(losses)
     return train.lr
+
+
+def measured_after(settings: Settings, number: int) -> tuple[bool, bool]:
+    """Whether the public text is scored after round ``number``, and whether the model writes for
+    it, too. What is measured after the last round is not decided here: a run always is."""
+    after, needed = settings.round, settings.round.patience or settings.train.schedule == "plateau"
+    written = _every(after.generate_every, number)
+    return bool(needed) or written or _every(after.evaluate_every, number), written
+
+
+def _every(rounds: int, number: int) -> bool:
+    return rounds > 0 and number % rounds == 0
 
 
 def is_done(losses: Sequence[float], patience: int) -> bool:

@@ -7,8 +7,8 @@ held-out records are the same, so they say how far another run would land on the
 others.
 
 A learning rate that was tuned for one method makes it look better than the others. So each method
-gets as many trials, over the same rates, at each epsilon, at the first of the partitions, with a
-seed of its own; they are judged on one half of the public records, and the table on the other.
+gets as many trials, over the same rates, at each epsilon, at the first of the partitions, with
+seeds of their own; they are judged on one half of the public records, and the table on the other.
 The text is public: on private text each trial would have to be paid for.
 """
 
@@ -40,7 +40,12 @@ from .places import EVERYTHING, Place
 from .results import Measured, Results
 
 _REACH = 8.0  # of the rates that are tried, above and below the scenario's
-_TUNING_SEED = 2**31 - 1  # no row has it
+_TUNING_SEEDS = (2**31 - 1, 2**31 - 2)  # no row has them
+_TRIED_TWICE = 2  # rates
+
+# How often a run is measured: before and after it is all that the table wants.
+_MEASURED = "round.evaluate-every"
+_CHANGES_NOTHING = (*COORDINATORS_OWN, _MEASURED)
 
 # Bit for bit, where every holder trains the run's rank (tests/server/test_ranks.py).
 _WITH_ONE_RANK: Mapping[str, str] = {"hetlora": "ffa", "flexlora": "fedsvd"}
@@ -201,7 +206,7 @@ class _Cell:
         """The run of a seed at a rate, done unless it is known."""
         part = ("choose" if trial else "report") if self.table.trials else EVERYTHING
         config = self.config(seed, rate)
-        told = {key: value for key, value in config.items() if key not in COORDINATORS_OWN}
+        told = {key: value for key, value in config.items() if key not in _CHANGES_NOTHING}
         decided = json.dumps([told, self.where.digest(part)], sort_keys=True)
         of = hashlib.sha256(decided.encode()).hexdigest()
         known = self.results.get(of)
@@ -233,7 +238,7 @@ class _Cell:
     def config(self, seed: int, rate: float | None = None) -> dict[str, Scalar]:
         """The flat settings of a run."""
         config = {**run_config(self.table.scenario, self.table.changes), **METHODS[self.method]}
-        config |= {"run.seed": seed, **_privacy(self.epsilon)}
+        config |= {"run.seed": seed, _MEASURED: 0, **_privacy(self.epsilon)}
         return config if rate is None else config | {"train.lr": rate}
 
 
@@ -243,20 +248,34 @@ def _privacy(epsilon: float | None) -> dict[str, Scalar]:
 
 def _chosen_rate(cell: _Cell, table: Table) -> float:
     """The rate that does best on the half of the public records that is not reported; the
-    scenario's where a method fails at every rate, as its row will say."""
+    scenario's where a method fails at every rate, as its row will say.
+
+    Each rate is tried once, and of three or more the best two once more (successive halving,
+    Jamieson and Talwalkar 2016): where a method is about to run away, one run may do well and the
+    next one badly.
+    """
     centre = float(cell.config(0)["train.lr"])
     if not table.trials:
         return centre
-    tried = [cell.measured(_TUNING_SEED, rate, trial=True) for rate in rates(centre, table.trials)]
-    best = max((t for t in tried if not t.failed), key=_merit, default=None)
-    return best.rate if best else centre
+    first, second = _TUNING_SEEDS
+    tried = [[cell.measured(first, rate, trial=True)] for rate in rates(centre, table.trials)]
+    best = sorted(filter(_sound, tried), key=_merit)[-_TRIED_TWICE:]
+    if len(tried) > _TRIED_TWICE and len(best) > 1:
+        for runs in best:
+            runs.append(cell.measured(second, runs[0].rate, trial=True))
+    left = list(filter(_sound, best)) or list(filter(_sound, tried))
+    return max(left, key=_merit)[0].rate if left else centre
 
 
-def _merit(result: Measured) -> tuple[float, float]:
+def _sound(runs: Sequence[Measured]) -> bool:
+    return not any(run.failed for run in runs)
+
+
+def _merit(runs: Sequence[Measured]) -> tuple[float, float]:
     """The more, the better; of two that are alike, the one with the smaller loss."""
-    name = result.metric
-    less = name == PERPLEXITY or METRICS[name].less
-    return -result.value if less else result.value, -result.loss
+    name = runs[0].metric
+    sign = -1 if name == PERPLEXITY or METRICS[name].less else 1
+    return sign * statistics.fmean(r.value for r in runs), -statistics.fmean(r.loss for r in runs)
 
 
 def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any]:

@@ -107,6 +107,16 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
         "settings.combination",
         "round.generate-every = 0",
     ),
+    (
+        {"round.evaluate-every": 2, "round.patience": 3},
+        "settings.combination",
+        "round.patience looks at the public loss after each round",
+    ),
+    (
+        {"round.evaluate-every": 2, "train.schedule": "plateau"},
+        "settings.combination",
+        "round.evaluate-every = 1",
+    ),
 ]
 
 

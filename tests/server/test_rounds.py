@@ -21,7 +21,7 @@ from confide.common.tensors import flatten, unflatten
 from confide.common.wire import Refusal, Reply, Task, Update
 from confide.server import transport as transport_module
 from confide.server.checkpoint import load_checkpoint
-from confide.server.evaluation import public_evaluator
+from confide.server.evaluation import Score, public_evaluator
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
 from confide.server.selection import KEY
@@ -53,11 +53,11 @@ class Bench:
         self.evaluator = public_evaluator(self.loaded, self.settings, data)
         self.known: Known | None = None
 
-    def run(self, spoil: Spoil | None = None, nodes: Sequence[int] = (0, 1, 2)) -> None:
+    def run(self, spoil: Spoil | None = None, nodes: Sequence[int] = (0, 1, 2)) -> Score:
         if spoil:
             self.transport.spoiler = spoil
         parts = self.settings, self.loaded, self.transport, self.folder, self.evaluator
-        Rounds(*parts, self.known).run(nodes)
+        return Rounds(*parts, self.known).run(nodes)
 
     def rounds(self) -> list[dict[str, Any]]:
         return events(self.folder, "round")
@@ -139,6 +139,39 @@ def test_what_a_round_did_is_in_metrics(make: Make) -> None:
     assert [e["round"] for e in events(bench.folder, "evaluation")] == [0, 1, 2]
     steps = [r["accepted"][1]["receipt"]["steps_run"][0]["steps"] for r in (first, second)]
     assert steps == [1, 2]
+
+
+@pytest.mark.parametrize(("every", "measured"), [(2, [0, 2, 4, 5]), (5, [0, 5]), (0, [0, 5])])
+def test_the_public_text_is_scored_as_often_as_asked_and_the_adapter_is_the_same(
+    make: Make, every: int, measured: list[int]
+) -> None:
+    often, seldom = make(round__count=5), make(round__count=5, round__evaluate_every=every)
+    scores = [bench.run() for bench in (often, seldom)]
+    told = events(seldom.folder, "evaluation")
+    assert [e["round"] for e in told] == measured
+    assert scores[0] == scores[1]
+    assert told[-1]["loss"] == events(often.folder, "evaluation")[-1]["loss"]
+    assert torch.equal(often.adapter(), seldom.adapter())
+
+
+def test_what_looks_at_the_loss_has_it_after_each_round(make: Make) -> None:
+    for change in ({"round__patience": 3}, {"train__schedule": "plateau"}):
+        bench = make(round__count=3, round__evaluate_every=0, **change)
+        bench.run()
+        measured = [e["round"] for e in events(bench.folder, "evaluation")]
+        assert measured[:4] == [0, 1, 2, 3], change  # and after it the one that is kept
+
+
+def test_an_abandoned_last_round_leaves_the_score_of_the_last_one_that_counted(make: Make) -> None:
+    def silent(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        return replies if task.round < 3 else {}
+
+    bench = make(round__count=3, round__evaluate_every=0)
+    score = bench.run(silent)
+    told = events(bench.folder, "evaluation")
+    assert [e["round"] for e in told] == [0, 3]
+    assert score.loss == pytest.approx(told[-1]["loss"], abs=1e-6)
+    assert score.loss != pytest.approx(told[0]["loss"], abs=1e-6)
 
 
 def test_no_setting_that_holders_hear_names_a_place_of_the_coordinator(

@@ -195,10 +195,57 @@ def test_a_rate_is_chosen_for_each_method_and_epsilon_on_records_that_are_not_re
     assert [r.rate for r in rows] == [2.0] * 4
     trials = [r for r in runs if r["part"] == "choose"]
     reported = [r for r in runs if r["part"] == "report"]
-    assert len(trials) == 4 * 4
+    assert len(trials) == 4 * (4 + 2)
     assert len(reported) == 4 * 3
     assert {r["run.seed"] for r in trials}.isdisjoint({0, 1, 2})
     assert {(r["run.seed"], r["train.lr"]) for r in reported} == {(s, 2.0) for s in range(3)}
+
+
+def test_the_two_best_rates_are_tried_twice_so_that_one_lucky_run_does_not_choose(
+    scenario: Scenario,
+    tiny_federation: Path,
+    runs: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = bench._run
+
+    def lucky(config: Any, where: Place, part: str) -> dict[str, Any]:
+        found = answer(config, where, part)
+        first = config["run.seed"] == bench._TUNING_SEEDS[0]
+        values = {0.125: 0.4, 0.5: 0.6, 1.0: 0.7, 4.0: 0.9 if first else 0.45}
+        return {**found, "value": values[config["train.lr"]]}
+
+    monkeypatch.setattr(bench, "_run", lucky)
+    monkeypatch.setattr(bench, "rates", lambda *_: [0.125, 0.5, 1.0, 4.0])
+    asked = {"trials": 4, "seeds": 1, "methods": ["ffa"], "epsilons": [3.0]}
+    (only,) = utility(table(scenario, tiny_federation, **asked), Results())
+    assert only.rate == 1.0
+    trials = [(r["run.seed"], r["train.lr"]) for r in runs if r["part"] == "choose"]
+    again = bench._TUNING_SEEDS[1]
+    assert trials[4:] == [(again, 1.0), (again, 4.0)]
+
+
+@pytest.mark.parametrize(("fails_from", "chosen"), [(2.0, 0.5), (0.1, 0.125)])
+def test_a_rate_that_fails_the_second_time_is_not_chosen(
+    fails_from: float,
+    chosen: float,
+    scenario: Scenario,
+    tiny_federation: Path,
+    runs: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answer = bench._run
+
+    def fails(config: Any, where: Place, part: str) -> dict[str, Any]:
+        if config["run.seed"] == bench._TUNING_SEEDS[1] and config["train.lr"] >= fails_from:
+            raise ConfideError("adapter.not-finite", "It ran away.")
+        return answer(config, where, part)
+
+    monkeypatch.setattr(bench, "_run", fails)
+    asked = {"trials": 4, "seeds": 1, "methods": ["ffa"], "epsilons": [3.0]}
+    # Of 0.125, 0.5, 2 and 8 the last one always fails.
+    (only,) = utility(table(scenario, tiny_federation, **asked), Results())
+    assert only.rate == chosen
 
 
 def test_of_rates_that_are_alike_the_one_with_the_smaller_loss_is_chosen(
@@ -335,7 +382,7 @@ def test_a_table_that_was_killed_goes_on_where_it_was(
     file = tmp_path / "new" / "runs.jsonl"
     whole = utility(table(scenario, tiny_federation, trials=3), Results(file))
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    assert len(lines) == len(runs) == 4 * (3 + 2)
+    assert len(lines) == len(runs) == 4 * (3 + 2 + 2)  # trials, the best two once more, seeds
     runs.clear()
     file.write_text("".join(lines[:-2]) + lines[-2][:40], encoding="utf-8")
     assert utility(table(scenario, tiny_federation, trials=3), Results(file)) == whole
