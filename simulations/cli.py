@@ -213,7 +213,7 @@ def bench_utility(
     """Accuracy by method, epsilon and partition, several seeds each, with 95 % intervals."""
     from rich.console import Console
 
-    from .benchmarks import places, results, utility
+    from .benchmarks import places, results, rows, utility
     from .scenario import load_scenario
 
     chosen, known = load_scenario(scenario), [places.OWN, *places.PARTITIONS]
@@ -233,12 +233,14 @@ def bench_utility(
         changes=changes or [],
     )
     with Console(stderr=True).status("utility") as status:
-        rows = utility.utility(table, kept, status.update)
-    if not as_json:
-        typer.echo(utility.markdown(rows))
+        found = utility.utility(table, kept, status.update)
+    if as_json:
+        for row in found:
+            typer.echo(json.dumps(row.to_json()))
         return
-    for row in rows:
-        typer.echo(json.dumps(row.to_json()))
+    typer.echo(rows.markdown(found))
+    if len(compared) > 1 and len(promised) > 1:
+        typer.echo(f"\n{rows.overview(found)}")
 
 
 def bench_step(

@@ -22,7 +22,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from ..inprocess import federation
 from ..scenario import Scenario, run_config
 from .places import EVERYTHING, Place
 from .results import Measured, Results
+from .rows import Row
 
 _REACH = 8.0  # of the rates that are tried, above and below the scenario's
 _TUNING_SEEDS = (2**31 - 1, 2**31 - 2)  # no row has them
@@ -66,61 +67,6 @@ METHODS: Mapping[str, Mapping[str, Scalar]] = {
     "lora": {**_LORA, "aggregate.method": "lora"},
     "head": {"lora.method": "head"},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """The main metric of a method at an epsilon over the seeds; epsilon None means no privacy.
-
-    Attributes:
-        at_edge: whether ``rate`` is the least or the largest that was tried, so that one beyond
-            might do better.
-        failed: the codes of the runs that failed, of which ``values`` has none.
-        seconds: the median over the runs: one of them computes the frozen layers for all.
-        before: the main metric before training, the mean over the seeds.
-        others: the task's other metrics, over the same seeds.
-    """
-
-    partition: str
-    method: str
-    epsilon: float | None
-    rate: float
-    metric: str
-    before: float
-    values: tuple[float, ...]
-    others: Mapping[str, tuple[float, ...]]
-    seconds: float
-    bytes_up: int
-    bytes_down: int
-    at_edge: bool = False
-    failed: tuple[str, ...] = ()
-
-    @property
-    def mean(self) -> float:
-        return statistics.fmean(self.values) if self.values else math.nan
-
-    @property
-    def half_width(self) -> float:
-        """Of the 95 % interval of the mean; infinite for one seed."""
-        return half_width(self.values)
-
-    def to_json(self) -> dict[str, Any]:
-        """The row with its mean and interval, null where there is none."""
-        found = {**asdict(self), "mean": self.mean, "half_width": self.half_width}
-        return {
-            k: None if isinstance(v, float) and not math.isfinite(v) else v
-            for k, v in found.items()
-        }
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Of the 95 % interval of the mean; infinite for one value."""
-    n = len(values)
-    if n < 2:
-        return math.inf
-    from scipy import stats
-
-    return float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,30 +267,3 @@ def _row(runs: Sequence[Measured], table: Table) -> Row:
         at_edge=table.trials > 1 and first.rate in (tried[0], tried[-1]),
         failed=tuple(run.failed for run in runs if run.failed),
     )
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    """The table as docs/benchmarks.md has it."""
-    known = next((row for row in rows if row.values), None)
-    metrics = [known.metric, *known.others] if known else ["metric"]
-    heads = ["text", "method", "epsilon", "rate", "before", f"{metrics[0]} (95 % interval)"]
-    table = [[*heads, *metrics[1:], "seeds", "processor seconds", "bytes up", "bytes down"]]
-    table.append(["---"] * len(table[0]))
-    for row in rows:
-        epsilon = "no privacy" if row.epsilon is None else f"{row.epsilon:g}"
-        rate = f"{row.rate:g}{' (edge)' if row.at_edge else ''}"
-        others = [row.others.get(name, ()) for name in metrics[1:]]
-        before = f"{row.before:.3f}" if row.values else "-"
-        codes = ", ".join(sorted(set(row.failed)))
-        failed = f" ({len(row.failed)} failed: {codes})" if row.failed else ""
-        costs = [f"{len(row.values)}{failed}", f"{row.seconds:.0f}"]
-        costs += [f"{row.bytes_up:,}", f"{row.bytes_down:,}"]
-        figures = [_figure(values) for values in (row.values, *others)]
-        table.append([row.partition, row.method, epsilon, rate, before, *figures, *costs])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-
-
-def _figure(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.3f}" if values else "-"
-    return f"{statistics.fmean(values):.3f} ± {half_width(values):.3f}"

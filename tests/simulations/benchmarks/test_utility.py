@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy import stats
 from torch import Tensor
 from typer.testing import CliRunner
 
@@ -27,28 +25,13 @@ from confide.simulations.benchmarks import places
 from confide.simulations.benchmarks import utility as bench
 from confide.simulations.benchmarks.places import Place, half_of, that_fit
 from confide.simulations.benchmarks.results import Measured, Results
-from confide.simulations.benchmarks.utility import METHODS, Row, Table, markdown, rates, utility
+from confide.simulations.benchmarks.rows import markdown
+from confide.simulations.benchmarks.utility import METHODS, Table, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
 from confide.simulations.scenario import Scenario
 from confide.simulations.sources import Split
 from tests import tiny
-
-
-def row(*accuracies: float) -> Row:
-    return Row(
-        partition="own",
-        method="ffa",
-        epsilon=8.0,
-        rate=1.0,
-        metric="accuracy",
-        before=0.5,
-        values=accuracies,
-        others={},
-        seconds=1.0,
-        bytes_up=10,
-        bytes_down=20,
-    )
 
 
 @pytest.fixture(scope="module")
@@ -149,20 +132,6 @@ def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
             allowed = from_flat(cell.config(0))
             assert (allowed.privacy.trust == "off") == (epsilon is None)
             assert method in (allowed.aggregate.method, allowed.lora.method)
-
-
-@pytest.mark.parametrize(
-    "values", [(0.5, 0.6), (0.5, 0.6, 0.7, 0.8, 0.55), tuple(n % 5 / 9 for n in range(14))]
-)
-def test_the_interval_is_students(values: tuple[float, ...]) -> None:
-    low, high = stats.t.interval(
-        0.95, len(values) - 1, loc=row(*values).mean, scale=stats.sem(values)
-    )
-    assert row(*values).half_width == pytest.approx((high - low) / 2, rel=1e-3)
-
-
-def test_one_seed_has_no_interval() -> None:
-    assert row(0.5).half_width == math.inf
 
 
 def test_the_table_has_a_line_for_every_method_and_epsilon(
