@@ -152,7 +152,7 @@ bench: assets
 	confide bench utility nyt --seeds 5
 	confide bench utility movies --seeds 5
 
-# The table of methods, about six hours of one core that multiplies bfloat16. A run that is in
+# The table of methods, about five hours of one core that multiplies bfloat16. A run that is in
 # docs/utility already is not done again: stop it when you like, start it again, and commit what it
 # added. UTILITY_ARGS may narrow it. Texts are small parts of the scenarios', and rounds half as many.
 utility: assets

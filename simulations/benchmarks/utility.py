@@ -30,6 +30,7 @@ from ...common.batches import frozen_layers_shared
 from ...common.combinations import MERGING
 from ...common.errors import ConfideError
 from ...common.kinds import KINDS
+from ...common.leaving import PERSONAL
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
 from ...common.tasks.scores import PERPLEXITY
@@ -125,6 +126,8 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None) ->
     kind = str(config["task.kind"])
     if method == "head" and KINDS[kind].language:
         return f"task.kind = {kind!r} has no head of its own"
+    if method == PERSONAL and KINDS[kind].language:
+        return f"its B stays at the holders, and task.kind = {kind!r} has no head to measure"
     return ""
 
 

@@ -116,6 +116,20 @@ def test_a_method_of_several_ranks_has_a_line_only_where_ranks_differ_or_its_equ
     assert methods(mixed, *every) == list(every)
 
 
+def test_a_language_model_has_no_line_of_what_is_seen_in_a_head_alone(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    said: list[str] = []
+    speaks = ["task.kind=causal", "task.labels=", "data.target="]
+    asked = table(scenario, tiny_federation, methods=["ffa", "head", "fedsa"], changes=speaks)
+    rows = utility(replace(asked, epsilons=[None], seeds=1), Results(), said.append)
+    assert [row.method for row in rows] == ["ffa"]
+    assert [line.partition(": left out, ")[0] for line in said if "left out" in line] == [
+        "head, epsilon off",
+        "fedsa, epsilon off",
+    ]
+
+
 def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
     scenario: Scenario, tiny_federation: Path
 ) -> None:
