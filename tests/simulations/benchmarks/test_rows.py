@@ -20,7 +20,7 @@ from confide.simulations.benchmarks.rows import Row, markdown, overview
 from confide.simulations.benchmarks.utility import METHODS
 
 # What ``make utility`` compares.
-SCENARIOS = ("movies", "r8")
+SCENARIOS = ("movies", "r8", "shakespeare")
 EPSILONS = (None, 8.0, 3.0, 1.0)
 SEEDS = 5
 
