@@ -262,8 +262,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: no text is written at the end",
         "server/rounds.py",
-        "        if kept == state.done and score.whole:",
-        "        if kept == state.done:",
+        "        if score and kept == state.done and score.whole:",
+        "        if score and kept == state.done:",
         _WRITTEN,
     ),
     Mutant(
