@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,12 +113,12 @@ def _summary(ledger: Ledger, delta: float | None) -> dict[str, Any]:
     charged = [e for e in entries if e.payload["state"] == "reserved"]
     if delta is None and charged:
         delta = charged[-1].payload["plan"]["delta"]
-    dataset, unit = ledger.dataset(), ledger.unit
+    unit = ledger.unit
     return {
         "ledger": ledger.ledger_id,
         "head": entries[-1].hash,
         "entries": len(entries),
-        "dataset": asdict(dataset) if dataset else None,
+        "text": ledger.identity or None,
         "unit": unit[0] if unit else None,
         "person": unit[1] if unit else None,
         "delta": delta,

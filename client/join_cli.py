@@ -44,8 +44,6 @@ def join(
         Path | None, typer.Option(help="Your policy.toml; the kit's if none.")
     ] = None,
     ledger: Ledger = None,
-    text: Annotated[str, typer.Option(help="The column with the text.")] = "text",
-    label: Annotated[str, typer.Option(help="The column with the label; '' for none.")] = "label",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     socket: AnySocket = None,
     resident_user: Annotated[
@@ -60,6 +58,7 @@ def join(
     from ..common.errors import ConfideError
     from ..common.kit import check_current, read_kit
     from .check_data import check_data
+    from .contract import missing
     from .join import Joining, check_access, plain_words, run, socket_of
     from .journal import Journal
     from .policy_file import load_policy
@@ -85,7 +84,9 @@ def join(
         allow_network=allow_network,
     )
     limits = load_policy(joining.policy)
-    found = check_data(data, text=text, label=label or None, person=limits.person or None)
+    if limits.data is None:
+        raise missing()
+    found = check_data(data, contract=limits.data, delta=limits.max_delta)
     check_access(joining)
     for line in plain_words(joining, found, limits):
         typer.echo(line)
