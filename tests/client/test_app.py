@@ -50,7 +50,8 @@ def ask(content: RecordDict, node: Node, run: Node | None = None) -> Reply:
 @pytest.fixture
 def deployed(place: Place) -> Node:
     policy = place.data.with_name("policy.toml")
-    policy.write_text(f'max-delta = 0.01\nbase-models = ["{place.model}"]\n', encoding="utf-8")
+    limits = f'max-delta = 0.01\nbase-models = ["{place.model}"]\n'
+    policy.write_text(limits + tiny.DATA_TABLE, encoding="utf-8")
     return {"data": str(place.data), "policy": str(policy), "name": "clinic"}
 
 
