@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..common.privacy.ledger import Entry, Ledger
+    from ..common.privacy.ledger import Entry
+    from .budget import Spending
 
 File = Annotated[Path, typer.Argument(help="The ledger file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -42,10 +43,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """What was spent, in all and by each run."""
-    from ..common.privacy.ledger import Ledger
+    from .budget import read_spending
 
-    with Ledger.open(file, create=False) as ledger:
-        summary = _summary(ledger, delta)
+    summary = _summary(read_spending(file), delta)
     if as_json:
         typer.echo(json.dumps(summary))
     else:
@@ -63,8 +63,10 @@ def verify(
     """Check every entry; exit status 1 and the reason if anything is wrong."""
     from ..common.errors import ConfideError
     from ..common.privacy import ledger
+    from .users import as_owner_of
 
-    verdict = ledger.verify(file, known_head=head)
+    with as_owner_of(file.resolve().parent):
+        verdict = ledger.verify(file, known_head=head)
     if as_json:
         fields = ("ok", "ledger_id", "entries", "head", "problem")
         typer.echo(json.dumps({name: getattr(verdict, name) for name in fields}))
@@ -88,12 +90,10 @@ def export(
 ) -> None:
     """Every entry with its hash, one JSON object a line, for an auditor to recompute."""
     from ..common.errors import ConfideError
-    from ..common.privacy.ledger import Ledger
+    from .budget import read_spending
 
-    with Ledger.open(file, create=False) as ledger:
-        rows = [
-            {"number": e.number, "hash": e.hash, "payload": e.payload} for e in ledger.entries()
-        ]
+    entries = read_spending(file).entries
+    rows = [{"number": e.number, "hash": e.hash, "payload": e.payload} for e in entries]
     text = json.dumps(rows) if as_json else "\n".join(json.dumps(row) for row in rows)
     if out is None:
         typer.echo(text)
@@ -108,23 +108,22 @@ def export(
     typer.echo(str(out))
 
 
-def _summary(ledger: Ledger, delta: float | None) -> dict[str, Any]:
+def _summary(spending: Spending, delta: float | None) -> dict[str, Any]:
     """Figures of one ledger; an epsilon is None where it is infinite or nothing tells delta."""
-    entries = ledger.entries()
+    entries, book = spending.entries, spending.book
     charged = [e for e in entries if e.payload["state"] == "reserved"]
-    if delta is None and charged:
-        delta = charged[-1].payload["plan"]["delta"]
-    dataset, unit = ledger.dataset(), ledger.unit
+    delta = spending.newest_delta if delta is None else delta
+    dataset, unit = book.dataset, book.unit
     return {
-        "ledger": ledger.ledger_id,
-        "head": entries[-1].hash,
+        "ledger": book.ledger_id,
+        "head": book.head,
         "entries": len(entries),
         "dataset": asdict(dataset) if dataset else None,
         "unit": unit[0] if unit else None,
         "person": unit[1] if unit else None,
         "delta": delta,
-        "epsilon": _epsilon(ledger, delta, None),
-        "runs": [_run(ledger, run, charged, entries, delta) for run in _runs(charged)],
+        "epsilon": _epsilon(spending, delta, None),
+        "runs": [_run(spending, run, charged, delta) for run in _runs(charged)],
     }
 
 
@@ -132,24 +131,22 @@ def _runs(charged: list[Entry]) -> list[str]:
     return list(dict.fromkeys(e.payload["run"] for e in charged))
 
 
-def _run(
-    ledger: Ledger, run: str, charged: list[Entry], entries: tuple[Entry, ...], delta: float | None
-) -> dict[str, Any]:
+def _run(spending: Spending, run: str, charged: list[Entry], delta: float | None) -> dict[str, Any]:
     tasks = {e.payload["task"] for e in charged if e.payload["run"] == run}
-    released = [e for e in entries if e.payload["state"] == "released"]
+    released = [e for e in spending.entries if e.payload["state"] == "released"]
     return {
         "run": run,
         "charged": len(tasks),
         "released": sum(e.payload["task"] in tasks for e in released),
-        "steps": [s.to_json() for s in ledger.steps(run)],
-        "epsilon": _epsilon(ledger, delta, run),
+        "steps": [s.to_json() for s in spending.book.steps(run)],
+        "epsilon": _epsilon(spending, delta, run),
     }
 
 
-def _epsilon(ledger: Ledger, delta: float | None, run: str | None) -> float | None:
+def _epsilon(spending: Spending, delta: float | None, run: str | None) -> float | None:
     if delta is None:
         return None
-    epsilon = ledger.epsilon(delta, run)
+    epsilon = spending.epsilon(delta, run)
     return epsilon if math.isfinite(epsilon) else None
 
 

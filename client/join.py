@@ -147,6 +147,8 @@ def check_access(joining: Joining) -> None:
                     "Install Python and confide where every user can read them, as in /opt.",
                 )
     for path in (joining.data, joining.policy):
+        if not path.exists():
+            raise ConfideError("join.unreadable", f"There is no file {path}.", "Check its path.")
         if not may_read(joining.resident, path):
             raise ConfideError(
                 "join.unreadable",

@@ -10,11 +10,14 @@ import json
 import os
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .users import GATEWAY, RESIDENT
+
+if TYPE_CHECKING:
+    from .join import Joining
 
 KitFolder = Annotated[Path, typer.Argument(metavar="KIT", help="The folder of the coordinator's.")]
 Data = Annotated[Path, typer.Option(help="The text: a jsonl, csv, parquet or txt file.")]
@@ -59,11 +62,9 @@ def join(
     """Check the data, show what will leave this machine, ask once, and take part."""
     from ..common.errors import ConfideError
     from ..common.kit import check_current, read_kit
-    from .check_data import check_data
-    from .join import Joining, check_access, plain_words, run, socket_of
+    from .join import Joining, check_access, run, socket_of
     from .journal import Journal
-    from .policy_file import load_policy
-    from .users import user_named
+    from .users import as_user, user_named
 
     read = read_kit(kit)
     check_current(read, date.today())  # noqa: DTZ011 - the day where the holder is
@@ -84,17 +85,25 @@ def join(
         gateway=user_named(gateway_user) if root else None,
         allow_network=allow_network,
     )
-    limits = load_policy(joining.policy)
-    found = check_data(data, text=text, label=label or None, person=limits.person or None)
     check_access(joining)
-    for line in plain_words(joining, found, limits):
+    # Root neither parses a file of somebody else's nor follows a link in its folder.
+    for line in as_user(joining.resident, lambda: _consent(joining, text, label)):
         typer.echo(line)
-    for warning in found.warnings:
-        typer.echo(f"! {warning}")
     if not yes and not typer.confirm("Take part?"):
         typer.echo("Nothing was started.")
         raise typer.Exit(1)
     raise typer.Exit(run(joining, Journal("join")))
+
+
+def _consent(joining: Joining, text: str, label: str) -> list[str]:
+    """What the administrator says yes to, and what the text gives to think about."""
+    from .check_data import check_data
+    from .join import plain_words
+    from .policy_file import load_policy
+
+    limits = load_policy(joining.policy)
+    found = check_data(joining.data, text=text, label=label or None, person=limits.person or None)
+    return [*plain_words(joining, found, limits), *(f"! {warning}" for warning in found.warnings)]
 
 
 def status(

@@ -144,6 +144,9 @@ def test_text_that_the_gateways_user_could_read_stops_a_join(
     assert refused(dataclasses.replace(apart, ledger=Path("/root/ledger"))) == "join.unwritable"
     os.chown(apart.policy, 0, 0)
     assert refused(apart) == "join.unreadable"
+    nowhere = dataclasses.replace(apart, data=apart.data.with_name("none"))
+    with pytest.raises(ConfideError, match="There is no file"):
+        check_access(nowhere)
     monkeypatch.setattr(sys, "executable", "/etc/shadow")
     assert refused(apart) == "join.python"
 

@@ -1,8 +1,11 @@
 """``confide ledger``: what an administrator and an auditor see of a ledger file."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -172,3 +175,28 @@ def test_ledger_commands_do_not_import_torch(file: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be used to write elsewhere")
+@pytest.mark.parametrize("command", ["show", "verify", "export"])
+def test_root_that_reads_a_ledger_of_anothers_writes_to_nothing_of_its_own(
+    file: str, command: str
+) -> None:
+    """SQLite plays a journal back that was left beside the file, and empties it, for a reader too.
+    Not through a link by name; but some systems let anybody make a hard link to any file."""
+    with tempfile.TemporaryDirectory() as name:
+        victim, own = Path(name) / "victim", Path(name) / "own"
+        victim.write_text("root's alone")
+        own.mkdir()
+        ledger = Path(shutil.copy(file, own / "ledger.sqlite"))
+        journal = own / "ledger.sqlite-journal"
+        journal.hardlink_to(victim)
+        for path in (own, ledger):
+            os.chown(path, 1, 1)
+        Path(name).chmod(0o755)
+        victim.chmod(0o600)
+        run(command, str(ledger))
+        assert victim.read_text() == "root's alone"
+        assert journal.exists(), "root removes nothing there either"
+        journal.unlink()
+        assert run(command, str(ledger)).exit_code == 0
