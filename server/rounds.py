@@ -143,7 +143,7 @@ class Rounds:
         """Before the first round, where class weights or rates are to be counted; once in a run."""
         if not self._settings.task.uncounted:
             return
-        self._counted = sums.remembered(self._folder)
+        self._counted = sums.remembered(self._folder, self._settings)
         if self._counted:
             return
         timeout, least = self._settings.round.timeout, self._settings.round.min_holders
