@@ -139,6 +139,7 @@ def _run(spending: Spending, run: str, charged: list[Entry], delta: float | None
         "charged": len(tasks),
         "released": sum(e.payload["task"] in tasks for e in released),
         "steps": [s.to_json() for s in spending.book.steps(run)],
+        "code": sorted({e.payload["bundle"] for e in charged if e.payload["run"] == run}),
         "epsilon": _epsilon(spending, delta, run),
     }
 
@@ -174,3 +175,19 @@ def _print_summary(summary: dict[str, Any]) -> None:
     per = f" per {in_words(summary['unit'], summary['person'])}" if summary["unit"] else ""
     total = f"spent in all: epsilon = {text(summary['epsilon'])}{per}"
     console.print(total, highlight=False, markup=False)
+    for line in _told_of_code(summary["runs"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _told_of_code(runs: list[dict[str, Any]]) -> list[str]:
+    """Which code trained, by the SHA-256 that each charge booked; the newest last."""
+    from ..common.installed import code_hash
+
+    codes = dict.fromkeys(code for run in runs for code in run["code"])
+    of = {code: [run["run"] for run in runs if code in run["code"]] for code in codes}
+    here = code_hash()
+    return [
+        f"trained by the confide of SHA-256 {code or 'unknown'}"
+        f"{' (the one installed here)' if code == here else ''}: {', '.join(named)}"
+        for code, named in of.items()
+    ]

@@ -12,6 +12,7 @@ from typing import Any
 
 from .. import __version__
 from ..common.errors import ConfideError
+from ..common.installed import code_hash
 from ..common.models import models_in_memory
 from ..common.privacy.ledger import Ledger
 from ..common.wire import Refusal, Reply, task_from_bytes
@@ -44,6 +45,7 @@ class Desk:
         """What the status says of this holder: figures of the ledger, no count of records."""
         return {
             "version": __version__,
+            "code": code_hash(),
             "name": self._residence.name,
             "model_loaded": models_in_memory() > 0,
             "ledger": _spent(self._residence.ledger),
@@ -53,7 +55,11 @@ class Desk:
         residence = self._residence
         policy = load_policy(residence.policy)
         return Site(
-            name=residence.name, data=residence.data, ledger=residence.ledger, policy=policy
+            name=residence.name,
+            data=residence.data,
+            ledger=residence.ledger,
+            policy=policy,
+            bundle=code_hash(),
         )
 
 

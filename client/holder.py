@@ -44,7 +44,7 @@ class Site:
     data: Path
     ledger: Path
     policy: Policy
-    bundle: str = ""  # hash of the code that is installed here; empty in a simulation
+    bundle: str = ""  # SHA-256 of the code that is installed here (``common.installed``)
 
 
 class Holder:

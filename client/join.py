@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError
+from ..common.installed import code_hash
 from ..common.kit import Kit
 from . import frames
 from .check_data import Findings
@@ -110,6 +111,9 @@ def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
         "",
         "Code of the coordinator's that may run here (in the process without text), by SHA-256:",
         *(f"  - {digest}" for digest in kit.bundles),
+        "It holds names and settings. What trains is the confide installed here, by SHA-256, which"
+        " each charge books:",
+        f"  - {code_hash()}",
         *_about_users(joining),
     ]
 

@@ -23,6 +23,7 @@ from .. import __version__
 from ..common.adapter import save_adapter
 from ..common.combinations import MERGING
 from ..common.errors import ConfideError
+from ..common.installed import code_hash
 from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
@@ -162,6 +163,7 @@ def _start(
             "sha256": loaded.sha256,
         },
         "federation": {"holders": holders},
+        "code": code_hash(),
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
         | {"confide": __version__},
     }

@@ -42,7 +42,7 @@ class DataSet:
 class Charge:
     """One task's price: ``plan.steps_per_round`` steps of ``plan``. ``person`` is the column that
     tells persons apart; empty when the unit is the record. ``bundle_hash`` is that of the code that
-    trains; empty in a simulation."""
+    trains (``installed``)."""
 
     run: str
     round: int

@@ -20,7 +20,9 @@ schema = "confide-kit/1"
 name = {name}
 coordinator = {host}
 fleet = {fleet}
-# SHA-256 of the app bundles that may run here. Anything else is refused before it is unpacked.
+# SHA-256 of the app bundles that may run here. Anything else is refused before it is unpacked. A
+# bundle holds names and settings: what trains is the confide that you installed, whose own SHA-256
+# `confide client status` shows and the ledger books with every charge.
 bundles = [{bundle}]
 expires = {expires}
 """

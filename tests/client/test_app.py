@@ -14,6 +14,8 @@ from confide.client import app as app_module
 from confide.client.app import answer, app, site_of
 from confide.client.policy import Policy
 from confide.common.errors import ConfideError
+from confide.common.installed import code_hash
+from confide.common.privacy.ledger import Ledger
 from confide.common.wire import (
     Refusal,
     Reply,
@@ -59,6 +61,22 @@ def test_a_task_message_gives_an_update_message(place: Place, deployed: Node) ->
     assert isinstance(reply, Update)
     assert reply.holder == "clinic"
     assert Path(f"{place.data}.ledger.sqlite").is_file()
+
+
+def booked_code(ledger: Path) -> set[str]:
+    with Ledger.open(ledger, create=False) as opened:
+        return {e.payload["bundle"] for e in opened.entries() if e.payload["state"] == "reserved"}
+
+
+def test_each_charge_books_the_code_that_is_installed(
+    place: Place, deployed: Node, tiny_federation: Path, tmp_path: Path
+) -> None:
+    ask(task_to_records(place.task()), deployed)
+    assert booked_code(Path(f"{place.data}.ledger.sqlite")) == {code_hash()}
+    node, run = simulation(place, tiny_federation, tmp_path / "out")
+    ask(task_to_records(place.task()), node, run)
+    simulated = tmp_path / "out" / "run-1" / "holders" / "holder-01" / "ledger.sqlite"
+    assert booked_code(simulated) == {code_hash()}
 
 
 def test_the_same_holder_answers_every_message_of_a_node(place: Place, deployed: Node) -> None:

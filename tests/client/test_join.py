@@ -30,6 +30,7 @@ from confide.client.journal import Journal
 from confide.client.policy import Policy
 from confide.client.users import User
 from confide.common.errors import ConfideError
+from confide.common.installed import code_hash
 from confide.common.kit import Kit
 from tests import tiny
 from tests.client.test_resident import Served
@@ -72,6 +73,7 @@ def test_the_words_name_what_leaves_what_is_allowed_and_which_code_may_run(
         "coordinators: uni",
         "sampling rate",
         "a" * 64,
+        code_hash(),
     ):
         assert part in words
 

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import confide
 from confide.client.cli import add_commands
 from confide.common.errors import ConfideError
+from confide.common.installed import code_hash
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger, canonical
 from confide.common.privacy.plan import Plan, Trust, Unit
@@ -73,6 +74,25 @@ def test_show_adds_up_all_runs_and_each(file: str) -> None:
         "person": "",
     }
     assert (summary["unit"], summary["person"]) == ("record", "")
+
+
+def test_show_names_the_code_that_trained_each_run(file: str) -> None:
+    with Ledger.open(file) as ledger:
+        for k, code in enumerate(["c" * 64, code_hash()]):
+            charge = Charge(run="late", round=k, task_hash=code, plan=PLAN, bundle_hash=code)
+            ledger.charge(charge, limit=None)
+    runs = json.loads(run("show", file, "--json").stdout)["runs"]
+    assert {r["run"]: r["code"] for r in runs} == {
+        "spring": [""],
+        "autumn": [""],
+        "late": sorted(["c" * 64, code_hash()]),
+    }
+    said = run("show", file).stdout
+    assert f"SHA-256 {'c' * 64}: late" in said
+    assert f"SHA-256 {code_hash()} (the one installed here): late" in said
+    assert "SHA-256 unknown: spring, autumn" in said
+    rows = [json.loads(line) for line in run("export", file).stdout.splitlines()]
+    assert [r["payload"]["bundle"] for r in rows if "bundle" in r["payload"]][-1] == code_hash()
 
 
 def test_show_takes_another_delta(file: str) -> None:

@@ -15,6 +15,8 @@ import pytest
 from confide.client import frames
 from confide.client.holder import Holder
 from confide.client.join import status
+from confide.common.installed import code_hash
+from confide.common.privacy.ledger import Ledger
 from confide.common.wire import Refusal, Update, reply_to_bytes, task_to_bytes
 from tests.client.marked import MARKER, PLACE_MARKER
 from tests.deployment.house import House
@@ -57,6 +59,9 @@ def test_the_status_tells_what_was_spent_and_not_how_much_text_there_is(house: H
     report = status(house.socket)
     assert report["model_loaded"]
     assert report["ledger"]["charged"] == report["ledger"]["released"] >= 1
+    assert report["code"] == code_hash()
+    with Ledger.open(house.place.site.ledger, create=False) as ledger:
+        assert ledger.entries()[-2].payload["bundle"] == code_hash()
     assert "170" not in str(report)
 
 
