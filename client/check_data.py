@@ -2,7 +2,11 @@
 
 For the administrator, before joining a run. Reads the file on this machine and sends nothing.
 Neither a text, nor a label, nor a person's name appears in the findings; labels are named only
-where the caller gave their names.
+where the caller gave their names. What is broken in a file, or not as the contract says, is told
+here and nowhere else: a run uses the rest and says nothing of it.
+
+``propose_contract`` reads off a file what its contract could be, labels included. It goes into a
+policy that the administrator approves, and is never made at a run's request.
 """
 
 from __future__ import annotations
@@ -14,8 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from ..common.text.readers import Record, read_records
+from ..common.errors import ConfideError
+from ..common.text.readers import Record, read_records, records_that_fit
+from .contract import CHAT, Contract
 
+MOST_LABELS = 100  # different targets that a proposed contract takes for classes
 SMALL = 200  # units; below, the noise of an ordinary run is larger than what they can teach it
 RARE = 10  # records of a label, or fewer: too few to be learnt under noise
 MOST_OF_A_PERSON = 8  # privacy.records-per-person unless the run says otherwise
@@ -23,12 +30,14 @@ MOST_OF_A_PERSON = 8  # privacy.records-per-person unless the run says otherwise
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """Counts of one file. ``labels`` holds (name, records); the name is empty where it was not
-    given, and those come last, largest first. ``words`` is the median, the 95th percentile and the
-    largest number of words of a record."""
+    """Counts of one file. ``unfit`` rows are no record, or not as the contract says; they are in no
+    other figure. ``labels`` holds (name, records); the name is empty where it was not given, and
+    those come last, largest first. ``words`` is the median, the 95th percentile and the largest
+    number of words of a record."""
 
     file: str
     records: int
+    unfit: int
     persons: int | None
     most_of_a_person: int | None
     labels: tuple[tuple[str, int], ...]
@@ -43,6 +52,7 @@ def check_data(
     label: str | None = "label",
     person: str | None = None,
     labels: Sequence[str] = (),
+    contract: Contract | None = None,
     delta: float = 1e-5,
 ) -> Findings:
     """Read a file as a run would, and count.
@@ -50,12 +60,19 @@ def check_data(
     Args:
         label, person: columns, or None for none.
         labels: the names that a run would declare in ``task.labels``; public.
+        contract: what the holder says of the text. It takes the place of columns and labels, and
+            rows that do not fit are counted instead of refused.
         delta: of the run.
 
     Raises:
-        ConfideError: the codes of the readers, none of which quotes a record.
+        ConfideError: the codes of the readers, none of which quotes a record; with a contract only
+            where no row fits, for the first reason.
     """
-    records = read_records(path, text=text, target=label, person=person)
+    if contract is None:
+        records, unfit = read_records(path, text=text, target=label, person=person), 0
+    else:
+        person, labels = contract.person or None, contract.labels
+        records, unfit = _as_agreed(path, contract)
     of_person = Counter(r.person for r in records if r.person is not None)
     of_label = Counter(r.target for r in records if r.target is not None)
     lengths = sorted(len(r.text.split()) for r in records)
@@ -64,6 +81,7 @@ def check_data(
     found = Findings(
         file=str(path),
         records=len(records),
+        unfit=unfit,
         persons=len(of_person) if person else None,
         most_of_a_person=max(of_person.values(), default=0) if person else None,
         labels=(*named, *others),
@@ -74,11 +92,78 @@ def check_data(
     return replace(found, warnings=warnings)
 
 
+def _as_agreed(path: Path, contract: Contract) -> tuple[list[Record], int]:
+    """The records that the contract holds for in each of its tasks, and how many rows are not."""
+    text, target, person = contract.text, contract.target or None, contract.person or None
+    content = path.read_bytes() if path.is_file() else b""
+    rows = records_that_fit(path, content, text=text, target=target, person=person)
+    of_nobody = contract.unit != "person"
+    fitting = [
+        r
+        for r in rows
+        if r is not None
+        and (of_nobody or r.person is not None)
+        and all(contract.fits(r, kind) for kind in contract.tasks)
+    ]
+    if not fitting:
+        read_records(path, text=text, target=target, person=person)
+        raise ConfideError(
+            "data.unfit",
+            f"None of the {len(rows)} rows of {path} is what [data] in the policy says.",
+            "Correct [data], or name the right file.",
+        )
+    return fitting, len(rows) - len(fitting)
+
+
+def propose_contract(
+    path: Path, *, text: str = "text", label: str = "", person: str = ""
+) -> Contract:
+    """What a file's contract could be: classes where there are few different targets, numbers where
+    all are some, otherwise texts to be written.
+
+    Args:
+        label, person: columns; empty for none.
+
+    Raises:
+        ConfideError: the codes of the readers, for a file with a row that is no record.
+    """
+    records = read_records(path, text=text, target=label or None, person=person or None)
+    several = bool(person) and max(Counter(r.person for r in records).values()) > 1
+    targets = sorted({r.target for r in records if r.target is not None})
+    said = Contract(text=text, target=label, person=person, unit="person" if several else "record")
+    if all(record.messages for record in records):
+        return replace(said, tasks=("causal",), format=CHAT)
+    if not label:
+        return replace(said, tasks=("causal", "masked", "spans"))
+    if _is_scale(targets):
+        numbers = [float(target) for target in targets]
+        return replace(said, tasks=("regression",), low=min(numbers), high=max(numbers))
+    if 2 <= len(targets) <= MOST_LABELS:
+        return replace(said, tasks=("classification",), labels=tuple(targets))
+    return replace(said, tasks=("seq2seq", "causal"))
+
+
+def _is_scale(targets: Sequence[str]) -> bool:
+    """Whether different targets are numbers of a scale, rather than the names of classes: some of
+    them with a fraction."""
+    try:
+        numbers = [float(target) for target in targets]
+    except ValueError:
+        return False
+    finite = all(map(math.isfinite, numbers))
+    return finite and len(numbers) > 1 and not all(number.is_integer() for number in numbers)
+
+
 def _of_texts(records: Sequence[Record], found: Findings) -> list[str]:
     again = len(records) - len({r.text for r in records})
     short = sum(len(r.text.split()) == 1 for r in records)
     nobody = sum(r.person is None for r in records) if found.persons is not None else 0
     said = []
+    if found.unfit:
+        said.append(
+            f"{found.unfit} rows are no record, or not what [data] in the policy says. A run does"
+            " not use them, and is not told."
+        )
     if again:
         said.append(
             f"{again} records repeat the text of another. Each copy counts as a record of its own:"
@@ -88,8 +173,7 @@ def _of_texts(records: Sequence[Record], found: Findings) -> list[str]:
         said.append(f"{short} records are one word long. Check that the column is the right one.")
     if nobody:
         said.append(
-            f"{nobody} records name no person. A run that protects persons will be refused until"
-            " every record names one."
+            f"{nobody} records name no person. A run that protects persons does not use them."
         )
     return said
 
@@ -109,7 +193,7 @@ def _of_labels(found: Findings, labels: Sequence[str]) -> list[str]:
     if labels and strange:
         said.append(
             f"{strange} records have a label that was not named. A run that declares these labels"
-            " alone will be refused; labels are compared letter by letter."
+            " alone does not use them; labels are compared letter by letter."
         )
     return said
 
@@ -120,8 +204,9 @@ def _of_privacy(found: Findings, delta: float) -> list[str]:
     said = []
     if not delta * units < 1:
         said.append(
-            f"delta = {delta:g} is not below 1/{units}: a run with it is refused, since publishing"
-            f" one {name} whole would be within it. Ask for at most {0.1 / max(units, 1):.1g}."
+            f"delta = {delta:g} is not below 1/{units}: publishing one {name} whole would be within"
+            f" it. Set max-delta in the policy to at most {0.1 / max(units, 1):.1g}; no run is"
+            " refused for it by itself, since that would tell how many there are."
         )
     if units < SMALL:
         said.append(
@@ -135,7 +220,7 @@ def _of_privacy(found: Findings, delta: float) -> list[str]:
         )
     if found.persons is not None and found.persons < found.records:
         said.append(
-            "Some persons have several records: let the policy allow the unit person alone"
-            ' (units = ["person"]), with this column.'
+            'Some persons have several records: let [data] in the policy have unit = "person",'
+            " with this column."
         )
     return said

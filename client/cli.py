@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,12 +112,12 @@ def _summary(spending: Spending, delta: float | None) -> dict[str, Any]:
     entries, book = spending.entries, spending.book
     charged = [e for e in entries if e.payload["state"] == "reserved"]
     delta = spending.newest_delta if delta is None else delta
-    dataset, unit = book.dataset, book.unit
+    unit = book.unit
     return {
         "ledger": book.ledger_id,
         "head": book.head,
         "entries": len(entries),
-        "dataset": asdict(dataset) if dataset else None,
+        "text": book.identity or None,
         "unit": unit[0] if unit else None,
         "person": unit[1] if unit else None,
         "delta": delta,

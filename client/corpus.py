@@ -1,45 +1,56 @@
-"""A holder's text: file -> records -> token ids, read once and kept in memory only.
+"""A holder's text: file -> records -> examples, read after the charge and kept in memory only.
 
-``identity`` tells the ledger which data set a charge belongs to. It is keyed with the ledger's
-secret key, so that two ledgers of one file cannot be linked and an export of the ledger lets nobody
-test a guess of the file; only who has the ledger file itself can. It never leaves in a reply.
+Nothing here fails over what the text holds. A row that is no record, a record that is not what the
+contract says, one that the task, the tokenizer or a chat template cannot take, or whose tokens the
+model does not have, is not used: it contributes zero, as a record whose gradient is not finite. A
+file of which nothing can be used trains nothing, and pure noise leaves. How many are not used is
+for the administrator alone.
+
+``identity`` tells the ledger which text a release was of. It is keyed with the ledger's secret key,
+so that two ledgers of one file cannot be linked and an export of the ledger lets nobody test a
+guess of the file; only who has the ledger file itself can. It never leaves in a reply.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ..common.batches import EncodedText
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
-from ..common.settings import DataSpec
-from ..common.text.readers import read_records
-from ..common.text.units import group_units
+from ..common.settings import DataSpec, Settings
+from ..common.tasks import Example
+from ..common.tasks.example import IGNORED
+from ..common.text.readers import Record, records_that_fit
+from ..common.text.units import usable_units
+from .contract import Contract
+from .scrub import tried
+
+Examples = Sequence[Example | None]
 
 
-def identity_of(path: Path, key: bytes) -> str:
-    """Keyed hash of the file's bytes (HMAC-SHA-256), hex.
+def check_readable(path: Path) -> None:
+    """Refuse a file that the system says is gone or closed to this process; it is not opened.
 
     Raises:
         ConfideError: ``data.missing-file``.
     """
-    digest = hmac.new(key, digestmod=hashlib.sha256)
-    reason = ""
-    try:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-    if reason:
+    if not (path.is_file() and os.access(path, os.R_OK)):
         raise ConfideError(
             "data.missing-file",
-            f"{path} cannot be read: {reason}.",
-            "Set `data` in the holder's node configuration.",
+            f"{path} is no file that this process may read.",
+            "Check the path and the permissions.",
         )
-    return digest.hexdigest()
+
+
+def identity_of(content: bytes, key: bytes) -> str:
+    """Keyed hash of a file's bytes (HMAC-SHA-256), hex."""
+    return hmac.new(key, content, hashlib.sha256).hexdigest()
 
 
 class Corpus:
@@ -47,51 +58,88 @@ class Corpus:
 
     Args:
         path: a jsonl, csv, parquet or txt file on this machine, named by the holder alone.
-        spec: which columns to read.
+        settings: which columns to read, and for what.
+        contract: what the holder says its text is; None in a simulation, where the scenario does.
         key: of the identity, ``Ledger.identity_key``; it is not kept.
 
     Attributes:
-        records: all records, in the order of the file.
-
-    Raises:
-        ConfideError: the codes of the readers, or ``data.changed`` when somebody wrote to the
-            file meanwhile: the ledger must know exactly the text that is used.
+        records: one for each row, in order; None for one that is no record, or not as agreed.
+        identity: of the file's bytes.
     """
 
-    def __init__(self, path: Path, spec: DataSpec, key: bytes) -> None:
-        self.spec = spec
-        self.identity = identity_of(path, key)
-        self.records = read_records(
-            path, text=spec.text, target=spec.target or None, person=spec.person or None
-        )
-        if identity_of(path, key) != self.identity:
-            raise ConfideError(
-                "data.changed",
-                f"{path} changed while it was read.",
-                "Write a new file beside it and rename that into its place.",
-            )
-        self._encoded: tuple[LoadedModel, EncodedText] | None = None
-        self._units: dict[str, list[list[int]]] = {}
+    def __init__(
+        self, path: Path, settings: Settings, contract: Contract | None, key: bytes
+    ) -> None:
+        content = tried(path.read_bytes) or b""
+        self.identity = identity_of(content, key)
+        self._read_for = _read_for(settings, contract)
+        self.records = tried(lambda: _records(path, content, settings, contract)) or []
+        self._encoded: tuple[LoadedModel, Examples, EncodedText] | None = None
 
-    def is_that_of(self, path: Path, spec: DataSpec, key: bytes) -> bool:
+    def is_that_of(
+        self, path: Path, settings: Settings, contract: Contract | None, key: bytes
+    ) -> bool:
         """Whether reading the file again would give the same."""
-        return self.spec == spec and self.identity == identity_of(path, key)
+        same = self._read_for == _read_for(settings, contract)
+        return same and self.identity == identity_of(tried(path.read_bytes) or b"", key)
 
-    def units(self, unit: str) -> list[list[int]]:
-        """The records' indices, one list a unit of privacy, the same object each time.
+    def units(self, unit: str, usable: Sequence[object | None]) -> list[list[int]]:
+        """The units of privacy, each with the places of its records among those that are usable;
+        empty for a unit of which nothing is. ``usable`` has None for each record that is not."""
+        return usable_units(self.records, unit, [one is not None for one in usable])
 
-        Raises:
-            ConfideError: ``data.missing-person``.
-        """
-        if unit not in self._units:
-            self._units[unit] = group_units(self.records, unit)
-        return self._units[unit]
+    def examples(self, loaded: LoadedModel) -> Examples:
+        """One for each row, as the model reads it; None where it can make nothing of it."""
+        return self._with(loaded)[1]
 
-    def encoded(self, loaded: LoadedModel) -> EncodedText:
-        """The records as the model reads them; the same object until the model changes (only
-        one is kept: a coordinator that asks for ever new models must not fill the memory)."""
-        if self._encoded is not None and self._encoded[0] is loaded:
-            return self._encoded[1]
-        examples = loaded.task.encode(self.records, loaded.tokenizer, loaded.max_length)
-        self._encoded = (loaded, EncodedText(examples, loaded))
-        return self._encoded[1]
+    def text(self, loaded: LoadedModel) -> EncodedText:
+        """The usable examples as the model trains on them; the same object until the model changes
+        (only one is kept: a coordinator that asks for ever new models must not fill the memory)."""
+        return self._with(loaded)[2]
+
+    def _with(self, loaded: LoadedModel) -> tuple[LoadedModel, Examples, EncodedText]:
+        if self._encoded is None or self._encoded[0] is not loaded:
+            examples = _examples(self.records, loaded)
+            used = [example for example in examples if example is not None]
+            self._encoded = (loaded, examples, EncodedText(used, loaded))
+        return self._encoded
+
+
+def _read_for(settings: Settings, contract: Contract | None) -> tuple[DataSpec, object]:
+    return settings.data, (contract, settings.task.kind) if contract else None
+
+
+def _records(
+    path: Path, content: bytes, settings: Settings, contract: Contract | None
+) -> list[Record | None]:
+    spec, kind = settings.data, settings.task.kind
+    found = records_that_fit(
+        path, content, text=spec.text, target=spec.target or None, person=spec.person or None
+    )
+    if contract is None:
+        return found
+    return [r if r is not None and contract.fits(r, kind) else None for r in found]
+
+
+def _examples(records: Sequence[Record | None], loaded: LoadedModel) -> Examples:
+    """All at once where all can be encoded, which is quicker; otherwise each by itself."""
+    task, known = loaded.task, [record for record in records if record is not None]
+
+    def encoded(some: Sequence[Record]) -> Sequence[Example]:
+        return task.encode(some, loaded.tokenizer, loaded.max_length)
+
+    found: Sequence[Example | None] | None = tried(lambda: encoded(known))
+    if found is None:
+        alone = [tried(partial(encoded, [record])) for record in known]
+        found = [one[0] if one else None for one in alone]
+    size = loaded.model.get_input_embeddings().weight.shape[0]
+    rest = iter(found)
+    examples = [None if record is None else next(rest) for record in records]
+    return [e if e is not None and _has_tokens(e, size) else None for e in examples]
+
+
+def _has_tokens(example: Example, size: int) -> bool:
+    """Whether the model has every token of it: a tokenizer may know more than the embedding."""
+    targets = example.target if isinstance(example.target, tuple) else ()
+    known = all(0 <= token < size for token in example.ids)
+    return known and all(target == IGNORED or 0 <= target < size for target in targets)

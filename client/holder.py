@@ -1,14 +1,19 @@
 """A holder: one data set, its ledger, its policy, and the last word on every task.
 
-``handle`` is the whole of it, in this order: parse, policy, seen before?, affordable?, model and
-adapter, read and count, plan, charge (durable), train or sum, release. What a task can get wrong is
-refused before the text is opened, and a first such task leaves not even an empty ledger; what the
-text shows, before the charge; the charge comes before any text is used, and is never given back.
+``handle`` is the whole of it, in one order: parse, policy and contract, replay, affordable, model,
+**charge**, read, train or sum, release. What comes before the charge looks at the task, the policy,
+the ledger and the model alone, and writes nothing: not one byte of the text is read there, so that
+whether a task is answered, and by which code, cannot depend on it. The charge is durable before the
+text is read, and is never given back. After it nothing that the text holds changes what leaves but
+through the noisy sum: what cannot be read, encoded, trained on or scored contributes zero.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,19 +25,19 @@ from ..common.errors import ConfideError
 from ..common.leaving import leaving
 from ..common.models import LoadedModel, load_model
 from ..common.parcel import Parcel, sent_size, unpack
-from ..common.privacy.ledger import Charge, Ledger
+from ..common.plans import plan_of, plan_of_sum
+from ..common.privacy.ledger import Charge, Ledger, first_objection
 from ..common.privacy.noise import SecureGenerator
-from ..common.privacy.plan import Plan, Relation, Trust, Unit
-from ..common.settings import COORDINATORS_OWN, PrivacySpec, Settings, from_flat
+from ..common.privacy.plan import Plan, Unit
+from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from ..common.sums import Sum, steps_of_sums, sums_of
-from ..common.tasks import class_indices
 from ..common.wire import Refusal, Reply, Task, Update
-from .corpus import Corpus
-from .policy import Policy, review, review_model, review_plan, review_sum
+from .corpus import Corpus, check_readable
+from .policy import Policy, review, review_model, review_plan, review_requests, review_sum
 from .release import release
 from .scrub import code_of, quiet
 from .share import Share, share_of
-from .sums import noisy_sum, plan_of_sum, shares_of_classes, shares_of_scores
+from .sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
 from .trainer import Trainer
 
 
@@ -53,12 +58,18 @@ class Holder:
     Args:
         site: where its text and ledger lie, and its limits.
         generator: source of noise and batches; the secure default in everything but tests.
+
+    Attributes:
+        unused: of how many records nothing could be used in the newest task; None before one. For
+            the administrator alone: it never leaves.
     """
 
     def __init__(self, site: Site, generator: SecureGenerator | None = None) -> None:
         self.site = site
+        self.unused: int | None = None
         self._generator = generator or SecureGenerator()
         self._corpus: Corpus | None = None
+        self._worked: deque[float] = deque()  # when a task was worked on, in the last 24 hours
 
     def handle(self, task: Task) -> Reply:
         """Answer a task with an update or a refusal; no exception but an interrupt gets out, and
@@ -87,25 +98,36 @@ class Holder:
         kind = sums_of(settings).get(task.round)
         if kind is not None:
             review_sum(settings, self.site.policy)
-        # A task that is wrong in itself makes no ledger; where there is one, it is asked first.
-        share, counts = None, kind is Sum.CLASSES  # which takes no model
-        if not (counts or self.site.ledger.exists()):
-            share = self._prepare(task, settings)
+        job = _Job(task=task, settings=settings, kind=kind)
+        seen = self._check_ledger(job)
+        if seen is not None:
+            return Update.from_bytes(seen)
+        review_requests(self._worked, self.site.policy, time.monotonic())
+        if kind is not Sum.CLASSES:  # which takes no model
+            job = replace(job, share=self._prepare(task, settings))
+        check_readable(self.site.data)
         self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger) as ledger:
+            ledger.charge(self._charge_of(job), *self._limits(settings))
+            return self._paid(job, ledger)
+
+    def _check_ledger(self, job: _Job) -> bytes | None:
+        """The reply that the task got before, or None if it may be worked on and would fit. Where
+        there is no ledger yet, none is made."""
+        task, plan, limits = job.task, job.plan, self._limits(job.settings)
+        if not self.site.ledger.exists():
+            self._review_run(job, None)
+            _raise(first_objection(task.run, plan, *limits))
+            return None
+        with Ledger.open(self.site.ledger, create=False) as ledger:
             seen = ledger.replay(task.hash)
-            if seen is not None:
-                return Update.from_bytes(seen)
-            _check_rounds_left(task, settings, ledger)
-            if settings.privacy.trust != "off":
-                ledger.check_unit(*_unit(settings))
-            self._check_known(task, settings, ledger)
-            if counts:
-                return self._count(task, settings, ledger)
-            share = share or self._prepare(task, settings)
-            if kind is not None:
-                return self._score(kind, task, settings, share, ledger)
-            return self._train(task, settings, share, ledger)
+            if seen is None:
+                _check_rounds_left(task, job.settings, ledger.charged(task.run))
+                if job.settings.privacy.trust != "off":
+                    ledger.check_unit(*_unit(job.settings))
+                self._review_run(job, ledger)
+                _raise(ledger.objection(task.run, plan, *limits))
+            return seen
 
     def _prepare(self, task: Task, settings: Settings) -> Share:
         """Model, adapter and a check on made-up examples: all that can be wrong without text."""
@@ -115,90 +137,79 @@ class Holder:
         Trainer(loaded).prepare(settings)
         return share_of(task, loaded, adapter, settings, self.site.policy, self.site.ledger)
 
-    def _train(self, task: Task, settings: Settings, share: Share, ledger: Ledger) -> Update:
-        """Read, plan, charge, train, release."""
-        corpus, units, plan = self._planned(task, settings, ledger)
-        text = corpus.encoded(share.loaded)
-        self._charge(task, settings, plan, ledger)
-
-        def train(loaded: LoadedModel, start: Tensor) -> Tensor:
-            own = Trainer(loaded)
-            return own.train(start, text, settings, plan, self._generator, units=units)
-
-        change, schema = share.train(train)
-        sent = {"encoding": settings.wire.encoding, "schema": schema.digest}
-        return self._release(change, task, settings, ledger, **sent)
-
-    def _count(self, task: Task, settings: Settings, ledger: Ledger) -> Update:
-        """Read, plan, charge, count the classes, release."""
-        corpus, units, _ = self._planned(task, settings, ledger)
-        labels, plan = settings.task.label_names, plan_of_sum(settings)
-        classes = class_indices(corpus.records, labels)
-        self._charge(task, settings, plan, ledger)
-        shares = shares_of_classes(classes, len(labels))
-        total = noisy_sum(shares, units, plan, self._generator)
-        return self._release(total, task, settings, ledger)
-
-    def _score(
-        self, kind: Sum, task: Task, settings: Settings, share: Share, ledger: Ledger
-    ) -> Update:
-        """Read, plan, charge, score the adapter on the text, release the sum."""
-        corpus, units, _ = self._planned(task, settings, ledger)
-        loaded, plan = share.loaded, plan_of_sum(settings)
-        examples = loaded.task.encode(corpus.records, loaded.tokenizer, loaded.max_length)
-        self._charge(task, settings, plan, ledger)
-        shares = shares_of_scores(loaded, share.adapter, examples, kind, self._generator)
-        total = noisy_sum(shares, units, plan, self._generator)
-        return self._release(total, task, settings, ledger)
-
-    def _planned(
-        self, task: Task, settings: Settings, ledger: Ledger
-    ) -> tuple[Corpus, list[list[int]], Plan]:
-        """The text, its units, and the plan of a round for so many, which the policy allows."""
-        corpus = self._open_corpus(settings, ledger)
-        units = corpus.units(_unit(settings)[0])
-        plan = plan_for(settings, len(units))
-        self._review_run(task, settings, plan, ledger)
-        return corpus, units, plan
-
-    def _release(
-        self,
-        values: Tensor,
-        task: Task,
-        settings: Settings,
-        ledger: Ledger,
-        *,
-        encoding: str = "fp32",
-        schema: str = "",
-    ) -> Update:
+    def _paid(self, job: _Job, ledger: Ledger) -> Update:
+        """Read, train or sum, release; the task was charged."""
+        corpus = self._read(job.settings, ledger.identity_key)
+        values, sent = self._sum(job, corpus) if job.kind else self._train(job, corpus)
         return release(
             values,
-            task,
+            job.task,
             ledger,
-            schema=schema,
             holder=self.site.name,
-            encoding=encoding,
-            delta=settings.privacy.delta,
+            delta=job.settings.privacy.delta,
+            identity=corpus.identity,
+            **sent,
         )
 
-    def _charge(self, task: Task, settings: Settings, plan: Plan, ledger: Ledger) -> None:
-        charge = Charge(
-            run=task.run,
-            round=task.round,
-            task_hash=task.hash,
-            plan=plan,
-            person=_unit(settings)[1],
+    def _train(self, job: _Job, corpus: Corpus) -> tuple[Tensor, dict[str, str]]:
+        """The private change of what is trained, and how it is to be sent."""
+        share, settings, failed = job.model(), job.settings, 0
+        unit = settings.privacy.unit
+        examples = corpus.examples(share.loaded)
+        units, text = corpus.units(unit, examples), corpus.text(share.loaded)
+
+        def train(loaded: LoadedModel, start: Tensor) -> Tensor:
+            nonlocal failed
+            own = Trainer(loaded)
+            change = own.train(start, text, settings, job.plan, self._generator, units=units)
+            failed = own.unusable
+            return change
+
+        change, schema = share.train(train)
+        self.unused = examples.count(None) + failed
+        return change, {"encoding": settings.wire.encoding, "schema": schema.digest}
+
+    def _sum(self, job: _Job, corpus: Corpus) -> tuple[Tensor, dict[str, str]]:
+        """A noisy sum: of the classes, or of how well the adapter does on the text."""
+        settings = job.settings
+        if job.kind is Sum.CLASSES:
+            labels = settings.task.label_names
+            shares = shares_of_classes(classes_of(corpus.records, labels), len(labels))
+            size = len(labels)
+        else:
+            share, size = job.model(), 2
+            examples = corpus.examples(share.loaded)
+            shares = shares_of_scores(
+                share.loaded, share.adapter, examples, Sum(str(job.kind)), self._generator
+            )
+        self.unused = shares.count(None)
+        units = corpus.units(settings.privacy.unit, shares)
+        used = [one for one in shares if one is not None]
+        return noisy_sum(used, size, units, job.plan, self._generator), {"encoding": "fp32"}
+
+    def _charge_of(self, job: _Job) -> Charge:
+        return Charge(
+            run=job.task.run,
+            round=job.task.round,
+            task_hash=job.task.hash,
+            plan=job.plan,
+            person=_unit(job.settings)[1],
             bundle_hash=self.site.bundle,
         )
-        ledger.charge(charge, *self._limits(settings))
 
-    def _review_run(self, task: Task, settings: Settings, plan: Plan, ledger: Ledger) -> None:
+    def _review_run(self, job: _Job, ledger: Ledger | None) -> None:
         """The whole run against the policy: what was charged, and rounds and sums to come."""
-        charged, sums = ledger.charged(task.run), sums_of(settings)
-        summed = sum(charged.get(number, 0) for number in sums)
-        left = steps_of_sums(settings, sum(number not in charged for number in sums))
-        rounds = 0 if task.round in sums else 1
-        review_plan(plan, self.site.policy, ledger.steps(task.run), summed, left, rounds)
+        run, settings = job.task.run, job.settings
+        charged = ledger.charged(run) if ledger else {}
+        sums = sums_of(settings)
+        review_plan(
+            plan_of(settings),
+            self.site.policy,
+            ledger.steps(run) if ledger else (),
+            summed=sum(charged.get(number, 0) for number in sums),
+            sums=steps_of_sums(settings, sum(number not in charged for number in sums)),
+            rounds=0 if job.kind else 1,
+        )
 
     def _limits(self, settings: Settings) -> tuple[float | None, float | None]:
         """Most epsilon over all runs, and in this one."""
@@ -207,36 +218,33 @@ class Holder:
             return None, None
         return policy.max_epsilon, policy.max_epsilon_per_run
 
-    def _check_known(self, task: Task, settings: Settings, ledger: Ledger) -> None:
-        """Refuse what cannot fit without opening the text, from the units that the ledger knows.
-        A file written to since then may hold other units, and a run without noise may have counted
-        another kind: the text is read, and the charge decides."""
-        known, limits = ledger.dataset(), self._limits(settings)
-        summed = task.round in sums_of(settings)
-        if summed:  # whatever the number of units
-            _raise(ledger.objection(task.run, plan_of_sum(settings), *limits))
-        if known is None or not self._untouched() or (known.unit, known.person) != _unit(settings):
-            return
-        plan = plan_for(settings, known.units)
-        if not summed:
-            _raise(ledger.objection(task.run, plan, *limits))
-        self._review_run(task, settings, plan, ledger)
-
-    def _untouched(self) -> bool:
-        """Whether the ledger was written to after the text."""
-        try:
-            return self.site.data.stat().st_mtime_ns < self.site.ledger.stat().st_mtime_ns
-        except OSError:
-            return False
-
-    def _open_corpus(self, settings: Settings, ledger: Ledger) -> Corpus:
-        """The text, read once; the ledger learns which data set it is and how many units."""
-        corpus, key = self._corpus, ledger.identity_key
-        if corpus is None or not corpus.is_that_of(self.site.data, settings.data, key):
-            corpus = self._corpus = Corpus(self.site.data, settings.data, key)
-        unit, person = _unit(settings)
-        ledger.register(corpus.identity, len(corpus.units(unit)), unit, person)
+    def _read(self, settings: Settings, key: bytes) -> Corpus:
+        """The text, parsed once for as long as its file stays the same."""
+        corpus, data, contract = self._corpus, self.site.data, self.site.policy.data
+        if corpus is None or not corpus.is_that_of(data, settings, contract, key):
+            corpus = self._corpus = Corpus(data, settings, contract, key)
         return corpus
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """A task that was parsed: its settings, which sum it asks for (None: a round), and, once it is
+    loaded, the model with what the method asks around its training."""
+
+    task: Task
+    settings: Settings
+    kind: Sum | None
+    share: Share | None = None
+
+    @property
+    def plan(self) -> Plan:
+        """Of what is charged: a round, or the sum."""
+        return plan_of_sum(self.settings) if self.kind else plan_of(self.settings)
+
+    def model(self) -> Share:
+        if self.share is None:
+            raise TypeError("a task with a model was worked on without it")
+        return self.share
 
 
 def _raise(refused: ConfideError | None) -> None:
@@ -282,11 +290,10 @@ def _check_task(task: Task, settings: Settings) -> None:
         )
 
 
-def _check_rounds_left(task: Task, settings: Settings, ledger: Ledger) -> None:
+def _check_rounds_left(task: Task, settings: Settings, charged: Mapping[int, int]) -> None:
     """The noise is calibrated to ``round.count`` rounds and one of each sum: no holder takes part
-    in more."""
-    count, steps = settings.round.count, settings.train.steps
-    charged, sums = ledger.charged(task.run), sums_of(settings)
+    in more. ``charged`` has the steps of each round so far."""
+    count, steps, sums = settings.round.count, settings.train.steps, sums_of(settings)
     if task.round in sums:
         full, what = task.round in charged, "this sum"
     else:
@@ -313,31 +320,3 @@ def _adapter(task: Task, loaded: LoadedModel, leaves: AdapterSchema) -> Tensor:
             "adapter.not-finite", "The coordinator's adapter contains NaN or infinity."
         )
     return adapter
-
-
-def plan_for(settings: Settings, units: int) -> Plan:
-    """The plan of a holder with ``units`` units: its own sampling rate, and noise for the largest
-    participation that the run allows (every round, and every sum besides)."""
-    privacy: PrivacySpec = settings.privacy
-    rate = min(1.0, settings.train.batch / units)
-    shared = {
-        "unit": Unit(privacy.unit),
-        "trust": Trust(privacy.trust),
-        "clip_norm": privacy.clip,
-        "sampling_rate": rate,
-        "steps_per_round": settings.train.steps,
-        "max_rounds": settings.round.count,
-        "delta": privacy.delta,
-    }
-    if privacy.trust == "off" or privacy.noise_multiplier:
-        plan = Plan(
-            relation=Relation.ADD_OR_REMOVE_ONE,
-            noise_multiplier=privacy.noise_multiplier,
-            **shared,  # type: ignore[arg-type]
-        )
-    else:
-        sums = steps_of_sums(settings)
-        plan = Plan.calibrate(epsilon=privacy.epsilon, besides=sums, **shared)  # type: ignore[arg-type]
-    if privacy.trust != "off":
-        plan.check_units(units)
-    return plan

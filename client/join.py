@@ -82,7 +82,7 @@ def status(path: Path, seconds: float = _STATUS_SECONDS) -> dict[str, Any]:
 
 def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
     """What an administrator says yes to, a line each."""
-    unit, bare = " or ".join(policy.units), policy.allow_unprotected
+    unit, bare = policy.data.unit if policy.data else "record", policy.allow_unprotected
     kit = joining.kit
     people = "" if found.persons is None else f" of {found.persons} persons"
     return [
@@ -94,8 +94,7 @@ def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
         f" {unit}'s part in it is cut to a length and hidden in noise on this machine"
         + (", EXCEPT in runs without noise, which this policy ALLOWS." if bare else "."),
         "  - a receipt of the ledger: its id, its last hash and length, the epsilon spent, and for"
-        " each step the noise and the sampling rate (which tells how many records or persons you"
-        " have, about).",
+        " each step the noise and the sampling rate, which the run sets alike for everybody.",
         "  - or else a refusal: a code of one or two words, such as policy.max-epsilon.",
         "  - your name in the kit, your public key and address, when you are connected, and how"
         " long an answer took.",
@@ -105,7 +104,7 @@ def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
         f"  - epsilon up to {policy.max_epsilon:g}, a run up to {policy.max_epsilon_per_run:g},"
         f" delta up to {policy.max_delta:g}, protecting each {unit}.",
         f"  - up to {policy.max_rounds} rounds a run and {policy.max_steps_per_round} steps a"
-        f" round; tasks: {', '.join(policy.tasks)}.",
+        f" round; tasks: {', '.join(policy.data.tasks if policy.data else ())}.",
         f"  - base models: {', '.join(policy.base_models) or 'those in the cache of this machine'};"
         f" coordinators: {', '.join(policy.coordinators) or 'any name'}.",
         "",

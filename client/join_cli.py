@@ -47,8 +47,6 @@ def join(
         Path | None, typer.Option(help="Your policy.toml; the kit's if none.")
     ] = None,
     ledger: Ledger = None,
-    text: Annotated[str, typer.Option(help="The column with the text.")] = "text",
-    label: Annotated[str, typer.Option(help="The column with the label; '' for none.")] = "label",
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     socket: AnySocket = None,
     resident_user: Annotated[
@@ -87,7 +85,7 @@ def join(
     )
     check_access(joining)
     # Root neither parses a file of somebody else's nor follows a link in its folder.
-    for line in as_user(joining.resident, lambda: _consent(joining, text, label)):
+    for line in as_user(joining.resident, lambda: _consent(joining)):
         typer.echo(line)
     if not yes and not typer.confirm("Take part?"):
         typer.echo("Nothing was started.")
@@ -95,14 +93,17 @@ def join(
     raise typer.Exit(run(joining, Journal("join")))
 
 
-def _consent(joining: Joining, text: str, label: str) -> list[str]:
+def _consent(joining: Joining) -> list[str]:
     """What the administrator says yes to, and what the text gives to think about."""
     from .check_data import check_data
+    from .contract import missing
     from .join import plain_words
     from .policy_file import load_policy
 
     limits = load_policy(joining.policy)
-    found = check_data(joining.data, text=text, label=label or None, person=limits.person or None)
+    if limits.data is None:
+        raise missing()
+    found = check_data(joining.data, contract=limits.data, delta=limits.max_delta)
     return [*plain_words(joining, found, limits), *(f"! {warning}" for warning in found.warnings)]
 
 

@@ -1,11 +1,12 @@
 """The holder's limits: what it takes part in, decided before any text is opened.
 
 A policy is a TOML file at the holder (``policy_file``). A task that asks for more than it allows
-is refused with the code ``policy.<limit>``; nothing is ever adjusted to fit, but that less than the
-run's rank is trained where its method admits that (``max_rank``). The checks come in
-three steps, each before the text is opened wherever its figures are known by then: ``review`` (the
-task's settings alone), ``review_plan`` (what follows from the number of units) and
-``review_model`` (the weights that were loaded). Without a file the limits are the defaults below.
+is refused with the code ``policy.<limit>``, one that does not fit what the holder says of its text
+with ``contract.<what>`` (``contract``); nothing is ever adjusted to fit, but that less than the
+run's rank is trained where its method admits that (``max_rank``). The checks come in three steps,
+none of which opens the text: ``review`` (the task's settings alone), ``review_plan`` (the run's
+plan and what the ledger has booked) and ``review_model`` (the weights that were loaded). Without a
+file the limits are the defaults below, and no text is described: every task is refused.
 
 Every comparison is written so that a value that is no number is refused.
 """
@@ -15,8 +16,9 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from ..common.combinations import OF_RANKS
@@ -24,15 +26,14 @@ from ..common.errors import ConfideError
 from ..common.paths import cache_dir, local_or_cached
 from ..common.privacy.accountant import GaussianSteps, within
 from ..common.privacy.plan import Plan, Trust
-from ..common.settings import Settings, TaskSpec
+from ..common.settings import Settings
 from ..common.sums import noise_of
-from ..common.text.units import UNITS
-
-TASKS: tuple[str, ...] = next(f for f in fields(TaskSpec) if f.name == "kind").metadata["options"]
+from .contract import Contract, missing
 
 # A name of the Hub, with or without its owner: never a path, and never longer than the Hub allows.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _PIN = "@sha256:"
+_DAY = 24 * 3600.0  # seconds
 
 
 def _number(default: float, low: float, high: float, says: str) -> Any:
@@ -66,8 +67,9 @@ class Policy:
     )  # fmt: skip
     max_delta: float = _number(
         1e-4, 0, 0.1,
-        "The largest delta: the chance that the promise of epsilon does not hold. A delta of\n"
-        "1 / (number of records or persons) or more is always refused.",
+        "The largest delta: the chance that the promise of epsilon does not hold. Choose it well\n"
+        "below 1 / (number of your records or persons); `confide client check-data` says how far.\n"
+        "No run is refused for your number: that would tell it.",
     )  # fmt: skip
     min_noise_multiplier: float = _number(
         0.4, 0, 10_000,
@@ -85,9 +87,29 @@ class Policy:
         "The most training steps of a run, over all of its rounds. Steps cost computing time\n"
         "here; what they cost in privacy is part of epsilon.",
     )  # fmt: skip
+    max_passes: float = _number(
+        1000.0, 0, 1e9,
+        "How many times a run may go through the whole text: sampling rate times steps times\n"
+        "rounds times copies. It bounds the work here by public numbers; a clock that ended a\n"
+        "task would tell how much text there is.",
+    )  # fmt: skip
+    max_length: int = _number(
+        1024, 8, 8192,
+        "The longest text, and the longest target, that is learnt from, in tokens.",
+    )  # fmt: skip
+    max_copies: int = _number(
+        8, 1, 64, "The most copies of a record, each without other words, that a step uses."
+    )
+    max_dropout: float = _number(
+        0.9, 0, 0.9, "The most dropout: of an adapter's inputs, or of a record's words."
+    )
+    max_requests_per_day: int = _number(
+        10_000, 0, 10_000_000,
+        "The most tasks that are worked on in 24 hours, since this program was started.",
+    )  # fmt: skip
     max_batch: int = _number(
         10_000, 0, 1_000_000,
-        "The most records (or persons) that a step uses on average.",
+        "The largest number that the run divides sums by (train.batch).",
     )  # fmt: skip
     max_rank: int = _number(
         256, 1, 256,
@@ -103,21 +125,12 @@ class Policy:
         100, 0, 1_000_000,
         "The most records of one person that a step uses, in runs that protect whole persons.",
     )  # fmt: skip
-    units: tuple[str, ...] = _words(
-        UNITS,
-        "What a run may protect: single records, whole persons, or either. The first run with\n"
-        "noise decides for this data set. If one person has several records, choose person.",
-        *UNITS,
+    dtypes: tuple[str, ...] = _words(
+        ("float32",),
+        "The arithmetic of the frozen model. In bfloat16 a record moves another's gradient by up\n"
+        "to a thousandth, and the clip norm holds only that well.",
+        "float32", "bfloat16", "auto",
     )  # fmt: skip
-    person: str = _plain(
-        "",
-        "The column that tells persons apart. Empty leaves the choice to the run, which could\n"
-        "name a column that differs in every record.",
-    )
-    columns: tuple[str, ...] = _words(
-        (), "The columns that a run may read. An empty list allows all of them."
-    )
-    tasks: tuple[str, ...] = _words(TASKS, "What a run may learn.", *TASKS)
     base_models: tuple[str, ...] = _words(
         (),
         "The base models that a run may use, by name or folder; followed by @sha256: and 64\n"
@@ -146,6 +159,12 @@ class Policy:
         "Whether a run may name any base model, even a folder of this machine or a download.\n"
         "Only for simulations on a researcher's own machine.",
     )
+    allow_any_data: bool = _plain(
+        False,
+        "Whether a run may read any column of this text, for any task, where there is no [data]\n"
+        "below. Only for simulations: what is refused then would tell what the text holds.",
+    )
+    data: Contract | None = field(default=None, metadata={"table": True})
 
 
 # A simulated holder has public text and a researcher who wants to compare.
@@ -158,29 +177,42 @@ SIMULATION = Policy(
     max_rounds=sys.maxsize,
     max_steps_per_round=sys.maxsize,
     max_steps_per_run=sys.maxsize,
+    max_passes=math.inf,
+    max_length=sys.maxsize,
+    max_copies=sys.maxsize,
+    max_requests_per_day=sys.maxsize,
     max_batch=sys.maxsize,
     max_rank=sys.maxsize,
     max_records_per_person=sys.maxsize,
+    dtypes=("float32", "bfloat16", "auto"),
     allow_unprotected=True,
     allow_any_model=True,
+    allow_any_data=True,
 )
 
-# Limit -> the setting that it bounds from above.
+# The setting that a limit bounds from above.
 _MOST = {
-    "max_delta": "privacy.delta",
-    "max_clip": "privacy.clip",
-    "max_rounds": "round.count",
-    "max_steps_per_round": "train.steps",
-    "max_batch": "train.batch",
-    "max_records_per_person": "privacy.records-per-person",
+    "privacy.delta": "max_delta",
+    "privacy.clip": "max_clip",
+    "round.count": "max_rounds",
+    "train.steps": "max_steps_per_round",
+    "train.batch": "max_batch",
+    "train.rate": "max_sampling_rate",
+    "train.max-length": "max_length",
+    "task.target-length": "max_length",
+    "task.copies": "max_copies",
+    "task.word-dropout": "max_dropout",
+    "lora.dropout": "max_dropout",
+    "privacy.records-per-person": "max_records_per_person",
 }
 
 
 def review(settings: Settings, policy: Policy) -> None:
-    """Refuse what the settings show the policy does not allow. Nothing is read but the policy.
+    """Refuse what the settings show the policy, or its contract, does not allow. Nothing is read
+    but the policy.
 
     Raises:
-        ConfideError: ``policy.`` and the name of the limit.
+        ConfideError: ``policy.`` and the name of the limit, or ``contract.`` and what does not fit.
     """
     if settings.privacy.trust == "off" and not policy.allow_unprotected:
         _refuse(
@@ -189,15 +221,21 @@ def review(settings: Settings, policy: Policy) -> None:
             "Only a simulation on public text should set allow-unprotected.",
         )
     flat = settings.to_flat()
-    for limit, name in _MOST.items():
+    for name, limit in _MOST.items():
         _check_most(policy, limit, name, flat[name])
     steps = settings.train.steps * settings.round.count
     _check_most(policy, "max_steps_per_run", "train.steps times round.count", steps)
+    passes = settings.train.rate * steps * settings.task.copies
+    _check_most(policy, "max_passes", "train.rate times steps times task.copies", passes)
     if settings.lora.method == "lora" and settings.aggregate.method not in OF_RANKS:
         _check_most(policy, "max_rank", "lora.rank", settings.lora.rank)
     _check_noise(settings, policy)
-    _check_unit(settings, policy)
-    _check_words(settings, policy)
+    _check_listed(policy, "dtypes", "model.dtype", settings.model.dtype, must_list=True)
+    _check_listed(policy, "coordinators", "run.coordinator", settings.run.coordinator)
+    if policy.data is not None:
+        policy.data.check(settings)
+    elif not policy.allow_any_data:
+        raise missing()
     if not _allows_model(settings.model.name, policy):
         _refuse(
             "base_models",
@@ -232,7 +270,7 @@ def review_plan(
     sums: Sequence[GaussianSteps] = (),
     rounds: int = 1,
 ) -> None:
-    """Refuse what only shows once the number of units is known.
+    """Refuse a plan that the policy does not allow after what was charged.
 
     The epsilon of the run is that of what it was ``charged`` so far (``summed`` steps of it for
     sums) and of all rounds and ``sums`` that are left, at least the ``rounds`` asked for now, so
@@ -260,6 +298,15 @@ def review_plan(
             f" max-epsilon-per-run = {policy.max_epsilon_per_run:g} at delta = {plan.delta:g}.",
             "Start a run with more noise or fewer rounds.",
         )
+
+
+def review_requests(worked: deque[float], policy: Policy, now: float) -> None:
+    """Refuse one more task than the policy allows in 24 hours (``policy.max-requests-per-day``), or
+    note it in ``worked``, the times of earlier ones in seconds."""
+    while worked and worked[0] <= now - _DAY:
+        worked.popleft()
+    _check_most(policy, "max_requests_per_day", "The number of tasks today", len(worked) + 1)
+    worked.append(now)
 
 
 def review_model(name: str, sha256: str, policy: Policy) -> None:
@@ -290,26 +337,6 @@ def _check_noise(settings: Settings, policy: Policy) -> None:
         _check_most(policy, "max_epsilon_per_run", "privacy.epsilon", privacy.epsilon)
     elif not privacy.noise_multiplier >= policy.min_noise_multiplier:
         _too_little_noise(privacy.noise_multiplier, policy)
-
-
-def _check_unit(settings: Settings, policy: Policy) -> None:
-    unit, column = settings.privacy.unit, settings.data.person
-    _check_listed(policy, "units", "privacy.unit", unit, must_list=True)
-    if unit == "person" and policy.person and column != policy.person:
-        _refuse(
-            "person",
-            f"data.person = {column!r:.100}, but persons are told apart by {policy.person!r} here.",
-            f"Start the run with data.person = {policy.person!r}.",
-        )
-
-
-def _check_words(settings: Settings, policy: Policy) -> None:
-    data = settings.data
-    for name, column in (("text", data.text), ("target", data.target), ("person", data.person)):
-        if column:
-            _check_listed(policy, "columns", f"data.{name}", column)
-    _check_listed(policy, "tasks", "task.kind", settings.task.kind, must_list=True)
-    _check_listed(policy, "coordinators", "run.coordinator", settings.run.coordinator)
 
 
 def _check_most(policy: Policy, limit: str, name: str, value: Any) -> None:

@@ -1,6 +1,7 @@
 """policy.toml: read strictly, and written with a comment above every limit.
 
-What is written parses to exactly the defaults. Nothing here looks at a task.
+What is written parses to exactly the defaults, with the contract (``[data]``) that it was given.
+Nothing here looks at a task, or at a text.
 """
 
 from __future__ import annotations
@@ -10,22 +11,31 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import Field, fields, replace
+from dataclasses import Field, asdict, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
 from ..common.settings import kind_of
+from .contract import Contract, check_contract
 from .policy import SIMULATION, Policy
 
 FILE_NAME = "policy.toml"
 _DEFAULT = Policy()
+_DATA = "data"  # the table of the contract
 _MODEL_ENTRY = re.compile(r"[^@\s](?:[^@]*[^@\s])?(?:@sha256:[0-9a-f]{64})?")
 
 _HEAD = """\
 # What this holder takes part in. A run that asks for more than these limits allow is refused
 # before any text is read; nothing is ever adjusted to fit. A limit that is not listed here has
 # the value that is shown. Changes count from the next task on.
+"""
+_DATA_HEAD = """\
+# What your text is, said once by you, and never read off the text when a run asks: a run that does
+# not fit is refused by what stands here; a record that does not fit is not used, and nobody but you
+# is told (`confide client check-data FILE --policy policy.toml` counts them).
+# `confide client init DIR --data FILE` proposes the values; check them, and take out what runs
+# shall not learn. What stands here can be told to a coordinator by its own requests.
 """
 
 
@@ -45,8 +55,28 @@ def load_policy(path: Path, otherwise: Policy = _DEFAULT) -> Policy:
             raise ConfideError(
                 "policy.unknown-key", f"{path}: {key!r} is no limit.", nearest(key, known)
             )
-        values[known[key].name] = _checked(path, key, value, known[key])
+        if key == _DATA:
+            values[key] = _contract(path, value)
+        else:
+            values[known[key].name] = _checked(path, key, value, known[key])
     return replace(otherwise, **values)
+
+
+def _contract(path: Path, table: Any) -> Contract:
+    """``[data]``, read as strictly as the limits."""
+    known = {key_of(f): f for f in fields(Contract)}
+    if not isinstance(table, dict):
+        _refuse(f"{path}: data = {table!r:.100} is no table.", "Write [data], and its keys below.")
+    values: dict[str, Any] = {}
+    for key, value in table.items():
+        if key not in known:
+            raise ConfideError(
+                "policy.unknown-key", f"{path}: {key!r} is none of [data].", nearest(key, known)
+            )
+        values[key] = _checked(path, f"data.{key}", value, known[key])
+    contract = Contract(**values)
+    check_contract(contract)
+    return contract
 
 
 def simulated_policy(data: Path) -> Policy:
@@ -60,21 +90,35 @@ def simulated_policy(data: Path) -> Policy:
     return load_policy(path, SIMULATION) if path.is_file() else SIMULATION
 
 
-def policy_text() -> str:
-    """The defaults as a TOML file for an administrator to edit."""
-    parts = [_HEAD]
-    for f in fields(Policy):
-        comment = "".join(f"# {line}\n" for line in f.metadata["says"].splitlines())
-        parts.append(f"{comment}{key_of(f)} = {_toml(f.default)}\n")
-    return "\n".join(parts)
+def policy_text(contract: Contract | None = None) -> str:
+    """The defaults as a TOML file for an administrator to edit, with what the text is; without it
+    the table stands there to be filled in."""
+    limits = [_commented(f, f.default) for f in fields(Policy) if f.name != _DATA]
+    table = (
+        _DATA_HEAD
+        + "[data]\n"
+        + "\n".join(
+            _commented(f, getattr(contract or Contract(), f.name)) for f in fields(Contract)
+        )
+    )
+    if contract is None:  # a table that says nothing yet would be a contract that refuses all
+        table = "".join(f"# {line}\n" if line else "#\n" for line in table.splitlines())
+    return "\n".join([_HEAD, *limits, table])
+
+
+def _commented(limit: Field[Any], value: Any) -> str:
+    comment = "".join(f"# {line}\n" for line in limit.metadata["says"].splitlines())
+    return f"{comment}{key_of(limit)} = {_toml(value)}\n"
 
 
 def policy_table(policy: Policy) -> dict[str, Any]:
-    """Every limit by its name in the file."""
-    return {key_of(f): getattr(policy, f.name) for f in fields(Policy)}
+    """Every limit by its name in the file, and the contract's keys behind ``data.``."""
+    table = {key_of(f): getattr(policy, f.name) for f in fields(Policy) if f.name != _DATA}
+    said = asdict(policy.data) if policy.data else {}
+    return table | {f"{_DATA}.{key}": value for key, value in said.items()}
 
 
-def write_policy(folder: Path) -> Path:
+def write_policy(folder: Path, contract: Contract | None = None) -> Path:
     """Write ``policy.toml`` into a folder, which is made if it is not there.
 
     Raises:
@@ -85,7 +129,7 @@ def write_policy(folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("x", encoding="utf-8") as file:
-            file.write(policy_text())
+            file.write(policy_text(contract))
     except FileExistsError as error:
         if not path.exists():
             raise _unwritable(path, error) from None  # the folder is a file
@@ -140,6 +184,8 @@ def _checked(path: Path, key: str, value: Any, limit: Field[Any]) -> Any:
             f"{path}: {key} = {value!r:.100} is {kind_of(value)}, but must be {kind_of(default)}.",
             f"Write for example {key} = {_toml(default)}.",
         )
+    if rule.get("known") and value not in rule["known"]:
+        _refuse(f"{path}: {key} = {value!r:.100}.", nearest(str(value), rule["known"]))
     # Not a number, and an infinite one, are in no range.
     if "low" in rule and not rule["low"] <= value <= rule["high"]:
         _refuse(
@@ -168,8 +214,10 @@ def _checked_words(path: Path, key: str, value: Any, limit: Field[Any]) -> tuple
 
 
 def _toml(value: Any) -> str:
-    """A default as TOML writes it; texts and lists of texts look as in JSON."""
-    return json.dumps(list(value) if isinstance(value, tuple) else value)
+    """A value as TOML writes it; texts and lists of texts look as in JSON, but for what JSON
+    writes as half a character."""
+    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return text.replace("\x7f", "\\u007f")
 
 
 def _refuse(message: str, hint: str) -> NoReturn:

@@ -7,6 +7,7 @@ coordinate (Abadi et al. 2016), divided by a public constant.
 
 | input | result |
 |---|---|
+| sum longer than C times ``most_units(batch)`` | is shortened to that, before the noise |
 | empty batch | noise alone; the model is not touched; the step counts |
 | unit with a NaN or infinite gradient | contributes exactly zero; counted locally |
 | unit with a finite gradient of any size | contributes at most C: norms are float64 |
@@ -29,6 +30,7 @@ from opacus.optimizers import DPOptimizer
 from torch import Tensor
 
 from ..common.errors import ConfideError
+from ..common.plans import most_units
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Trust
 
@@ -61,6 +63,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self._noised = plan.trust is not Trust.OFF
+        self._longest = plan.clip_norm * most_units(batch)
         self._secure = generator
         self._held: dict[torch.nn.Parameter, Tensor] = {}
         self.non_finite = 0
@@ -83,6 +86,22 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             parameter.grad_sample = means if held is None else means + held
             if not whole:
                 self._held[parameter] = parameter.grad_sample
+
+    def add(self) -> None:
+        """Clip the rows that are there and add them to the sum, without a step."""
+        self.signal_skip_step(True)
+        self.step()
+
+    def summed(self) -> list[Tensor | None]:
+        """The sum so far, of each parameter."""
+        return [parameter.summed_grad for parameter in self.params]
+
+    def go_back(self, summed: Sequence[Tensor | None]) -> None:
+        """Forget what came after such a sum, half a unit included."""
+        self._held.clear()
+        self._step_skip_queue.clear()
+        for parameter, known in zip(self.params, summed, strict=True):
+            parameter.grad_sample, parameter.summed_grad = None, known
 
     def clip_and_accumulate(self) -> None:
         """Add each unit's gradient to ``summed_grad``, shortened to norm C if it is longer.
@@ -122,10 +141,19 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         return factors, finite
 
     def add_noise(self) -> None:
-        """Add noise of standard deviation sigma * C to each clipped sum."""
+        """Add noise of standard deviation sigma * C to each clipped sum.
+
+        The sum of all parameters together is first projected onto the ball of norm C times
+        ``most_units(batch)``. A projection onto a convex set brings no two points further apart, so
+        that one unit still moves it by at most C; and whatever a holder has, no honest sum is
+        longer than what the gate takes.
+        """
         std = self.noise_multiplier * self.max_grad_norm
+        squares = [p.summed_grad.double().square().sum() for p in self.params]
+        norm = float(torch.stack(squares).sum().sqrt())
+        shorter = min(1.0, self._longest / norm) if norm > 0 else 1.0
         for parameter in self.params:
-            summed: Tensor = parameter.summed_grad
+            summed: Tensor = parameter.summed_grad * shorter
             if self._noised:
                 draw = torch.from_numpy(self._secure.normal(summed.numel()))
                 check_noise(draw)
@@ -177,8 +205,8 @@ def pull_back(optimizer: PrivateOptimizer, strength: float) -> Callable[[Private
 
 
 def empty_step(optimizer: PrivateOptimizer) -> None:
-    """A step for an empty batch: pure noise, without a forward pass (which a batch of no
-    records crashes in most models)."""
+    """A step on what was added before, and on no more: of an empty batch, pure noise, without a
+    forward pass (which a batch of no records crashes in most models)."""
     for parameter in optimizer.params:
         parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
     optimizer.step()

@@ -1,8 +1,8 @@
 """The only way out of a holder: a change becomes an update after the ledger was charged for it.
 
 Under local noise the change is already private, so encoding it is free post-processing. A value
-that is not finite is refused, never repaired: it can only come from a fault, and what a fault
-releases is in no proof.
+that is not finite is refused, never repaired: whether one is there is post-processing, too, since
+no record but by the noisy sums can make one (a gradient that is not finite contributes zero).
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ def release(
     holder: str,
     encoding: str,
     delta: float,
+    identity: str,
     schema: str = "",
 ) -> Update:
     """Encode, write the released entry with the reply's bytes, and hand the update over.
 
     Args:
+        identity: of the text that was read, for the ledger alone.
         schema: the digest of what the change is of, where it is not the task's.
 
     Raises:
@@ -53,5 +55,5 @@ def release(
         receipt=ledger.receipt(delta, task.run).to_json(),
         values=values,
     )
-    ledger.release(task.hash, update.to_bytes())
+    ledger.release(task.hash, update.to_bytes(), identity)
     return update

@@ -15,9 +15,9 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from ..common.errors import ConfideError
 
@@ -25,6 +25,8 @@ from ..common.errors import ConfideError
 _CODE = re.compile(r"[a-z]+(-[a-z]+)*(\.[a-z]+(-[a-z]+)*)+")
 _MOST_CODE = 64
 _EVERY_LEVEL = 2**31
+
+T = TypeVar("T")
 
 logger = logging.getLogger("confide.holder")
 
@@ -43,6 +45,17 @@ def code_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "disk.full"
     return "holder.memory" if isinstance(error, MemoryError) else "holder.failed"
+
+
+def tried(compute: Callable[[], T]) -> T | None:
+    """What ``compute`` gives, or None whatever goes wrong with it. For what private text may make
+    fail after the charge: that it did must not be seen, so that the text counts as none there."""
+    try:
+        return compute()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001 - a panic of a Rust extension is no Exception
+        return None
 
 
 def _is_code(code: object) -> bool:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from .check_data import Findings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Text = Annotated[str, typer.Option(help="The column with the text.")]
+Label = Annotated[str, typer.Option(help="The column with what is learnt; '' for none.")]
+Person = Annotated[str, typer.Option(help="The column that tells persons apart.")]
 NOTHING_LEFT = "This was read on this machine; nothing of it was sent or kept."
 
 
@@ -37,18 +40,34 @@ def add_commands(app: typer.Typer) -> None:
 def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where policy.toml goes.")],
     *,
+    data: Annotated[
+        Path | None, typer.Option(help="Your text: what it is, [data], is proposed from it.")
+    ] = None,
+    text: Text = "text",
+    label: Label = "",
+    person: Person = "",
     as_json: AsJson = False,
 ) -> None:
-    """Write policy.toml, with careful limits and a comment above each; never over one."""
+    """Write policy.toml, with careful limits and a comment above each; never over one. With --data
+    it also says what your text is, for you to approve."""
     from .policy_file import write_policy
 
-    path = write_policy(folder)
+    contract = None
+    if data is not None:
+        from .check_data import propose_contract
+
+        contract = propose_contract(data, text=text, label=label, person=person)
+    path = write_policy(folder, contract)
     if as_json:
         typer.echo(json.dumps({"policy": str(path)}))
         return
     typer.echo(f"{path} written. Lower its limits to what you can answer for.")
+    if contract is None:
+        typer.echo("Fill in [data] at its end: without it every run is refused.")
+    else:
+        typer.echo("Read [data] at its end: it says what your text is, as far as the file shows.")
     typer.echo(f"Then `confide client check-policy {path}` says whether it can be read.")
-    typer.echo("Next: `confide client check-data FILE` says what is in your text.")
+    typer.echo(f"Next: `confide client check-data FILE --policy {path}` says what is in your text.")
 
 
 def check_policy(
@@ -72,9 +91,12 @@ def check_policy(
 def check_data(
     file: Annotated[Path, typer.Argument(help="A jsonl, csv, parquet or txt file.")],
     *,
-    text: Annotated[str, typer.Option(help="The column with the text.")] = "text",
-    label: Annotated[str, typer.Option(help="The column with the label; '' for none.")] = "label",
-    person: Annotated[str, typer.Option(help="The column that tells persons apart.")] = "",
+    policy: Annotated[
+        Path | None, typer.Option(help="Your policy.toml: what its [data] says is checked.")
+    ] = None,
+    text: Text = "text",
+    label: Label = "label",
+    person: Person = "",
     labels: Annotated[
         str, typer.Option(help="The labels of the run, commas between: counted by name.")
     ] = "",
@@ -83,6 +105,7 @@ def check_data(
 ) -> None:
     """Count what is in a file and warn of what a run would stumble over. Nothing leaves."""
     from .check_data import check_data as check
+    from .policy_file import load_policy
 
     found = check(
         file,
@@ -90,6 +113,7 @@ def check_data(
         label=label or None,
         person=person or None,
         labels=[name.strip() for name in labels.split(",") if name.strip()],
+        contract=load_policy(policy).data if policy else None,
         delta=delta,
     )
     if as_json:
@@ -121,6 +145,8 @@ def _print(found: Findings) -> None:
     middle, most, longest = found.words
     table = Table(show_header=False, box=None)
     table.add_row("records", str(found.records))
+    if found.unfit:
+        table.add_row("not used", f"{found.unfit} rows that do not fit")
     if found.persons is not None:
         table.add_row("persons", f"{found.persons}, at most {found.most_of_a_person} records each")
     if found.labels:

@@ -8,7 +8,8 @@ The plan must have been charged before. Nothing else is returned: no count, no n
 
 | input | result |
 |---|---|
-| unit with a NaN or an infinity | contributes exactly zero |
+| unit with a NaN or an infinity, or of which nothing can be used | contributes exactly zero |
+| record that cannot be scored | is none of its unit |
 | unit longer than 1 | is shortened to 1 |
 | no unit | noise alone |
 | noise multiplier 0 | refused by the plan, unless trust is off: then the exact sum |
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,46 +34,40 @@ from ..common.adapter import set_adapter
 from ..common.batches import forward
 from ..common.models import LoadedModel
 from ..common.privacy.noise import SecureGenerator
-from ..common.privacy.plan import Plan, Trust, Unit
-from ..common.settings import Settings
-from ..common.sums import SENSITIVITY, Sum, largest_loss, noise_of
+from ..common.privacy.plan import Plan, Trust
+from ..common.sums import Sum, largest_loss
 from ..common.tasks import Example
 from ..common.tensors import unflatten
+from ..common.text.readers import Record
 from .private_step import check_noise
+from .scrub import tried
 from .trainer import draws_from
 
 _GRID = 2.0**-10
 
+Share = NDArray[np.float64]  # (numbers of the sum,), of one record
 Shares = NDArray[np.float64]  # (records, numbers of the sum)
 
 
-def plan_of_sum(settings: Settings) -> Plan:
-    """One sum as a plan of one step that uses every unit."""
-    return Plan(
-        unit=Unit(settings.privacy.unit),
-        trust=Trust(settings.privacy.trust),
-        clip_norm=SENSITIVITY,
-        noise_multiplier=noise_of(settings),
-        sampling_rate=1.0,
-        steps_per_round=1,
-        max_rounds=1,
-        delta=settings.privacy.delta,
-    )
-
-
 def noisy_sum(
-    shares: Shares, units: Sequence[Sequence[int]], plan: Plan, generator: SecureGenerator
+    shares: Sequence[Share],
+    size: int,
+    units: Sequence[Sequence[int]],
+    plan: Plan,
+    generator: SecureGenerator,
 ) -> Tensor:
     """The sum over the units with noise, (k,) in float64; see the module's docstring.
 
     Args:
-        shares: (R, k), of each record.
-        units: the records of each unit.
+        shares: (k,) of each record that can be used.
+        size: k, which is public.
+        units: the places in ``shares`` of each unit's records.
 
     Raises:
         ConfideError: ``train.noise`` for noise that no honest source gives.
     """
-    total = clipped_sum(shares, units, plan.clip_norm)
+    rows = np.asarray(shares, dtype=np.float64).reshape(-1, size)
+    total = clipped_sum(rows, units, plan.clip_norm)
     if plan.trust is not Trust.OFF:
         draw = generator.normal(len(total))
         check_noise(torch.from_numpy(draw))
@@ -82,36 +78,42 @@ def noisy_sum(
 def clipped_sum(shares: Shares, units: Sequence[Sequence[int]], most: float) -> Shares:
     """(k,): the sum of the units' means over their records, each of L2 norm at most ``most``."""
     total = np.zeros(shares.shape[1])
-    for records in units:
+    for records in filter(None, units):
         one = shares[list(records)].mean(axis=0)
         if np.isfinite(one).all():
             total += one * (most / max(float(np.linalg.norm(one)), most))
     return total
 
 
-def shares_of_classes(classes: Sequence[int], count: int) -> Shares:
-    """(R, count): 1 at the class of each record."""
-    return np.eye(count)[np.asarray(classes, dtype=np.int64)]
+def classes_of(records: Sequence[Record | None], labels: Sequence[str]) -> list[int | None]:
+    """The class of each record by its place among the labels; None for one that has none."""
+    place = {name: number for number, name in enumerate(labels)}
+    return [None if r is None or r.target is None else place.get(r.target) for r in records]
+
+
+def shares_of_classes(classes: Sequence[int | None], count: int) -> list[Share | None]:
+    """(count,) for each record: 1 at its class; None for a record that has none."""
+    return [None if c is None else np.eye(count)[c] for c in classes]
 
 
 @torch.no_grad()
 def shares_of_scores(
     loaded: LoadedModel,
     adapter: Tensor,
-    examples: Sequence[Example],
+    examples: Sequence[Example | None],
     kind: Sum,
     generator: SecureGenerator,
-) -> Shares:
-    """(R, 2): how right the adapter (N,) is of each example, and the rest up to 1; of a perplexity
-    the loss by the largest that counts, and the rest. What is masked is drawn for each example
-    from bits of its own."""
+) -> list[Share | None]:
+    """(2,) for each example: how right the adapter (N,) is of it, and the rest up to 1; of a
+    perplexity the loss by the largest that counts, and the rest. What is masked is drawn for each
+    example from bits of its own. None for an example that is none, or cannot be scored."""
     set_adapter(loaded.model, unflatten(adapter, loaded.schema.shapes))
     loaded.model.eval()
     draws, task, most = draws_from(generator), loaded.task, 1.0
     if kind is Sum.PERPLEXITY:
         most = largest_loss(loaded.model)
-    rows = []
-    for example in examples:
+
+    def scored(example: Example) -> Share:
         used = example if kind is Sum.ACCURACY else task.redraw(example, loaded, draws())
         batch = task.collate([used], loaded)
         logits = forward(loaded, task, batch)
@@ -119,8 +121,9 @@ def shares_of_scores(
             share = float(task.answers(logits) == task.references(batch.targets))
         else:
             share = _share(float(task.losses(logits, batch.targets)[0]), most)
-        rows.append((share, 1.0 - share))
-    return np.asarray(rows, dtype=np.float64).reshape(-1, 2)
+        return np.array((share, 1.0 - share))
+
+    return [None if e is None else tried(partial(scored, e)) for e in examples]
 
 
 def _share(loss: float, most: float) -> float:

@@ -8,14 +8,14 @@ a bounded number of records and clipped as a whole, McMahan et al. 2018.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..common.adapter import get_adapter, set_adapter
-from ..common.batches import Draws, EncodedText, Footprint, Room, forward
+from ..common.batches import Draws, EncodedText, Footprint, Piece, Room, forward
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.privacy.noise import SecureGenerator
@@ -25,6 +25,7 @@ from ..common.tensors import flatten, unflatten
 from .footprint import measure
 from .per_example import PerExample
 from .private_step import PrivateOptimizer, empty_step, pull_back, trained_parameters
+from .scrub import tried
 from .self_check import check_per_example
 
 _MIB = 2**20
@@ -39,10 +40,15 @@ class _Prepared:
 
 
 class Trainer:
-    """A model with per-example gradients; its layers keep them for every task of the process."""
+    """A model with per-example gradients; its layers keep them for every task of the process.
+
+    Attributes:
+        unusable: how many units failed in a step; for the administrator alone.
+    """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
+        self.unusable = 0
 
     def prepare(self, settings: Settings) -> None:
         """Check the model on made-up examples, once, and that one example fits into the memory;
@@ -80,7 +86,7 @@ class Trainer:
         The plan must have been charged before. With ``round.mode = gradient`` the change is minus
         the private gradient; otherwise it is the difference after the local steps. Whatever
         happens, nothing of the text stays on the model. ``units`` holds the records of each unit
-        of privacy; None: each record is one.
+        of privacy, none of them for one of which nothing can be used; None: each record is one.
         """
         chosen = units if units is not None else [[i] for i in range(len(text))]
         ready = _prepared(self._loaded)
@@ -115,6 +121,7 @@ class Trainer:
         for _ in range(plan.steps_per_round):
             drawn: Sequence[Sequence[int]]
             drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
+            drawn = [unit for unit in drawn if unit]  # of the others nothing can be used
             if spec.rates:
                 coins = generator.uniform(sum(len(unit) for unit in drawn))
                 drawn = text.thinned(drawn, spec.rates, coins.tolist())
@@ -147,13 +154,34 @@ class Trainer:
         settings: Settings,
         draws: Draws,
     ) -> None:
-        optimizer.zero_grad(set_to_none=True)
-        if not drawn:
-            empty_step(optimizer)
-            return
-        task, seen = self._loaded.task, 0
+        """One private step on the units drawn. Where together they fail they are taken one by one:
+        a unit that fails by itself contributes zero, and the others what they would have, so that
+        no record decides what becomes of another."""
         room = Room(memory=settings.train.memory * _MIB, footprint=ready.footprint)
-        for piece in text.pieces(drawn, room, draws):
+
+        def add(units: Sequence[Sequence[int]]) -> bool:
+            return self._add(optimizer, ready, text.pieces(units, room, draws))
+
+        def added(units: Sequence[Sequence[int]]) -> bool:
+            summed = optimizer.summed()
+            if tried(lambda: add(units)):
+                return True
+            ready.engine.forget()
+            optimizer.go_back(summed)
+            return False
+
+        optimizer.zero_grad(set_to_none=True)
+        if settings.privacy.trust == "off":
+            add(drawn)
+        elif not added(drawn):
+            failed = sum(not added([unit]) for unit in drawn)
+            self.unusable = max(self.unusable, failed)
+        empty_step(optimizer)  # on what was added, with the noise
+
+    def _add(self, optimizer: PrivateOptimizer, ready: _Prepared, pieces: Iterable[Piece]) -> bool:
+        """Add the clipped gradients of whole units to the sum of the step; True once it is done."""
+        task = self._loaded.task
+        for piece in pieces:
             logits = forward(self._loaded, task, piece.batch)
             # A sum: each example's own gradient, not scaled by the others' number.
             task.losses(logits, piece.batch.targets).sum().backward()
@@ -161,10 +189,9 @@ class Trainer:
             if not piece.whole or piece.sizes.max() > 1:
                 optimizer.fold(piece.units, piece.sizes, whole=piece.whole)
             if piece.whole:
-                seen += len(piece.sizes)
-                optimizer.signal_skip_step(seen < len(drawn))
-                optimizer.step()
+                optimizer.add()
             optimizer.zero_grad(set_to_none=True)
+        return True
 
 
 def _prepared(loaded: LoadedModel) -> _Prepared:

@@ -33,8 +33,11 @@ SMALL = 512
 # A new source of random numbers at each call, independent of all others.
 Draws = Callable[[], torch.Generator]
 
+# Hidden states (T, H) of an example, or why there are none.
+_Hidden = Tensor | Exception
+
 # Hidden states by model and text while ``frozen_layers_shared`` is open, else None.
-_shared: dict[str, list[Tensor]] | None = None
+_shared: dict[str, list[_Hidden]] | None = None
 
 
 @contextmanager
@@ -151,7 +154,7 @@ class EncodedText:
     def __init__(self, examples: Sequence[Example], loaded: LoadedModel) -> None:
         self._examples, self._loaded = list(examples), loaded
         self._lengths = [loaded.task.length(e, loaded.max_length) for e in self._examples]
-        self._hidden: list[Tensor] | None = None
+        self._hidden: list[_Hidden] | None = None
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -219,11 +222,16 @@ class EncodedText:
         if not loaded.trunk.frozen:
             return batch.on(device)
         hidden = self._cached_hidden()
-        states = pad_sequence([hidden[i] for i in chunk], batch_first=True)
+        rows = []
+        for row in (hidden[i] for i in chunk):
+            if isinstance(row, Exception):
+                raise row
+            rows.append(row)
+        states = pad_sequence(rows, batch_first=True)
         others = {name: x for name, x in batch.inputs.items() if name != "input_ids"}
         return replace(batch, inputs={"inputs_embeds": states, **others}).on(device)
 
-    def _cached_hidden(self) -> list[Tensor]:
+    def _cached_hidden(self) -> list[_Hidden]:
         if self._hidden is None:
             shared = _shared if self._loaded.sha256 else None
             key = "" if shared is None else self._frozen_key()
@@ -233,16 +241,31 @@ class EncodedText:
                 shared[key] = self._hidden
         return self._hidden
 
-    def _make_hidden(self) -> list[Tensor]:
-        hidden: dict[int, Tensor] = {}
+    def _make_hidden(self) -> list[_Hidden]:
+        hidden: dict[int, _Hidden] = {}
         for chunk in chunks_by_length(self._lengths, range(len(self))):
-            pad = self._loaded.tokenizer.pad_token_id or 0
-            ids, mask = padded([self._examples[i].ids for i in chunk], pad)
-            device = self._loaded.model.device
-            states = self._loaded.trunk.lower(ids.to(device), mask.to(device)).cpu()
-            for row, index in enumerate(chunk):
-                hidden[index] = states[row, : len(self._examples[index].ids)].clone()
+            try:
+                hidden |= self._lower(chunk)
+            except Exception:  # noqa: BLE001 - whose it is decides of no other
+                for index in chunk:
+                    hidden |= self._lower_alone(index)
         return [hidden[i] for i in range(len(self))]
+
+    def _lower(self, chunk: Sequence[int]) -> dict[int, _Hidden]:
+        pad = self._loaded.tokenizer.pad_token_id or 0
+        ids, mask = padded([self._examples[i].ids for i in chunk], pad)
+        device = self._loaded.model.device
+        states = self._loaded.trunk.lower(ids.to(device), mask.to(device)).cpu()
+        return {
+            index: states[row, : len(self._examples[index].ids)].clone()
+            for row, index in enumerate(chunk)
+        }
+
+    def _lower_alone(self, index: int) -> dict[int, _Hidden]:
+        try:
+            return self._lower([index])
+        except Exception as error:  # noqa: BLE001 - raised where the example is used
+            return {index: error.with_traceback(None)}
 
     def _frozen_key(self) -> str:
         """What the hidden states are a function of: base weights, how many layers and how

@@ -53,8 +53,9 @@ def plan(
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
-    """The noise multiplier that keeps STEPS steps within EPSILON, and what other batches would
-    need: with --batch for as much computing, without it for as many steps."""
+    """The noise multiplier that keeps STEPS steps within EPSILON, the rate to set for --batch of
+    --records, and what other batches would need: with --batch for as much computing, without it for
+    as many steps."""
     from .privacy.advice import advise, same_computing, same_steps
     from .privacy.plan import Plan, Unit
 
@@ -128,7 +129,7 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
 
     names = {
         "noise_multiplier": "noise multiplier",
-        "sampling_rate": "sampling rate",
+        "sampling_rate": "sampling rate (train.rate)",
         "relation": "neighbouring",
         "epsilon_pld": "epsilon by PLD (the figure)",
         "epsilon_rdp": "epsilon by RDP (conservative)",

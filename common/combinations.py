@@ -151,6 +151,12 @@ def _check_privacy(s: Settings, refuse: Refuse) -> None:
             f" {s.privacy.noise_multiplier:g}.",
             "Set it to 0, or privacy.trust = 'local'.",
         )
+    if s.lora.dropout and s.privacy.trust != "off":
+        refuse(
+            f"lora.dropout = {s.lora.dropout:g} draws one mask for all records of a batch: with"
+            " another record beside it each would be masked otherwise, and no clip bounds that.",
+            "Set lora.dropout = 0; noise regularises already.",
+        )
 
 
 def _check_proximal(s: Settings, refuse: Refuse) -> None:
@@ -329,12 +335,12 @@ def _check_language(s: Settings, refuse: Refuse) -> None:
             "Set lora.method = 'lora'.",
         )
     chat = kind == "causal" and task.template == "chat"
-    prompted = kind in ("seq2seq", "causal")
-    if task.template != "{text}" and not (prompted and (chat or "{text}" in task.template)):
+    prompted = kind in ("seq2seq", "causal") and task.template.count("{text}") == 1
+    if task.template != "{text}" and not (chat or prompted):
         refuse(
             f"task.template = {task.template!r:.100} does not fit task.kind = {kind!r}.",
-            "Write {text} where the text belongs, as in 'summarize: {text}'; only seq2seq and"
-            " causal have one, and 'chat' is for causal.",
+            "Write {text} once, where the text belongs, as in 'summarize: {text}'; only seq2seq"
+            " and causal have one, and 'chat' is for causal.",
         )
     if (
         kind == "causal"

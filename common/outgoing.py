@@ -31,7 +31,7 @@ class Outgoing:
 
 _SENT = "the coordinator sent it"
 _FLOWER = "Flower's own; it holds numbers of messages, nodes and times"
-_COUNT = "with the public batch it tells how many records or persons the holder has"
+_PLAN = "it follows from the settings, which the coordinator sent, and is the same at every holder"
 _LEDGER = "it tells of the holder's other runs"
 
 OUTGOING = (
@@ -63,10 +63,8 @@ OUTGOING = (
     Outgoing("receipt", "entries", Protection.OUTSIDE, _LEDGER),
     Outgoing("receipt", "epsilon", Protection.OUTSIDE, _LEDGER),
     Outgoing("steps", "steps", Protection.PUBLIC, "rounds that the holder took part in"),
-    Outgoing("steps", "sampling_rate", Protection.OUTSIDE, _COUNT),
-    Outgoing(
-        "steps", "noise_multiplier", Protection.OUTSIDE, "calibrated to the rate, so that " + _COUNT
-    ),
+    Outgoing("steps", "sampling_rate", Protection.PUBLIC, _PLAN),
+    Outgoing("steps", "noise_multiplier", Protection.PUBLIC, _PLAN),
     Outgoing("refusal", "kind", Protection.PUBLIC, "it tells an update from a refusal"),
     Outgoing("refusal", "task_hash", Protection.PUBLIC, _SENT),
     Outgoing("refusal", "holder", Protection.OUTSIDE, "whoever coordinates sees who answers"),
@@ -74,7 +72,8 @@ OUTGOING = (
         "refusal",
         "code",
         Protection.OUTSIDE,
-        "a constant of the program that tells why; a policy, a file or the budget decides which",
+        "a constant of the program that tells why; policy, contract, budget or model decide which,"
+        " and never what the text holds",
     ),
     Outgoing("message", "run_id", Protection.PUBLIC, _SENT),
     Outgoing("message", "group_id", Protection.PUBLIC, _SENT),

@@ -156,14 +156,16 @@ class PrivacySpec:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSpec:
-    """Local training. ``batch`` is the expected size of a Poisson batch in units of privacy: a
-    holder with n units (records, or persons) draws each with probability min(1, batch / n), and
-    sums are divided by ``batch``, never by n or by the number drawn. ``schedule`` is of the rate
-    over the rounds, of which the first ``warmup`` rise to it; ``plateau`` halves it where the
-    public loss stands still. ``weight_decay`` is for AdamW. ``proximal`` is FedProx's mu: each
-    local step is pulled back to where the round began (Li et al. 2020). ``memory`` (MiB) is for the
-    activations and per-example gradients of a physical batch; it changes no result."""
+    """Local training. ``rate`` is the chance of each unit of privacy (record, or person) to be used
+    in a step, the same at every holder whatever it has. ``batch`` is the public number that sums
+    are divided by, at every holder, never n or the number drawn; a sum is cut to the length that so
+    many clipped units can have. ``schedule`` is of ``lr`` over the rounds, of which the first
+    ``warmup`` rise to it; ``plateau`` halves it where the public loss stands still.
+    ``weight_decay`` is for AdamW. ``proximal`` is FedProx's mu: each local step is pulled back to
+    where the round began (Li et al. 2020). ``memory`` (MiB) is for the activations and per-example
+    gradients of a physical batch; it changes no result."""
 
+    rate: float = _number(1.0, 0, 1, above=True)
     batch: int = _number(64, 1, 1_000_000)
     steps: int = _number(1, 1, 100_000)
     optimizer: str = _choice("sgd", "sgd", "adam", "adamw")

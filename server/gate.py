@@ -17,7 +17,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,8 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.encoding import decode_vector, rounding_of
 from ..common.errors import ConfideError
-from ..common.privacy.accountant import GaussianSteps, calibrate, within
+from ..common.plans import most_units, plan_of
+from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
 from ..common.ranks import padded
 from ..common.settings import Settings
@@ -43,10 +44,6 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _LEDGER_ID = re.compile(r"[0-9a-f]{16,64}")
 _MOST_NOISE = 1e9
 _MOST_ENTRIES = 2**53
-# In one receipt: each costs the accountant a sixth of the second that a message may take. A holder
-# has another plan only when its text has changed, and two more only if that came twice between two
-# of its updates that passed.
-_MOST_NEW_PLANS = 3
 _ROUNDING = 1.01  # of fp32 sums
 # No coordinate of Adam moves further than this times lr in a step: by Cauchy and Schwarz
 # |m| / sqrt(v) <= (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.27 with torch's betas, and the
@@ -226,9 +223,8 @@ def largest_norm(settings: Settings, size: int, start: float = 0.0) -> float:
     """What the L2 norm of an honest change of ``size`` values does not exceed once it is encoded,
     from values whose norm is at most ``start`` (which matters for weight decay alone).
 
-    A step is at most ``drawn`` clipped units plus noise, over the public batch. More than
-    batch + 10 sqrt(batch) + 20 drawn, or a noise longer than sigma C (sqrt(size) + 10), has a
-    probability below 1e-20. The noise of the largest sampling rate is the largest there is.
+    A step is at most ``most_units`` clipped units, to which a holder cuts its sum, plus noise, over
+    the public batch. A noise longer than sigma C (sqrt(size) + 10) has a probability below 1e-20.
     """
     longer = 1 + rounding_of(settings.wire.encoding)
     return longer * _largest_norm(settings, size, start)
@@ -236,28 +232,14 @@ def largest_norm(settings: Settings, size: int, start: float = 0.0) -> float:
 
 def _largest_norm(settings: Settings, size: int, start: float) -> float:
     privacy, train = settings.privacy, settings.train
-    drawn = train.batch + 10 * math.sqrt(train.batch) + 20
-    noise = _most_noise(settings) * (math.sqrt(size) + 10)
-    gradient = _ROUNDING * privacy.clip * (drawn + noise) / train.batch
+    noise = plan_of(settings).noise_multiplier * (math.sqrt(size) + 10)
+    gradient = _ROUNDING * privacy.clip * (most_units(train.batch) + noise) / train.batch
     if settings.round.mode == "gradient":
         return gradient
     if train.optimizer in ("adam", "adamw"):
         moved = _ADAM_STEP * train.steps * train.lr * math.sqrt(size)
         return moved + _ROUNDING * train.steps * train.lr * train.weight_decay * (start + moved)
     return train.steps * train.lr * gradient
-
-
-def _most_noise(settings: Settings) -> float:
-    privacy = settings.privacy
-    if privacy.trust == "off" or privacy.noise_multiplier:
-        return privacy.noise_multiplier
-    return calibrate(
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        sampling_rate=1.0,
-        steps=settings.train.steps * settings.round.count,
-        besides=steps_of_sums(settings),
-    )
 
 
 def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
@@ -296,23 +278,26 @@ def _check_progress(receipt: Receipt, last: Receipt | None, steps: int) -> None:
 
 
 def _check_noise(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
-    """At least the plan's noise in every step; with an epsilon given, what that asks for at the
-    sampling rate stated, besides the sums. What the last receipt said was looked at then."""
+    """Every step has the plan's rate and at least its noise, which are the same at every holder.
+    What the last receipt said was looked at then."""
+    plan = plan_of(settings)
     new = _rounds_of(receipt, settings) - (_rounds_of(last, settings) if last else set())
-    privacy, steps = settings.privacy, settings.train.steps * settings.round.count
-    enough = all(noise > 0 and noise >= privacy.noise_multiplier for noise, _ in new)
-    if enough and len(new) > _MOST_NEW_PLANS:
-        raise ConfideError("gate.receipt", f"The receipt states {len(new)} new plans at once.")
-    if enough and not privacy.noise_multiplier:
-        most = privacy.epsilon * (1 + 1e-6)
-        wholes = [
-            GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=steps)
-            for noise, rate in new
-        ]
-        sums = steps_of_sums(settings)
-        enough = all(within((whole, *sums), privacy.delta, most) for whole in wholes)
-    if not enough:
-        raise ConfideError("gate.noise", "The receipt states less noise than the plan.")
+    for noise, rate in new:
+        if rate != plan.sampling_rate or len(new) > 1:
+            raise ConfideError("gate.receipt", "The receipt states another plan than the run's.")
+        if noise < plan.noise_multiplier and not _enough(noise, settings):
+            raise ConfideError("gate.noise", "The receipt states less noise than the plan.")
+
+
+def _enough(noise: float, settings: Settings) -> bool:
+    """Whether a little less noise than is calibrated here keeps the epsilon of the run all the
+    same: another machine's arithmetic may end the search a last digit apart."""
+    plan = plan_of(settings)
+    if settings.privacy.noise_multiplier or noise <= 0:
+        return False
+    whole = replace(plan, noise_multiplier=noise).steps(plan.max_rounds)
+    most = settings.privacy.epsilon * (1 + 1e-6)
+    return within((whole, *steps_of_sums(settings)), plan.delta, most)
 
 
 def _rounds_of(receipt: Receipt, settings: Settings) -> set[tuple[float, float]]:

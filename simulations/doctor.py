@@ -53,7 +53,12 @@ def diagnose(target: str) -> Diagnosis:
         settings, facts, found = examine_run(folder)
         subject = f"the run {folder.resolve().name}"
         text = _of_federation(settings)
-        facts = replace(facts, column=facts.column or text.column, most_records=text.most_records)
+        facts = replace(
+            facts,
+            sizes=text.sizes,
+            column=facts.column or text.column,
+            most_records=text.most_records,
+        )
     else:
         subject, settings, holders = _configuration(target)
         facts = _of_federation(settings)

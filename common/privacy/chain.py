@@ -19,23 +19,13 @@ from ..errors import ConfideError
 from .accountant import GaussianSteps, epsilon_pld, merge
 from .plan import Plan, Trust, Unit
 
-FORMAT = 2  # 2: a secret key of the ledger's own, for the identity of its data set
+# 2: a secret key of the ledger's own, for the identity of its text. 3: that is booked with what
+# was released, no number of records is, and no entry is made before a charge.
+FORMAT = 3
 NO_HASH = "0" * 64
 # Different mechanisms in one receipt: a run has one for its rounds and one for its sums, and each
 # costs the accountant a sixth of a second of whoever is told of it.
 MOST_MECHANISMS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataSet:
-    """The text that the budget belongs to. ``identity`` is opaque here: give a keyed hash of it,
-    under ``Ledger.identity_key``.
-    ``units`` counts records, or persons: the different values of the column ``person``."""
-
-    identity: str
-    units: int
-    unit: Unit = Unit.RECORD
-    person: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +45,10 @@ class Charge:
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of the book. ``payload`` holds number, previous, state, time, and by state:
-    ``created`` format, ledger, key (hash of the identity key); ``dataset`` identity, units, unit,
-    person; ``reserved`` run, round, task, plan, person, dataset, bundle; ``released`` task, reply
-    (SHA-256 of the bytes that left).
-    Without unit or person it is the record, and no column."""
+    ``created`` format, ledger, key (hash of the identity key); ``reserved`` run, round, task, plan,
+    person, bundle; ``released`` task, reply (SHA-256 of the bytes that left), text (the identity
+    of the text that was read). No entry holds a number that was counted from the text, and each is
+    as long for one text as for another."""
 
     number: int
     hash: str
@@ -127,7 +117,7 @@ class Book:
     head: str = NO_HASH
     ledger_id: str = ""
     key_hash: str = ""
-    dataset: DataSet | None = None
+    identity: str = ""  # of the text that was read last
     unit: tuple[Unit, str] | None = None
     tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
     releases: list[tuple[int, str]] = field(default_factory=list)  # number of the entry, task
@@ -166,13 +156,6 @@ class Book:
                     " spent.",
                 )
             self.ledger_id, self.key_hash = payload["ledger"], payload["key"]
-        elif state == "dataset":
-            self.dataset = DataSet(
-                identity=payload["identity"],
-                units=payload["units"],
-                unit=Unit(payload.get("unit", Unit.RECORD)),
-                person=payload.get("person", ""),
-            )
         elif state == "reserved":
             plan = Plan.from_json(payload["plan"])
             steps, unit = plan.steps(), (plan.unit, payload.get("person", ""))
@@ -189,6 +172,7 @@ class Book:
             if self.tasks[payload["task"]] or not payload["reply"]:
                 raise ValueError("a task is released once")
             self.tasks[payload["task"]] = payload["reply"]
+            self.identity = payload["text"]
             self.releases.append((payload["number"], payload["task"]))
         else:
             raise ValueError("unknown state")

@@ -13,7 +13,7 @@ removed together with a matching head row, or a chain made anew from its first e
 who may write it. For those the head must be known elsewhere: each update carries it as its
 receipt, and ``verify(path, known_head=...)`` tells whether a ledger still contains it.
 
-The same file holds a secret key, chosen when it was made: the identity of the data set is hashed
+The same file holds a secret key, chosen when it was made: the identity of the text is hashed
 under it, so that whoever sees receipts, exports or reports cannot test a guess of the text. It is
 in no entry and leaves by no method but ``identity_key``; the first entry holds its hash.
 
@@ -26,7 +26,7 @@ import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
@@ -37,7 +37,6 @@ from .accountant import GaussianSteps, epsilon_pld
 from .chain import (
     Book,
     Charge,
-    DataSet,
     Entry,
     Receipt,
     canonical,
@@ -59,7 +58,6 @@ KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets 
 
 __all__ = [
     "Charge",
-    "DataSet",
     "Entry",
     "Ledger",
     "Receipt",
@@ -156,9 +154,10 @@ class Ledger:
             book = Book()
             return tuple(book.take(*row) for row in self._rows(0))
 
-    def dataset(self) -> DataSet | None:
-        """The data set registered last, or None."""
-        return self._current().dataset
+    @property
+    def identity(self) -> str:
+        """Of the text that was read for the newest release, as it was given; empty before one."""
+        return self._current().identity
 
     @property
     def unit(self) -> tuple[Unit, str] | None:
@@ -168,17 +167,6 @@ class Ledger:
     def check_unit(self, unit: Unit, person: str = "") -> None:
         """Refuse another unit than that of the charges so far, with ``ledger.unit``."""
         check_unit(self._current(), unit, person)
-
-    def register(
-        self, identity: str, units: int, unit: Unit = Unit.RECORD, person: str = ""
-    ) -> None:
-        """Book which data the budget belongs to; a change is a new entry, the budget goes on."""
-        if not identity or type(units) is not int or units < 0:
-            raise ConfideError("ledger.dataset", "A data set has an identity and units >= 0.")
-        dataset = DataSet(identity=identity, units=units, unit=unit, person=person)
-        with self._transaction("IMMEDIATE"):
-            if self._book.dataset != dataset:
-                self._append(state="dataset", **asdict(dataset))
 
     def objection(
         self, run: str, plan: Plan, limit: float | None, run_limit: float | None = None
@@ -224,12 +212,16 @@ class Ledger:
                 task=charge.task_hash,
                 plan=charge.plan.to_json(),
                 person=charge.person,
-                dataset=book.dataset.identity if book.dataset else None,
                 bundle=charge.bundle_hash,
             )
 
-    def release(self, task_hash: str, reply: bytes) -> None:
-        """Book that ``reply`` leaves, and keep it for ``replay``. Durable when this returns."""
+    def release(self, task_hash: str, reply: bytes, identity: str = "") -> None:
+        """Book that ``reply`` leaves, and keep it for ``replay``. Durable when this returns.
+
+        Args:
+            identity: of the text that was read, opaque here: a keyed hash of it, under
+                ``identity_key``.
+        """
         with self._transaction("IMMEDIATE"):
             if task_hash not in self._book.tasks:
                 raise ConfideError(
@@ -245,7 +237,8 @@ class Ledger:
                 " (SELECT number FROM replies ORDER BY number DESC LIMIT ?)",
                 (KEPT_REPLIES,),
             )
-            self._append(state="released", task=task_hash, reply=sha256(reply).hexdigest())
+            digest = sha256(reply).hexdigest()
+            self._append(state="released", task=task_hash, reply=digest, text=identity)
 
     def replay(self, task_hash: str) -> bytes | None:
         """The very bytes that this task released; None if it was never charged.
@@ -339,6 +332,13 @@ class Ledger:
             raise corrupt("It does not keep the replies of its newest releases.")
         for _, task, body in rows:
             checked_reply(body, self._book.tasks[task])
+
+
+def first_objection(
+    run: str, plan: Plan, limit: float | None, run_limit: float | None = None
+) -> ConfideError | None:
+    """What ``Ledger.objection`` says where nothing was ever charged, and there is no file yet."""
+    return _objection(Book(), run, plan, limit, run_limit, rounds_after=plan.max_rounds - 1)
 
 
 def _objection(

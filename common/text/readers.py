@@ -1,7 +1,12 @@
 """Files of private text to records: jsonl, csv, parquet and txt, chosen by suffix.
 
+Two ways to read the same rows. ``read_records`` is for a person at the screen: the first row that
+is no record is refused, by file, line and column. ``records_that_fit`` is for a holder that answers
+a request: what is in its text must not decide whether it answers, so that a row which is no record
+is None there, and contributes nothing.
+
 No message of this module contains anything from inside a record: it names the file, the line
-and the column, never a value. Errors are raised outside the handlers of the parser's own
+and the column, never a value. Errors are made outside the handlers of the parser's own
 exceptions, since those keep what they could not parse.
 """
 
@@ -16,7 +21,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from ..errors import ConfideError
 
@@ -60,6 +65,10 @@ class _Row(NamedTuple):
     values: Mapping[str, Any]
 
 
+# A row, or why there is none in its place. An error of the whole file stands for all of it.
+_Found = _Row | ConfideError
+
+
 def read_records(
     path: str | Path, *, text: str = "text", target: str | None = "label", person: str | None = None
 ) -> list[Record]:
@@ -80,27 +89,49 @@ def read_records(
             ``data.missing-column``, ``data.unknown-suffix`` or ``data.bad-value``.
     """
     path = Path(path)
+    records = []
+    for found in _records(path, _content(path), _Columns(text, target, person)):
+        if isinstance(found, ConfideError):
+            raise found
+        records.append(found)
+    if not records:
+        raise ConfideError("data.empty", f"{path} holds no record.", "Check the file.")
+    return records
+
+
+def records_that_fit(
+    path: Path, content: bytes, *, text: str, target: str | None, person: str | None
+) -> list[Record | None]:
+    """The records in the bytes of a file, in order, with None in the place of each row that is
+    none; a file of which nothing can be read is one such row, an empty one has no rows.
+
+    Raises:
+        ConfideError: ``data.unknown-suffix``, by the path alone; nothing else, whatever the bytes.
+    """
+    found = _records(path, content, _Columns(text, target, person))
+    return [None if isinstance(one, ConfideError) else one for one in found]
+
+
+def _records(path: Path, content: bytes, columns: _Columns) -> Iterator[Record | ConfideError]:
     suffix = path.suffix.lower()
-    if os.path.isdir(path):  # noqa: PTH112 - no error for a name that is too long for a path
-        raise ConfideError(
-            "data.missing-file", f"{path} is a folder.", "Name the file in it that is meant."
-        )
     if suffix not in _ROWS:
         raise ConfideError(
             "data.unknown-suffix",
             f"{path} ends in {suffix!r}, which is no format that can be read.",
             f"Use one of {', '.join(sorted(_ROWS))}.",
         )
-    content = _content(path)
-    columns = _Columns(text, None if suffix == ".txt" else target, person)
-    records = [_record(path, row, columns) for row in _ROWS[suffix](path, content, columns)]
-    if not records:
-        raise ConfideError("data.empty", f"{path} holds no record.", "Check the file.")
-    return records
+    if suffix == ".txt":
+        columns = columns._replace(target=None)
+    for row in _ROWS[suffix](path, content, columns):
+        yield row if isinstance(row, ConfideError) else _record(path, row, columns)
 
 
 def _content(path: Path) -> bytes:
     content, reason = b"", ""
+    if os.path.isdir(path):  # noqa: PTH112 - no error for a name that is too long for a path
+        raise ConfideError(
+            "data.missing-file", f"{path} is a folder.", "Name the file in it that is meant."
+        )
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -113,48 +144,60 @@ def _content(path: Path) -> bytes:
     return content
 
 
-def _decoded(path: Path, content: bytes) -> str:
+def _decoded(path: Path, content: bytes) -> str | ConfideError:
     try:
         decoded = None if b"\0" in content else content.decode("utf-8-sig")
     except UnicodeDecodeError:
         decoded = None
-    if decoded is None:
-        raise ConfideError(
-            "data.binary",
-            f"{path} is not text in UTF-8.",
-            "Save it in UTF-8, or give it the suffix of what it is.",
-        )
-    return decoded
+    if decoded is not None:
+        return decoded
+    return ConfideError(
+        "data.binary",
+        f"{path} is not text in UTF-8.",
+        "Save it in UTF-8, or give it the suffix of what it is.",
+    )
 
 
-def _numbered_lines(path: Path, content: bytes) -> Iterator[tuple[int, str]]:
+def _numbered_lines(path: Path, content: bytes) -> Iterator[tuple[int, str | ConfideError]]:
     # Not str.splitlines: a JSON string may contain U+2028 and other separators as they are.
-    for number, line in enumerate(_decoded(path, content).split("\n"), start=1):
-        if line.strip():
-            yield number, line.removesuffix("\r")
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        decoded = _decoded(path, line)
+        if isinstance(decoded, ConfideError) or decoded.strip():
+            yield (
+                number,
+                decoded if isinstance(decoded, ConfideError) else decoded.removesuffix("\r"),
+            )
 
 
-def _txt_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+def _txt_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Found]:
     if columns.person is not None:
-        _refuse_column(path, columns.person, "a .txt file has no columns")
+        yield _no_column(path, columns.person, "a .txt file has no columns")
+        return
     for number, line in _numbered_lines(path, content):
-        yield _Row(number, {columns.text: line})
+        yield line if isinstance(line, ConfideError) else _Row(number, {columns.text: line})
 
 
-def _jsonl_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+def _jsonl_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Found]:
     for number, line in _numbered_lines(path, content):
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            values = None
-        if not isinstance(values, dict):
-            _refuse_format(path, f"line {number} is not a JSON object")
-        _check_columns(path, columns, list(values), f"line {number}")
-        yield _Row(number, values)
+        yield line if isinstance(line, ConfideError) else _jsonl_row(path, number, line, columns)
 
 
-def _csv_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+def _jsonl_row(path: Path, number: int, line: str, columns: _Columns) -> _Found:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        return _no_format(path, f"line {number} is not a JSON object")
+    wrong = _wrong_columns(path, columns, list(values), f"line {number}")
+    return wrong or _Row(number, values)
+
+
+def _csv_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Found]:
     decoded = _decoded(path, content)
+    if isinstance(decoded, ConfideError):
+        yield decoded
+        return
     # The limit belongs to the process, and stands at 131,072 characters: only ever raise it.
     csv.field_size_limit(max(csv.field_size_limit(), len(decoded)))
     reader = csv.reader(io.StringIO(decoded, newline=""), strict=True)
@@ -164,18 +207,23 @@ def _csv_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
         lines.extend((reader.line_num, fields) for fields in reader if fields)
     except csv.Error:
         whole = False
+    header = lines[0][1] if lines else columns.wanted()
+    wrong = _wrong_columns(path, columns, header, "the first line")
+    if wrong is not None and whole:
+        yield wrong
+        return
+    for number, fields in lines[1:] if wrong is None else ():
+        if len(fields) != len(header):
+            what = f"line {number} has {len(fields)} fields, not {len(header)}"
+            yield _no_format(path, what)
+        else:
+            yield _Row(number, dict(zip(header, fields, strict=True)))
     if not whole:
         start = lines[-1][0] + 1 if lines else 1
-        _refuse_format(path, f"what starts in line {start} is not well-formed CSV")
-    header = lines[0][1] if lines else columns.wanted()
-    _check_columns(path, columns, header, "the first line")
-    for number, fields in lines[1:]:
-        if len(fields) != len(header):
-            _refuse_format(path, f"line {number} has {len(fields)} fields, not {len(header)}")
-        yield _Row(number, dict(zip(header, fields, strict=True)))
+        yield _no_format(path, f"what starts in line {start} is not well-formed CSV")
 
 
-def _parquet_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Row]:
+def _parquet_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Found]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -185,19 +233,24 @@ def _parquet_rows(path: Path, content: bytes, columns: _Columns) -> Iterator[_Ro
     except unreadable:
         file = None
     if file is None:
-        _refuse_format(path, "it is not a Parquet file")
-    _check_columns(path, columns, list(file.schema_arrow.names), "the table")
+        yield _no_format(path, "it is not a Parquet file")
+        return
+    wrong = _wrong_columns(path, columns, list(file.schema_arrow.names), "the table")
+    if wrong is not None:
+        yield wrong
+        return
     try:
         rows = file.read(columns=columns.wanted()).to_pylist()
     except unreadable:
         rows = None
     if rows is None:
-        _refuse_format(path, "its columns cannot be read")
+        yield _no_format(path, "its columns cannot be read")
+        return
     for number, values in enumerate(rows, start=1):
         yield _Row(number, values)
 
 
-_ROWS: Mapping[str, Callable[[Path, bytes, _Columns], Iterator[_Row]]] = {
+_ROWS: Mapping[str, Callable[[Path, bytes, _Columns], Iterator[_Found]]] = {
     ".csv": _csv_rows,
     ".jsonl": _jsonl_rows,
     ".parquet": _parquet_rows,
@@ -205,19 +258,22 @@ _ROWS: Mapping[str, Callable[[Path, bytes, _Columns], Iterator[_Row]]] = {
 }
 
 
-def _check_columns(path: Path, columns: _Columns, names: list[str], where: str) -> None:
+def _wrong_columns(
+    path: Path, columns: _Columns, names: list[str], where: str
+) -> ConfideError | None:
     if len(set(names)) < len(names):
-        _refuse_format(path, f"{where} names a column twice")
+        return _no_format(path, f"{where} names a column twice")
     for name in columns.wanted():
         if name not in names:
             # A file without a header shows its first record here: then nothing is listed.
             plain = all(_COLUMN_NAME.fullmatch(found) for found in names)
             shown = ", ".join(names) if plain else f"{len(names)} whose names are not plain words"
-            _refuse_column(path, name, f"the columns in {where} are: {shown}")
+            return _no_column(path, name, f"the columns in {where} are: {shown}")
+    return None
 
 
-def _refuse_column(path: Path, name: str, found: str) -> NoReturn:
-    raise ConfideError(
+def _no_column(path: Path, name: str, found: str) -> ConfideError:
+    return ConfideError(
         "data.missing-column",
         f"{path} has no column {name!r}; {found}.",
         "Name the column that is meant: data.text, data.target or data.person of a run, --text,"
@@ -225,23 +281,23 @@ def _refuse_column(path: Path, name: str, found: str) -> NoReturn:
     )
 
 
-def _refuse_format(path: Path, what: str) -> NoReturn:
-    raise ConfideError("data.format", f"{path}: {what}.", "Correct the file; nothing was read.")
+def _no_format(path: Path, what: str) -> ConfideError:
+    return ConfideError("data.format", f"{path}: {what}.", "Correct the file; nothing was read.")
 
 
-def _record(path: Path, row: _Row, columns: _Columns) -> Record:
+def _record(path: Path, row: _Row, columns: _Columns) -> Record | ConfideError:
     text = row.values[columns.text]
     messages = _messages(text) if isinstance(text, list) else ()
     if messages:
         text = "\n".join(message.content for message in messages)
     if not isinstance(text, str) or not text.strip() or not _encodable(text):
-        _refuse_value(path, row, columns.text, "text with something in it")
+        return _no_value(path, row, columns.text, "text with something in it")
     target = None if columns.target is None else _word(row.values[columns.target])
     if columns.target is not None and not target:
-        _refuse_value(path, row, columns.target, "a word, a number or a truth value")
+        return _no_value(path, row, columns.target, "a word, a number or a truth value")
     person = None if columns.person is None else _word(row.values[columns.person])
     if person is None and columns.person is not None and row.values[columns.person] is not None:
-        _refuse_value(path, row, columns.person, "a word, a number or empty")
+        return _no_value(path, row, columns.person, "a word, a number or empty")
     if messages and columns.target is None and messages[-1].role == "assistant":
         target = messages[-1].content
     return Record(text, target, person or None, messages)
@@ -274,9 +330,9 @@ def _encodable(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _refuse_value(path: Path, row: _Row, column: str, wanted: str) -> NoReturn:
+def _no_value(path: Path, row: _Row, column: str, wanted: str) -> ConfideError:
     place = "row" if path.suffix.lower() == ".parquet" else "line"
-    raise ConfideError(
+    return ConfideError(
         "data.bad-value",
         f"{path}: {column!r} in {place} {row.number} is not {wanted}.",
         f"Correct or remove that {place}.",

@@ -17,11 +17,11 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from ...common.privacy.accountant import calibrate, epsilon_pld
+from ...common.plans import plan_of
+from ...common.privacy.accountant import GaussianSteps, calibrate, epsilon_pld
 from ...common.privacy.advice import noise_to_signal
 from ...common.settings import Settings
 from . import Facts, Finding, Severity
-from .plans import planned
 
 DROWNED = 1.0  # snr of one holder at or below which its noise is longer than any sum it may give
 WASTE_NOTED, WASTE_UNSOUND = 1.15, 1.5  # times the noise that the same epsilon asks for
@@ -42,7 +42,7 @@ def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 def snr(settings: Settings, units: int, trained: int) -> float:
     """The most signal to noise of one holder over the run, see above."""
-    steps = planned(settings, units)
+    steps = _rounds(settings)
     on_one = noise_to_signal(
         steps.noise_multiplier,
         sampling_rate=steps.sampling_rate,
@@ -50,6 +50,11 @@ def snr(settings: Settings, units: int, trained: int) -> float:
         steps=steps.steps,
     )
     return 1 / (on_one * math.sqrt(trained))
+
+
+def _rounds(settings: Settings) -> GaussianSteps:
+    plan = plan_of(settings)
+    return plan.steps(plan.max_rounds)
 
 
 _APART = {
@@ -103,7 +108,7 @@ def _small_steps(settings: Settings, facts: Facts) -> Iterator[Finding]:
     if not facts.sizes or facts.at_most:
         return
     units = facts.sizes[len(facts.sizes) // 2]
-    steps = planned(settings, units)
+    steps = _rounds(settings)
     if steps.sampling_rate == 1:
         return
     has = noise_to_signal(
@@ -120,12 +125,12 @@ def _small_steps(settings: Settings, facts: Facts) -> Iterator[Finding]:
     yield Finding(
         name="many-small-steps",
         severity=Severity.NOT_SOUND if waste >= WASTE_UNSOUND else Severity.NOTE,
-        what=f"{steps.steps:,} steps of {settings.train.batch} {settings.privacy.unit}s: per"
+        what=f"{steps.steps:,} steps at train.rate = {settings.train.rate:g}: per"
         f" unit of signal {waste:.2f} times the noise of few large steps at the same epsilon"
         f" (a holder of {units:,}).",
         why="Noise over all steps by signal over all steps is z / (q n sqrt(T)); with every"
         f" {settings.privacy.unit} in each step it is least, whatever the number of steps.",
-        fix=f"Set train.batch >= {max(facts.sizes):,} and about {few} steps in all (round.count"
+        fix=f"Set train.rate = 1 and about {few} steps in all (round.count"
         " times train.steps); `confide budget plan` shows what lies between.",
     )
 

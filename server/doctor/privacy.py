@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from ...common.plans import planned_steps
 from ...common.privacy.accountant import epsilon_pld
 from ...common.privacy.groups import group_epsilon
 from ...common.settings import Settings
 from ..report import MOST_PROMISE, epsilon_text, group_text
 from . import Facts, Finding, Severity
-from .plans import planned
 
 MOST_EPSILON = 10.0  # above it: "weak to no formal privacy" (Ponomareva et al. 2023, section 5.2)
 SAFE_SHARE = 0.1  # of 1/n, the most that delta should be
@@ -51,7 +51,7 @@ def _delta(settings: Settings, facts: Facts) -> Iterator[Finding]:
             what=f"privacy.delta = {delta:g} is not below 1/n for {below} of {len(facts.sizes)}"
             f" holders (n is the number of {unit}s, {_range(facts)}).",
             why=f"Publishing one {unit} whole would be within such a delta (Dwork and Roth 2014);"
-            " a holder refuses it (privacy.delta).",
+            " no holder refuses it by itself, since that would tell its size.",
             fix=fix,
         )
     elif close:
@@ -70,36 +70,31 @@ def _given_noise(settings: Settings, facts: Facts) -> Iterator[Finding]:
     given = settings.privacy.noise_multiplier
     if not given:
         return
-    spent = f"; at the smallest holder here it gives {_given_epsilon(settings, facts)}"
     yield Finding(
         name="noise-given",
         severity=Severity.NOT_SOUND,
         what=f"privacy.noise-multiplier = {given:g} is given, so that privacy.epsilon ="
-        f" {settings.privacy.epsilon:g} is not used{spent if facts.sizes else ''}.",
-        why="Each holder's epsilon then follows from its size: nobody has agreed to a number, and"
-        " only the holders' policies limit it.",
+        f" {settings.privacy.epsilon:g} is not used; it gives {_given_epsilon(settings)}.",
+        why="Nobody has agreed to that number, and only the holders' policies limit it.",
         fix="Set privacy.noise-multiplier = 0; the noise is then calibrated to privacy.epsilon.",
     )
 
 
-def _given_epsilon(settings: Settings, facts: Facts) -> str:
-    epsilon = _most_epsilon(settings, facts)
+def _given_epsilon(settings: Settings) -> str:
+    epsilon = _most_epsilon(settings)
     small = epsilon <= MOST_PROMISE
     return f"epsilon = {epsilon_text(epsilon)}" if small else group_text(epsilon)
 
 
-def _most_epsilon(settings: Settings, facts: Facts) -> float:
-    """What the run will spend: that of the smallest holder, whose sampling rate is the largest."""
+def _most_epsilon(settings: Settings) -> float:
+    """What the run may spend."""
     if not settings.privacy.noise_multiplier:
         return settings.privacy.epsilon
-    units = min(facts.sizes, default=0)
-    if not units:
-        return 0.0
-    return epsilon_pld([planned(settings, units)], settings.privacy.delta)
+    return epsilon_pld(planned_steps(settings), settings.privacy.delta)
 
 
 def _weak(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    epsilon = _most_epsilon(settings, facts)
+    epsilon = _most_epsilon(settings)
     if epsilon <= MOST_EPSILON:
         return
     odds = f"e^{epsilon:.3g}" if epsilon > MOST_EPSILON + 10 else f"{math.exp(epsilon):,.0f}"
@@ -119,11 +114,9 @@ def _persons(settings: Settings, facts: Facts) -> Iterator[Finding]:
     if settings.privacy.unit != "record" or not column:
         return
     person = ""
-    if facts.most_records > 1 and facts.sizes:
+    if facts.most_records > 1:
         records = min(facts.most_records, MOST_GROUP)
-        epsilon = group_epsilon(
-            (planned(settings, min(facts.sizes)),), settings.privacy.delta, records
-        )
+        epsilon = group_epsilon(planned_steps(settings), settings.privacy.delta, records)
         person = (
             f" One value of it has up to {facts.most_records} records at one holder, and for"
             f" {records} of them epsilon is {group_text(epsilon)}."
@@ -169,19 +162,20 @@ def _drawn_holders(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 
 def _size(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    unit, batch = settings.privacy.unit, settings.train.batch
-    larger = sum(n > batch for n in facts.sizes)
-    if not larger:
+    """Whether a holder's sum may be cut to the length of ``train.batch`` clipped units."""
+    unit, batch, rate = settings.privacy.unit, settings.train.batch, settings.train.rate
+    larger = sum(rate * n > batch for n in facts.sizes)
+    if not larger or facts.at_most:
         return
     yield Finding(
-        name="size-shown",
+        name="batch-small",
         severity=Severity.NOTE,
-        what=f"train.batch = {batch} is below the number of {unit}s of {larger} of"
-        f" {len(facts.sizes)} holders.",
-        why="The sampling rate in their receipts, batch / n, tells their exact n, which no noise"
-        " protects; at rate 1 it tells an upper bound alone.",
-        fix=f"Set train.batch to the largest n or more ({max(facts.sizes)} here), if computing"
-        " allows, or regard the holders' sizes as public.",
+        what=f"train.rate = {rate:g} uses more than train.batch = {batch} {unit}s in a step on"
+        f" average at {larger} of {len(facts.sizes)} holders.",
+        why="Sums are divided by train.batch, the same at every holder, so that those of large"
+        " holders are longer; what is longer than so many clipped gradients is cut.",
+        fix=f"Set train.batch to {math.ceil(rate * max(facts.sizes))} or more, and train.lr in"
+        " proportion.",
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from ...common.errors import ConfideError
 from ...common.privacy.accountant import GaussianSteps, epsilon_pld, epsilon_rdp, merge
-from ...common.privacy.ledger import Ledger
 from ...common.settings import Settings
 from ..report import epsilon_text, load_report
 from ..report.build import build_report
@@ -46,34 +45,13 @@ def examine_run(folder: Path) -> tuple[Settings, Facts, list[Finding]]:
 
 
 def _facts(run: Run, report: dict[str, Any]) -> Facts:
-    """Sizes as the ledgers have them, otherwise as the sampling rates tell them."""
-    batch, sizes, at_most = run.settings.train.batch, list[int](), False
-    for row in report["holders"]:
-        rates = [event["sampling_rate"] for event in row["events"]]
-        booked = _booked(run.folder, row["ledger"])
-        if booked or rates:
-            sizes.append(booked or round(batch / min(rates)))
-            at_most = at_most or (not booked and min(rates) == 1)
+    """What the run knows of its holders; how much text each has is none of it."""
     return Facts(
-        source="the run's ledgers and receipts",
-        sizes=tuple(sorted(sizes)),
-        at_most=at_most,
+        source="the run's receipts",
         holders=report["run"]["holders"] or len(report["holders"]),
         trained=report["run"]["model"].get("trained") or 0,
         column=run.settings.data.person,
     )
-
-
-def _booked(folder: Path, ledger: str | None) -> int:
-    """The units that a ledger in the run folder is registered for; 0 where there is none."""
-    if ledger is None:
-        return 0
-    try:
-        with Ledger.open(folder / ledger, create=False) as opened:
-            dataset = opened.dataset()
-    except ConfideError:
-        return 0  # a check of the report already failed over it
-    return dataset.units if dataset else 0
 
 
 def _failed_checks(report: dict[str, Any]) -> Iterator[Finding]:

@@ -22,12 +22,6 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
     guarded = (
         f"clipped to {s.privacy.clip:g} per {run.unit}; the holder added Gaussian noise itself"
     )
-    rates = [step.sampling_rate for account in accounts for step in account.steps]
-    tells = (
-        f"with the public batch of {s.train.batch} it tells how many {run.unit}s a holder has"
-        if min(rates, default=0.0) < 1
-        else f"it is 1, which tells that no holder has more than {s.train.batch} {run.unit}s"
-    )
     left = [(update, guarded), *_summed(run)]
     if not run.private:
         left = [(what, "no noise was added: it can reveal records") for what, _ in left]
@@ -35,7 +29,7 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
     return {
         "accounted": _things(left if run.private else []),
         "public": _things(_PUBLIC),
-        "not_accounted": _things([*bare, ("The sampling rate", tells), *_NOT_ACCOUNTED]),
+        "not_accounted": _things([*bare, *_NOT_ACCOUNTED]),
     }
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from ...client.holder import plan_for
 from ...client.trainer import Trainer
 from ...common.adapter import get_adapter
 from ...common.batches import EncodedText
 from ...common.models import LoadedModel, load_model
+from ...common.plans import plan_of
 from ...common.privacy.noise import SecureGenerator
 from ...common.settings import Scalar, Settings, from_flat
 from ...common.tasks import Example, task_for
@@ -120,7 +120,7 @@ def _private(config: Mapping[str, Scalar], lever: _Lever, file: Path) -> Callabl
     examples = _examples(settings, loaded, file)
     if lever.fixed:
         examples = _padded(examples, loaded)
-    plan, generator = plan_for(settings, len(examples)), SecureGenerator()
+    plan, generator = plan_of(settings), SecureGenerator()
     adapter = flatten(get_adapter(loaded.model), loaded.schema.shapes)
     trainer, kept = Trainer(loaded), EncodedText(examples, loaded)
 

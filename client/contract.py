@@ -1,0 +1,171 @@
+"""The contract: what a holder says once, of its own accord, of what its text is.
+
+Its administrator writes it into the policy (``[data]``; ``confide client init --data FILE``
+proposes it), so that a request is held against the contract and never against the text. Otherwise
+whether a request is answered, and how, would tell what the text holds: any column, any label, the
+largest number of a scale, how many different values a column has. A request that does not fit is
+refused with a ``contract.`` code that contract and request alone decide. A record that is not what
+the contract says contributes nothing, and nobody but the administrator is told.
+
+The unit of privacy is part of it: a request can neither choose another, nor bind the ledger to one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from ..common.errors import ConfideError
+from ..common.kinds import KINDS
+from ..common.settings import Settings
+from ..common.text.readers import Record
+from ..common.text.units import UNITS
+
+CHAT = "chat"  # of task.template, too
+FORMATS = ("text", CHAT)
+
+
+def _said(default: Any, says: str, *known: str) -> Any:
+    """A key with the comment that ``confide client init`` writes above it, and its words if only
+    some are known."""
+    return field(default=default, metadata={"says": says, "known": known})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What the text is.
+
+    Attributes:
+        text, target, person: columns; empty where there is none.
+        unit: what a run protects: ``record``, or ``person``, told apart by the column ``person``.
+        tasks: what may be learnt from it, kinds of ``common.kinds``.
+        labels: every label that a record may have; of classes alone.
+        low, high: the least and the largest number of a scale; of a regression alone.
+        format: ``text``, or ``chat`` for lists of messages.
+    """
+
+    text: str = _said("text", "The column with the text.")
+    target: str = _said("", "The column with what is learnt from a text; empty: the text alone.")
+    person: str = _said("", "The column whose equal values are one person; empty: there is none.")
+    unit: str = _said(
+        "record",
+        "What every run protects: each record, or each person with all of their records. If one\n"
+        "person has several records, choose person. It stays so for good: the ledger adds up one.",
+        *UNITS,
+    )
+    tasks: tuple[str, ...] = _said((), f"What may be learnt: {', '.join(KINDS)}.", *KINDS)
+    labels: tuple[str, ...] = _said((), "Every label that a record may have (classification).")
+    low: float = _said(0.0, "The least number of the scale (regression).")
+    high: float = _said(1.0, "The largest number of the scale (regression).")
+    format: str = _said("text", "text, or chat where a text is a list of messages.", *FORMATS)
+
+    def check(self, settings: Settings) -> None:
+        """Refuse a request that does not fit. Nothing is read but both of them.
+
+        Raises:
+            ConfideError: ``contract.`` and what of it does not fit.
+        """
+        data, kind = settings.data, settings.task.kind
+        _listed("tasks", "task.kind", kind, self.tasks)
+        _same("text", "data.text", data.text, (self.text,))
+        needs = KINDS[kind].target == "needed"
+        _same("target", "data.target", data.target, (self.target,) if needs else (self.target, ""))
+        _same("unit", "privacy.unit", settings.privacy.unit, (self.unit,))
+        persons = (self.person,) if self.unit == "person" else (self.person, "")
+        _same("person", "data.person", data.person, persons)
+        if settings.task.template != CHAT:
+            _same("format", "The format without task.template = 'chat'", "text", (self.format,))
+        if kind == "classification":
+            for label in self.labels:
+                _listed("labels", "A label of this text", label, settings.task.label_names)
+        low, high = settings.task.low, settings.task.high
+        if kind == "regression" and not low <= self.low <= self.high <= high:
+            _refuse(
+                "range",
+                f"task.low to task.high is {low:g} to {high:g}, the scale of this text is"
+                f" {self.low:g} to {self.high:g}.",
+                "Start a run whose scale holds it.",
+            )
+
+    def fits(self, record: Record, kind: str) -> bool:
+        """Whether a record, read by the contract's columns, is what it says. A person is not looked
+        at here: who is no person has no unit (``client.corpus``)."""
+        if bool(record.messages) != (self.format == CHAT):
+            return False
+        if kind == "classification":
+            return record.target in self.labels
+        if kind == "regression":
+            try:
+                return self.low <= float(record.target or "") <= self.high
+            except ValueError:
+                return False
+        return True
+
+
+def check_contract(contract: Contract) -> None:
+    """Refuse a contract that contradicts itself.
+
+    Raises:
+        ConfideError: ``contract.format``, with the key's name.
+    """
+    c = contract
+    scored = [kind for kind in c.tasks if KINDS[kind].target == "needed"]
+    needs_labels = "classification" in c.tasks
+    problems = (
+        (not c.text, "text is empty", "Name the column that holds the text."),
+        (not c.tasks, "tasks is empty", f"List some of {', '.join(KINDS)}."),
+        (
+            c.unit == "person" and not c.person,
+            "unit is 'person', but person names no column",
+            "Name the column whose equal values belong to one person.",
+        ),
+        (
+            bool(scored) and not c.target,
+            f"target is empty, but {', '.join(scored)} learns one",
+            "Name the column that holds it, or take that task out of tasks.",
+        ),
+        (
+            needs_labels and len(set(c.labels)) < 2,
+            f"labels names {len(set(c.labels))} of the classes",
+            "List every label that a record may have, at least two.",
+        ),
+        (
+            any("," in label or label != label.strip() or not label for label in c.labels),
+            "labels has one with a comma or blanks around it, or an empty one",
+            "Runs write labels with commas between; rename it in the text.",
+        ),
+        (
+            "regression" in c.tasks and not c.low < c.high,
+            f"low = {c.low:g} is not below high = {c.high:g}",
+            "Write the least and the largest number of the scale.",
+        ),
+    )
+    for wrong, what, hint in problems:
+        if wrong:
+            raise ConfideError("contract.format", f"In [data], {what}.", hint)
+
+
+def missing() -> ConfideError:
+    """The error of a policy that says nothing of the text."""
+    return ConfideError(
+        "contract.missing",
+        "This holder's policy has no [data]: it does not say what its text is.",
+        "Run `confide client init DIR --data FILE`, which proposes one, and approve it.",
+    )
+
+
+def _same(name: str, what: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        said = " or ".join(repr(word) for word in dict.fromkeys(allowed))
+        _refuse(name, f"{what} is {value!r:.100}, this text's is {said}.", "Start a run with that.")
+
+
+def _listed(name: str, what: str, value: str, allowed: Iterable[str]) -> None:
+    if value not in allowed:
+        said = ", ".join(allowed) or "none"
+        _refuse(name, f"{what}, {value!r:.100}, is none of {said:.300}.", "Start a run that fits.")
+
+
+def _refuse(name: str, message: str, hint: str) -> NoReturn:
+    raise ConfideError(f"contract.{name}", message, hint)

@@ -1,0 +1,79 @@
+"""The plan of a run, from its settings alone: the one place where they become privacy numbers.
+
+Holder, gate, doctor and report all ask here. Every number of the mechanism (sampling rate, noise
+multiplier, clip norm, steps, rounds, delta) is public, and the same at every holder: nothing is
+computed from how many records one has. Otherwise the size of its noise, which anybody can see in an
+update, would tell that number, and no epsilon covers what the parameters of a mechanism tell.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from .privacy.accountant import GaussianSteps
+from .privacy.plan import Plan, Trust, Unit
+from .settings import Settings
+from .sums import SENSITIVITY, noise_of, steps_of_sums
+
+
+@lru_cache(maxsize=256)
+def plan_of(settings: Settings) -> Plan:
+    """The plan of a holder's rounds, with noise for the largest participation that the run allows:
+    every round, and every sum besides.
+
+    Raises:
+        ConfideError: ``privacy.calibration`` for a target that no noise meets.
+    """
+    privacy, train, rounds = settings.privacy, settings.train, settings.round
+    given = privacy.trust == "off" or privacy.noise_multiplier > 0
+    if given:
+        return Plan(
+            unit=Unit(privacy.unit),
+            trust=Trust(privacy.trust),
+            clip_norm=privacy.clip,
+            noise_multiplier=privacy.noise_multiplier,
+            sampling_rate=train.rate,
+            steps_per_round=train.steps,
+            max_rounds=rounds.count,
+            delta=privacy.delta,
+        )
+    return Plan.calibrate(
+        epsilon=privacy.epsilon,
+        unit=Unit(privacy.unit),
+        trust=Trust(privacy.trust),
+        clip_norm=privacy.clip,
+        sampling_rate=train.rate,
+        steps_per_round=train.steps,
+        max_rounds=rounds.count,
+        delta=privacy.delta,
+        besides=steps_of_sums(settings),
+    )
+
+
+def plan_of_sum(settings: Settings) -> Plan:
+    """One noisy sum as a plan of one step that uses every unit."""
+    return Plan(
+        unit=Unit(settings.privacy.unit),
+        trust=Trust(settings.privacy.trust),
+        clip_norm=SENSITIVITY,
+        noise_multiplier=noise_of(settings),
+        sampling_rate=1.0,
+        steps_per_round=1,
+        max_rounds=1,
+        delta=settings.privacy.delta,
+    )
+
+
+def planned_steps(settings: Settings) -> tuple[GaussianSteps, ...]:
+    """All that one holder may release in the run: every step of every round, and every sum."""
+    plan = plan_of(settings)
+    return (plan.steps(plan.max_rounds), *steps_of_sums(settings))
+
+
+def most_units(batch: int) -> float:
+    """How many clipped units a sum may be as long as, for the divisor ``batch``: so many more than
+    it as chance may draw (the probability of more is below 1e-20 where the rate times the units of
+    a holder is the batch). A holder cuts its sum to that length, and the gate takes no longer one.
+    """
+    return batch + 10 * math.sqrt(batch) + 20
