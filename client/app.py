@@ -110,6 +110,7 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         ledger=folder / "holders" / name / "ledger.sqlite",
         policy=simulated_policy(data),
         bundle=code_hash(),
+        new_ledger=True,
     )
 
 

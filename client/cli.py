@@ -29,6 +29,7 @@ def add_commands(app: typer.Typer) -> None:
     ledger.command("show")(show)
     ledger.command("verify")(verify)
     ledger.command("export")(export)
+    ledger.command("new")(new)
     app.add_typer(ledger, name="ledger")
     add_setup(app)
 
@@ -39,16 +40,55 @@ def show(
     delta: Annotated[
         float | None, typer.Option(help="Delta of the figures; the newest plan's by default.")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Your policy.toml, for what is left; the one beside the ledger, if any."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What was spent, in all and by each run."""
-    from .budget import read_spending
+    """What was spent, in all and by each run, and what is left."""
+    from .budget import left_of, read_spending
+    from .policy_file import FILE_NAME, load_policy
+    from .users import as_owner_of
 
-    summary = _summary(read_spending(file), delta)
+    spending, beside = read_spending(file), file.with_name(FILE_NAME)
+    named = policy or (beside if beside.is_file() else None)
+    left = []
+    if named is not None:
+        with as_owner_of(named.resolve().parent):
+            limits = load_policy(named)
+        left = left_of(spending, limits)
+    summary = _summary(spending, delta) | {"left": [one.to_json() for one in left]}
     if as_json:
         typer.echo(json.dumps(summary))
-    else:
-        _print_summary(summary)
+        return
+    _print_summary(summary)
+    if not left:
+        typer.echo("Name your policy with --policy to see what is left.")
+    for one in left:
+        typer.echo(one.in_words())
+
+
+def new(
+    file: File,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Make a ledger for text that never took part in anything; `client join` asks for it itself."""
+    from ..common.errors import ConfideError
+    from .budget import make_ledger
+    from .users import as_owner_of
+
+    with as_owner_of(file.resolve().parent):
+        if file.exists() or file.is_symlink():
+            raise ConfideError(
+                "ledger.exists", f"{file} is there already.", "It is never replaced."
+            )
+        typer.echo("A new ledger knows of nothing: what was spent before would be spent again.")
+        if not yes and not typer.confirm("Make it?"):
+            raise typer.Exit(1)
+        make_ledger(file)
+    typer.echo(str(file))
 
 
 def verify(

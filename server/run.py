@@ -31,6 +31,7 @@ from .card import write_card
 from .doctor import Facts
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
+from .ledgers import Memory
 from .outcome import check_size, final_adapter
 from .report import value_text
 from .report.build import write_report
@@ -44,11 +45,17 @@ logger = logging.getLogger("confide.server")
 _SOFTWARE = ("flwr", "torch", "transformers", "opacus", "peft", "dp-accounting")
 
 
-def run(config: Mapping[str, Any], transport: Transport, known: Known | None = None) -> RunFolder:
+def run(
+    config: Mapping[str, Any],
+    transport: Transport,
+    known: Known | None = None,
+    memory: Memory | None = None,
+) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
 
     Args:
         known: the holder's name for each node, where the coordinator knows it.
+        memory: of the holders' ledgers over runs, where they are the same ones.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
@@ -56,7 +63,7 @@ def run(config: Mapping[str, Any], transport: Transport, known: Known | None = N
     folder = _open_folder(config)
     started = time.monotonic()
     try:
-        _train(from_flat(config), transport, folder, known)
+        _train(from_flat(config), transport, folder, known, memory)
     except ConfideError as error:
         _end(folder, "failed", error.code, started, message=str(error))
         raise
@@ -93,7 +100,11 @@ def _open_folder(config: Mapping[str, Any]) -> RunFolder:
 
 
 def _train(
-    settings: Settings, transport: Transport, folder: RunFolder, known: Known | None
+    settings: Settings,
+    transport: Transport,
+    folder: RunFolder,
+    known: Known | None,
+    memory: Memory | None,
 ) -> None:
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
     if data is None:
@@ -117,7 +128,7 @@ def _train(
             logger.warning("%s", warning)
         about = _start(settings, loaded, folder, len(nodes))
         folder.event("start", **about, warnings=warnings)
-    Rounds(settings, loaded, transport, folder, evaluator, known).run(nodes)
+    Rounds(settings, loaded, transport, folder, evaluator, known, memory).run(nodes)
     other = final_adapter(folder, loaded, settings.aggregate.method)
     _save_adapter(settings, loaded, other, folder.path / "adapter")
 

@@ -34,6 +34,7 @@ class Place:
             data=self.data,
             ledger=folder / "own" / "ledger.sqlite",
             policy=policy,
+            new_ledger=True,
         )
         flat = tiny.config(model, Path("federation"), Path("runs"), **settings)
         self.settings = {k: v for k, v in flat.items() if k not in COORDINATORS_OWN}
