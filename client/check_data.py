@@ -97,14 +97,7 @@ def _as_agreed(path: Path, contract: Contract) -> tuple[list[Record], int]:
     text, target, person = contract.text, contract.target or None, contract.person or None
     content = path.read_bytes() if path.is_file() else b""
     rows = records_that_fit(path, content, text=text, target=target, person=person)
-    of_nobody = contract.unit != "person"
-    fitting = [
-        r
-        for r in rows
-        if r is not None
-        and (of_nobody or r.person is not None)
-        and all(contract.fits(r, kind) for kind in contract.tasks)
-    ]
+    fitting = [r for r in rows if r is not None and _agreed(r, contract)]
     if not fitting:
         read_records(path, text=text, target=target, person=person)
         raise ConfideError(
@@ -113,6 +106,23 @@ def _as_agreed(path: Path, contract: Contract) -> tuple[list[Record], int]:
             "Correct [data], or name the right file.",
         )
     return fitting, len(rows) - len(fitting)
+
+
+def misfits(path: Path, contract: Contract) -> list[int]:
+    """The places, from 1, of the records that are not what the contract says.
+
+    Raises:
+        ConfideError: the codes of the readers, for a row that is no record.
+    """
+    text, target, person = contract.text, contract.target or None, contract.person or None
+    records = read_records(path, text=text, target=target, person=person)
+    return [place for place, r in enumerate(records, start=1) if not _agreed(r, contract)]
+
+
+def _agreed(record: Record, contract: Contract) -> bool:
+    """Whether the contract holds for a record in each of its tasks."""
+    somebody = contract.unit != "person" or record.person is not None
+    return somebody and all(contract.fits(record, kind) for kind in contract.tasks)
 
 
 def propose_contract(

@@ -88,6 +88,15 @@ class Contract:
                 "Start a run whose scale holds it.",
             )
 
+    def in_words(self, kind: str) -> str:
+        """What a record has to be for a kind of task, for people."""
+        said = f"{self.text!r} holds {'messages' if self.format == CHAT else 'text'}"
+        if kind == "classification":
+            said += f", {self.target!r} one of {', '.join(self.labels)}"
+        elif kind == "regression":
+            said += f", {self.target!r} a number from {self.low:g} to {self.high:g}"
+        return said + (f", {self.person!r} a person" if self.unit == "person" else "")
+
     def fits(self, record: Record, kind: str) -> bool:
         """Whether a record, read by the contract's columns, is what it says. A person is not looked
         at here: who is no person has no unit (``client.corpus``)."""

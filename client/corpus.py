@@ -26,7 +26,7 @@ from ..common.models import LoadedModel
 from ..common.settings import DataSpec, Settings
 from ..common.tasks import Example
 from ..common.tasks.example import IGNORED
-from ..common.text.readers import Record, records_that_fit
+from ..common.text.readers import Record, check_suffix, records_that_fit
 from ..common.text.units import usable_units
 from .contract import Contract
 from .scrub import tried
@@ -35,11 +35,13 @@ Examples = Sequence[Example | None]
 
 
 def check_readable(path: Path) -> None:
-    """Refuse a file that the system says is gone or closed to this process; it is not opened.
+    """Refuse a file that the system says is gone or closed to this process, or whose name ends in
+    no format; it is not opened.
 
     Raises:
-        ConfideError: ``data.missing-file``.
+        ConfideError: ``data.missing-file`` or ``data.unknown-suffix``.
     """
+    check_suffix(path)
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise ConfideError(
             "data.missing-file",

@@ -126,8 +126,8 @@ class Holder:
         the first charge will make the ledger, none is made here."""
         task, plan, limits = job.task, job.plan, self._limits(job.settings)
         if self.site.new_ledger and not self.site.ledger.exists():
-            self._review_run(job, None)
             _raise(first_objection(task.run, plan, *limits))
+            self._review_run(job, None)
             return None
         with Ledger.open(self.site.ledger, create=False) as ledger:
             seen = ledger.replay(task.hash)
@@ -135,8 +135,8 @@ class Holder:
                 _check_rounds_left(task, job.settings, ledger.charged(task.run))
                 if job.settings.privacy.trust != "off":
                     ledger.check_unit(*_unit(job.settings))
-                self._review_run(job, ledger)
                 _raise(ledger.objection(task.run, plan, *limits))
+                self._review_run(job, ledger)
             return seen
 
     def _prepare(self, task: Task, settings: Settings) -> Share:
@@ -176,7 +176,7 @@ class Holder:
             return change
 
         change, schema = share.train(train)
-        self.unused = examples.count(None) + failed
+        self.unused = sum(one is None for one in examples) + failed
         return change, {"encoding": settings.wire.encoding, "schema": schema.digest}
 
     def _sum(self, job: _Job, corpus: Corpus) -> tuple[Tensor, dict[str, str]]:
@@ -192,7 +192,7 @@ class Holder:
             shares = shares_of_scores(
                 share.loaded, share.adapter, examples, Sum(str(job.kind)), self._generator
             )
-        self.unused = shares.count(None)
+        self.unused = sum(one is None for one in shares)
         units = corpus.units(settings.privacy.unit, shares)
         used = [one for one in shares if one is not None]
         return noisy_sum(used, size, units, job.plan, self._generator), {"encoding": "fp32"}

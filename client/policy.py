@@ -88,7 +88,7 @@ class Policy:
         "here; what they cost in privacy is part of epsilon.",
     )  # fmt: skip
     max_passes: float = _number(
-        1000.0, 0, 1e9,
+        2000.0, 0, 1e9,
         "How many times a run may go through the whole text: sampling rate times steps times\n"
         "rounds times copies. It bounds the work here by public numbers; a clock that ended a\n"
         "task would tell how much text there is.",

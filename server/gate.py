@@ -44,6 +44,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _LEDGER_ID = re.compile(r"[0-9a-f]{16,64}")
 _MOST_NOISE = 1e9
 _MOST_ENTRIES = 2**53
+_CLOSE = 1e-3  # relative, of noise that the same target may be calibrated to on two machines
 _ROUNDING = 1.01  # of fp32 sums
 # No coordinate of Adam moves further than this times lr in a step: by Cauchy and Schwarz
 # |m| / sqrt(v) <= (1 - b1) / sqrt((1 - b2) (1 - b1^2 / b2)) = 7.27 with torch's betas, and the
@@ -285,22 +286,24 @@ def _goes_on(receipt: Receipt, last: Receipt) -> bool:
 
 
 def _check_noise(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
-    """Every step has the plan's rate and at least its noise, which are the same at every holder.
-    What the last receipt said was looked at then."""
+    """Every step has the plan's rate and its noise, which are the same at every holder. What the
+    last receipt said was looked at then."""
     plan = plan_of(settings)
     new = _rounds_of(receipt, settings) - (_rounds_of(last, settings) if last else set())
-    for noise, rate in new:
-        if rate != plan.sampling_rate or len(new) > 1:
-            raise ConfideError("gate.receipt", "The receipt states another plan than the run's.")
-        if noise < plan.noise_multiplier and not _enough(noise, settings):
-            raise ConfideError("gate.noise", "The receipt states less noise than the plan.")
+    least, most = ((1 + sign * _CLOSE) * plan.noise_multiplier for sign in (-1, 1))
+    if any(noise < least for noise, _ in new):
+        raise ConfideError("gate.noise", "The receipt states less noise than the plan.")
+    if len(new) > 1 or any(noise > most or rate != plan.sampling_rate for noise, rate in new):
+        raise ConfideError("gate.receipt", "The receipt states another plan than the run's.")
+    if any(noise < plan.noise_multiplier and not _enough(noise, settings) for noise, _ in new):
+        raise ConfideError("gate.noise", "The receipt states less noise than the plan.")
 
 
 def _enough(noise: float, settings: Settings) -> bool:
     """Whether a little less noise than is calibrated here keeps the epsilon of the run all the
     same: another machine's arithmetic may end the search a last digit apart."""
     plan = plan_of(settings)
-    if settings.privacy.noise_multiplier or noise <= 0:
+    if settings.privacy.noise_multiplier:
         return False
     whole = replace(plan, noise_multiplier=noise).steps(plan.max_rounds)
     most = settings.privacy.epsilon * (1 + 1e-6)

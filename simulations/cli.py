@@ -148,12 +148,12 @@ def simulate(
     from ..common.settings import from_flat
     from .display import Display
     from .flower import simulate as run_flower
-    from .scenario import load_scenario, prepare, run_config
+    from .scenario import check_text, load_scenario, prepare, run_config
 
     chosen = load_scenario(scenario)
     config = run_config(chosen, changes or [])
     settings = from_flat(config)
-    prepare(chosen)
+    check_text(prepare(chosen), settings)
     console = Console(stderr=True)
     with Display(console, settings.round.count, settings.privacy.epsilon) as display:
         try:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..client.check_data import misfits
+from ..client.contract import CHAT, Contract
 from ..common.errors import ConfideError, nearest
 from ..common.settings import Scalar, Settings, known_keys
 from ..common.text.benchmarks import BENCHMARKS, spec
@@ -193,6 +195,38 @@ def prepare(scenario: Scenario) -> Path:
         public_limit=scenario.public_limit,
         folder=scenario.folder,
     )
+
+
+def check_text(folder: Path, settings: Settings) -> Path:
+    """The folder again; refuse a prepared federation of which a record is not what the settings say: they are the
+    contract of every simulated holder, which in a run uses the rest and says nothing of it.
+
+    Raises:
+        ConfideError: ``data.unfit``, by file, and the codes of the readers for the first bad row.
+    """
+    data, task = settings.data, settings.task
+    agreed = Contract(
+        text=data.text,
+        target=data.target,
+        person=data.person,
+        unit=settings.privacy.unit,
+        tasks=(task.kind,),
+        labels=task.label_names,
+        low=task.low,
+        high=task.high,
+    )
+    formats = (CHAT, "text") if task.template == CHAT else ("text",)
+    for file in sorted(folder.glob("holder-*.jsonl")):
+        found = min((misfits(file, replace(agreed, format=f)) for f in formats), key=len)
+        if found:
+            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            raise ConfideError(
+                "data.unfit",
+                f"Record {found[0]}{more} of {file.name} is not what the run says of its text"
+                f" ({agreed.in_words(task.kind)}).",
+                "Correct the text, or task.labels, task.low and task.high, data.person.",
+            )
+    return folder
 
 
 _TYPES: Mapping[str, type] = {

@@ -30,7 +30,7 @@ from typing import Any
 from ..common.errors import ConfideError, missing_extra, nearest
 from ..common.metrics import METRICS
 from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
-from .scenario import Scenario, prepare, run_config
+from .scenario import Scenario, check_text, prepare, run_config
 from .space import Dimension
 
 SAMPLERS = ("tpe", "random", "grid")
@@ -136,10 +136,10 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
         raise ConfideError(
             "tune.sampler", f"{search.sampler!r} is no sampler.", nearest(search.sampler, SAMPLERS)
         )
-    from_flat(search.config())
+    settings = from_flat(search.config())
     optuna = _optuna()
     study = _study(optuna, search)
-    data = prepare(search.scenario)
+    data = check_text(prepare(search.scenario), settings)
 
     def objective(trial: Any) -> float:
         values = {d.key: d.suggest(trial) for d in search.space}

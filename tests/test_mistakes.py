@@ -172,8 +172,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "typo.toml").write_text('source = "nyt"\nholder = 2\npartition = "unit"\n')
     (tmp_path / "key.toml").write_text(f'{scenario}[config]\n"train.bach" = 3\n')
     (tmp_path / "flat.toml").write_text('"privacy.epsilon" = 0\n')
-    with Ledger.open(tmp_path / "good.sqlite") as ledger:
-        ledger.register("0" * 64, 400)
+    Ledger.open(tmp_path / "good.sqlite").close()
     (tmp_path / "lost" / "adapter").mkdir(parents=True)  # a run whose base model is not here
     (tmp_path / "lost" / "config.toml").write_text(
         '[model]\nname = "bert-bse-uncased"\n[task]\nlabels = "no,yes"\n'

@@ -6,7 +6,10 @@ import json
 import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from confide.client.contract import Contract
 
 GOOD = ("fine", "lovely", "bright", "warm", "kind", "clear")
 BAD = ("awful", "grim", "cold", "cruel", "dull", "vague")
@@ -190,6 +193,24 @@ def rows(count: int, seed: int, length: int = 12) -> list[dict[str, str]]:
         label = "positive" if good else "negative"
         out.append({"text": " ".join(words), "label": label, "person": str(number // 3)})
     return out
+
+
+def contract(flat: Mapping[str, Any]) -> Contract:
+    """What the holder of a tiny text says of it, such that the run of a flat config fits."""
+    from confide.client.contract import Contract
+
+    kind = flat.get("task.kind", "classification")
+    labels = [name.strip() for name in flat.get("task.labels", "").split(",") if name.strip()]
+    return Contract(
+        text=flat.get("data.text", "text"),
+        target=flat.get("data.target", "label"),
+        person=flat.get("data.person", "") or "person",
+        unit=flat.get("privacy.unit", "record"),
+        tasks=(kind,),
+        labels=tuple(labels),
+        low=flat.get("task.low", 0.0),
+        high=flat.get("task.high", 1.0),
+    )
 
 
 def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:

@@ -113,6 +113,19 @@ def records_that_fit(
 
 
 def _records(path: Path, content: bytes, columns: _Columns) -> Iterator[Record | ConfideError]:
+    suffix = check_suffix(path)
+    if suffix == ".txt":
+        columns = columns._replace(target=None)
+    for row in _ROWS[suffix](path, content, columns):
+        yield row if isinstance(row, ConfideError) else _record(path, row, columns)
+
+
+def check_suffix(path: Path) -> str:
+    """The suffix of a file that can be read.
+
+    Raises:
+        ConfideError: ``data.unknown-suffix``.
+    """
     suffix = path.suffix.lower()
     if suffix not in _ROWS:
         raise ConfideError(
@@ -120,10 +133,7 @@ def _records(path: Path, content: bytes, columns: _Columns) -> Iterator[Record |
             f"{path} ends in {suffix!r}, which is no format that can be read.",
             f"Use one of {', '.join(sorted(_ROWS))}.",
         )
-    if suffix == ".txt":
-        columns = columns._replace(target=None)
-    for row in _ROWS[suffix](path, content, columns):
-        yield row if isinstance(row, ConfideError) else _record(path, row, columns)
+    return suffix
 
 
 def _content(path: Path) -> bytes:

@@ -86,8 +86,7 @@ def test_a_federation_is_made_and_changed_without_anything_heavy(tmp_path: Path)
 @pytest.mark.parametrize("command", ["show", "verify"])
 def test_the_ledger_is_read_without_anything_heavy(command: str, tmp_path: Path) -> None:
     file = tmp_path / "ledger.sqlite"
-    with Ledger.open(file) as ledger:
-        ledger.register("0" * 64, 400)
+    Ledger.open(file).close()
     assert heavy_behind("ledger", command, file) == []
 
 

@@ -24,11 +24,15 @@ RECORDS = 24
 
 
 class Place:
-    """One holder's machine. ``settings`` are the coordinator's, ``policy`` the holder's."""
+    """One holder's machine. ``settings`` are the coordinator's, ``policy`` the holder's, who says
+    of its text what lets that run fit unless the policy says something else."""
 
     def __init__(self, folder: Path, model: Path, policy: Policy, **settings: Any) -> None:
         self.model = model
         self.data = tiny.write_jsonl(folder / "own" / "text.jsonl", tiny.rows(RECORDS, seed=3))
+        flat = tiny.config(model, Path("federation"), Path("runs"), **settings)
+        if policy.data is None and not policy.allow_any_data:
+            policy = dataclasses.replace(policy, data=tiny.contract(flat))
         self.site = Site(
             name="holder-00",
             data=self.data,
@@ -36,7 +40,6 @@ class Place:
             policy=policy,
             new_ledger=True,
         )
-        flat = tiny.config(model, Path("federation"), Path("runs"), **settings)
         self.settings = {k: v for k, v in flat.items() if k not in COORDINATORS_OWN}
         self.holder = Holder(self.site)
 

@@ -15,12 +15,13 @@ import pytest
 import torch
 
 from confide.client import holder as holder_module
-from confide.client.holder import Holder, plan_for
+from confide.client.holder import Holder
 from confide.client.policy import SIMULATION
 from confide.client.trainer import Trainer
 from confide.common import models
 from confide.common.models import load_model
 from confide.common.parcel import pack
+from confide.common.plans import plan_of
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
@@ -80,7 +81,7 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_task_is_charged_then_trained_then_released(place: Place, events: list[str]) -> None:
     update(place, place.task())
     assert events == ["charge", "train", "release"]
-    assert place.states() == ["created", "dataset", "reserved", "released"]
+    assert place.states() == ["created", "reserved", "released"]
 
 
 def test_the_charge_is_in_the_file_before_a_step_is_made(
@@ -171,32 +172,31 @@ def test_the_receipt_is_that_of_the_ledger(place: Place) -> None:
 # The budget
 
 
-def affordable(place: Place, units: int, limit: float) -> int:
+def affordable(place: Place, limit: float) -> int:
     """How many rounds of the place's plan fit into ``limit``."""
-    settings = from_flat(place.settings)
-    plan = plan_for(settings, units)
+    plan = plan_of(from_flat(place.settings))
     fits = [epsilon_pld([plan.steps(k)], DELTA) <= limit for k in range(1, 10)]
     assert fits[0]
     return fits.index(False)
 
 
 @pytest.mark.parametrize(
-    ("settings", "units", "limit"),
+    ("settings", "limit"),
     [
-        ({}, RECORDS, spent(3)),
-        ({}, RECORDS, spent(3) + 0.01),
-        ({"train__batch": 6}, RECORDS, 0.3),
-        ({"round__mode": "steps", "train__steps": 3, "train__lr": 0.01}, RECORDS, 3.0),
-        ({"privacy__unit": "person", "data__person": "person"}, RECORDS // 3, spent(2)),
+        ({}, spent(3)),
+        ({}, spent(3) + 0.01),
+        ({"train__rate": 0.25}, 0.3),
+        ({"round__mode": "steps", "train__steps": 3, "train__lr": 0.01}, 3.0),
+        ({"privacy__unit": "person", "data__person": "person"}, spent(2)),
     ],
     ids=["met exactly", "some left over", "a sample", "several steps", "persons"],
 )
 def test_the_last_affordable_round_runs_and_the_next_is_refused_without_opening_a_file(
-    make_place: MakePlace, settings: dict[str, Any], units: int, limit: float
+    make_place: MakePlace, settings: dict[str, Any], limit: float
 ) -> None:
     place = make_place(privacy__noise_multiplier=NOISE, round__count=10, **settings)
     place.restart(max_epsilon=limit)
-    rounds = affordable(place, units, limit)
+    rounds = affordable(place, limit)
     for number in range(1, rounds + 1):
         task = place.task(number)
         with watching():
@@ -238,7 +238,7 @@ def test_the_ledger_holds_a_run_to_its_limit_whatever_happens_between_review_and
 ) -> None:
     place = make_place(privacy__noise_multiplier=NOISE, round__count=3)
     place.restart(max_epsilon_per_run=spent(2))
-    monkeypatch.setattr(holder_module, "review_plan", lambda *_: None)
+    monkeypatch.setattr(holder_module, "review_plan", lambda *_, **__: None)
     for number in (1, 2):
         update(place, place.task(number))
     events.clear()
@@ -298,16 +298,16 @@ def test_a_round_that_the_run_does_not_have_is_refused(place: Place, number: int
 
 def test_the_noise_is_for_all_rounds_of_the_run(place: Place) -> None:
     settings = from_flat(place.settings | {"round.count": 20})
-    plan = plan_for(settings, RECORDS)
+    plan = plan_of(settings)
     assert epsilon_pld([plan.steps(20)], DELTA) <= settings.privacy.epsilon
     assert epsilon_pld([plan.steps(21)], DELTA) > settings.privacy.epsilon
 
 
-def test_a_delta_of_one_record_or_more_is_refused(make_place: MakePlace) -> None:
-    place = make_place(privacy__delta=1 / RECORDS)
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_no_delta_is_held_against_what_the_holder_has(make_place: MakePlace, unit: str) -> None:
+    place = make_place(privacy__delta=0.09, privacy__unit=unit, data__person="person")
     place.restart(max_delta=0.1)
-    assert code(place.holder.handle(place.task())) == "privacy.delta"
-    assert place.charges() == 0
+    assert code(place.holder.handle(place.task())) == "update"  # a refusal would tell n
 
 
 def test_without_noise_the_budget_is_gone_for_good(make_place: MakePlace) -> None:
@@ -340,16 +340,19 @@ def handed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return seen
 
 
-def test_persons_are_counted_drawn_and_booked(make_place: MakePlace, handed: list[Any]) -> None:
-    place = make_place(train__batch=6, **BY_PERSON)
+def test_persons_are_drawn_and_booked_and_not_counted(
+    make_place: MakePlace, handed: list[Any]
+) -> None:
+    place = make_place(train__rate=0.75, **BY_PERSON)
     receipt = update(place, place.task()).receipt
-    assert [step["sampling_rate"] for step in receipt["steps_run"]] == [6 / PERSONS]
+    assert [step["sampling_rate"] for step in receipt["steps_run"]] == [0.75]
     assert handed == [[[3 * i, 3 * i + 1, 3 * i + 2] for i in range(PERSONS)]]
     with Ledger.open(place.site.ledger) as ledger:
-        dataset, reserved = ledger.dataset(), ledger.entries()[2].payload
-    assert dataset is not None
-    assert (dataset.units, dataset.unit, dataset.person) == (PERSONS, "person", "person")
+        reserved, released = (entry.payload for entry in ledger.entries()[1:])
+        identity = ledger.identity
     assert (reserved["plan"]["unit"], reserved["person"]) == ("person", "person")
+    assert released["text"] == identity
+    assert "units" not in reserved | released
 
 
 def test_each_record_is_handed_on_as_a_unit_of_its_own(place: Place, handed: list[Any]) -> None:
@@ -357,98 +360,58 @@ def test_each_record_is_handed_on_as_a_unit_of_its_own(place: Place, handed: lis
     assert handed == [[[i] for i in range(RECORDS)]]
 
 
-def test_a_delta_of_one_person_or_more_is_refused(make_place: MakePlace, handed: list[Any]) -> None:
-    delta = (1 / RECORDS + 1 / PERSONS) / 2  # too much for the records, not for the persons
-    place = make_place(privacy__delta=delta, privacy__noise_multiplier=NOISE)
-    place.restart(max_delta=0.5, max_epsilon=math.inf)
-    assert code(place.holder.handle(place.task())) == "privacy.delta"
-    place.settings |= {"privacy.unit": "person", "data.person": "person"}
+def test_no_request_chooses_the_unit_or_binds_the_ledger_to_one(
+    make_place: MakePlace, handed: list[Any]
+) -> None:
+    place, noise = make_place(**BY_PERSON), {"privacy__noise_multiplier": 10_000.0}
+    by_label = place.hostile(data__person="label", **noise)
+    assert code(place.holder.handle(by_label)) == "contract.person"
+    by_record = place.hostile(privacy__unit="record", **noise)
+    assert code(place.holder.handle(by_record)) == "contract.unit"
+    assert not place.site.ledger.exists()
     assert code(place.holder.handle(place.task())) == "update"
-    place.settings["privacy.delta"] = 0.1
-    tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
-    assert code(place.holder.handle(place.task())) == "privacy.delta"
 
 
-def test_another_unit_is_refused_before_the_text_is_read(
-    make_place: MakePlace, handed: list[Any], monkeypatch: pytest.MonkeyPatch
+def test_a_ledger_goes_on_with_its_unit_even_where_the_contract_changed(
+    make_place: MakePlace, handed: list[Any]
 ) -> None:
     place = make_place(**BY_PERSON)
     update(place, place.task())
-    monkeypatch.setattr(Holder, "_open_corpus", lambda *_: pytest.fail("the text was read"))
-    place.settings["data.person"] = "label"
-    assert code(place.holder.handle(place.task(2))) == "ledger.unit"
-    place.settings["privacy.unit"] = "record"
+    place.settings |= {"privacy.unit": "record", "data.person": ""}
+    place.restart(data=tiny.contract(place.settings))
     assert code(place.holder.handle(place.task(2))) == "ledger.unit"
     assert place.charges() == 1
 
 
-def test_a_record_of_nobody_is_refused_before_the_charge(make_place: MakePlace) -> None:
+def test_a_record_of_nobody_is_a_unit_of_nothing(make_place: MakePlace, handed: list[Any]) -> None:
     place = make_place(**BY_PERSON)
-    tiny.write_jsonl(place.data, [{**row, "person": None} for row in tiny.rows(RECORDS, seed=3)])
-    assert code(place.holder.handle(place.task())) == "data.missing-person"
-    assert place.charges() == 0
-
-
-def test_a_count_of_records_does_not_decide_what_persons_can_afford(
-    make_place: MakePlace, handed: list[Any]
-) -> None:
-    place = make_place(train__batch=2, privacy__noise_multiplier=NOISE, **BY_PERSON)
-    place.restart(max_epsilon=0.9 * spent(1))
-    with Ledger.open(place.site.ledger) as ledger:
-        ledger.register("as a run without noise has counted", 2)  # at 2 units the rate were 1
+    rows = tiny.rows(RECORDS, seed=3)
+    tiny.write_jsonl(place.data, [{**rows[0], "person": None}, *rows[3:]])
     assert code(place.holder.handle(place.task())) == "update"
+    assert handed == [[[], *([3 * i + 1, 3 * i + 2, 3 * i + 3] for i in range(PERSONS - 1))]]
 
 
 # The data set and its ledger
 
 
-def test_a_changed_file_is_registered_and_the_budget_goes_on(make_place: MakePlace) -> None:
-    place = make_place(train__batch=6)
-    update(place, place.task(1))
-    tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
-    second = update(place, place.task(2))
-    assert place.states().count("dataset") == 2
-    rates = {steps["sampling_rate"] for steps in second.receipt["steps_run"]}
-    assert rates == {6 / RECORDS, 6 / 30}
-
-
-def test_a_holder_notices_a_file_that_another_process_registered(make_place: MakePlace) -> None:
-    place = make_place(train__batch=6)
-    update(place, place.task(1))
-    tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
-    Holder(place.site).handle(place.task(1, run="other"))
-    second = update(place, place.task(2))
-    rates = {steps["sampling_rate"] for steps in second.receipt["steps_run"]}
-    assert rates == {6 / RECORDS, 6 / 30}
-
-
-def test_a_file_with_more_records_may_afford_what_the_old_one_could_not(
-    make_place: MakePlace,
-) -> None:
-    place = make_place(train__batch=RECORDS, privacy__noise_multiplier=NOISE)
-    place.restart(max_epsilon=spent(1) * 1.1)
-    update(place, place.task(1))
-    assert code(place.holder.handle(place.task(2))) == "ledger.budget-exhausted"
-    tiny.write_jsonl(place.data, tiny.rows(20 * RECORDS, seed=9))
-    assert code(place.holder.handle(place.task(2))) == "update"
-    assert epsilon_of(place) <= place.site.policy.max_epsilon
-
-
-def test_a_file_that_changes_while_it_is_read_is_refused(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from confide.client import corpus
-
-    read = corpus.read_records
-
-    def slow(*args: Any, **kwargs: Any) -> Any:
-        records = read(*args, **kwargs)
+def test_a_changed_file_is_another_text_under_the_same_budget(make_place: MakePlace) -> None:
+    place, seen = make_place(), []
+    for number in (1, 2):
+        update(place, place.task(number))
+        with Ledger.open(place.site.ledger) as ledger:
+            seen.append(ledger.identity)
         tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
-        return records
+    assert len(set(seen)) == 2
+    assert place.states() == ["created", *["reserved", "released"] * 2]  # no entry of its own
+    with Ledger.open(place.site.ledger) as ledger:
+        assert sum(step.steps for step in ledger.steps()) == 2
 
-    monkeypatch.setattr(corpus, "read_records", slow)
-    assert code(place.holder.handle(place.task())) == "data.changed"
-    assert place.charges() == 0
+
+def test_a_changed_file_is_read_again(place: Place, handed: list[Any]) -> None:
+    update(place, place.task(1))
+    tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
+    update(place, place.task(2))
+    assert [len(units) for units in handed] == [RECORDS, 30]
 
 
 def test_a_tampered_ledger_stops_the_holder(place: Place) -> None:
@@ -472,9 +435,9 @@ def test_a_tampered_ledger_stops_the_holder(place: Place) -> None:
         ({"lora__targets": "word_embeddings"}, "settings.range"),
         ({"lora__targets": "../x"}, "settings.range"),
         ({"train__max_length": 65}, "settings.range"),
-        ({"data__text": "body"}, "data.missing-column"),
-        ({"data__person": "/etc/passwd"}, "data.missing-column"),
-        ({"task__labels": "good,bad"}, "data.unknown-label"),
+        ({"data__text": "body"}, "contract.text"),
+        ({"data__person": "/etc/passwd"}, "contract.person"),
+        ({"task__labels": "good,bad"}, "contract.labels"),
     ],
 )
 def test_a_task_that_does_not_fit_the_text_or_the_model_is_not_charged(
@@ -536,35 +499,55 @@ def test_an_adapter_of_another_shape_is_refused_before_it_costs_anything(
 # Bad input at the holder
 
 GOOD_ROW = {"text": "a fine day", "label": "positive", "person": "1"}
-BAD_FILES: list[tuple[str, bytes | None, str]] = [
+MISSING: list[tuple[str, bytes | None, str]] = [
     ("text.jsonl", None, "data.missing-file"),
-    ("text.jsonl", b"", "data.empty"),
-    ("text.jsonl", b"\n\n", "data.empty"),
-    ("text.jsonl", b"\x00\x01\x02", "data.binary"),
-    ("text.jsonl", b"\xff\xfe", "data.binary"),
-    ("text.jsonl", b"not json\n", "data.format"),
-    ("text.jsonl", json.dumps({"text": "a day"}).encode(), "data.missing-column"),
-    ("text.jsonl", json.dumps(GOOD_ROW | {"label": "mixed"}).encode(), "data.unknown-label"),
-    ("text.jsonl", json.dumps(GOOD_ROW | {"text": ""}).encode(), "data.bad-value"),
-    ("text.jsonl", json.dumps(GOOD_ROW | {"text": None}).encode(), "data.bad-value"),
-    ("text.csv", b"text,label\na day\n", "data.format"),
-    ("text.parquet", b"no parquet", "data.format"),
-    ("text.txt", b"a day\n", "data.unknown-label"),
     ("text.doc", b"a day\n", "data.unknown-suffix"),
+]
+BAD_FILES: list[tuple[str, bytes]] = [
+    ("text.jsonl", b""),
+    ("text.jsonl", b"\n\n"),
+    ("text.jsonl", b"\x00\x01\x02"),
+    ("text.jsonl", b"\xff\xfe"),
+    ("text.jsonl", b"not json\n"),
+    ("text.jsonl", b"[" * 100_000),
+    ("text.jsonl", json.dumps({"text": "a day"}).encode()),
+    ("text.jsonl", json.dumps(GOOD_ROW | {"label": "mixed"}).encode()),
+    ("text.jsonl", json.dumps(GOOD_ROW | {"text": ""}).encode()),
+    ("text.jsonl", json.dumps(GOOD_ROW | {"text": None}).encode()),
+    ("text.jsonl", json.dumps(GOOD_ROW | {"text": [GOOD_ROW]}).encode()),
+    ("text.csv", b"text,label\na day\n"),
+    ("text.csv", b'text,label\n"a day'),
+    ("text.parquet", b"no parquet"),
+    ("text.txt", b"a day\n"),
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "expected"), BAD_FILES)
-def test_bad_input_is_refused_with_its_code_and_not_charged(
+@pytest.mark.parametrize(("name", "content", "expected"), MISSING)
+def test_a_file_that_is_not_there_is_refused_and_not_charged(
     place: Place, name: str, content: bytes | None, expected: str, events: list[str]
 ) -> None:
+    assert code(with_file(place, name, content).handle(place.task())) == expected
+    assert events == []
+    assert not place.site.ledger.exists()
+
+
+@pytest.mark.parametrize(("name", "content"), BAD_FILES)
+def test_whatever_is_in_the_file_the_answer_is_an_update(
+    place: Place, name: str, content: bytes, handed: list[Any]
+) -> None:
+    holder = with_file(place, name, content)
+    assert code(holder.handle(place.task())) == "update"
+    assert all(unit == [] for unit in handed[0])
+    assert holder.unused == len(handed[0])
+
+
+def with_file(place: Place, name: str, content: bytes | None) -> Holder:
+    """The place's holder with another file, or none, in the place of its text."""
     place.data.unlink()
     data = place.data.with_name(name)
     if content is not None:
         data.write_bytes(content)
-    holder = Holder(dataclasses.replace(place.site, data=data))
-    assert code(holder.handle(place.task())) == expected
-    assert events == []
+    return Holder(dataclasses.replace(place.site, data=data))
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(place: Place) -> None:

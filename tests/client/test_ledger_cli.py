@@ -46,10 +46,9 @@ def run(*arguments: str) -> Any:
 def file(tmp_path: Path) -> str:
     path = tmp_path / "ledger.sqlite"
     with Ledger.open(path) as ledger:
-        ledger.register("keyed-hash", 500)
         for k, name in enumerate(["spring", "spring", "autumn"]):
             ledger.charge(Charge(run=name, round=k, task_hash=f"task-{k}", plan=PLAN), limit=None)
-        ledger.release("task-0", b"update")
+        ledger.release("task-0", b"update", "keyed-hash")
     return str(path)
 
 
@@ -110,13 +109,12 @@ def test_a_ledger_of_persons_says_so_and_names_the_column(tmp_path: Path) -> Non
     path = tmp_path / "persons.sqlite"
     persons = replace(PLAN, unit=Unit.PERSON)
     with Ledger.open(path) as ledger:
-        ledger.register("keyed-hash", 50, Unit.PERSON, "[b]author")
         charge = Charge(run="r", round=1, task_hash="t", plan=persons, person="[b]author")
         ledger.charge(charge, limit=None)
     assert "per person (column '[b]author')" in run("show", str(path)).stdout
     summary = json.loads(run("show", str(path), "--json").stdout)
     assert (summary["unit"], summary["person"]) == ("person", "[b]author")
-    assert (summary["dataset"]["units"], summary["dataset"]["unit"]) == (50, "person")
+    assert summary["text"] is None  # none was read yet
 
 
 def test_steps_without_noise_are_shown_as_not_private(file: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +13,16 @@ from typing import Any
 import pytest
 
 from confide.client import policy as policy_module
-from confide.client.policy import SIMULATION, Policy, review, review_model, review_plan, review_sum
+from confide.client.contract import Contract
+from confide.client.policy import (
+    SIMULATION,
+    Policy,
+    review,
+    review_model,
+    review_plan,
+    review_requests,
+    review_sum,
+)
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.plan import Plan, Trust
@@ -23,6 +33,12 @@ OTHER_PIN = "0" * 64
 PIN = "0123456789abcdef" * 4
 NOISE, DELTA = 4.0, 1e-5
 ROUNDS = 10
+TEXT = Contract(target="label", tasks=("classification",), labels=("a", "b"))
+
+
+def policy(**limits: Any) -> Policy:
+    """The defaults with a text that the settings of this file fit."""
+    return Policy(data=limits.pop("data", TEXT), **limits)
 
 
 def settings(**changes: Any) -> Settings:
@@ -31,16 +47,16 @@ def settings(**changes: Any) -> Settings:
     return from_flat(flat | named)
 
 
-def refused(policy: Policy, **changes: Any) -> str:
+def refused(holder: Policy, **changes: Any) -> str:
     with pytest.raises(ConfideError) as caught:
-        review(settings(**changes), policy)
+        review(settings(**changes), holder)
     assert caught.value.hint
     return caught.value.code
 
 
-def allowed(policy: Policy, **changes: Any) -> bool:
+def allowed(holder: Policy, **changes: Any) -> bool:
     try:
-        review(settings(**changes), policy)
+        review(settings(**changes), holder)
     except ConfideError:
         return False
     return True
@@ -80,6 +96,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # Limits on one number of the settings: the limit, what meets it, what passes it
 
 ABOVE = 1 + 1e-9
+COPIES = {"task__word_dropout": 0.1}
 NUMBERS: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
     ("max_delta", 1e-6, {"privacy__delta": 1e-6}, {"privacy__delta": 1e-6 * ABOVE}),
     ("max_clip", 2.0, {"privacy__clip": 2.0}, {"privacy__clip": 2.0 * ABOVE}),
@@ -91,6 +108,11 @@ NUMBERS: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
         {"train__steps": 3, "round__count": 20},
         {"train__steps": 3, "round__count": 21},
     ),
+    ("max_passes", 5.0, {"train__rate": 0.25}, {"train__rate": 0.25 * ABOVE}),
+    ("max_sampling_rate", 0.25, {"train__rate": 0.25}, {"train__rate": 0.25 * ABOVE}),
+    ("max_length", 99, {"train__max_length": 99}, {"train__max_length": 100}),
+    ("max_copies", 3, COPIES | {"task__copies": 3}, COPIES | {"task__copies": 4}),
+    ("max_dropout", 0.2, {"task__word_dropout": 0.2}, {"task__word_dropout": 0.2 * ABOVE}),
     ("max_batch", 64, {"train__batch": 64}, {"train__batch": 65}),
     ("max_rank", 4, {"lora__rank": 4}, {"lora__rank": 5}),
     (
@@ -133,18 +155,18 @@ def test_a_limit_that_is_no_number_allows_nothing(cache: Path, limit: str) -> No
 
 def test_every_limit_on_a_number_is_tried_here() -> None:
     numbers = {f.name for f in fields(Policy) if "low" in f.metadata}
-    elsewhere = {"max_epsilon", "max_sampling_rate"}  # by the ledger, and by the plan below
+    elsewhere = {"max_epsilon", "max_requests_per_day"}  # by the ledger, and by a clock below
     assert numbers == {row[0] for row in NUMBERS} | elsewhere
 
 
 def test_the_defaults_allow_an_ordinary_run(cache: Path) -> None:
-    assert allowed(Policy())
-    assert allowed(Policy(), round__count=100, train__steps=20, privacy__noise_multiplier=0.5)
+    assert allowed(policy())
+    assert allowed(policy(), round__count=100, train__steps=20, privacy__noise_multiplier=0.5)
 
 
 def test_what_is_refused_is_told_by_name_value_and_limit(cache: Path) -> None:
     with pytest.raises(ConfideError) as caught:
-        review(settings(train__batch=65), Policy(max_batch=64))
+        review(settings(train__batch=65), policy(max_batch=64))
     assert "train.batch = 65 is above max-batch = 64." in caught.value.message
 
 
@@ -153,19 +175,19 @@ def test_what_is_refused_is_told_by_name_value_and_limit(cache: Path) -> None:
 
 @pytest.mark.parametrize("rate", [0.25, 1.0])
 def test_the_largest_share_of_the_data_is_a_limit(rate: float) -> None:
-    review_plan(plan(sampling_rate=rate), Policy(max_sampling_rate=rate), ())
-    narrow = Policy(max_sampling_rate=rate / ABOVE)
+    review_plan(plan(sampling_rate=rate), policy(max_sampling_rate=rate), ())
+    narrow = policy(max_sampling_rate=rate / ABOVE)
     assert refused_plan(narrow, sampling_rate=rate) == "policy.max-sampling-rate"
     bare = {"trust": Trust.OFF, "noise_multiplier": 0.0, "sampling_rate": rate}
     assert refused_plan(narrow, **bare) == "policy.max-sampling-rate"
-    assert refused_plan(Policy(max_sampling_rate=math.nan)) == "policy.max-sampling-rate"
+    assert refused_plan(policy(max_sampling_rate=math.nan)) == "policy.max-sampling-rate"
 
 
 def test_noise_that_was_calibrated_is_held_against_the_limit_too() -> None:
-    review_plan(plan(), Policy(min_noise_multiplier=NOISE), ())
-    least = Policy(min_noise_multiplier=NOISE * ABOVE)
+    review_plan(plan(), policy(min_noise_multiplier=NOISE), ())
+    least = policy(min_noise_multiplier=NOISE * ABOVE)
     assert refused_plan(least) == "policy.min-noise-multiplier"
-    assert refused_plan(Policy(min_noise_multiplier=math.nan)) == "policy.min-noise-multiplier"
+    assert refused_plan(policy(min_noise_multiplier=math.nan)) == "policy.min-noise-multiplier"
 
 
 def spent(steps: int, noise: float = NOISE) -> float:
@@ -174,22 +196,22 @@ def spent(steps: int, noise: float = NOISE) -> float:
 
 
 def test_the_epsilon_of_a_run_is_that_of_all_its_rounds() -> None:
-    review_plan(plan(), Policy(max_epsilon_per_run=spent(ROUNDS)), ())
-    less = Policy(max_epsilon_per_run=spent(ROUNDS) - 1e-6)
+    review_plan(plan(), policy(max_epsilon_per_run=spent(ROUNDS)), ())
+    less = policy(max_epsilon_per_run=spent(ROUNDS) - 1e-6)
     assert refused_plan(less) == "policy.max-epsilon-per-run"
-    assert refused_plan(Policy(max_epsilon_per_run=math.nan)) == "policy.max-epsilon-per-run"
+    assert refused_plan(policy(max_epsilon_per_run=math.nan)) == "policy.max-epsilon-per-run"
 
 
 @pytest.mark.parametrize("done", [1, 4, 9])
 def test_rounds_that_were_charged_are_not_planned_again(done: int) -> None:
     charged = (GaussianSteps(noise_multiplier=NOISE, sampling_rate=1.0, steps=done),)
-    review_plan(plan(), Policy(max_epsilon_per_run=spent(ROUNDS)), charged)
-    less = Policy(max_epsilon_per_run=spent(ROUNDS) - 1e-6)
+    review_plan(plan(), policy(max_epsilon_per_run=spent(ROUNDS)), charged)
+    less = policy(max_epsilon_per_run=spent(ROUNDS) - 1e-6)
     assert refused_plan(less, charged) == "policy.max-epsilon-per-run"
 
 
 def test_a_run_that_changes_half_way_gains_nothing() -> None:
-    limit = Policy(max_epsilon_per_run=spent(ROUNDS))
+    limit = policy(max_epsilon_per_run=spent(ROUNDS))
     review_plan(plan(noise_multiplier=NOISE * 2), limit, ())
     loud = (GaussianSteps(noise_multiplier=NOISE / 2, sampling_rate=1.0, steps=5),)
     assert refused_plan(limit, loud) == "policy.max-epsilon-per-run"
@@ -199,52 +221,51 @@ def test_a_run_that_changes_half_way_gains_nothing() -> None:
 
 def test_a_run_without_noise_has_no_epsilon_to_be_held_against_a_limit() -> None:
     bare = plan(trust=Trust.OFF, noise_multiplier=0.0)
-    review_plan(bare, Policy(max_epsilon_per_run=0.0), ())
+    review_plan(bare, policy(max_epsilon_per_run=0.0), ())
 
 
 def test_a_run_without_noise_needs_permission(cache: Path) -> None:
-    assert refused(Policy(), privacy__trust="off") == "policy.allow-unprotected"
-    assert allowed(Policy(allow_unprotected=True), privacy__trust="off")
+    assert refused(policy(), privacy__trust="off") == "policy.allow-unprotected"
+    assert allowed(policy(allow_unprotected=True), privacy__trust="off")
 
 
-# Units, columns, tasks, coordinators
+# The text and coordinators
 
 
-@pytest.mark.parametrize("unit", ["record", "person"])
-def test_only_the_units_of_the_policy_are_allowed(cache: Path, unit: str) -> None:
-    wanted = {"privacy__unit": unit, "data__person": "author"}
-    review(settings(**wanted), Policy())
-    review(settings(**wanted), Policy(units=(unit,)))
-    for units in ((), tuple({"record", "person"} - {unit})):
-        assert refused(Policy(units=units), **wanted) == "policy.units"
+def test_without_a_contract_every_run_is_refused(cache: Path) -> None:
+    assert refused(Policy()) == "contract.missing"
+    assert allowed(Policy(allow_any_data=True))
+    assert refused(policy(allow_any_data=True), data__text="note") == "contract.text"
 
 
-def test_a_run_cannot_tell_persons_apart_by_another_column_than_the_holder(cache: Path) -> None:
-    named = Policy(person="author")
-    review(settings(privacy__unit="person", data__person="author"), named)
-    assert refused(named, privacy__unit="person", data__person="line") == "policy.person"
-    review(settings(data__person="line"), named)
+def test_the_arithmetic_must_be_one_of_the_policys(cache: Path) -> None:
+    assert allowed(policy(dtypes=("bfloat16",)), model__dtype="bfloat16")
+    assert refused(policy(), model__dtype="bfloat16") == "policy.dtypes"
+    assert refused(policy(dtypes=())) == "policy.dtypes"
 
 
-@pytest.mark.parametrize("name", ["data__text", "data__target", "data__person"])
-def test_a_run_reads_no_column_that_is_not_listed(cache: Path, name: str) -> None:
-    listed = Policy(columns=("text", "label", "author"))
-    assert allowed(listed)
-    assert allowed(listed, data__person="author")
-    assert allowed(Policy(), **{name: "diagnosis"})
-    for column in ("diagnosis", "tex", "Text", "text "):
-        assert refused(listed, **{name: column}) == "policy.columns"
+def test_a_run_goes_no_more_often_through_the_text_than_allowed(cache: Path) -> None:
+    passes = {"train__rate": 0.5, "train__steps": 4, "round__count": 6}
+    copies = {"task__copies": 2, "task__word_dropout": 0.1}
+    assert allowed(policy(max_passes=12), **passes)
+    assert refused(policy(max_passes=11.9), **passes) == "policy.max-passes"
+    assert refused(policy(max_passes=23.9), **passes, **copies) == "policy.max-passes"
+    assert allowed(policy(max_passes=24), **passes, **copies)
 
 
-def test_only_the_tasks_of_the_policy_are_allowed(cache: Path) -> None:
-    assert allowed(Policy(tasks=("classification",)))
-    assert refused(Policy(tasks=())) == "policy.tasks"
-    assert refused(Policy(tasks=("causal",))) == "policy.tasks"
+def test_so_many_tasks_are_worked_on_in_a_day(cache: Path) -> None:
+    worked, limit = deque[float](), policy(max_requests_per_day=2)
+    for now in (0.0, 10.0):
+        review_requests(worked, limit, now)
+    with pytest.raises(ConfideError, match=r"policy\.max-requests-per-day"):
+        review_requests(worked, limit, 86_399.0)
+    review_requests(worked, limit, 86_400.0)  # the first is a day ago
+    assert list(worked) == [10.0, 86_400.0]
 
 
 def test_only_the_coordinators_of_the_policy_are_allowed(cache: Path) -> None:
-    assert allowed(Policy(), run__coordinator="anyone")
-    listed = Policy(coordinators=("The Institute",))
+    assert allowed(policy(), run__coordinator="anyone")
+    listed = policy(coordinators=("The Institute",))
     assert allowed(listed, run__coordinator="The Institute")
     for name in ("", "The", "the institute", "The Institute "):
         assert refused(listed, run__coordinator=name) == "policy.coordinators"
@@ -254,7 +275,7 @@ def test_only_the_coordinators_of_the_policy_are_allowed(cache: Path) -> None:
 
 
 def test_only_listed_models_are_allowed_when_there_is_a_list(cache: Path) -> None:
-    listed = Policy(base_models=("a/b", "/opt/models/own"))
+    listed = policy(base_models=("a/b", "/opt/models/own"))
     for name in ("a/b", "/opt/models/own"):
         review(settings(model__name=name), listed)
     for name in (
@@ -269,31 +290,31 @@ def test_only_listed_models_are_allowed_when_there_is_a_list(cache: Path) -> Non
     ):
         assert refused(listed, model__name=name) == "policy.base-models"
     for switch in ("allow_unprotected", "allow_any_model"):
-        assert refused(Policy(base_models=("a/b",), **{switch: True})) == "policy.base-models"
+        assert refused(policy(base_models=("a/b",), **{switch: True})) == "policy.base-models"
 
 
 def test_a_pin_is_no_part_of_the_name(cache: Path) -> None:
-    pinned = Policy(base_models=(f"a/b@sha256:{PIN}",))
+    pinned = policy(base_models=(f"a/b@sha256:{PIN}",))
     assert allowed(pinned, model__name="a/b")
     for name in (f"a/b@sha256:{PIN}", "a/b@sha256:", "a"):
         assert refused(pinned, model__name=name) == "policy.base-models"
 
 
 def test_the_weights_must_be_those_of_the_pin() -> None:
-    pinned = Policy(base_models=(f"a/b@sha256:{PIN}", f"c@sha256:{OTHER_PIN}", "free"))
+    pinned = policy(base_models=(f"a/b@sha256:{PIN}", f"c@sha256:{OTHER_PIN}", "free"))
     review_model("a/b", PIN, pinned)
     review_model("free", OTHER_PIN, pinned)
     review_model("free", "", pinned)
     for name, found in (("a/b", OTHER_PIN), ("a/b", ""), ("a/b", PIN[:-1]), ("c", PIN)):
         with pytest.raises(ConfideError, match=r"policy\.base-model-hash"):
             review_model(name, found, pinned)
-    review_model("a/b", OTHER_PIN, Policy(base_models=(f"a/b@sha256:{PIN}", "a/b")))
-    review_model("a/b", OTHER_PIN, Policy())
+    review_model("a/b", OTHER_PIN, policy(base_models=(f"a/b@sha256:{PIN}", "a/b")))
+    review_model("a/b", OTHER_PIN, policy())
 
 
 @pytest.mark.parametrize("name", [HUB_ID, "plain"])
 def test_without_a_list_the_models_in_the_cache_are_allowed(cache: Path, name: str) -> None:
-    assert allowed(Policy(), model__name=name)
+    assert allowed(policy(), model__name=name)
 
 
 @pytest.mark.parametrize(
@@ -307,24 +328,24 @@ def test_without_a_list_no_path_and_no_download_is_allowed(cache: Path, name: st
     if name == "someone":
         (cache / HUB_ID).rmdir()
         (cache / "someone").rmdir()
-    for policy in (Policy(), Policy(allow_unprotected=True)):
-        assert refused(policy, model__name=name) == "policy.base-models"
+    for holder in (policy(), policy(allow_unprotected=True)):
+        assert refused(holder, model__name=name) == "policy.base-models"
 
 
 def test_an_absolute_path_is_refused_even_into_the_cache(cache: Path) -> None:
-    assert refused(Policy(), model__name=str(cache / "plain")) == "policy.base-models"
+    assert refused(policy(), model__name=str(cache / "plain")) == "policy.base-models"
 
 
 def test_a_folder_that_happens_to_lie_here_is_not_the_model_of_that_name(cache: Path) -> None:
     (Path.cwd() / HUB_ID).mkdir(parents=True)
-    assert refused(Policy()) == "policy.base-models"
+    assert refused(policy()) == "policy.base-models"
 
 
 def test_only_a_simulation_may_name_any_model(cache: Path) -> None:
     for name in ("/anywhere/model", "../model", "someone/remote"):
         assert allowed(SIMULATION, model__name=name)
-        assert allowed(Policy(allow_any_model=True), model__name=name)
-        assert refused(Policy(allow_any_model=True), model__name=name, privacy__trust="off") == (
+        assert allowed(policy(allow_any_model=True), model__name=name)
+        assert refused(policy(allow_any_model=True), model__name=name, privacy__trust="off") == (
             "policy.allow-unprotected"
         )
 
@@ -334,13 +355,15 @@ def test_only_a_simulation_may_name_any_model(cache: Path) -> None:
 
 def test_no_text_of_a_task_fills_the_message_of_its_refusal(cache: Path) -> None:
     long = "x" * 9000
-    for name, policy in (
-        ("model__name", Policy()),
-        ("data__text", Policy(columns=("text",))),
-        ("run__coordinator", Policy(coordinators=("us",))),
+    for name, holder in (
+        ("model__name", policy()),
+        ("data__text", policy()),
+        ("task__labels", policy()),
+        ("run__coordinator", policy(coordinators=("us",))),
     ):
+        value = f"{long[:4000]},{long}" if name == "task__labels" else long
         with pytest.raises(ConfideError) as caught:
-            review(settings(**{name: long}), policy)
+            review(settings(**{name: value[:9000]}), holder)
         assert len(str(caught.value)) < 400
 
 
@@ -352,12 +375,12 @@ def test_every_limit_of_the_policy_is_looked_at(cache: Path) -> None:
             seen.add(name)
             return super().__getattribute__(name)
 
-    watched = Watched()
-    by_person = {"privacy__unit": "person", "data__person": "author"}
-    review(settings(**by_person), watched)
+    watched = Watched(data=TEXT)
+    review(settings(), watched)
+    review_requests(deque(), watched, 0.0)
     review_plan(plan(), watched, ())
     review_sum(settings(), watched)
-    review(settings(privacy__trust="off"), Watched(allow_unprotected=True))
+    review(settings(privacy__trust="off"), Watched(allow_unprotected=True, allow_any_data=True))
     limits = {f.name for f in fields(Policy)}
     assert limits - seen == {"max_epsilon"}  # of all runs: the ledger's, see test_holder.py
 
@@ -369,4 +392,4 @@ def test_a_limit_is_refused_under_its_own_name() -> None:
 
 
 # The ledger's own code says that the epsilon of all runs is spent; a switch is no code.
-LEDGERS = {"max-epsilon", "allow-any-model"}
+LEDGERS = {"max-epsilon", "allow-any-model", "allow-any-data", "data"}

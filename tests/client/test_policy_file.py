@@ -5,9 +5,11 @@ from __future__ import annotations
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from confide.client.contract import Contract
 from confide.client.policy import SIMULATION, Policy
 from confide.client.policy_file import (
     key_of,
@@ -42,24 +44,50 @@ max-clip = 0.5
 max-rounds = 3
 max-steps-per-round = 4
 max-steps-per-run = 5
+max-passes = 9.5
+max-length = 64
+max-copies = 2
+max-dropout = 0.1
+max-requests-per-day = 11
 max-batch = 6
 max-rank = 8
 max-sampling-rate = 0
 max-records-per-person = 7
-units = ["person"]
-person = "author"
-columns = ["text", "label"]
-tasks = []
+dtypes = ["bfloat16"]
 base-models = ["a/b", "/opt/own model@sha256:{PIN}"]
 coordinators = ["The Institute"]
 allow-sums = false
 allow-unprotected = true
 allow-any-model = true
+allow-any-data = true
+
+[data]
+text = "note"
+target = "code"
+person = "patient"
+unit = "person"
+tasks = ["classification", "regression"]
+labels = ["ü", "b c", "😀"]
+low = 1
+high = 5.5
+format = "text"
 """
+CONTRACT = Contract(
+    text="note",
+    target="code",
+    person="patient",
+    unit="person",
+    tasks=("classification", "regression"),
+    labels=("ü", "b c", "😀"),
+    low=1.0,
+    high=5.5,
+)
 
 
 def test_every_limit_can_be_written(tmp_path: Path) -> None:
-    assert list(tomllib.loads(EVERYTHING)) == [key_of(f) for f in fields(Policy)]
+    written = tomllib.loads(EVERYTHING)
+    assert list(written) == [key_of(f) for f in fields(Policy)]
+    assert list(written["data"]) == [f.name for f in fields(Contract)]
     assert load_policy(write(tmp_path, EVERYTHING)) == Policy(
         max_epsilon=1.0,
         max_epsilon_per_run=0.5,
@@ -69,19 +97,23 @@ def test_every_limit_can_be_written(tmp_path: Path) -> None:
         max_rounds=3,
         max_steps_per_round=4,
         max_steps_per_run=5,
+        max_passes=9.5,
+        max_length=64,
+        max_copies=2,
+        max_dropout=0.1,
+        max_requests_per_day=11,
         max_batch=6,
         max_rank=8,
         max_sampling_rate=0.0,
         max_records_per_person=7,
-        units=("person",),
-        person="author",
-        columns=("text", "label"),
-        tasks=(),
+        dtypes=("bfloat16",),
         base_models=("a/b", f"/opt/own model@sha256:{PIN}"),
         coordinators=("The Institute",),
         allow_sums=False,
         allow_unprotected=True,
         allow_any_model=True,
+        allow_any_data=True,
+        data=CONTRACT,
     )
 
 
@@ -109,11 +141,15 @@ WRONG = [
     (f"base-models = ['a/b@sha256:{PIN}0']", "policy.format"),
     (f"base-models = ['a/b@sha256:{PIN.upper()}']", "policy.format"),
     (f"base-models = ['@sha256:{PIN}']", "policy.format"),
-    ("units = 'person'", "policy.format"),
-    ("units = ['persons']", "policy.format"),
-    ("units = [['person']]", "policy.format"),
-    ("tasks = ['poetry']", "policy.format"),
-    ("person = ['author']", "policy.format"),
+    ("dtypes = 'float32'", "policy.format"),
+    ("dtypes = ['float16']", "policy.format"),
+    ("dtypes = [['float32']]", "policy.format"),
+    ("data = 3", "policy.format"),
+    ("[data]\ntasks = ['poetry']", "policy.format"),
+    ("[data]\nunit = 'persons'", "policy.format"),
+    ("[data]\nperson = ['author']", "policy.format"),
+    ("[data]\nlow = 'small'", "policy.format"),
+    ("[data]\ncolumn = 'text'", "policy.unknown-key"),
     ("max-epsilonn = 3", "policy.unknown-key"),
     ("max_epsilon = 3", "policy.unknown-key"),
     ("[limits]\nmax-epsilon = 3", "policy.unknown-key"),
@@ -142,7 +178,12 @@ def test_a_value_out_of_range_is_told_with_its_range(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "meant"),
-    [("max-epsilonn = 3", "'max-epsilon'"), ("units = ['persons']", "'person'")],
+    [
+        ("max-epsilonn = 3", "'max-epsilon'"),
+        ("dtypes = ['float23']", "'float32'"),
+        ("[data]\nunit = 'persons'", "'person'"),
+        ("[data]\ntext = 'note'\ntask = ['causal']", "'tasks'"),
+    ],
 )
 def test_a_misspelt_word_is_answered_with_the_right_one(
     tmp_path: Path, text: str, meant: str
@@ -170,13 +211,46 @@ def test_what_is_written_parses_to_exactly_the_defaults(tmp_path: Path) -> None:
     path = write_policy(tmp_path / "new" / "folder")
     assert load_policy(path) == Policy()
     written = tomllib.loads(path.read_text(encoding="utf-8"))
-    assert list(written) == [key_of(f) for f in fields(Policy)]
+    assert list(written) == [key_of(f) for f in fields(Policy) if f.name != "data"]
+
+
+def test_what_is_written_of_a_text_is_read_as_that(tmp_path: Path) -> None:
+    path = write_policy(tmp_path, CONTRACT)
+    assert load_policy(path) == Policy(data=CONTRACT)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"text": ""}, "text"),
+        ({"tasks": ()}, "tasks"),
+        ({"unit": "person", "person": ""}, "person"),
+        ({"target": ""}, "target"),
+        ({"labels": ("a",)}, "labels"),
+        ({"labels": ("a", "a")}, "labels"),
+        ({"labels": ("a", "b,c")}, "labels"),
+        ({"labels": ("a", " b")}, "labels"),
+        ({"labels": ("a", "")}, "labels"),
+        ({"low": 5.5}, "low"),
+    ],
+)
+def test_a_contract_that_contradicts_itself_is_refused(
+    tmp_path: Path, changes: dict[str, Any], named: str
+) -> None:
+    path = write_policy(tmp_path, replace(CONTRACT, **changes))
+    with pytest.raises(ConfideError, match=r"contract\.format|policy\.format") as caught:
+        load_policy(path)
+    assert named in caught.value.message
+    assert caught.value.hint
 
 
 def test_every_limit_is_explained_above_its_line() -> None:
-    paragraphs = policy_text().strip().split("\n\n")[1:]
-    assert len(paragraphs) == len(fields(Policy))
-    for paragraph, limit in zip(paragraphs, fields(Policy), strict=True):
+    text = policy_text(CONTRACT)
+    limits = [f for f in fields(Policy) if f.name != "data"] + list(fields(Contract))
+    paragraphs = text.replace("[data]\n", "\n").strip().split("\n\n")[1:]
+    paragraphs = [p for p in paragraphs if not p.startswith("# What your text is")]
+    assert len(paragraphs) == len(limits)
+    for paragraph, limit in zip(paragraphs, limits, strict=True):
         *comment, line = paragraph.splitlines()
         assert line.startswith(f"{key_of(limit)} = ")
         assert 1 <= len(comment) <= 3

@@ -15,12 +15,10 @@ from scipy import stats
 
 from confide.client import holder as holder_module
 from confide.client import sums as sums_module
-from confide.client.holder import plan_for
 from confide.client.policy import Policy, review_plan, review_sum
 from confide.client.sums import (
     clipped_sum,
     noisy_sum,
-    plan_of_sum,
     shares_of_classes,
     shares_of_scores,
 )
@@ -28,12 +26,14 @@ from confide.common.batches import EncodedText, forward
 from confide.common.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
+from confide.common.plans import plan_of, plan_of_sum
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust
 from confide.common.settings import from_flat
-from confide.common.sums import Sum, largest_loss, steps_of_sums
+from confide.common.sums import SENSITIVITY, Sum, largest_loss, steps_of_sums
+from confide.common.tasks import Example
 from confide.common.tensors import flatten
 from confide.common.text.readers import read_records
 from confide.common.wire import Task, Update
@@ -98,7 +98,7 @@ def test_one_person_moves_the_sum_by_at_most_one_however_many_records(size: int)
 
 
 def test_a_persons_records_are_averaged_and_a_record_counts_as_one() -> None:
-    shares = shares_of_classes([0, 0, 1, 2], 3)
+    shares = np.array(shares_of_classes([0, 0, 1, 2], 3))
     assert clipped_sum(shares, [[0], [1], [2], [3]], 1.0).tolist() == [2.0, 1.0, 1.0]
     assert clipped_sum(shares, [[0, 1], [2, 3]], 1.0).tolist() == [1.0, 0.5, 0.5]
 
@@ -108,7 +108,7 @@ def test_a_persons_records_are_averaged_and_a_record_counts_as_one() -> None:
 
 def test_the_noise_is_the_generators_times_the_plans_standard_deviation() -> None:
     shares = shares_of_classes([0, 1, 1], 2)
-    found = noisy_sum(shares, [[0], [1], [2]], plan(), SecureGenerator.insecure_seeded(4))
+    found = noisy_sum(shares, 2, [[0], [1], [2]], plan(), SecureGenerator.insecure_seeded(4))
     draw = SecureGenerator.insecure_seeded(4).normal(2)
     right = np.round((np.array([1.0, 2.0]) + NOISE * draw) * 1024) / 1024
     assert found.tolist() == right.tolist()
@@ -118,16 +118,17 @@ def test_the_noise_is_the_generators_times_the_plans_standard_deviation() -> Non
 def test_the_noise_is_normal_with_the_plans_standard_deviation(noise: float) -> None:
     size = 20_000
     shares = np.zeros((1, size))
-    found = noisy_sum(shares, [[0]], plan(noise), SecureGenerator()).numpy() / noise
+    found = noisy_sum(shares, size, [[0]], plan(noise), SecureGenerator()).numpy() / noise
     assert stats.kstest(found, "norm").pvalue > 1e-6
     assert abs(found.std() - 1) < 5 / math.sqrt(2 * size)
-    again = noisy_sum(shares, [[0]], plan(noise), SecureGenerator()).numpy() / noise
+    again = noisy_sum(shares, size, [[0]], plan(noise), SecureGenerator()).numpy() / noise
     assert abs(np.corrcoef(found, again)[0, 1]) < 6 / math.sqrt(size)
 
 
 def test_every_number_of_a_sum_has_noise_of_its_own() -> None:
     draws = [
-        noisy_sum(np.zeros((1, 2)), [[0]], plan(), SecureGenerator()).numpy() for _ in range(2000)
+        noisy_sum(np.zeros((1, 2)), 2, [[0]], plan(), SecureGenerator()).numpy()
+        for _ in range(2000)
     ]
     both = np.stack(draws)
     assert abs(np.corrcoef(both.T)[0, 1]) < 0.15
@@ -135,7 +136,7 @@ def test_every_number_of_a_sum_has_noise_of_its_own() -> None:
 
 
 def test_an_outcome_lies_on_a_grid_whatever_was_counted() -> None:
-    found = noisy_sum(np.ones((1, 100)) / 100, [[0]], plan(), SecureGenerator()).numpy()
+    found = noisy_sum(np.ones((1, 100)) / 100, 100, [[0]], plan(), SecureGenerator()).numpy()
     assert (found * 1024 == np.round(found * 1024)).all()
 
 
@@ -145,13 +146,13 @@ def test_a_broken_source_of_noise_is_refused() -> None:
             return np.zeros(n)
 
     with pytest.raises(ConfideError, match=r"train\.noise"):
-        noisy_sum(np.zeros((1, 1000)), [[0]], plan(), Silent())
+        noisy_sum(np.zeros((1, 1000)), 1000, [[0]], plan(), Silent())
 
 
 def test_without_noise_the_sum_is_exact() -> None:
     shares = shares_of_classes([0, 1, 1], 2)
     bare = plan(0.0, Trust.OFF)
-    assert noisy_sum(shares, [[0], [1], [2]], bare, SecureGenerator()).tolist() == [1.0, 2.0]
+    assert noisy_sum(shares, 2, [[0], [1], [2]], bare, SecureGenerator()).tolist() == [1.0, 2.0]
 
 
 # Scores
@@ -164,7 +165,8 @@ def scores(
     target = from_flat(place.settings).data.target or None
     records = read_records(place.data, text="text", target=target)
     examples = loaded.task.encode(records, loaded.tokenizer, loaded.max_length)
-    return shares_of_scores(loaded, adapter, examples, kind, generator or SecureGenerator())
+    found = shares_of_scores(loaded, adapter, examples, kind, generator or SecureGenerator())
+    return np.array(found)
 
 
 def initial(place: Place, scale: float = 1.0) -> torch.Tensor:
@@ -191,7 +193,7 @@ def test_a_loss_counts_as_a_share_of_that_of_a_guess(
     tmp_path_factory: pytest.TempPathFactory, make_place: MakePlace, task: str
 ) -> None:
     model = tiny.save_task_model(tmp_path_factory.mktemp(task), task)
-    place = make_place(Policy(), round__holder_metric="perplexity", **tiny.TASKS[task])
+    place = make_place(round__holder_metric="perplexity", **tiny.TASKS[task])
     place.settings["model.name"] = str(model)
     words = [tiny.for_task(task, row) for row in tiny.rows(RECORDS, seed=3)]
     tiny.write_jsonl(place.data, words)
@@ -261,7 +263,7 @@ def test_a_sum_is_charged_before_the_text_is_used_and_then_released(
     assert code(place.holder.handle(asked(place, number))) == "update"
     shares = "shares_of_classes" if number == 0 else "shares_of_scores"
     assert found == [f"{name} after reserved" for name in (shares, "noisy_sum", "release")]
-    assert place.states() == ["created", "dataset", "reserved", "released"]
+    assert place.states() == ["created", "reserved", "released"]
 
 
 @pytest.mark.parametrize(("changes", "number"), KINDS)
@@ -326,10 +328,36 @@ def test_a_count_of_persons_is_of_persons(make_place: MakePlace) -> None:
     assert sum(values(place.holder.handle(asked(place)))) == pytest.approx(RECORDS / 3)
 
 
-def test_a_label_that_is_not_declared_is_refused_before_the_charge(make_place: MakePlace) -> None:
-    place = make_place(**{**COUNTS, "task__labels": "negative,other"})
-    assert code(place.holder.handle(asked(place))) == "data.unknown-label"
+def test_a_record_of_no_class_is_counted_nowhere(make_place: MakePlace) -> None:
+    limits = Policy(max_delta=1e-2, allow_unprotected=True)
+    place = make_place(limits, **COUNTS, privacy__trust="off")
+    place.restart(base_models=(str(place.model),))
+    rows = tiny.rows(RECORDS, seed=3)
+    tiny.write_jsonl(place.data, [rows[0] | {"label": "other"}, *rows[1:]])
+    assert sum(values(place.holder.handle(asked(place)))) == RECORDS - 1
+    assert place.holder.unused == 1
+
+
+def test_a_count_of_labels_that_the_text_does_not_have_is_refused(make_place: MakePlace) -> None:
+    place = make_place(**COUNTS)
+    place.settings["task.labels"] = "negative,other"
+    assert code(place.holder.handle(asked(place))) == "contract.labels"
     assert place.charges() == 0
+
+
+@pytest.mark.parametrize("kind", [Sum.ACCURACY, Sum.PERPLEXITY])
+def test_what_cannot_be_scored_is_no_score(
+    place: Place, kind: Sum, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: object, examples: Sequence[Example], place: object) -> None:
+        raise RuntimeError(f"cannot collate {examples}")
+
+    loaded = load_model(from_flat(place.settings))
+    monkeypatch.setattr(type(loaded.task), "collate", broken)
+    monkeypatch.setattr(sums_module, "largest_loss", lambda _: 1.0)
+    example = Example((1, 2), 0)
+    found = shares_of_scores(loaded, initial(place), [example, None], kind, SecureGenerator())
+    assert found == [None, None]
 
 
 # How often, and in which order
@@ -354,7 +382,7 @@ def test_a_run_gets_each_sum_once_and_all_its_rounds(make_place: MakePlace) -> N
 
 def test_a_run_that_does_not_fit_as_a_whole_gets_no_sum(make_place: MakePlace) -> None:
     place = make_place(privacy__noise_multiplier=2.0, **COUNTS)
-    plan = plan_for(from_flat(place.settings), RECORDS)
+    plan = plan_of(from_flat(place.settings))
     whole = epsilon_pld((plan.steps(2), *steps_of_sums(from_flat(place.settings))), DELTA)
     place.restart(max_epsilon_per_run=whole - 1e-3, max_epsilon=100.0)
     assert code(place.holder.handle(asked(place))) == "policy.max-epsilon-per-run"
@@ -450,4 +478,4 @@ def test_the_plan_of_a_sum_uses_every_unit_and_has_the_settings_noise() -> None:
     settings = from_flat({"model.name": "m", "task.labels": "a,b", "privacy.sum-noise": NOISE})
     made = plan_of_sum(settings)
     assert (made.sampling_rate, made.noise_std, made.steps().steps) == (1.0, NOISE, 1)
-    assert sums_module.SENSITIVITY == made.clip_norm == 1.0
+    assert SENSITIVITY == made.clip_norm == 1.0

@@ -56,7 +56,6 @@ def recorded(folder: Path) -> tuple[Files, list[Event]]:
             a_round(ledger, number, lambda _: None)
     files = {path: path.read_bytes()}
     with looking(events.append), Ledger.open(path) as ledger:
-        ledger.register("keyed-hash", 500)
         a_round(ledger, EARLIER, events.append)
     return files, events
 

@@ -106,7 +106,6 @@ def test_a_commit_is_synced_before_it_returns(ledger: Ledger) -> None:
 
 
 def test_what_was_charged_is_there_after_reopening(ledger: Ledger, path: Path) -> None:
-    ledger.register("keyed-hash", 500)
     ledger.charge(task(0), limit=8.0)
     with Ledger.open(path, create=False) as again:
         assert again.head == ledger.head
@@ -114,7 +113,6 @@ def test_what_was_charged_is_there_after_reopening(ledger: Ledger, path: Path) -
         assert spent(again) == 1
         reserved = again.entries()[-1].payload
     assert reserved["state"] == "reserved"
-    assert reserved["dataset"] == "keyed-hash"
     assert Plan.from_json(reserved["plan"]) == PLAN
 
 
@@ -258,7 +256,6 @@ def test_a_ledger_that_adds_up_two_units_is_damaged() -> None:
     for number, payload in enumerate(
         [
             {"state": "created", "format": chain.FORMAT, "ledger": "x", "key": "x"},
-            {"state": "dataset", "identity": "x", "units": 5},  # as before persons were counted
             {"state": "reserved", "run": "r", "task": "a", "plan": PLAN.to_json()},
             {"state": "reserved", "run": "r", "task": "b", "plan": PERSONS.to_json()},
         ]
@@ -270,7 +267,6 @@ def test_a_ledger_that_adds_up_two_units_is_damaged() -> None:
             continue
         with refused("ledger.corrupt"):
             book.take(number, text, head)
-    assert book.dataset == chain.DataSet(identity="x", units=5)
     assert book.unit == (Unit.RECORD, "")
 
 
@@ -282,18 +278,15 @@ def test_a_task_without_noise_fits_no_limit(ledger: Ledger) -> None:
     assert Receipt.from_json(ledger.receipt(DELTA, "run").to_json()).epsilon == float("inf")
 
 
-def test_a_changed_data_set_is_a_new_entry_and_the_budget_goes_on(ledger: Ledger) -> None:
-    assert ledger.dataset() is None
-    ledger.register("first", 10)
-    ledger.register("first", 10)
-    ledger.charge(task(0), limit=None)
-    ledger.register("second", 12)
+def test_another_text_is_booked_with_its_release_and_the_budget_goes_on(ledger: Ledger) -> None:
+    assert ledger.identity == ""
+    for number, identity in enumerate(("first", "first", "second")):
+        ledger.charge(task(number), limit=None)
+        ledger.release(f"task-{number}", b"reply", identity)
+        assert ledger.identity == identity
     states = [e.payload["state"] for e in ledger.entries()]
-    assert states == ["created", "dataset", "reserved", "dataset"]
-    assert spent(ledger) == 1
-    dataset = ledger.dataset()
-    assert dataset is not None
-    assert (dataset.identity, dataset.units) == ("second", 12)
+    assert states == ["created", *["reserved", "released"] * 3]
+    assert spent(ledger) == 3
 
 
 def test_a_receipt_names_the_head_all_runs_and_this_run(ledger: Ledger) -> None:

@@ -34,10 +34,9 @@ PLAN = Plan(
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "ledger.sqlite"
     with Ledger.open(path) as ledger:
-        ledger.register("keyed-hash", 500)
         charge = Charge(run="run", round=1, task_hash="task", plan=PLAN, bundle_hash="bundle")
         ledger.charge(charge, limit=None)
-        ledger.release("task", b"update")
+        ledger.release("task", b"update", "keyed-hash")
     return path
 
 
@@ -96,7 +95,7 @@ def test_another_key_is_noticed(path: Path) -> None:
 
 def test_the_code_bundle_is_booked_with_the_charge(path: Path) -> None:
     with Ledger.open(path) as ledger:
-        assert ledger.entries()[2].payload["bundle"] == "bundle"
+        assert ledger.entries()[1].payload["bundle"] == "bundle"
         other = Charge(run="run", round=2, task_hash="t2", plan=PLAN, bundle_hash=None)  # type: ignore[arg-type]
         with refused("ledger.charge"):
             ledger.charge(other, limit=None)

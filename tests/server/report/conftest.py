@@ -95,13 +95,12 @@ def real_receipts(folder: Path, holder: str, unit: Unit) -> list[dict[str, Any]]
     path.parent.mkdir(parents=True)
     receipts = []
     with Ledger.open(path) as ledger:
-        ledger.register(f"{holder}-texts", RECORDS, unit, person)
         for number in range(1, ROUNDS + 1):
             task_hash = f"{number:064x}"
             charge = Charge(run=RUN, round=number, task_hash=task_hash, plan=charged, person=person)
             ledger.charge(charge, None)
             receipts.append(ledger.receipt(DELTA, RUN).to_json())
-            ledger.release(task_hash, b"an update")
+            ledger.release(task_hash, b"an update", f"{holder}-text")
     return receipts
 
 
