@@ -78,8 +78,7 @@ def check_run(run: str, settings: Settings, policy: Policy, ledger: Path) -> Non
         return
     if not _ID.fullmatch(run):
         raise ConfideError("task.run", "The run's id is not 1 to 128 of A-Z a-z 0-9 . _ -")
-    with suppress(OSError):  # it is refused all the same
-        _note_asked(run, settings, ledger)
+    _note_asked(run, settings, ledger)
     raise ConfideError(
         "policy.ask-before-run",
         f"This holder's administrator was asked about run {run}, and has not said yes so far.",
@@ -139,7 +138,9 @@ def _note_asked(run: str, settings: Settings, ledger: Path) -> None:
         delta=settings.privacy.delta,
         time=round(time.time()),
     )
-    _write(_asked_file(ledger), {r: asdict(a) for r, a in list(known.items())[-MOST_ASKED:]})
+    newest = {r: asdict(a) for r, a in list(known.items())[-MOST_ASKED:]}
+    with suppress(ConfideError):  # the disk is full: the run is refused all the same
+        _write(_asked_file(ledger), newest)
 
 
 def _asked(row: Mapping[str, Any]) -> Asked:

@@ -52,7 +52,9 @@ def ask(content: RecordDict, node: Node, run: Node | None = None) -> Reply:
 @pytest.fixture
 def deployed(place: Place) -> Node:
     policy = place.data.with_name("policy.toml")
-    policy.write_text(f'max-delta = 0.01\nbase-models = ["{place.model}"]\n', encoding="utf-8")
+    limits = f'max-delta = 0.01\nbase-models = ["{place.model}"]\n'
+    policy.write_text(limits + tiny.DATA_TABLE, encoding="utf-8")
+    Ledger.open(f"{place.data}.ledger.sqlite").close()
     return {"data": str(place.data), "policy": str(policy), "name": "clinic"}
 
 
@@ -61,6 +63,20 @@ def test_a_task_message_gives_an_update_message(place: Place, deployed: Node) ->
     assert isinstance(reply, Update)
     assert reply.holder == "clinic"
     assert Path(f"{place.data}.ledger.sqlite").is_file()
+
+
+def test_a_deployed_node_without_its_ledger_takes_part_in_nothing(
+    place: Place, deployed: Node
+) -> None:
+    """Joining made it: what was spent is unknown without it, and none is made in its place."""
+    ledger = Path(f"{place.data}.ledger.sqlite")
+    moved = ledger.rename(ledger.with_name("moved"))
+    assert code(ask(task_to_records(place.task()), deployed)) == "ledger.missing"
+    assert not ledger.exists()
+    moved.rename(ledger)
+    assert code(ask(task_to_records(place.task()), deployed)) == "update"
+    ledger.unlink()
+    assert code(ask(task_to_records(place.task(2)), deployed)) == "ledger.missing"
 
 
 def booked_code(ledger: Path) -> set[str]:

@@ -66,12 +66,7 @@ def test_show_adds_up_all_runs_and_each(file: str) -> None:
         ("autumn", 1, 0),
     ]
     assert summary["runs"][0]["epsilon"] == epsilon_pld([PLAN.steps(2)], DELTA)
-    assert summary["dataset"] == {
-        "identity": "keyed-hash",
-        "units": 500,
-        "unit": "record",
-        "person": "",
-    }
+    assert summary["text"] == "keyed-hash"
     assert (summary["unit"], summary["person"]) == ("record", "")
 
 
@@ -92,6 +87,37 @@ def test_show_names_the_code_that_trained_each_run(file: str) -> None:
     assert "SHA-256 unknown: spring, autumn" in said
     rows = [json.loads(line) for line in run("export", file).stdout.splitlines()]
     assert [r["payload"]["bundle"] for r in rows if "bundle" in r["payload"]][-1] == code_hash()
+
+
+def test_show_says_what_is_left_under_the_policy_beside_the_ledger_or_named(
+    file: str, tmp_path: Path
+) -> None:
+    spent = epsilon_pld([PLAN.steps(3)], DELTA)
+    assert "Name your policy with --policy to see what is left." in run("show", file).stdout
+    assert json.loads(run("show", file, "--json").stdout)["left"] == []
+    other = tmp_path / "other.toml"
+    other.write_text("max-epsilon = 4.0\nmax-epsilon-per-run = 1.0\nmax-delta = 1e-5\n")
+    said = run("show", file, "--policy", str(other)).stdout
+    assert f"epsilon {4 - spent:.4g} of 4 is left at delta = 1e-05 ({spent:.4g} is spent)" in said
+    assert "a run may take 1 of it" in said
+    (tmp_path / "policy.toml").write_text("max-epsilon = 5.0\nmax-delta = 1e-5\n")
+    (left,) = json.loads(run("show", file, "--json").stdout)["left"]
+    assert left == {"delta": DELTA, "spent": spent, "limit": 5.0, "left": 5.0 - spent}
+
+
+def test_a_new_ledger_is_made_by_a_word_and_never_over_one(file: str, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh.sqlite"
+    assert run("new", str(fresh)).exit_code == 1  # asked, and nobody answered
+    assert not fresh.exists()
+    done = run("new", str(fresh), "--yes")
+    assert done.exit_code == 0
+    assert "what was spent before would be spent again" in done.stdout
+    assert "Nothing was spent." in run("show", str(fresh)).stdout
+    before = Path(file).read_bytes()
+    error = run("new", file, "--yes").exception
+    assert isinstance(error, ConfideError)
+    assert error.code == "ledger.exists"
+    assert Path(file).read_bytes() == before
 
 
 def test_show_takes_another_delta(file: str) -> None:
@@ -133,7 +159,7 @@ def test_an_empty_ledger_has_spent_nothing(tmp_path: Path) -> None:
 def test_verify_says_that_a_sound_ledger_is_sound(file: str) -> None:
     done = run("verify", file)
     assert done.exit_code == 0
-    assert "sound: 6 entries" in done.stdout
+    assert "sound: 5 entries" in done.stdout
     assert json.loads(run("verify", file, "--json").stdout)["ok"] is True
 
 
@@ -163,13 +189,13 @@ def test_an_auditor_can_recompute_the_chain_from_an_export(file: str) -> None:
         previous = sha256(canonical(row["payload"]).encode()).hexdigest()
         assert row["hash"] == previous
     assert rows == json.loads(run("export", file, "--json").stdout)
-    assert len(rows) == 6
+    assert len(rows) == 5
 
 
 def test_export_writes_a_new_file_and_overwrites_none(file: str, tmp_path: Path) -> None:
     out = tmp_path / "ledger.jsonl"
     assert run("export", file, "--out", str(out)).exit_code == 0
-    assert len(out.read_text().splitlines()) == 6
+    assert len(out.read_text().splitlines()) == 5
     error = run("export", file, "--out", str(out)).exception
     assert isinstance(error, ConfideError)
     assert error.code == "ledger.export"
