@@ -109,12 +109,12 @@ def shares_of_scores(
     example from bits of its own. None for an example that is none, or cannot be scored."""
     set_adapter(loaded.model, unflatten(adapter, loaded.schema.shapes))
     loaded.model.eval()
-    draws, task, most = draws_from(generator), loaded.task, 1.0
+    draws, task, most = draws_from(generator, len(examples)), loaded.task, 1.0
     if kind is Sum.PERPLEXITY:
         most = largest_loss(loaded.model)
 
-    def scored(example: Example) -> Share:
-        used = example if kind is Sum.ACCURACY else task.redraw(example, loaded, draws())
+    def scored(place: int, example: Example) -> Share:
+        used = example if kind is Sum.ACCURACY else task.redraw(example, loaded, draws(place))
         batch = task.collate([used], loaded)
         logits = forward(loaded, task, batch)
         if kind is Sum.ACCURACY:
@@ -123,7 +123,7 @@ def shares_of_scores(
             share = _share(float(task.losses(logits, batch.targets)[0]), most)
         return np.array((share, 1.0 - share))
 
-    return [None if e is None else tried(partial(scored, e)) for e in examples]
+    return [None if e is None else tried(partial(scored, i, e)) for i, e in enumerate(examples)]
 
 
 def _share(loss: float, most: float) -> float:

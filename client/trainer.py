@@ -122,11 +122,12 @@ class Trainer:
             drawn: Sequence[Sequence[int]]
             drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
             drawn = [unit for unit in drawn if unit]  # of the others nothing can be used
+            draws = draws_from(generator, len(text))
             if spec.rates:
                 coins = generator.uniform(sum(len(unit) for unit in drawn))
                 drawn = text.thinned(drawn, spec.rates, coins.tolist())
             drawn = [[i for i in unit for _ in range(spec.copies)] for unit in drawn]
-            self._step(optimizer, ready, text, drawn, settings, draws_from(generator))
+            self._step(optimizer, ready, text, drawn, settings, draws)
         after = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
         if plan.trust is not Trust.OFF:
             sizes = [math.prod(shape) for _, shape in schema.trained_shapes]
@@ -219,14 +220,19 @@ def _bounded(records: Sequence[int], most: int, generator: SecureGenerator) -> S
     return [records[i] for i in generator.subset(len(records), most)]
 
 
-def draws_from(generator: SecureGenerator) -> Draws:
-    """For each use of a record numbers of its own (what is masked), from bits that neither the
-    noise nor another record sees: the sum then changes by this record's gradient alone."""
+def draws_from(generator: SecureGenerator, count: int) -> Draws:
+    """For each of ``count`` records numbers of its own (what is masked), from bits that neither the
+    noise nor another record sees: the sum then changes by this record's gradient alone, whatever
+    else is drawn."""
+    seeds = (generator.uniform(count) * 2**53).astype(int).tolist()
+    own: dict[int, torch.Generator] = {}
 
-    def fresh() -> torch.Generator:
-        return torch.Generator().manual_seed(int(generator.uniform(1)[0] * 2**53))
+    def of(place: int) -> torch.Generator:
+        if place not in own:
+            own[place] = torch.Generator().manual_seed(seeds[place])
+        return own[place]
 
-    return fresh
+    return of
 
 
 def _check_moved(before: Tensor, after: Tensor) -> None:

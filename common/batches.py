@@ -30,8 +30,8 @@ MOST_PADDING = 0.15
 SMALL = 512
 
 
-# A new source of random numbers at each call, independent of all others.
-Draws = Callable[[], torch.Generator]
+# The source of random numbers of an example, by its place; independent of every other's.
+Draws = Callable[[int], torch.Generator]
 
 # Hidden states (T, H) of an example, or why there are none.
 _Hidden = Tensor | Exception
@@ -216,7 +216,8 @@ class EncodedText:
     def _batch(self, chunk: Sequence[int], draws: Draws | None = None) -> Batch:
         loaded, examples = self._loaded, [self._examples[i] for i in chunk]
         if draws is not None and not loaded.task.fixed:
-            examples = [loaded.task.redraw(e, loaded, draws()) for e in examples]
+            pairs = zip(chunk, examples, strict=True)
+            examples = [loaded.task.redraw(e, loaded, draws(i)) for i, e in pairs]
         batch = loaded.task.collate(examples, loaded)
         device = loaded.model.device
         if not loaded.trunk.frozen:

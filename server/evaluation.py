@@ -68,7 +68,7 @@ class Evaluator:
         task, generator = self._task, torch.Generator().manual_seed(_SEED)
         loss, total, terms = 0.0, 0.0, 0
         answers, right = list[Any](), list[Any]()
-        for batch in self._text.batches(draws=lambda: generator):
+        for batch in self._text.batches(draws=lambda _: generator):
             logits = forward(self._loaded, task, batch)
             losses, counts = task.losses(logits, batch.targets), task.counts(batch.targets)
             loss += float(losses.sum())

@@ -198,8 +198,9 @@ def prepare(scenario: Scenario) -> Path:
 
 
 def check_text(folder: Path, settings: Settings) -> Path:
-    """The folder again; refuse a prepared federation of which a record is not what the settings say: they are the
-    contract of every simulated holder, which in a run uses the rest and says nothing of it.
+    """The folder again; refuse a prepared federation of which a record is not what the settings
+    say. They are the contract of every simulated holder, which in a run uses the rest and says
+    nothing of it.
 
     Raises:
         ConfideError: ``data.unfit``, by file, and the codes of the readers for the first bad row.

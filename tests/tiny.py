@@ -213,6 +213,17 @@ def contract(flat: Mapping[str, Any]) -> Contract:
     )
 
 
+# What a policy.toml has to say of the tiny text for its plain runs.
+DATA_TABLE = """
+[data]
+text = "text"
+target = "label"
+person = "person"
+tasks = ["classification"]
+labels = ["negative", "positive"]
+"""
+
+
 def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")

@@ -53,7 +53,6 @@ def a_place(folder: Path, model: Path, **settings: Any) -> Place:
     policy = Policy(
         max_delta=1e-2,
         base_models=(str(model),),
-        columns=("text", "label", "person"),
         coordinators=("The Institute",),
     )
     return Place(folder, model, policy, **{"run__coordinator": "The Institute", **settings})
@@ -198,9 +197,9 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
     ("revision", {"model.revision": "main"}, UNKNOWN),
     # another task, other columns, another coordinator
     ("task of another kind", {"task.kind": "poetry"}, RANGE),
-    ("column that is not listed", {"data.text": "diagnosis"}, "policy.columns"),
-    ("target that is not listed", {"data.target": "ssn"}, "policy.columns"),
-    ("person that is not listed", {"data.person": "ward"}, "policy.columns"),
+    ("column that is not listed", {"data.text": "diagnosis"}, "contract.text"),
+    ("target that is not listed", {"data.target": "ssn"}, "contract.target"),
+    ("person that is not listed", {"data.person": "ward"}, "contract.person"),
     ("coordinator unknown", {"run.coordinator": "The Institut"}, "policy.coordinators"),
     ("coordinator without a name", {"run.coordinator": ""}, "policy.coordinators"),
     ("targets: a regular expression", {"lora.targets": ".*"}, RANGE),
@@ -241,9 +240,9 @@ OF_PATHS = {
     "task.class-rates": "settings.combination",
     "task.template": "settings.combination",
     "data.path": "task.path",
-    "data.text": "policy.columns",
-    "data.target": "policy.columns",
-    "data.person": "policy.columns",
+    "data.text": "contract.text",
+    "data.target": "contract.target",
+    "data.person": "contract.person",
     "data.benchmark": "benchmark.unknown",
     "run.name": "task.path",
     "run.coordinator": "policy.coordinators",
@@ -430,7 +429,7 @@ def test_the_honest_task_is_answered_after_all_that(
 ) -> None:
     """Last, so that every mutation above went to the same two holders."""
     assert not fresh.site.ledger.exists()
-    assert seasoned.states() == ["created", "dataset", "reserved", "released"]
+    assert seasoned.states() == ["created", "reserved", "released"]
     where, content = context(seasoned, monkeypatch), task_to_records(seasoned.task(2))
     message = Message(content=content, dst_node_id=1, message_type="train")
     with watching():
@@ -461,9 +460,9 @@ NOISE = 4.0
 
 @pytest.fixture
 def noisy(tmp_path: Path, tiny_model: Path) -> Place:
-    """A holder that knows its records from a round of a run."""
+    """A holder that has answered a round of a run."""
     place = a_place(
-        tmp_path, tiny_model, privacy__noise_multiplier=NOISE, train__batch=6, round__count=4
+        tmp_path, tiny_model, privacy__noise_multiplier=NOISE, train__rate=0.25, round__count=4
     )
     assert code(place.holder.handle(place.task(1))) == "update"
     return place
@@ -483,7 +482,7 @@ def test_a_changed_task_of_a_round_is_another_task_and_the_rounds_are_counted(
     ("change", "policy", "expected"),
     [
         pytest.param(
-            {"privacy.noise-multiplier": 0.5, "train.batch": 24},
+            {"privacy.noise-multiplier": 0.5, "train.rate": 1.0},
             {"max_epsilon": 5.0, "max_epsilon_per_run": 100.0},
             "ledger.budget-exhausted",
             id="a round that takes more than is left",
@@ -495,19 +494,19 @@ def test_a_changed_task_of_a_round_is_another_task_and_the_rounds_are_counted(
             id="a run that plans more than a run may",
         ),
         pytest.param(
-            {"train.batch": 7},
+            {"train.rate": 0.26},
             {"max_sampling_rate": 0.25},
             "policy.max-sampling-rate",
             id="more of the data than a step may use",
         ),
         pytest.param(
-            {"privacy.noise-multiplier": 0.0, "privacy.epsilon": 8.0, "train.batch": 1},
+            {"privacy.noise-multiplier": 0.0, "privacy.epsilon": 8.0, "train.rate": 0.05},
             {"min_noise_multiplier": 1.0},
             "policy.min-noise-multiplier",
             id="an epsilon that takes too little noise",
         ),
         pytest.param(
-            {"privacy.unit": "person", "data.person": "person"}, {}, "ledger.unit", id="persons"
+            {"privacy.unit": "person", "data.person": "person"}, {}, "contract.unit", id="persons"
         ),
     ],
 )
@@ -525,9 +524,12 @@ def test_the_unit_of_a_ledger_of_persons_cannot_become_the_record(
     by_person = {"privacy__unit": "person", "data__person": "person"}
     place = a_place(tmp_path, tiny_model, **by_person)
     assert code(place.holder.handle(place.task(1))) == "update"
-    for change in ({"privacy.unit": "record"}, {"data.person": "label"}):
+    for change, what in (
+        ({"privacy.unit": "record"}, "unit"),
+        ({"data.person": "label"}, "person"),
+    ):
         task = place.task(2, settings=place.settings | change)
-        refused_without_a_trace(place, task, "ledger.unit")
+        refused_without_a_trace(place, task, f"contract.{what}")
 
 
 def test_other_weights_under_the_listed_name_are_refused(tmp_path: Path, tiny_model: Path) -> None:
@@ -547,7 +549,6 @@ def test_other_weights_under_the_listed_name_are_refused(tmp_path: Path, tiny_mo
 def test_a_first_task_that_plans_too_much_is_refused_before_the_charge(
     tmp_path: Path, tiny_model: Path
 ) -> None:
-    """Nobody knows the number of records before the text was read once."""
     place = a_place(tmp_path, tiny_model, privacy__noise_multiplier=0.5, round__count=200)
     assert code(place.holder.handle(place.task(1))) == "policy.max-epsilon-per-run"
     tiny.write_jsonl(place.data, tiny.rows(30, seed=9))

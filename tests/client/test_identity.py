@@ -18,14 +18,14 @@ def test_the_text_is_named_by_a_hash_that_nobody_without_the_ledgers_key_can_tes
     reply = place.holder.handle(place.task())
     assert isinstance(reply, Update)
     with Ledger.open(place.site.ledger, create=False) as ledger:
-        dataset, key, name = ledger.dataset(), ledger.identity_key, ledger.ledger_id
+        identity, key, name = ledger.identity, ledger.identity_key, ledger.ledger_id
         told = json.dumps([e.payload for e in ledger.entries()])
-    assert dataset is not None
-    assert dataset.identity == identity_of(place.data, key)
+    content = place.data.read_bytes()
+    assert identity == identity_of(content, key)
     # What an auditor, a coordinator or a reader of an export knows is no key.
-    for public in (name, name.lower(), "", dataset.identity, *json.loads(told)[0].values()):
-        assert dataset.identity != identity_of(place.data, str(public).encode())
-    for secret in (key.hex(), dataset.identity):
+    for public in (name, name.lower(), "", identity, *json.loads(told)[0].values()):
+        assert identity != identity_of(content, str(public).encode())
+    for secret in (key.hex(), identity):
         assert secret.encode() not in reply.to_bytes()
     assert key.hex() not in told
 

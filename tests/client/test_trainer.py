@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from confide.client import trainer as trainer_module
-from confide.client.holder import plan_for
 from confide.client.trainer import Trainer, draws_from
 from confide.common import models, trunk
 from confide.common.batches import TOKENS_PER_BATCH, EncodedText, Room
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
+from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust
 from confide.common.tasks import Classification
@@ -138,7 +138,7 @@ def test_without_a_pull_the_steps_are_as_they_were_and_with_it_the_plan_is(
 ) -> None:
     steps = {"round__mode": "steps", "train__steps": STEPS, "train__lr": 0.05}
     benches = [Bench(tiny_model, tmp_path, **steps, train__proximal=p) for p in (0.0, 5.0)]
-    plans = [plan_for(bench.settings, 40) for bench in benches]
+    plans = [plan_of(bench.settings) for bench in benches]
     assert plans[0] == plans[1]
     used = noisy(steps_per_round=STEPS)
     free, pulled = (trained_change(bench, bench.text(12), used) for bench in benches)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.client.holder import plan_for
 from confide.client.trainer import Trainer
 from confide.common.adapter import set_adapter
 from confide.common.batches import EncodedText
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
+from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks import task_for
@@ -101,7 +101,7 @@ def test_dropout_of_the_adapter_is_off_before_and_after_training(
     text = EncodedText(
         task_for(settings.task).encode(records, loaded.tokenizer, loaded.max_length), loaded
     )
-    trainer.train(values, text, settings, plan_for(settings, PUBLIC), SecureGenerator())
+    trainer.train(values, text, settings, plan_of(settings), SecureGenerator())
     assert score() == first
 
 

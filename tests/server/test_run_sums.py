@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from confide.client.holder import plan_for
 from confide.client.policy import SIMULATION
 from confide.common.errors import ConfideError
+from confide.common.plans import plan_of
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
@@ -114,7 +114,7 @@ def test_weights_are_counted_first_and_travel_from_the_first_round_on(
 def test_steps_and_sums_together_spend_the_epsilon_of_the_run(done: tuple[Place, Path]) -> None:
     place, folder = done
     settings = from_flat(place.config)
-    plan = plan_for(settings, COMMON + RARE)
+    plan = plan_of(settings)
     for name in ("holder-00", "holder-01", "holder-02"):
         with Ledger.open(folder / "holders" / name / "ledger.sqlite", create=False) as ledger:
             whole = (plan.steps(2), *steps_of_sums(settings))
