@@ -122,7 +122,7 @@ class Trainer:
             drawn: Sequence[Sequence[int]]
             drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
             drawn = [unit for unit in drawn if unit]  # of the others nothing can be used
-            draws = draws_from(generator, len(text))
+            draws = draws_from(generator, 0 if self._loaded.task.fixed else len(text))
             if spec.rates:
                 coins = generator.uniform(sum(len(unit) for unit in drawn))
                 drawn = text.thinned(drawn, spec.rates, coins.tolist())

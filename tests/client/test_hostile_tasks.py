@@ -145,7 +145,7 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
     ("batch negative", {"train.batch": -1}, RANGE),
     ("records of a person huge", {"privacy.records-per-person": 10**6},
      "policy.max-records-per-person"),
-    ("length huge", {"train.max-length": 8192}, RANGE),
+    ("length huge", {"train.max-length": 8192}, "policy.max-length"),
     ("length beyond all", {"train.max-length": 10**9}, RANGE),
     ("rank huge", {"lora.rank": 10**6}, RANGE),
     ("rank of another adapter", {"lora.rank": 256}, "task.schema"),

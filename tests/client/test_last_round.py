@@ -46,12 +46,12 @@ def spent(rounds: int, rate: float) -> float:
     return epsilon_pld([steps], DELTA)
 
 
-@pytest.mark.parametrize("batch", [24, 6], ids=["every record", "sampled"])
+@pytest.mark.parametrize("rate", [1.0, 0.25], ids=["every record", "sampled"])
 def test_after_the_last_affordable_round_no_text_is_opened_and_nothing_overspent(
-    make_place: Callable[..., Place], opened: list[Path], batch: int
+    make_place: Callable[..., Place], opened: list[Path], rate: float
 ) -> None:
-    place = make_place(privacy__noise_multiplier=NOISE, round__count=ROUNDS, train__batch=batch)
-    limit = spent(AFFORDABLE, batch / 24)
+    place = make_place(privacy__noise_multiplier=NOISE, round__count=ROUNDS, train__rate=rate)
+    limit = spent(AFFORDABLE, rate)
     place.restart(max_epsilon=limit)
     for number in range(1, AFFORDABLE + 1):
         opened.clear()

@@ -19,6 +19,7 @@ from confide.common.adapter import adapter_parameters, set_adapter
 from confide.common.batches import EncodedText, Room, forward
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
+from confide.common.plans import most_units
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Relation, Trust, Unit
 from confide.common.settings import Settings, from_flat
@@ -182,6 +183,28 @@ def test_an_empty_batch_is_a_step_of_pure_noise_and_leaves_the_model_alone() -> 
     empty_step(optimizer_for(values, used, SecureGenerator()))
     draws = values[0].detach().double().numpy().ravel() / (2.0 * CLIP)
     assert stats.kstest(draws, "norm").pvalue > 1e-6
+
+
+def test_a_sum_is_cut_to_the_length_of_the_batch_and_neighbours_stay_neighbours() -> None:
+    most = CLIP * most_units(BATCH)
+    count = 2 * int(most_units(BATCH))  # far more than the divisor says, all in one direction
+
+    def total(units: int, turn: float) -> torch.Tensor:
+        (weight,) = columns = parameters((3,))
+        sgd = torch.optim.SGD(columns, lr=1.0)
+        optimizer = PrivateOptimizer(sgd, plan(), BATCH, SecureGenerator.insecure_seeded(1))
+        rows = torch.zeros(units, 3)
+        rows[:, 0] = 1e3
+        rows[-1] = torch.tensor([math.cos(turn), math.sin(turn), 0.0]) * 1e3
+        weight.grad_sample = rows
+        optimizer.step()
+        return weight.grad.double() * BATCH
+
+    for units in (2, int(most_units(BATCH)), count):
+        assert float(total(units, 0.0).norm()) == pytest.approx(min(CLIP * units, most), rel=1e-6)
+    for turn in (0.0, 1.0, math.pi / 2, math.pi):
+        moved = float((total(count, turn) - total(count - 1, 0.0)).norm())
+        assert moved <= CLIP * (1 + 1e-6)
 
 
 def noise_of(std_factor: float = 1.0) -> np.ndarray:

@@ -30,6 +30,9 @@ PLAN = Plan(
 )
 
 
+IDENTITY = "the keyed hash of a text"
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
     with Ledger.open(tmp_path / "ledger.sqlite") as opened:
@@ -43,7 +46,9 @@ def charged(ledger: Ledger) -> Ledger:
 
 
 def out(ledger: Ledger, change: torch.Tensor, encoding: str = "fp32") -> bytes:
-    reply = release(change, TASK, ledger, holder="h", encoding=encoding, delta=DELTA)
+    reply = release(
+        change, TASK, ledger, holder="h", encoding=encoding, delta=DELTA, identity=IDENTITY
+    )
     return reply.to_bytes()
 
 
@@ -51,6 +56,8 @@ def test_what_leaves_is_what_was_booked(charged: Ledger) -> None:
     reply = out(charged, torch.arange(SIZE, dtype=torch.float32))
     booked = charged.entries()[-1].payload
     assert booked["state"] == "released"
+    assert booked["text"] == IDENTITY
+    assert IDENTITY.encode() not in reply
     assert booked["reply"] == hashlib.sha256(reply).hexdigest()
     assert charged.replay(TASK.hash) == reply
 
@@ -58,7 +65,9 @@ def test_what_leaves_is_what_was_booked(charged: Ledger) -> None:
 @pytest.mark.parametrize("encoding", ["fp32", "bf16"])
 def test_the_values_are_the_change(charged: Ledger, encoding: str) -> None:
     change = torch.tensor([1.0, -2.0, 0.5, 0.0, 4.0])  # exact in either encoding
-    reply = release(change, TASK, charged, holder="h", encoding=encoding, delta=DELTA)
+    reply = release(
+        change, TASK, charged, holder="h", encoding=encoding, delta=DELTA, identity=IDENTITY
+    )
     assert torch.equal(decode_vector(reply.values, encoding, SIZE), change)
     assert (reply.run, reply.round, reply.schema) == (TASK.run, TASK.round, TASK.schema)
     assert reply.task_hash == TASK.hash

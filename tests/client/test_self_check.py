@@ -41,7 +41,7 @@ def test_models_whose_examples_are_apart_pass(tmp_path: Path, kind: str, method:
 
 
 def test_dropout_of_the_adapter_does_not_look_like_mixing(tiny_model: Path) -> None:
-    check(tiny_model, lora__dropout=0.5, lora__layers=0)
+    check(tiny_model, lora__dropout=0.5, lora__layers=0, privacy__trust="off")
 
 
 def averaged(self: Any, logits: Tensor, targets: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from confide.__main__ import build_app, run
+from confide.client.check_data import propose_contract
+from confide.client.contract import Contract, check_contract
 from confide.client.policy import Policy
 from confide.client.policy_file import load_policy
 from confide.common.privacy.ledger import Ledger
@@ -70,15 +72,16 @@ def test_init_writes_the_defaults_and_says_where(confide: Confide, tmp_path: Pat
 
 def test_a_policy_is_shown_as_the_holder_reads_it(confide: Confide, tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text('max-epsilon = 3\ncolumns = ["text"]\n', encoding="utf-8")
+    path.write_text('max-epsilon = 3\n[data]\ntasks = ["causal"]\n', encoding="utf-8")
     status, out, err = confide("client", "check-policy", path)
     assert (status, err) == (0, "")
     changed = [line.split()[:2] for line in out.splitlines() if "not the default" in line]
-    assert changed == [["max-epsilon", "3.0"], ["columns", '["text"]']]
-    assert len(out.splitlines()) == len(fields(Policy))
+    assert changed[0] == ["max-epsilon", "3.0"]
+    assert ["data.tasks", '["causal"]'] in changed
+    assert len(out.splitlines()) == len(fields(Policy)) - 1 + len(fields(Contract))
     _, out, _ = confide("client", "check-policy", path, "--json")
     assert json.loads(out)["max-epsilon"] == 3.0
-    assert len(json.loads(out)) == len(fields(Policy))
+    assert json.loads(out)["data.tasks"] == ["causal"]
 
 
 def test_counts_are_right(confide: Confide, tmp_path: Path) -> None:
@@ -154,13 +157,57 @@ def test_warnings_say_what_a_run_would_stumble_over(confide: Confide, tmp_path: 
     assert "not below" not in warned(confide, path, "--delta", "0.0033")
     persons = warned(confide, path, "--person", "person")
     assert "100 persons are few" in persons
-    assert 'units = ["person"]' in persons
+    assert 'unit = "person"' in persons
     assert "not below 1/100" in warned(confide, path, "--person", "person", "--delta", "0.01")
     assert "300 records name no person" in warned(
         confide, marked(tmp_path, person=None), "--person", "person"
     )
     one = warned(confide, marked(tmp_path, person=MARKER), "--person", "person")
     assert "One person has 300 records" in one
+
+
+def test_what_a_text_is_is_proposed_and_checked(confide: Confide, tmp_path: Path) -> None:
+    path = marked(tmp_path)
+    columns = ("--label", "label", "--person", "person")
+    status, out, err = confide("client", "init", tmp_path / "holder", "--data", path, *columns)
+    assert (status, err) == (0, "")
+    assert MARKER not in out.replace(str(tmp_path), "")
+    policy = tmp_path / "holder" / "policy.toml"
+    said = load_policy(policy).data
+    assert said is not None
+    assert (said.unit, said.person, said.tasks) == ("person", "person", ("classification",))
+    assert len(said.labels) == 2
+    with path.open("a", encoding="utf-8") as file:
+        file.write('{"text": "a day"}\nno record\n{"text": "a", "label": "b", "person": "c"}\n')
+    found = check(confide, path, "--policy", str(policy))
+    assert (found["records"], found["unfit"]) == (300, 3)
+    assert any("3 rows are no record" in warning for warning in found["warnings"])
+    assert "not used" in confide("client", "check-data", path, "--policy", policy)[1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "label", "tasks"),
+    [
+        ([{"text": "a", "label": "0.5"}, {"text": "b", "label": "3"}], "label", ("regression",)),
+        ([{"text": "a", "label": "0"}, {"text": "b", "label": "1"}], "label", ("classification",)),
+        ([{"text": "a"}], "", ("causal", "masked", "spans")),
+        ([{"text": str(i), "label": f"{i} x"} for i in range(200)], "label", ("seq2seq", "causal")),
+        ([{"text": [{"role": "user", "content": "a"}]}], "", ("causal",)),
+    ],
+)
+def test_a_proposal_is_what_the_file_looks_like(
+    tmp_path: Path, rows: list[dict[str, Any]], label: str, tasks: tuple[str, ...]
+) -> None:
+    said = propose_contract(tiny.write_jsonl(tmp_path / "text.jsonl", rows), label=label)
+    check_contract(said)
+    assert said.tasks == tasks
+
+
+def test_a_text_of_which_nothing_fits_is_told(confide: Confide, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(tiny.DATA_TABLE, encoding="utf-8")
+    err = confide("client", "check-data", marked(tmp_path), "--policy", policy)[2]
+    assert "data.unfit" in err
 
 
 def test_a_rare_label_is_counted_and_not_named(confide: Confide, tmp_path: Path) -> None:

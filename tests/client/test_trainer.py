@@ -73,6 +73,82 @@ def test_gradient_mode_returns_minus_the_private_gradient(tiny_model: Path, tmp_
     assert (found - expected).norm() <= EXACT * expected.norm()
 
 
+class Poisoned:
+    """The task, failing over any batch that has a certain record in it, after its backward pass or
+    before its forward one."""
+
+    def __init__(self, bench: Bench, bad: int, where: str, patch: pytest.MonkeyPatch) -> None:
+        marked = bench.text(12)._examples[bad].ids
+        collate, losses = Classification.collate, Classification.losses
+        here: list[bool] = []
+
+        def watching(task: Any, examples: Any, place: Any) -> Any:
+            here.append(any(example.ids == marked for example in examples))
+            if where == "forward" and here[-1]:
+                raise RuntimeError("it fails over this record")
+            return collate(task, examples, place)
+
+        def failing(task: Any, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            each = losses(task, logits, targets)
+            if where == "backward" and here[-1]:
+                each.register_hook(lambda _: fail())
+            return each
+
+        patch.setattr(Classification, "collate", watching)
+        patch.setattr(Classification, "losses", failing)
+
+
+def fail() -> None:
+    raise RuntimeError("it fails over this record")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+@pytest.mark.parametrize("units", [None, [[0, 1, 2], [3, 4], [], [5, 6, 7, 8, 9, 10, 11]]])
+def test_a_unit_that_fails_by_itself_contributes_zero_and_the_others_what_they_would(
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+    units: list[list[int]] | None,
+) -> None:
+    bench = Bench(tiny_model, tmp_path, train__memory=1)
+    bad = 4
+    rest = [u for u in units or [[i] for i in range(12)] if bad not in u]
+
+    def change(chosen: list[list[int]] | None) -> torch.Tensor:
+        trainer = Trainer(bench.loaded)
+        found = trainer.train(
+            bench.adapter,
+            bench.text(12),
+            bench.settings,
+            noisy(),
+            SilentSource.insecure_seeded(SEED),
+            units=chosen,
+        )
+        assert trainer.unusable == (chosen is units)
+        return found
+
+    expected = change(rest)
+    Poisoned(bench, bad, where, monkeypatch)
+    found = change(units)
+    assert torch.allclose(found, expected, rtol=0, atol=1e-7)
+    assert found.any()
+
+
+class SilentSource(SecureGenerator):
+    """No noise, which the check of it is to let pass."""
+
+    def normal(self, n: int) -> Any:
+        return super().normal(n) * 0
+
+
+@pytest.fixture(autouse=True)
+def any_noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "fails_by_itself" in request.node.name:
+        monkeypatch.setattr("confide.client.private_step.check_noise", lambda _: None)
+        monkeypatch.setattr(trainer_module, "_check_moved", lambda *_: None)
+
+
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_local_steps_are_those_of_a_loop_written_by_hand(
     tiny_model: Path, tmp_path: Path, name: str
@@ -426,7 +502,19 @@ def test_a_class_that_is_left_out_contributes_nothing(tiny_model: Path, tmp_path
 
 
 def test_each_use_of_a_record_has_numbers_of_its_own() -> None:
-    draws = draws_from(SecureGenerator())
-    seeds = {draws().initial_seed() for _ in range(100)}
+    draws = draws_from(SecureGenerator(), 100)
+    seeds = {draws(place).initial_seed() for place in range(100)}
     assert len(seeds) == 100, "from a common source one record would change all others' masks"
-    assert seeds.isdisjoint(draws_from(SecureGenerator())().initial_seed() for _ in range(100))
+    again = draws_from(SecureGenerator(), 100)
+    assert seeds.isdisjoint(again(place).initial_seed() for place in range(100))
+    copies = [torch.rand(8, generator=draws(3)).tolist() for _ in range(3)]
+    assert len(set(map(tuple, copies))) == 3  # of one record, each used with other words
+
+
+def test_what_is_drawn_for_a_record_does_not_depend_on_who_else_is_used() -> None:
+    def first(order: list[int]) -> list[float]:
+        draws = draws_from(SecureGenerator.insecure_seeded(SEED), 5)
+        found = {place: torch.rand(1, generator=draws(place)).item() for place in order}
+        return [found[0], found[4]]
+
+    assert first([0, 1, 2, 3, 4]) == first([4, 0])

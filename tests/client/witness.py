@@ -72,6 +72,7 @@ class Seen:
 
     told: list[Any] = field(default_factory=list)
     sums: list[NDArray[np.float64]] = field(default_factory=list)
+    replies: list[Update] = field(default_factory=list)
 
 
 class Witness:
@@ -85,15 +86,21 @@ class Witness:
         self.site = Site(name="holder-00", data=data, ledger=ledger, policy=policy)
         self._folder = folder
 
-    def answers(self, tasks: Sequence[Task]) -> Seen:
-        """What is seen of the tasks, one after the other, by one holder."""
+    def answers(
+        self, tasks: Sequence[Task], seed: int | None = SEED, *, keep: bool = False
+    ) -> Seen:
+        """What is seen of the tasks, one after the other, by one holder; without a seed its noise
+        is the secure one. ``keep`` keeps the updates, too."""
         seen, holder = Seen(), Holder(self.site)
         for number, task in enumerate(tasks):
             sums: list[NDArray[np.float64]] = []
             # Anew for each, since how much of it is used may depend on the text.
-            holder._generator = SecureGenerator.insecure_seeded(SEED + number)
+            if seed is not None:
+                holder._generator = SecureGenerator.insecure_seeded(seed + number)
             with _listening(self._folder) as lines, _before_the_noise(sums):
                 reply = holder.handle(task)
+            if keep and isinstance(reply, Update):
+                seen.replies.append(reply)
             seen.told += [_told(reply), lines, self._ledger(), len(sums)]
             seen.sums += sums[:1]  # those of later steps follow from noise that came before
         return seen

@@ -19,6 +19,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(_ROOT))
 
 # Found by the line above.
+from tests.mutants.promise_table import PROMISE_MUTANTS  # noqa: E402
 from tests.mutants.table import MUTANTS, Mutant  # noqa: E402
 from tests.mutants.task_table import TASK_MUTANTS  # noqa: E402
 
@@ -63,9 +64,8 @@ def killed(mutant: Mutant, tree: Path) -> tuple[bool, str]:
 
 def main(words: Sequence[str]) -> int:
     """Try them all, or those whose name has one of the words."""
-    chosen = [
-        m for m in (*MUTANTS, *TASK_MUTANTS) if not words or any(word in m.name for word in words)
-    ]
+    every = (*MUTANTS, *TASK_MUTANTS, *PROMISE_MUTANTS)
+    chosen = [m for m in every if not words or any(word in m.name for word in words)]
     survivors = 0
     print("| fault | file | found by | seconds |\n|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory(prefix="confide-mutants-") as scratch:

@@ -264,8 +264,8 @@ MUTANTS = (
     Mutant(
         "noise for each physical batch's part of the sum, none for the whole",
         _TRAINER,
-        "optimizer.signal_skip_step(seen < len(drawn))",
-        "optimizer.signal_skip_step(False)",
+        "                optimizer.add()\n",
+        "                optimizer.step()\n",
         _TRAINER_TESTS,
     ),
     Mutant(
@@ -292,16 +292,16 @@ MUTANTS = (
     Mutant(
         "one stream of masks for all records",
         _TRAINER,
-        "return torch.Generator().manual_seed(int(generator.uniform(1)[0] * 2**53))",
-        "return torch.Generator().manual_seed(0)",
+        "own[place] = torch.Generator().manual_seed(seeds[place])",
+        "own[place] = torch.Generator().manual_seed(0)",
         _TRAINER_TESTS,
     ),
     Mutant(
         "masks drawn on from the record before",
         "common/batches.py",
-        "            examples = [loaded.task.redraw(e, loaded, draws()) for e in examples]",
-        "            common = draws()\n"
-        "            examples = [loaded.task.redraw(e, loaded, common) for e in examples]",
+        "            examples = [loaded.task.redraw(e, loaded, draws(i)) for i, e in pairs]",
+        "            common = draws(0)\n"
+        "            examples = [loaded.task.redraw(e, loaded, common) for i, e in pairs]",
         ("tests/common/tasks/test_imbalance.py",),
     ),
     # --- per-example gradients ---
@@ -402,24 +402,18 @@ MUTANTS = (
     Mutant(
         "trained before it is charged",
         _HOLDER,
-        "        self._charge(task, settings, plan, ledger)\n\n"
-        "        def train(loaded: LoadedModel, start: Tensor) -> Tensor:\n"
-        "            own = Trainer(loaded)\n"
-        "            return own.train(start, text, settings, plan, self._generator, units=units)\n"
-        "\n"
-        "        change, schema = share.train(train)\n",
-        "        def train(loaded: LoadedModel, start: Tensor) -> Tensor:\n"
-        "            own = Trainer(loaded)\n"
-        "            return own.train(start, text, settings, plan, self._generator, units=units)\n"
-        "\n"
-        "        change, schema = share.train(train)\n"
-        "        self._charge(task, settings, plan, ledger)\n",
+        "            ledger.charge(self._charge_of(job), *self._limits(settings))\n"
+        "            return self._paid(job, ledger)\n",
+        "            corpus = self._read(settings, ledger.identity_key)\n"
+        "            self._sum(job, corpus) if job.kind else self._train(job, corpus)\n"
+        "            ledger.charge(self._charge_of(job), *self._limits(settings))\n"
+        "            return self._paid(job, ledger)\n",
         _HOLDER_TESTS,
     ),
     Mutant(
         "a repeated task is answered anew",
         _HOLDER,
-        "            if seen is not None:\n                return Update.from_bytes(seen)\n",
+        "        if seen is not None:\n            return Update.from_bytes(seen)\n",
         "",
         _HOLDER_TESTS,
     ),
@@ -490,21 +484,8 @@ MUTANTS = (
     Mutant(
         "classes counted as they are",
         _HOLDER,
-        "        shares = shares_of_classes(classes, len(labels))\n"
-        "        total = noisy_sum(shares, units, plan, self._generator)\n",
-        "        shares = shares_of_classes(classes, len(labels))\n"
-        "        total = torch.from_numpy(shares.sum(0))\n",
-        _SUM_TESTS,
-    ),
-    Mutant(
-        "classes counted before they are charged",
-        _HOLDER,
-        "        self._charge(task, settings, plan, ledger)\n"
-        "        shares = shares_of_classes(classes, len(labels))\n"
-        "        total = noisy_sum(shares, units, plan, self._generator)\n",
-        "        shares = shares_of_classes(classes, len(labels))\n"
-        "        total = noisy_sum(shares, units, plan, self._generator)\n"
-        "        self._charge(task, settings, plan, ledger)\n",
+        "        return noisy_sum(used, size, units, job.plan, self._generator), {",
+        "        return torch.from_numpy(sum(used)), {",
         _SUM_TESTS,
     ),
     Mutant(
@@ -530,9 +511,9 @@ MUTANTS = (
     ),
     Mutant(
         "the noise of training leaves no room for sums",
-        _HOLDER,
-        "        sums = steps_of_sums(settings)\n",
-        "        sums = ()\n",
+        "common/plans.py",
+        "        besides=steps_of_sums(settings),\n",
+        "        besides=(),\n",
         _SUM_TESTS,
     ),
     Mutant(
@@ -545,8 +526,8 @@ MUTANTS = (
     Mutant(
         "a sum that does not fit opens the text",
         _HOLDER,
-        "        if summed:  # whatever the number of units\n",
-        "        if False:\n",
+        "                _raise(ledger.objection(task.run, plan, *limits))\n",
+        "",
         _SUM_TESTS,
     ),
     Mutant(
@@ -718,8 +699,8 @@ MUTANTS = (
     Mutant(
         "a receipt of less noise is let in",
         _GATE,
-        "all(noise > 0 and noise >= privacy.noise_multiplier for noise, _ in new)",
-        "all(noise > 0 for noise, _ in new)",
+        "    if any(noise < least for noise, _ in new):\n",
+        "    if False:\n",
         _GATE_TESTS,
     ),
     Mutant(
@@ -746,8 +727,8 @@ MUTANTS = (
     Mutant(
         "the accountant hears of every plan that a holder makes up",
         _GATE,
-        "_MOST_NEW_PLANS = 3",
-        "_MOST_NEW_PLANS = 8",
+        "    if len(new) > 1 or any(",
+        "    if any(",
         _GATE_TESTS,
     ),
     Mutant(

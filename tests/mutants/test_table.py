@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.mutants.promise_table import PROMISE_MUTANTS
 from tests.mutants.table import MUTANTS, Mutant
 from tests.mutants.task_table import TASK_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-EVERY = (*MUTANTS, *TASK_MUTANTS)
+EVERY = (*MUTANTS, *TASK_MUTANTS, *PROMISE_MUTANTS)
 
 
 @pytest.mark.parametrize("mutant", EVERY, ids=[m.name for m in EVERY])

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from confide.common.plans import plan_of, planned_steps
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.groups import group_epsilon
-from confide.server.doctor import GUARDS, Finding, Severity, noise, plans, privacy, sort
+from confide.server.doctor import GUARDS, Finding, Severity, noise, privacy, sort
 from confide.server.report import epsilon_text
-from tests.server.doctor.conftest import SIZES, Examine, settings
+from tests.server.doctor.conftest import Examine, settings
 
 BAD, UNSOUND, NOTE = Severity.NOT_PRIVATE, Severity.NOT_SOUND, Severity.NOTE
 
@@ -36,14 +37,14 @@ def test_the_demo_has_no_finding(examine: Examine) -> None:
         ("bfloat16", UNSOUND, {"model__dtype": "bfloat16"}, {}, ("9.5e-4", "float32")),
         ("bfloat16", UNSOUND, {"model__dtype": "auto"}, {}, ("'auto'", "where the processor")),
         ("holders-drawn", NOTE, {"round__holders": 4}, {}, ("4 of 10", "round.holders = 0")),
-        ("size-shown", NOTE, {"train__batch": 254}, {}, ("= 254", "1 of 10", "255")),
+        ("batch-small", NOTE, {"train__batch": 254}, {}, ("= 254", "1 of 10", "255")),
         ("both-factors", UNSOUND, {"aggregate__method": "lora"}, {}, ("'lora'", "'ffa'")),
         ("both-factors", UNSOUND, {"aggregate__method": "fedsa", "round__mode": "steps"}, {},
          ("'fedsa'", "no average", "'ffa'")),
         ("drowned-holders", UNSOUND, {"privacy__epsilon": 1.0, "lora__rank": 8},
          {"trained": 6914}, ("10 of 10", "6,914", "215", "'head'")),
-        ("many-small-steps", UNSOUND, {"train__batch": 16, "round__count": 100}, {},
-         ("100 steps of 16", "train.batch >= 255", "10 steps")),
+        ("many-small-steps", UNSOUND, {"train__rate": 0.07, "round__count": 100}, {},
+         ("100 steps at train.rate = 0.07", "train.rate = 1", "10 steps")),
         ("too-few-holders", UNSOUND, {"round__min_holders": 11}, {}, ("11", "10 holders", "to 5")),
         ("one-late-holder", UNSOUND, {"round__min_holders": 10}, {}, ("= 10", "to 5")),
         ("one-late-holder", UNSOUND, {"round__holders": 3, "round__min_holders": 3}, {}, ("= 3",)),
@@ -95,21 +96,19 @@ def test_without_noise_nothing_else_is_said_of_the_promise(examine: Examine) -> 
 
 
 def test_noise_that_is_given_is_held_against_what_it_gives(examine: Examine) -> None:
-    """The smallest holder has the largest sampling rate, and so the largest epsilon."""
-    found = examine(privacy__noise_multiplier=0.5, train__batch=64)
-    chosen = settings(privacy__noise_multiplier=0.5, train__batch=64)
-    epsilon = epsilon_pld([plans.planned(chosen, min(SIZES))], chosen.privacy.delta)
-    assert epsilon > epsilon_pld([plans.planned(chosen, max(SIZES))], chosen.privacy.delta)
-    assert found["epsilon-weak"].severity is UNSOUND
-    assert f"epsilon = {epsilon_text(epsilon)} " in found["epsilon-weak"].what
-    unknown = examine({"sizes": ()}, privacy__noise_multiplier=0.5)
-    assert "epsilon-weak" not in unknown
-    assert "noise-given" in unknown
+    given = {"privacy__noise_multiplier": 0.5, "train__rate": 0.25}
+    chosen = settings(**given)
+    epsilon = epsilon_pld(planned_steps(chosen), chosen.privacy.delta)
+    for facts in ({}, {"sizes": ()}):  # whatever the holders have
+        found = examine(facts, **given)
+        assert found["epsilon-weak"].severity is UNSOUND
+        assert f"epsilon = {epsilon_text(epsilon)} " in found["epsilon-weak"].what
+        assert f"gives epsilon = {epsilon_text(epsilon)}" in found["noise-given"].what
 
 
 def test_what_a_person_with_several_records_has_is_computed(examine: Examine) -> None:
     found = examine({"column": "writer", "most_records": 2})["record-though-persons"]
-    epsilon = group_epsilon((plans.planned(settings(), min(SIZES)),), 1e-5, 2)
+    epsilon = group_epsilon(planned_steps(settings()), 1e-5, 2)
     assert epsilon is not None
     assert (
         f"up to 2 records at one holder, and for 2 of them epsilon is {epsilon_text(epsilon)}"
@@ -125,7 +124,7 @@ def test_signal_to_noise_is_that_of_the_longest_sum_there_can_be() -> None:
     few, many = (noise.snr(settings(round__count=count), 234, 3842) for count in (5, 500))
     assert few == pytest.approx(many, rel=2e-3)
     chosen = settings()
-    z = plans.planned(chosen, 234).noise_multiplier
+    z = plan_of(chosen).noise_multiplier
     assert noise.snr(chosen, 234, 3842) == pytest.approx(234 * 20**0.5 / (z * 3842**0.5), rel=1e-9)
 
 

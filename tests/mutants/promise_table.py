@@ -1,0 +1,178 @@
+"""Mutants of what an epsilon that can be believed rests on: whatever a holder's text may decide.
+
+Each brings back a fault that once was there, or one of its kind.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.table import Mutant
+
+_SEEN = ("tests/client/test_non_interference.py",)
+_COUNTED = ("tests/client/test_count_hidden.py",)
+_HOLDER, _CORPUS, _TRAINER = "client/holder.py", "client/corpus.py", "client/trainer.py"
+_CONTRACT = "client/contract.py"
+
+PROMISE_MUTANTS = (
+    Mutant(
+        "the noise follows the length of the text",
+        _HOLDER,
+        "            plan=job.plan,\n",
+        "            plan=replace(\n"
+        "                job.plan,\n"
+        "                noise_multiplier=job.plan.noise_multiplier\n"
+        "                * (1 + self.site.data.stat().st_size / 1e6),\n"
+        "            ),\n",
+        _SEEN,
+    ),
+    Mutant(
+        "the rate is the batch by the number of records",
+        _HOLDER,
+        "            change = own.train(start, text, settings, job.plan, self._generator,"
+        " units=units)\n",
+        "            plan = replace(job.plan, sampling_rate=min(1, 6 / max(1, len(units))))\n"
+        "            change = own.train(start, text, settings, plan, self._generator,"
+        " units=units)\n",
+        _SEEN,
+    ),
+    Mutant(
+        "noise of another size for one record more",
+        _HOLDER,
+        "            change = own.train(start, text, settings, job.plan, self._generator,"
+        " units=units)\n",
+        "            more = job.plan.noise_multiplier * (1 + len(units) / 1000)\n"
+        "            plan = replace(job.plan, noise_multiplier=more)\n"
+        "            change = own.train(start, text, settings, plan, self._generator,"
+        " units=units)\n",
+        _COUNTED,
+    ),
+    Mutant(
+        "a file that cannot be read is a code",
+        _CORPUS,
+        "        self.records = tried(lambda: _records(path, content, settings, contract)) or []\n",
+        "        self.records = _records(path, content, settings, contract)\n"
+        "        if not any(self.records):\n"
+        '            raise ConfideError("data.empty", "There is nothing to train on.")\n',
+        ("tests/client/test_holder.py",),
+    ),
+    Mutant(
+        "a row that is no record is a code",
+        "common/text/readers.py",
+        "    return [None if isinstance(one, ConfideError) else one for one in found]\n",
+        "    found = list(found)\n"
+        "    for one in found:\n"
+        "        if isinstance(one, ConfideError):\n"
+        "            raise one\n"
+        "    return found\n",
+        _SEEN,
+    ),
+    Mutant(
+        "a record that cannot be encoded takes all others with it",
+        _CORPUS,
+        "        alone = [tried(partial(encoded, [record])) for record in known]\n",
+        "        alone = [None for record in known]\n",
+        (*_SEEN, "tests/client/test_corpus.py"),
+    ),
+    Mutant(
+        "a label that is not declared is a code",
+        _CORPUS,
+        "    found: Sequence[Example | None] | None = tried(lambda: encoded(known))\n",
+        "    found: Sequence[Example | None] | None = encoded(known)\n",
+        ("tests/client/test_no_leak.py",),
+    ),
+    Mutant(
+        "a batch that fails is a code",
+        _TRAINER,
+        '        if settings.privacy.trust == "off":\n            add(drawn)\n',
+        "        if True:\n            add(drawn)\n",
+        ("tests/client/test_no_leak.py",),
+    ),
+    Mutant(
+        "what comes after a record that fails is not used",
+        _TRAINER,
+        "            failed = sum(not added([unit]) for unit in drawn)\n",
+        "            failed = sum(not added([unit]) for unit in drawn[:0])\n",
+        ("tests/client/test_trainer.py",),
+    ),
+    Mutant(
+        "a record that fails leaves half of its gradient",
+        _TRAINER,
+        "            optimizer.go_back(summed)\n",
+        "",
+        ("tests/client/test_trainer.py",),
+    ),
+    Mutant(
+        "one mask of dropout for all records",
+        "common/combinations.py",
+        '    if s.lora.dropout and s.privacy.trust != "off":\n',
+        "    if False:\n",
+        _SEEN,
+    ),
+    Mutant(
+        "a request chooses the unit",
+        _CONTRACT,
+        '        _same("unit", "privacy.unit", settings.privacy.unit, (self.unit,))\n',
+        "",
+        ("tests/client/test_contract.py",),
+    ),
+    Mutant(
+        "a request names the column of persons",
+        _CONTRACT,
+        '        _same("person", "data.person", data.person, persons)\n',
+        "",
+        (*_SEEN, "tests/client/test_contract.py"),
+    ),
+    Mutant(
+        "a request reads any column",
+        _CONTRACT,
+        '        _same("text", "data.text", data.text, (self.text,))\n',
+        "",
+        (*_SEEN, "tests/client/test_contract.py"),
+    ),
+    Mutant(
+        "a policy without a contract takes any text",
+        "client/policy.py",
+        "    elif not policy.allow_any_data:\n        raise missing()\n",
+        "",
+        ("tests/client/test_policy.py",),
+    ),
+    Mutant(
+        "a refused task makes a ledger",
+        _HOLDER,
+        "        settings = from_flat(task.settings)\n        review(settings, self.site.policy)\n",
+        "        Ledger.open(self.site.ledger).close()\n"
+        "        settings = from_flat(task.settings)\n        review(settings, self.site.policy)\n",
+        ("tests/client/test_hostile_tasks.py",),
+    ),
+    Mutant(
+        "a ledger counts the records",
+        _HOLDER,
+        "            identity=corpus.identity,\n",
+        '            identity=f"{corpus.identity} {len(corpus.records)}",\n',
+        _SEEN,
+    ),
+    Mutant(
+        "the log tells how many records were left out",
+        _HOLDER,
+        "        self.unused = sum(one is None for one in examples) + failed\n",
+        "        self.unused = sum(one is None for one in examples) + failed\n"
+        "        import logging\n\n"
+        "        logging.disable(0)\n"
+        '        logging.getLogger("confide.holder").error("%d not used", self.unused)\n',
+        _SEEN,
+    ),
+    Mutant(
+        "delta is held against the number of records",
+        _HOLDER,
+        "        values, sent = self._sum(job, corpus)",
+        "        job.plan.check_units(len(corpus.records))\n"
+        "        values, sent = self._sum(job, corpus)",
+        ("tests/client/test_holder.py",),
+    ),
+    Mutant(
+        "a sum is as long as the text is",
+        "client/private_step.py",
+        "        shorter = min(1.0, self._longest / norm) if norm > 0 else 1.0\n",
+        "        shorter = 1.0\n",
+        ("tests/client/test_private_step.py",),
+    ),
+)
