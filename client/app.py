@@ -17,6 +17,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..common.errors import ConfideError
+from ..common.installed import code_hash
 from ..common.paths import local_or_cached
 from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
 from .relay import relay
@@ -84,7 +85,13 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         policy = load_policy(Path(str(node["policy"]))) if "policy" in node else Policy()
         data = Path(str(node["data"]))
         ledger = Path(str(node.get("ledger", f"{data}.ledger.sqlite")))
-        return Site(name=str(node.get("name", "holder")), data=data, ledger=ledger, policy=policy)
+        return Site(
+            name=str(node.get("name", "holder")),
+            data=data,
+            ledger=ledger,
+            policy=policy,
+            bundle=code_hash(),
+        )
     if "partition-id" not in node:
         raise _not_configured()
     name = f"holder-{int(node['partition-id']):02d}"
@@ -102,6 +109,8 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         data=data,
         ledger=folder / "holders" / name / "ledger.sqlite",
         policy=simulated_policy(data),
+        bundle=code_hash(),
+        new_ledger=True,
     )
 
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from ..common.privacy.ledger import Entry, Ledger
+    from ..common.privacy.ledger import Entry
+    from .budget import Spending
 
 File = Annotated[Path, typer.Argument(help="The ledger file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -28,6 +29,7 @@ def add_commands(app: typer.Typer) -> None:
     ledger.command("show")(show)
     ledger.command("verify")(verify)
     ledger.command("export")(export)
+    ledger.command("new")(new)
     app.add_typer(ledger, name="ledger")
     add_setup(app)
 
@@ -38,17 +40,55 @@ def show(
     delta: Annotated[
         float | None, typer.Option(help="Delta of the figures; the newest plan's by default.")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="Your policy.toml, for what is left; the one beside the ledger, if any."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What was spent, in all and by each run."""
-    from ..common.privacy.ledger import Ledger
+    """What was spent, in all and by each run, and what is left."""
+    from .budget import left_of, read_spending
+    from .policy_file import FILE_NAME, load_policy
+    from .users import as_owner_of
 
-    with Ledger.open(file, create=False) as ledger:
-        summary = _summary(ledger, delta)
+    spending, beside = read_spending(file), file.with_name(FILE_NAME)
+    named = policy or (beside if beside.is_file() else None)
+    left = []
+    if named is not None:
+        with as_owner_of(named.resolve().parent):
+            limits = load_policy(named)
+        left = left_of(spending, limits)
+    summary = _summary(spending, delta) | {"left": [one.to_json() for one in left]}
     if as_json:
         typer.echo(json.dumps(summary))
-    else:
-        _print_summary(summary)
+        return
+    _print_summary(summary)
+    if not left:
+        typer.echo("Name your policy with --policy to see what is left.")
+    for one in left:
+        typer.echo(one.in_words())
+
+
+def new(
+    file: File,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Make a ledger for text that never took part in anything; `client join` asks for it itself."""
+    from ..common.errors import ConfideError
+    from .budget import make_ledger
+    from .users import as_owner_of
+
+    with as_owner_of(file.resolve().parent):
+        if file.exists() or file.is_symlink():
+            raise ConfideError(
+                "ledger.exists", f"{file} is there already.", "It is never replaced."
+            )
+        typer.echo("A new ledger knows of nothing: what was spent before would be spent again.")
+        if not yes and not typer.confirm("Make it?"):
+            raise typer.Exit(1)
+        make_ledger(file)
+    typer.echo(str(file))
 
 
 def verify(
@@ -62,8 +102,10 @@ def verify(
     """Check every entry; exit status 1 and the reason if anything is wrong."""
     from ..common.errors import ConfideError
     from ..common.privacy import ledger
+    from .users import as_owner_of
 
-    verdict = ledger.verify(file, known_head=head)
+    with as_owner_of(file.resolve().parent):
+        verdict = ledger.verify(file, known_head=head)
     if as_json:
         fields = ("ok", "ledger_id", "entries", "head", "problem")
         typer.echo(json.dumps({name: getattr(verdict, name) for name in fields}))
@@ -87,12 +129,10 @@ def export(
 ) -> None:
     """Every entry with its hash, one JSON object a line, for an auditor to recompute."""
     from ..common.errors import ConfideError
-    from ..common.privacy.ledger import Ledger
+    from .budget import read_spending
 
-    with Ledger.open(file, create=False) as ledger:
-        rows = [
-            {"number": e.number, "hash": e.hash, "payload": e.payload} for e in ledger.entries()
-        ]
+    entries = read_spending(file).entries
+    rows = [{"number": e.number, "hash": e.hash, "payload": e.payload} for e in entries]
     text = json.dumps(rows) if as_json else "\n".join(json.dumps(row) for row in rows)
     if out is None:
         typer.echo(text)
@@ -107,23 +147,22 @@ def export(
     typer.echo(str(out))
 
 
-def _summary(ledger: Ledger, delta: float | None) -> dict[str, Any]:
+def _summary(spending: Spending, delta: float | None) -> dict[str, Any]:
     """Figures of one ledger; an epsilon is None where it is infinite or nothing tells delta."""
-    entries = ledger.entries()
+    entries, book = spending.entries, spending.book
     charged = [e for e in entries if e.payload["state"] == "reserved"]
-    if delta is None and charged:
-        delta = charged[-1].payload["plan"]["delta"]
-    unit = ledger.unit
+    delta = spending.newest_delta if delta is None else delta
+    unit = book.unit
     return {
-        "ledger": ledger.ledger_id,
-        "head": entries[-1].hash,
+        "ledger": book.ledger_id,
+        "head": book.head,
         "entries": len(entries),
-        "text": ledger.identity or None,
+        "text": book.identity or None,
         "unit": unit[0] if unit else None,
         "person": unit[1] if unit else None,
         "delta": delta,
-        "epsilon": _epsilon(ledger, delta, None),
-        "runs": [_run(ledger, run, charged, entries, delta) for run in _runs(charged)],
+        "epsilon": _epsilon(spending, delta, None),
+        "runs": [_run(spending, run, charged, delta) for run in _runs(charged)],
     }
 
 
@@ -131,24 +170,23 @@ def _runs(charged: list[Entry]) -> list[str]:
     return list(dict.fromkeys(e.payload["run"] for e in charged))
 
 
-def _run(
-    ledger: Ledger, run: str, charged: list[Entry], entries: tuple[Entry, ...], delta: float | None
-) -> dict[str, Any]:
+def _run(spending: Spending, run: str, charged: list[Entry], delta: float | None) -> dict[str, Any]:
     tasks = {e.payload["task"] for e in charged if e.payload["run"] == run}
-    released = [e for e in entries if e.payload["state"] == "released"]
+    released = [e for e in spending.entries if e.payload["state"] == "released"]
     return {
         "run": run,
         "charged": len(tasks),
         "released": sum(e.payload["task"] in tasks for e in released),
-        "steps": [s.to_json() for s in ledger.steps(run)],
-        "epsilon": _epsilon(ledger, delta, run),
+        "steps": [s.to_json() for s in spending.book.steps(run)],
+        "code": sorted({e.payload["bundle"] for e in charged if e.payload["run"] == run}),
+        "epsilon": _epsilon(spending, delta, run),
     }
 
 
-def _epsilon(ledger: Ledger, delta: float | None, run: str | None) -> float | None:
+def _epsilon(spending: Spending, delta: float | None, run: str | None) -> float | None:
     if delta is None:
         return None
-    epsilon = ledger.epsilon(delta, run)
+    epsilon = spending.epsilon(delta, run)
     return epsilon if math.isfinite(epsilon) else None
 
 
@@ -176,3 +214,19 @@ def _print_summary(summary: dict[str, Any]) -> None:
     per = f" per {in_words(summary['unit'], summary['person'])}" if summary["unit"] else ""
     total = f"spent in all: epsilon = {text(summary['epsilon'])}{per}"
     console.print(total, highlight=False, markup=False)
+    for line in _told_of_code(summary["runs"]):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _told_of_code(runs: list[dict[str, Any]]) -> list[str]:
+    """Which code trained, by the SHA-256 that each charge booked; the newest last."""
+    from ..common.installed import code_hash
+
+    codes = dict.fromkeys(code for run in runs for code in run["code"])
+    of = {code: [run["run"] for run in runs if code in run["code"]] for code in codes}
+    here = code_hash()
+    return [
+        f"trained by the confide of SHA-256 {code or 'unknown'}"
+        f"{' (the one installed here)' if code == here else ''}: {', '.join(named)}"
+        for code, named in of.items()
+    ]

@@ -12,9 +12,10 @@ from typing import Any
 
 from .. import __version__
 from ..common.errors import ConfideError
+from ..common.installed import code_hash
 from ..common.models import models_in_memory
-from ..common.privacy.ledger import Ledger
 from ..common.wire import Refusal, Reply, task_from_bytes
+from .budget import left_of, read_spending
 from .holder import Holder, Site
 from .policy_file import load_policy
 from .resident_main import Residence
@@ -41,37 +42,60 @@ class Desk:
         return self._holder.handle(task)
 
     def report(self) -> dict[str, Any]:
-        """What the status says of this holder: figures of the ledger, no count of records."""
+        """What the status says of this holder, by what the coordinator may know of it, too (it gets
+        a receipt with each update), and what is for this machine's eyes alone."""
+        residence = self._residence
         return {
             "version": __version__,
-            "name": self._residence.name,
+            "name": residence.name,
             "model_loaded": models_in_memory() > 0,
-            "ledger": _spent(self._residence.ledger),
+            "ledger": _spent(residence.ledger),
+        }
+
+    def own_report(self) -> dict[str, Any]:
+        """For root and the resident's own user: what is left, where the ledger lies, and how many
+        records the newest task could not use."""
+        residence = self._residence
+        return {
+            "code": code_hash(),
+            "left": _left(residence),
+            "unused_records": self._holder.unused,
+            "ledger_file": str(residence.ledger.resolve()),
+            "policy_file": str(residence.policy.resolve()),
         }
 
     def _site(self) -> Site:
         residence = self._residence
         policy = load_policy(residence.policy)
         return Site(
-            name=residence.name, data=residence.data, ledger=residence.ledger, policy=policy
+            name=residence.name,
+            data=residence.data,
+            ledger=residence.ledger,
+            policy=policy,
+            bundle=code_hash(),
         )
 
 
 def _spent(path: Path) -> dict[str, Any]:
     """Rounds and epsilon that the ledger has booked; epsilon is None where it is infinite."""
-    if not path.exists():
-        return {"charged": 0, "released": 0, "epsilon": 0.0, "delta": None}
     try:
-        with Ledger.open(path, create=False) as ledger:
-            payloads = [entry.payload for entry in ledger.entries()]
-            delta = [p["plan"]["delta"] for p in payloads if p["state"] == "reserved"][-1:]
-            epsilon = ledger.epsilon(delta[0]) if delta else 0.0
+        spending = read_spending(path)
+        delta = spending.newest_delta
+        epsilon = spending.epsilon(delta) if delta else 0.0
     except ConfideError as error:
         return {"problem": error.code}
-    states = [payload["state"] for payload in payloads]
     return {
-        "charged": states.count("reserved"),
-        "released": states.count("released"),
+        "charged": spending.count("reserved"),
+        "released": spending.count("released"),
         "epsilon": epsilon if math.isfinite(epsilon) else None,
-        "delta": delta[0] if delta else None,
+        "delta": delta,
     }
+
+
+def _left(residence: Residence) -> list[str]:
+    """What is left of the budget, in words."""
+    try:
+        policy = load_policy(residence.policy)
+        return [left.in_words() for left in left_of(read_spending(residence.ledger), policy)]
+    except ConfideError as error:
+        return [error.code]

@@ -1,7 +1,10 @@
 """Where the resident listens: a Unix socket that its own user and the gateway's group can reach.
 
-The folder it lies in is the resident's own. Nothing that is there already is opened up, taken away
-or written over, but the socket of a resident that is no more.
+Whoever starts it makes the folder, and keeps it: where root does, for another user, the folder and
+all above it stay root's, since what root does by a path in a folder of somebody else it may do to
+any file of the machine. So the socket is bound, and given away, where nobody else can put another
+file in its place. Nothing that is there already is opened up, taken away or written over, but the
+socket of a resident that is no more.
 """
 
 from __future__ import annotations
@@ -9,19 +12,25 @@ from __future__ import annotations
 import os
 import socket
 import stat
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..common.errors import ConfideError
 from . import frames
+from .users import stranger_at
 
 MOST_CALLERS = 8
 _LONGEST_PATH = 107  # bytes; sun_path of unix(7)
-_FOLDER, _SOCKET, _ANYBODY = 0o750, 0o660, 0o007
+_OWN_FOLDER, _ROOTS_FOLDER = 0o750, 0o711  # in root's, the mode of the socket says who may connect
+_NOT_THE_SOCKETS = 0o117  # what is left of 0777 is 0660
+_NOT_A_FOLDERS = 0o022
+_OTHERS, _OTHER_WRITERS = 0o007, 0o022
 
 
 def listen(path: Path, *, uid: int = -1, gid: int = -1) -> socket.socket:
-    """A socket of mode 0660 in a folder of mode 0750, both given to the user and the group.
+    """A socket of mode 0660, given to the user and the group: in a folder of mode 0750 of one's
+    own or, where root gives it to another user, in one of root's.
 
     Raises:
         ConfideError: ``resident.socket`` when the path cannot be used, ``resident.running`` when
@@ -31,11 +40,11 @@ def listen(path: Path, *, uid: int = -1, gid: int = -1) -> socket.socket:
         raise _unusable(path, f"a socket's path has at most {_LONGEST_PATH} bytes")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _make_folder(path.parent, uid, gid)
+        _make_folder(path.parent, gid, for_another=uid != -1)
         _clear(path)
-        listener.bind(str(path))
-        os.chown(path, uid, gid)
-        path.chmod(_SOCKET)
+        with _masked(_NOT_THE_SOCKETS):
+            listener.bind(str(path))
+        os.chown(path, uid, gid, follow_symlinks=False)
         listener.listen(MOST_CALLERS)
     except OSError as error:
         listener.close()
@@ -46,17 +55,41 @@ def listen(path: Path, *, uid: int = -1, gid: int = -1) -> socket.socket:
     return listener
 
 
-def _make_folder(folder: Path, uid: int, gid: int) -> None:
-    """A folder of the resident's own; one that is there already is only looked at."""
+def _make_folder(folder: Path, gid: int, *, for_another: bool) -> None:
+    """A folder that nobody else may write to; one that is there already is only looked at."""
+    _check_way(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        with _masked(_NOT_A_FOLDERS):
+            folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         mode = folder.stat().st_mode & 0o777
-        if mode & _ANYBODY:
-            raise _unusable(folder, f"everybody can reach in (mode {mode:04o})") from None
+        # The socket of root's folder is not reached by who may reach the folder.
+        if mode & (_OTHER_WRITERS if for_another else _OTHER_WRITERS | _OTHERS):
+            raise _unusable(folder, f"others can reach in (mode {mode:04o})") from None
     else:
-        os.chown(folder, uid, gid)
-        folder.chmod(_FOLDER)
+        _check_way(folder)  # again: somebody may have made a part of it meanwhile
+        if not for_another:
+            os.chown(folder, -1, gid)
+        folder.chmod(_ROOTS_FOLDER if for_another else _OWN_FOLDER)
+
+
+def _check_way(folder: Path) -> None:
+    """Root acts by a path only where every step of it is root's."""
+    if os.geteuid() != 0:
+        return
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    stranger = stranger_at(there)
+    if stranger is not None:
+        raise _unusable(folder, f"root makes it, and others may change {stranger}")
+
+
+@contextmanager
+def _masked(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _clear(path: Path) -> None:

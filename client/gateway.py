@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from ..common.errors import ConfideError
-from ..common.kit import Kit, check_current
+from ..common.kit import Kit, check_current, read_file
 from .family import end, end_with_parent, keep_memory_private
 from .journal import Journal
 from .supernode import PINS
@@ -78,7 +78,7 @@ def run(gateway: Gateway) -> int:
     """
     check_current(gateway.kit, date.today())  # noqa: DTZ011 - the day where the holder is
     files = {
-        "ca": _in_memory(gateway.kit.ca.read_bytes()),
+        "ca": _in_memory(read_file(gateway.kit.ca)),
         "key": _in_memory(node_key(gateway.kit.key)),
         "secret": _in_memory(secrets.token_bytes(32)),
     }
@@ -173,7 +173,7 @@ def node_key(path: Path) -> bytes:
     Raises:
         ConfideError: ``kit.key``.
     """
-    raw = path.read_bytes()
+    raw = read_file(path)
     load = load_ssh_private_key if b"OPENSSH" in raw[:64] else load_pem_private_key
     try:
         key = load(raw, None)

@@ -35,6 +35,7 @@ from ..common.wire import Refusal, Reply, Task, Update
 from .corpus import Corpus, check_readable
 from .policy import Policy, review, review_model, review_plan, review_requests, review_sum
 from .release import release
+from .runs import check_run
 from .scrub import code_of, quiet
 from .share import Share, share_of
 from .sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
@@ -43,13 +44,20 @@ from .trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What belongs to a holder on its own machine; none of it is ever named by the coordinator."""
+    """What belongs to a holder on its own machine; none of it is ever named by the coordinator.
+
+    Attributes:
+        bundle: SHA-256 of the code that is installed here (``common.installed``).
+        new_ledger: whether the first charge makes the ledger, as in a simulation. A deployed holder
+            has one since it joined: without it what was spent is unknown.
+    """
 
     name: str
     data: Path
     ledger: Path
     policy: Policy
-    bundle: str = ""  # hash of the code that is installed here; empty in a simulation
+    bundle: str = ""
+    new_ledger: bool = False
 
 
 class Holder:
@@ -98,6 +106,7 @@ class Holder:
         kind = sums_of(settings).get(task.round)
         if kind is not None:
             review_sum(settings, self.site.policy)
+        check_run(task.run, settings, self.site.policy, self.site.ledger)
         job = _Job(task=task, settings=settings, kind=kind)
         seen = self._check_ledger(job)
         if seen is not None:
@@ -106,16 +115,17 @@ class Holder:
         if kind is not Sum.CLASSES:  # which takes no model
             job = replace(job, share=self._prepare(task, settings))
         check_readable(self.site.data)
-        self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
-        with Ledger.open(self.site.ledger) as ledger:
+        if self.site.new_ledger:
+            self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
+        with Ledger.open(self.site.ledger, create=self.site.new_ledger) as ledger:
             ledger.charge(self._charge_of(job), *self._limits(settings))
             return self._paid(job, ledger)
 
     def _check_ledger(self, job: _Job) -> bytes | None:
         """The reply that the task got before, or None if it may be worked on and would fit. Where
-        there is no ledger yet, none is made."""
+        the first charge will make the ledger, none is made here."""
         task, plan, limits = job.task, job.plan, self._limits(job.settings)
-        if not self.site.ledger.exists():
+        if self.site.new_ledger and not self.site.ledger.exists():
             _raise(first_objection(task.run, plan, *limits))
             self._review_run(job, None)
             return None

@@ -30,6 +30,7 @@ _LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EPERM
 _X32 = 0x40000000  # the bit of a second numbering of system calls on x86-64
 _IO_URING_SETUP = 425
+_PROCESS = Path("/proc/self")
 # Machine -> (its number in linux/audit.h, the number of socket(2))
 _MACHINES = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}
 
@@ -108,19 +109,42 @@ def _way_out() -> str | None:
 
 def _own_namespace() -> bool:
     """A network namespace of its own; for anybody but root by way of a user namespace, in which
-    the process keeps its user and group."""
+    the process keeps its user and group.
+
+    A system may allow the namespace and not its maps, as a container's does: the process would be
+    nobody in it, with no way back. So a child tries first, and ``seccomp`` is left where it fails.
+    """
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         return _call("unshare", _CLONE_NEWNET)
+    return _as_child(lambda: _enter(user, group)) and _enter(user, group)
+
+
+def _enter(user: int, group: int) -> bool:
     if not _call("unshare", _CLONE_NEWUSER | _CLONE_NEWNET):
         return False
-    for name, line in (
-        ("setgroups", "deny"),
-        ("uid_map", f"{user} {user} 1"),
-        ("gid_map", f"{group} {group} 1"),
-    ):
-        Path("/proc/self", name).write_text(line, encoding="ascii")
+    try:
+        for name, line in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{user} {user} 1"),
+            ("gid_map", f"{group} {group} 1"),
+        ):
+            (_PROCESS / name).write_bytes(line.encode())
+    except OSError:
+        return False
     return True
+
+
+def _as_child(does: Callable[[], bool]) -> bool:
+    """Whether a child can do it, from which this process takes nothing."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            status = int(not does())
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def _filter_calls() -> bool:

@@ -1,4 +1,4 @@
-"""A holder joins: what will leave the machine in plain words, then two processes, kept alive.
+"""A holder joins: what it needs is there and lies where it should, then two processes, kept alive.
 
 The resident comes first and must say that it is well; then the gateway connects. Either is started
 again when it ends, after a pause that doubles up to a minute; both are stopped together, the
@@ -20,13 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError
-from ..common.kit import Kit
+from ..common.kit import Kit, read_kit
 from . import frames
-from .check_data import Findings
 from .family import SUPERVISED, end
 from .journal import Journal
-from .policy import Policy
-from .users import User, may_read, may_write
+from .users import User, as_user, may_read, may_write
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a process is started again
 STEADY_SECONDS = 60.0  # after so long a life the next pause is the first again
@@ -42,6 +40,7 @@ class Joining:
 
     Attributes:
         resident, gateway: the users that the two become; None where root did not start this.
+        new_ledger: whether the text gets one that knows of nothing, by the administrator's word.
     """
 
     kit: Kit
@@ -52,6 +51,7 @@ class Joining:
     resident: User | None = None
     gateway: User | None = None
     allow_network: bool = False
+    new_ledger: bool = False
 
 
 def socket_of(kit: Kit) -> Path:
@@ -61,6 +61,11 @@ def socket_of(kit: Kit) -> Path:
         return Path("/run/confide") / kit.name / "socket"
     own = os.environ.get("XDG_RUNTIME_DIR")
     return (Path(own) / "confide" / kit.name if own else kit.folder.resolve() / "run") / "socket"
+
+
+def socket_at(where: Path) -> Path:
+    """The socket of a kit, or the one that is named itself."""
+    return socket_of(read_kit(where)) if where.is_dir() else where
 
 
 def status(path: Path, seconds: float = _STATUS_SECONDS) -> dict[str, Any]:
@@ -79,53 +84,34 @@ def status(path: Path, seconds: float = _STATUS_SECONDS) -> dict[str, Any]:
     return report
 
 
-def plain_words(joining: Joining, found: Findings, policy: Policy) -> list[str]:
-    """What an administrator says yes to, a line each."""
-    unit, bare = policy.data.unit if policy.data else "record", policy.allow_unprotected
-    kit = joining.kit
-    people = "" if found.persons is None else f" of {found.persons} persons"
+def lacks_ledger(joining: Joining) -> bool:
+    """Whether there is no ledger where it should lie, as the resident's user sees it."""
+    return not as_user(joining.resident, lambda: os.path.lexists(joining.ledger))
+
+
+def on_new_ledger(joining: Joining) -> list[str]:
+    """What to think about before a text gets a ledger that knows of nothing, a line each."""
+    folder = joining.ledger.parent
+    others = as_user(
+        joining.resident, lambda: sorted(path.name for path in folder.glob("*.sqlite"))
+    )
+    beside = [f"Beside it lie: {', '.join(others)}"] if others else []
     return [
-        f"{kit.name} joins the coordinator at {kit.fleet} (kit good until {kit.expires}).",
-        f"Text: {found.file}, {found.records} records{people}. This count is shown here alone.",
-        "",
-        "What will leave this machine, in a round that the policy allows:",
-        "  - how the numbers of a small adapter should change. Each"
-        f" {unit}'s part in it is cut to a length and hidden in noise on this machine"
-        + (", EXCEPT in runs without noise, which this policy ALLOWS." if bare else "."),
-        "  - a receipt of the ledger: its id, its last hash and length, the epsilon spent, and for"
-        " each step the noise and the sampling rate, which the run sets alike for everybody.",
-        "  - or else a refusal: a code of one or two words, such as policy.max-epsilon.",
-        "  - your name in the kit, your public key and address, when you are connected, and how"
-        " long an answer took.",
-        "Never: a text, a label, a person, a count or a measure made from them.",
-        "",
-        "What the policy allows on this text, over all runs together:",
-        f"  - epsilon up to {policy.max_epsilon:g}, a run up to {policy.max_epsilon_per_run:g},"
-        f" delta up to {policy.max_delta:g}, protecting each {unit}.",
-        f"  - up to {policy.max_rounds} rounds a run and {policy.max_steps_per_round} steps a"
-        f" round; tasks: {', '.join(policy.data.tasks if policy.data else ())}.",
-        f"  - base models: {', '.join(policy.base_models) or 'those in the cache of this machine'};"
-        f" coordinators: {', '.join(policy.coordinators) or 'any name'}.",
-        "",
-        "Code of the coordinator's that may run here (in the process without text), by SHA-256:",
-        *(f"  - {digest}" for digest in kit.bundles),
-        *_about_users(joining),
+        f"There is no ledger {joining.ledger}.",
+        "If this text took part in anything before, under whatever file name, then a ledger knows"
+        " what was spent on it: name that one with --ledger, or put it back.",
+        *beside,
+        "A new ledger starts at nothing, and what was spent before would be spent again.",
     ]
 
 
-def _about_users(joining: Joining) -> list[str]:
-    if joining.resident and joining.gateway:
-        return [
-            "",
-            f"The text is read by the user {joining.resident.name}, without a network; the network"
-            f" is used by {joining.gateway.name}, without the text.",
-        ]
-    return [
-        "",
-        "WARNING: both processes run as the same user, since root did not start this. If the"
-        " coordinator's code were hostile, nothing but its pinned SHA-256 would keep it from the"
-        " text. Start as root with two users to keep them apart.",
-    ]
+def new_ledger_unasked(joining: Joining) -> ConfideError:
+    """The error of a join that nobody can be asked about."""
+    return ConfideError(
+        "join.new-ledger",
+        f"There is no ledger {joining.ledger}; a new one would forget what was spent on the text.",
+        "Name the right one with --ledger; for text that never took part, add --new-ledger.",
+    )
 
 
 def check_access(joining: Joining) -> None:
@@ -146,6 +132,8 @@ def check_access(joining: Joining) -> None:
                     "Install Python and confide where every user can read them, as in /opt.",
                 )
     for path in (joining.data, joining.policy):
+        if not path.exists():
+            raise ConfideError("join.unreadable", f"There is no file {path}.", "Check its path.")
         if not may_read(joining.resident, path):
             raise ConfideError(
                 "join.unreadable",

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .users import GATEWAY, RESIDENT
+
+if TYPE_CHECKING:
+    from .join import Joining
 
 KitFolder = Annotated[Path, typer.Argument(metavar="KIT", help="The folder of the coordinator's.")]
 Data = Annotated[Path, typer.Option(help="The text: a jsonl, csv, parquet or txt file.")]
@@ -45,6 +49,9 @@ def join(
     ] = None,
     ledger: Ledger = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    new_ledger: Annotated[
+        bool, typer.Option("--new-ledger", help="Start one, for text that never took part.")
+    ] = False,
     socket: AnySocket = None,
     resident_user: Annotated[
         str, typer.Option(help="Who reads the text, if root starts this.")
@@ -57,12 +64,10 @@ def join(
     """Check the data, show what will leave this machine, ask once, and take part."""
     from ..common.errors import ConfideError
     from ..common.kit import check_current, read_kit
-    from .check_data import check_data
-    from .contract import missing
-    from .join import Joining, check_access, plain_words, run, socket_of
+    from .budget import make_ledger
+    from .join import Joining, check_access, lacks_ledger, run, socket_of
     from .journal import Journal
-    from .policy_file import load_policy
-    from .users import user_named
+    from .users import as_user, user_named
 
     read = read_kit(kit)
     check_current(read, date.today())  # noqa: DTZ011 - the day where the holder is
@@ -83,19 +88,51 @@ def join(
         gateway=user_named(gateway_user) if root else None,
         allow_network=allow_network,
     )
+    check_access(joining)
+    if lacks_ledger(joining):
+        _agree_to_new_ledger(joining, unasked=yes, agreed=new_ledger)
+        joining = replace(joining, new_ledger=True)
+    # Root neither parses a file of somebody else's nor follows a link in its folder.
+    for line in as_user(joining.resident, lambda: _consent(joining)):
+        typer.echo(line)
+    if not yes:
+        _confirm("Take part?")
+    if joining.new_ledger:
+        as_user(joining.resident, lambda: make_ledger(joining.ledger))
+    raise typer.Exit(run(joining, Journal("join")))
+
+
+def _agree_to_new_ledger(joining: Joining, *, unasked: bool, agreed: bool) -> None:
+    """A new ledger takes the administrator's word: a past that it does not know is spent again."""
+    from .join import new_ledger_unasked, on_new_ledger
+
+    if unasked and not agreed:
+        raise new_ledger_unasked(joining)
+    for line in on_new_ledger(joining):
+        typer.echo(line)
+    if not agreed:
+        _confirm("Start a new ledger?")
+
+
+def _confirm(question: str) -> None:
+    if not typer.confirm(question):
+        typer.echo("Nothing was started.")
+        raise typer.Exit(1)
+
+
+def _consent(joining: Joining) -> list[str]:
+    """What the administrator says yes to, and what the text gives to think about."""
+    from .check_data import check_data
+    from .consent import plain_words
+    from .contract import missing
+    from .policy_file import load_policy
+
     limits = load_policy(joining.policy)
     if limits.data is None:
         raise missing()
-    found = check_data(data, contract=limits.data, delta=limits.max_delta)
-    check_access(joining)
-    for line in plain_words(joining, found, limits):
-        typer.echo(line)
-    for warning in found.warnings:
-        typer.echo(f"! {warning}")
-    if not yes and not typer.confirm("Take part?"):
-        typer.echo("Nothing was started.")
-        raise typer.Exit(1)
-    raise typer.Exit(run(joining, Journal("join")))
+    found = check_data(joining.data, contract=limits.data, delta=limits.max_delta)
+    words = plain_words(joining, found, limits, limits.data)
+    return [*words, *(f"! {warning}" for warning in found.warnings)]
 
 
 def status(
@@ -104,16 +141,17 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Ask the resident how it is; exit status 1 if nobody answers, or not well."""
-    from ..common.kit import read_kit
-    from .join import socket_of
+    from .join import socket_at
     from .join import status as ask
 
-    report = ask(socket_of(read_kit(where)) if where.is_dir() else where)
+    report = ask(socket_at(where))
     if as_json:
         typer.echo(json.dumps(report))
     else:
         for key, value in report.items():
-            typer.echo(f"{key:<16} {value if isinstance(value, str) else json.dumps(value)}")
+            lines = value if key == "left" else [value]
+            for line in lines:
+                typer.echo(f"{key:<16} {line if isinstance(line, str) else json.dumps(line)}")
     if report.get("alive") is not True:
         raise typer.Exit(1)
 

@@ -149,6 +149,12 @@ class Policy:
         "and how many the adapter gets right. Their noise is at least min-noise-multiplier, and\n"
         "their part of epsilon is counted as everything else; they use all of the text.",
     )
+    ask_before_run: bool = _plain(
+        False,
+        "Whether each run waits for your yes: it is refused until `confide client allow KIT RUN`,\n"
+        "and `confide client runs KIT` shows which asked. Without it you can still say no to a\n"
+        "run, at any time: `confide client deny KIT RUN`.",
+    )
     allow_unprotected: bool = _plain(
         False,
         "Whether runs WITHOUT any noise may use this text. Only ever for public text: such a\n"

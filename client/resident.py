@@ -4,6 +4,8 @@ One request is the bytes of a task, one reply those of an update or a refusal; a
 for beside it. What comes through the socket is not trusted: it is bounded, parsed strictly and
 reviewed by the policy, and whatever is wrong with it is answered with a code. One task at a time;
 the next one waits unread, so that no more than one is ever in memory. Model and tokens stay warm.
+Who asks for the status is known by the kernel's word (SO_PEERCRED of unix(7)): another user, as the
+gateway's, is told no more than the coordinator may know.
 A stop waits for the task in hand; a crash loses nothing, since the ledger was charged first and
 repeats what it released.
 """
@@ -11,7 +13,9 @@ repeats what it released.
 from __future__ import annotations
 
 import json
+import os
 import socket
+import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -28,6 +32,8 @@ from .journal import Journal
 IDLE_SECONDS = 30.0  # for a caller to say the next thing
 STOP_SECONDS = 60.0  # for the task in hand, when asked to stop
 _POLL_SECONDS = 0.2
+_CREDENTIALS = struct.Struct("3i")  # process, user, group
+_UNKNOWN_USER = 65534  # what the kernel shows of a user whom the own namespace does not know
 
 
 @dataclass
@@ -46,7 +52,8 @@ class Resident:
 
     Args:
         answer: the bytes of a task -> the holder's reply; lets no exception out.
-        report: figures for the status besides those of this class.
+        report: figures for the status besides those of this class, for whoever may connect.
+        own_report: more of them, for root and this process's own user alone.
     """
 
     def __init__(
@@ -55,10 +62,12 @@ class Resident:
         answer: Callable[[bytes], Reply],
         report: Callable[[], dict[str, Any]],
         journal: Journal,
+        own_report: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self._listener = listener
         self._answer = answer
         self._report = report
+        self._own_report = own_report
         self._journal = journal
         self._turn = Lock()  # of the task in hand; what waits for it has not been read
         self._callers = BoundedSemaphore(MOST_CALLERS)
@@ -103,7 +112,8 @@ class Resident:
             if kind == frames.STATUS and size == 0:
                 # Who asked while the libraries were imported may not have waited for it.
                 with suppress(BrokenPipeError, ConnectionResetError):
-                    frames.send(caller, frames.REPORT, json.dumps(self.status()).encode())
+                    report = self.status(own=_is_own(caller))
+                    frames.send(caller, frames.REPORT, json.dumps(report).encode())
                 return
             if kind != frames.TASK:
                 raise ConfideError("socket.malformed", "A caller asks for a task or the status.")
@@ -137,8 +147,9 @@ class Resident:
             said = {"outcome": reply.code}
         self._journal.write("task", task=reply.task_hash, seconds=round(seconds, 3), **said)
 
-    def status(self) -> dict[str, Any]:
-        """Health: what runs, what was done, what was spent. No count of records is in it."""
+    def status(self, *, own: bool) -> dict[str, Any]:
+        """Health: what runs, what was done, what was spent; for this machine's own eyes also what
+        is left, and of how many records nothing could be used."""
         counts = self._counts
         return {
             "alive": not self._stopping,
@@ -149,4 +160,12 @@ class Resident:
             "last_refusal": counts.last_refusal,
             "last_task": counts.last_task,
             **self._report(),
+            **(self._own_report() if own else {}),
         }
+
+
+def _is_own(caller: socket.socket) -> bool:
+    """Whether root or this process's own user asks."""
+    raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    user: int = _CREDENTIALS.unpack(raw)[1]
+    return user == 0 or user == os.geteuid() != _UNKNOWN_USER

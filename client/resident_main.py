@@ -48,12 +48,15 @@ def run(residence: Residence) -> None:
     """Serve until a signal asks to stop, and end the process.
 
     Raises:
-        ConfideError: ``resident.*``, ``user.*`` or ``policy.*``, before anything is served.
+        ConfideError: ``resident.*``, ``user.*``, ``policy.*`` or ``ledger.*``, before anything is
+            served: without its ledger what was spent on the text is unknown.
     """
     listener, locks = _settle(residence)
-    from .policy_file import load_policy  # brings numpy, and with it threads
+    from ..common.privacy.ledger import Ledger  # brings numpy, and with it threads
+    from .policy_file import load_policy
 
     load_policy(residence.policy)  # a mistake is said now, while there is somebody to read it
+    Ledger.open(residence.ledger, create=False).close()
     journal = Journal("resident")
     journal.write("start", name=residence.name, network_taken_by=locks or "NOTHING")
     silence()
@@ -92,6 +95,7 @@ def _serve(
         desk.answer,
         lambda: {**desk.report(), "network_taken_by": list(locks)},
         journal,
+        desk.own_report,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, resident.stop)

@@ -27,6 +27,7 @@ NOTHING_LEFT = "This was read on this machine; nothing of it was sent or kept."
 def add_commands(app: typer.Typer) -> None:
     """Join ``client`` to the command line."""
     from .join_cli import add_commands as add_join
+    from .runs_cli import add_commands as add_runs
 
     client = typer.Typer(help="Set up a holder of private text.", no_args_is_help=True)
     client.command("init")(init)
@@ -34,6 +35,7 @@ def add_commands(app: typer.Typer) -> None:
     client.command("check-data")(check_data)
     client.command("adapter")(adapter)
     add_join(client)
+    add_runs(client)
     app.add_typer(client, name="client")
 
 

@@ -1,19 +1,28 @@
 """Users of this machine: the resident and the gateway run as one each, where root starts them.
 
-Nothing is created here; an administrator makes the two users once.
+Nothing is created here; an administrator makes the two users once. What root does by a path in a
+folder that another may write to can be turned to any file of the machine by a link that is put
+there in between. So root acts by path in its own folders alone (``stranger_at``), and in another's
+folder only as that other (``as_user``, ``as_owner_of``).
 """
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..common.errors import ConfideError
 
 RESIDENT, GATEWAY = "confide", "confide-gateway"
 _UNKNOWN = 2
+_OTHER_WRITERS = stat.S_IWGRP | stat.S_IWOTH
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,27 +73,94 @@ def become(user: User) -> None:
         raise ConfideError("user.change", f"This process did not become {user.name!r} whole.")
 
 
-def may_read(user: User, path: Path) -> bool:
-    """Whether the user may read what is there; nothing, where nothing is."""
-    return _may(user, path, os.R_OK)
+def stranger_at(folder: Path) -> Path | None:
+    """The first place on the way to a folder, itself included, that somebody besides root may
+    change; None where root alone may. In a folder like /tmp, where the system lets nobody touch
+    what is another's, what is root's stays so.
+
+    Raises:
+        OSError: where the folder is not there.
+    """
+    folder = folder.resolve(strict=True)
+    for place in (*reversed(folder.parents), folder):
+        found = place.lstat()
+        kept = bool(found.st_mode & stat.S_ISVTX) and place != folder
+        if found.st_uid != 0 or (found.st_mode & _OTHER_WRITERS and not kept):
+            return place
+    return None
 
 
-def may_write(user: User, path: Path) -> bool:
-    """Whether the user may write to what is there."""
-    return _may(user, path, os.W_OK)
+@contextmanager
+def as_owner_of(folder: Path) -> Iterator[None]:
+    """Under root: act as whoever owns the folder, and be root again behind it. Anybody else acts
+    as before."""
+    owner = folder.stat() if os.geteuid() == 0 and folder.is_dir() else None
+    if owner is None or owner.st_uid == 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    try:
+        os.setgroups([])
+        os.setegid(owner.st_gid)
+        os.seteuid(owner.st_uid)
+    except OSError as error:
+        raise ConfideError(
+            "user.change", f"This process cannot act as the owner of {folder}: {error.strerror}."
+        ) from None
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
-def _may(user: User, path: Path, mode: int) -> bool:
-    """Asked of the system by a child that becomes the user, since rights are more than modes."""
+def as_user(user: User | None, work: Callable[[], Any]) -> Any:
+    """What ``work`` returns (something that JSON can carry), done by a child that becomes the user;
+    in this process, where there is none.
+
+    Raises:
+        ConfideError: that of ``work``, or ``user.change`` when the child ends without a word.
+    """
+    if user is None:
+        return work()
+    back, out = os.pipe()
     child = os.fork()
     if child == 0:
         status = _UNKNOWN
         try:
-            become(user)
-            status = int(not os.access(path, mode))
+            os.close(back)
+            told = json.dumps(_done_as(user, work)).encode()
+            with os.fdopen(out, "wb") as stream:
+                stream.write(told)
+            status = 0
         finally:
             os._exit(status)
+    os.close(out)
+    with os.fdopen(back, "rb") as stream:
+        told = stream.read()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status not in (0, 1):
-        raise ConfideError("user.change", f"What {user.name!r} may do cannot be found out.")
-    return status == 0
+    if status != 0:
+        raise ConfideError("user.change", f"What was asked of {user.name!r} was not done.")
+    answer = json.loads(told)
+    if "refused" in answer:
+        raise ConfideError(*answer["refused"])
+    return answer["done"]
+
+
+def _done_as(user: User, work: Callable[[], Any]) -> dict[str, Any]:
+    try:
+        become(user)
+        return {"done": work()}
+    except ConfideError as error:
+        return {"refused": [error.code, error.message, error.hint]}
+
+
+def may_read(user: User, path: Path) -> bool:
+    """Whether the user may read what is there; nothing, where nothing is."""
+    return bool(as_user(user, lambda: os.access(path, os.R_OK)))
+
+
+def may_write(user: User, path: Path) -> bool:
+    """Whether the user may write to what is there."""
+    return bool(as_user(user, lambda: os.access(path, os.W_OK)))

@@ -8,7 +8,10 @@ bounded, and a private key that others can read is refused. Imports no torch.
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -77,7 +80,8 @@ def read_kit(folder: Path) -> Kit:
     """Read and check a kit; nothing is repaired.
 
     Raises:
-        ConfideError: ``kit.missing``, ``kit.format``, ``kit.unknown-key`` or ``kit.key-mode``.
+        ConfideError: ``kit.missing``, ``kit.owner``, ``kit.format``, ``kit.unknown-key`` or
+            ``kit.key-mode``.
     """
     table = _table(folder / KIT_FILE)
     for key in table:
@@ -114,19 +118,52 @@ def check_current(kit: Kit, today: date) -> None:
         )
 
 
-def _table(path: Path) -> Mapping[str, Any]:
+def read_file(path: Path) -> bytes:
+    """A file of a kit, of at most 64 KiB.
+
+    What root reads it hands to the gateway, which has the network. So in a folder that is not
+    root's it reads no link, and nothing that belongs to anybody but the folder's owner.
+
+    Raises:
+        ConfideError: ``kit.missing``, ``kit.owner`` or ``kit.format``.
+    """
     try:
-        with path.open("rb") as file:
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            owner = os.fstat(folder).st_uid
+            bound = os.O_NOFOLLOW if owner != 0 and os.geteuid() == 0 else 0
+            number = os.open(path.name, os.O_RDONLY | os.O_NONBLOCK | bound, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with os.fdopen(number, "rb") as file:
+            found = os.fstat(number)
+            if bound and not (stat.S_ISREG(found.st_mode) and found.st_uid == owner):
+                raise _not_the_owners(path)
             raw = file.read(_MOST_BYTES + 1)
-        if len(raw) > _MOST_BYTES:
-            raise ConfideError("kit.format", f"{path} is larger than {_MOST_BYTES} bytes.")
-        return tomllib.loads(raw.decode())
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _not_the_owners(path) from None
         raise ConfideError(
             "kit.missing",
             f"{path} cannot be read: {error.strerror}.",
             "Name the folder that the coordinator gave you, unpacked.",
         ) from None
+    if len(raw) > _MOST_BYTES:
+        raise ConfideError("kit.format", f"{path} is larger than {_MOST_BYTES} bytes.")
+    return raw
+
+
+def _not_the_owners(path: Path) -> ConfideError:
+    return ConfideError(
+        "kit.owner",
+        f"{path} is no file of the user whose the kit's folder is; root does not read it.",
+        f"Look at what it is, then run: chown -R root {path.parent}",
+    )
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(read_file(path).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfideError(
             "kit.format", f"{path} is not TOML: {error}.", "Unpack the kit again."

@@ -9,6 +9,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from ..common.errors import ConfideError
 from .deploy.members import names_here
+from .deploy.receipts import memory_here
 from .live import live_file
 from .run import run
 from .transport import GridTransport
@@ -26,6 +27,6 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("confide").setLevel(logging.INFO)
     try:
         transport = GridTransport(grid, live_file(context.run_config))
-        run(context.run_config, transport, names_here())
+        run(context.run_config, transport, names_here(), memory_here())
     except ConfideError as error:
         logger.error("%s", error)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -263,19 +263,26 @@ def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
 
 
 def _check_progress(receipt: Receipt, last: Receipt | None, steps: int) -> None:
-    """The same ledger as before, longer, with the ``steps`` of this task in it.
+    """The same ledger as before, longer, with the ``steps`` of this task in it. A ``last`` without
+    steps is that of a run before.
 
     A ledger's number is known to its holder and the coordinator alone, so that whoever states it
     and less than before has put an older copy back: what it spent in between is missing for good.
     """
     before = _total(last) if last else 0
     if last and receipt.ledger_id != last.ledger_id:
-        raise ConfideError("gate.receipt", "The ledger is another one than before.")
+        if last.steps_run:
+            raise ConfideError("gate.receipt", "The ledger is another one than before.")
+        last = None  # of a run before: it is named for it (``ledgers``), and may be another text's
     contains = _total(receipt) >= before + steps
-    if last and (not contains or receipt.entries <= last.entries or receipt.head == last.head):
+    if last and ((before and not contains) or not _goes_on(receipt, last)):
         raise ConfideError(WENT_BACK, "The ledger went back.")
     if not contains:
         raise ConfideError("gate.receipt", "The receipt does not contain the steps of this task.")
+
+
+def _goes_on(receipt: Receipt, last: Receipt) -> bool:
+    return receipt.entries > last.entries and receipt.head != last.head
 
 
 def _check_noise(receipt: Receipt, last: Receipt | None, settings: Settings) -> None:
@@ -308,6 +315,12 @@ def _rounds_of(receipt: Receipt, settings: Settings) -> set[tuple[float, float]]
     most = len(sums_of(settings))
     rounds = (s for s in receipt.steps_run if not (is_sum(s, settings) and s.steps <= most))
     return {(s.noise_multiplier, s.sampling_rate) for s in rounds}
+
+
+def most_common(codes: Sequence[str]) -> str:
+    """The codes that were given most often, in words."""
+    counts = Counter(codes).most_common(3)
+    return ", ".join(f"{code} ({times})" for code, times in counts) or "none"
 
 
 def _total(receipt: Receipt) -> int:

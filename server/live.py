@@ -47,5 +47,5 @@ def read_live(folder: Path) -> tuple[int, dict[int, str]]:
     try:
         row = json.loads((folder / LIVE).read_text(encoding="utf-8"))
         return int(row["round"]), {int(node): str(state) for node, state in row["nodes"].items()}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return 0, {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +32,8 @@ from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, whole
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
-from .gate import WENT_BACK, Accepted, judge
+from .gate import WENT_BACK, Accepted, judge, most_common
+from .ledgers import Ledgers, Memory
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
 from .selection import select, selection_key
@@ -77,7 +77,9 @@ class Rounds:
         folder: RunFolder,
         evaluator: Evaluator,
         known: Known | None = None,
+        memory: Memory | None = None,
     ) -> None:
+        self._ledgers = Ledgers(folder, memory)
         self._settings, self._loaded, self._transport = settings, loaded, transport
         self._senders = Senders(transport.nodes, known)
         self._folder, self._evaluator = folder, evaluator
@@ -119,7 +121,7 @@ class Rounds:
             raise ConfideError(
                 "run.no-round",
                 f"None of {state.done} rounds had {least} accepted updates; the last answers were"
-                f" {_counted(self._last_codes)}.",
+                f" {most_common(self._last_codes)}.",
                 HINT
                 if OTHER_START in self._last_codes
                 else "Mend what the codes name; confide's docs and metrics.jsonl have more.",
@@ -143,7 +145,7 @@ class Rounds:
         """Before the first round, where class weights or rates are to be counted; once in a run."""
         if not self._settings.task.uncounted:
             return
-        self._counted = sums.remembered(self._folder)
+        self._counted = sums.remembered(self._folder, self._settings)
         if self._counted:
             return
         timeout, least = self._settings.round.timeout, self._settings.round.min_holders
@@ -156,7 +158,7 @@ class Rounds:
             raise sums.no_count(summed, self._settings)
         sums.remember(self._folder, self._counted)
         # Only now: a count that is asked for once more is answered with the very same receipts.
-        state.receipts |= {holder: one.receipt for holder, one in summed.accepted.items()}
+        self._ledgers.take(0, summed.accepted, summed.left_out, state.receipts)
         self._save(state)
 
     def _measure_at_holders(self, state: _State, adapter: Tensor) -> None:
@@ -201,6 +203,7 @@ class Rounds:
         optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
         none = torch.zeros(size_of(self._merged))
         state = _State(flatten(adapter, self._schema.shapes), optimizer, none)
+        state.receipts = self._ledgers.before()
         self._save(state)
         return state
 
@@ -224,7 +227,7 @@ class Rounds:
         left_out += [{"holder": self._senders.name_of(n), "code": "transport.gone"} for n in gone]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
         abandoned = len(accepted) < least
-        state.receipts |= {holder: update.receipt for holder, update in accepted.items()}
+        self._ledgers.take(number, accepted, left_out, state.receipts)
         if not abandoned:
             far = self._advance(state, accepted, schema, rate)
             left_out += [{"holder": holder, "code": OUTLIER} for holder in far]
@@ -392,8 +395,3 @@ class Rounds:
                 silent=state.silent,
             ),
         )
-
-
-def _counted(codes: Sequence[str]) -> str:
-    counts = Counter(codes).most_common(3)
-    return ", ".join(f"{code} ({times})" for code, times in counts) or "none"

@@ -23,6 +23,7 @@ from .. import __version__
 from ..common.adapter import save_adapter
 from ..common.combinations import MERGING
 from ..common.errors import ConfideError
+from ..common.installed import code_hash
 from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
@@ -30,6 +31,7 @@ from .card import write_card
 from .doctor import Facts
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
+from .ledgers import Memory
 from .outcome import check_size, final_adapter
 from .report import value_text
 from .report.build import write_report
@@ -43,11 +45,17 @@ logger = logging.getLogger("confide.server")
 _SOFTWARE = ("flwr", "torch", "transformers", "opacus", "peft", "dp-accounting")
 
 
-def run(config: Mapping[str, Any], transport: Transport, known: Known | None = None) -> RunFolder:
+def run(
+    config: Mapping[str, Any],
+    transport: Transport,
+    known: Known | None = None,
+    memory: Memory | None = None,
+) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
 
     Args:
         known: the holder's name for each node, where the coordinator knows it.
+        memory: of the holders' ledgers over runs, where they are the same ones.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
@@ -55,7 +63,7 @@ def run(config: Mapping[str, Any], transport: Transport, known: Known | None = N
     folder = _open_folder(config)
     started = time.monotonic()
     try:
-        _train(from_flat(config), transport, folder, known)
+        _train(from_flat(config), transport, folder, known, memory)
     except ConfideError as error:
         _end(folder, "failed", error.code, started, message=str(error))
         raise
@@ -92,7 +100,11 @@ def _open_folder(config: Mapping[str, Any]) -> RunFolder:
 
 
 def _train(
-    settings: Settings, transport: Transport, folder: RunFolder, known: Known | None
+    settings: Settings,
+    transport: Transport,
+    folder: RunFolder,
+    known: Known | None,
+    memory: Memory | None,
 ) -> None:
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
     if data is None:
@@ -116,7 +128,7 @@ def _train(
             logger.warning("%s", warning)
         about = _start(settings, loaded, folder, len(nodes))
         folder.event("start", **about, warnings=warnings)
-    Rounds(settings, loaded, transport, folder, evaluator, known).run(nodes)
+    Rounds(settings, loaded, transport, folder, evaluator, known, memory).run(nodes)
     other = final_adapter(folder, loaded, settings.aggregate.method)
     _save_adapter(settings, loaded, other, folder.path / "adapter")
 
@@ -162,6 +174,7 @@ def _start(
             "sha256": loaded.sha256,
         },
         "federation": {"holders": holders},
+        "code": code_hash(),
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
         | {"confide": __version__},
     }

@@ -26,6 +26,11 @@ METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
 PUBLIC_FILE = "public.jsonl"  # the coordinator's own text, in the folder of data.path
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
+# What is looked at while a run is watched or resumed; the report reads more, and looks itself.
+_TOLD: Mapping[str, Mapping[str, type]] = {
+    "round": {"round": int},
+    "end": {"status": str, "code": str},
+}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -96,10 +101,31 @@ class RunFolder:
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
-    """The whole lines of a run's metrics.jsonl so far."""
+    """The whole lines of a run's metrics.jsonl so far.
+
+    Raises:
+        ConfideError: ``run.metrics`` for a file that no run wrote.
+    """
     path = folder / METRICS
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+    try:
+        return [_event(line) for line in _lines_of(path) if line.endswith(b"\n")]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ConfideError(
+            "run.metrics", f"{path} is damaged.", "Restore it, or start a new run."
+        ) from None
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """A line that a run wrote, as far as it is looked at while one is watched or resumed."""
+    event: dict[str, Any] = json.loads(line)
+    for name, kind in {"event": str, **_TOLD.get(event["event"], {})}.items():
+        if type(event[name]) is not kind:
+            raise TypeError(name)
+    return event
+
+
+def _lines_of(path: Path) -> list[bytes]:
+    return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
 
 def folders_in(out: Path) -> set[Path]:

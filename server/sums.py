@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..common.combinations import COUNTED
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
-from ..common.settings import Settings
+from ..common.settings import Settings, from_flat
 from ..common.sums import Sum, largest_loss, noise_of, size_of, sums_of, with_counted
 from ..common.wire import Task, Update
 from .gate import Accepted, check_sum, sift
@@ -27,6 +29,7 @@ from .transport import Transport
 logger = logging.getLogger("confide.server")
 
 COUNTED_FILE = "checkpoint/counted.json"
+_COUNTED = re.compile(rf"{COUNTED} [0-9.e+-]+(,[0-9.e+-]+)*")  # as ``with_counted`` has it
 _LARGEST_WEIGHT = 1e6  # of a class, by ``common.combinations``
 _CLEAR = 4.0  # standard deviations that a number of units must stand out of its noise
 
@@ -94,20 +97,32 @@ def share_of(summed: Summed) -> tuple[float, float] | None:
     return share, summed.noise_std * math.hypot(share, 1 - share) / units
 
 
-def remembered(folder: RunFolder) -> dict[str, str]:
+def remembered(folder: RunFolder, settings: Settings) -> dict[str, str]:
     """The settings that a count gave earlier in this run; empty before it.
 
+    A run folder may come from anybody, and what stands here takes the place of settings: so it is
+    exactly the settings that were to be counted, with the numbers that a count can give.
+
     Raises:
-        ConfideError: ``run.resume`` when they are there and damaged.
+        ConfideError: ``run.resume`` when anything else is there.
     """
     path = folder.path / COUNTED_FILE
     if not path.is_file():
         return {}
+    damaged = ConfideError("run.resume", f"{path} is damaged.", "Start a new run.")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return {str(key): str(value) for key, value in found.items()}
-    except (ValueError, AttributeError):
-        raise ConfideError("run.resume", f"{path} is damaged.", "Start a new run.") from None
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise damaged from None
+    if not isinstance(found, dict) or found.keys() != with_counted(settings, "", "").keys():
+        raise damaged
+    if not all(isinstance(text, str) and _COUNTED.fullmatch(text) for text in found.values()):
+        raise damaged
+    try:
+        from_flat({**settings.to_flat(), **found})  # as many numbers as classes, in their range
+    except ConfideError:
+        raise damaged from None
+    return found
 
 
 def remember(folder: RunFolder, found: Mapping[str, str]) -> None:

@@ -89,6 +89,8 @@ def _line(event: Event) -> str:
         return f"the coordinator does not answer, since {event['seconds']} s"
     if kind == "again":
         return f"the run died; it goes on after round {event['round']}"
+    if kind == "ledger":
+        return f"round {event['round']}: {event['holder']} has another ledger, {event['code']}"
     return f"{kind} {event.get('status', '')} {event.get('code', '')}".strip()
 
 

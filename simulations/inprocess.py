@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..client.holder import Holder, Site
 from ..client.policy_file import simulated_policy
+from ..common.installed import code_hash
 from ..common.privacy.noise import SecureGenerator
 from ..common.wire import (
     Reply,
@@ -54,6 +55,8 @@ def federation(
                     data=file,
                     ledger=ledgers / file.stem / "ledger.sqlite",
                     policy=simulated_policy(file),
+                    bundle=code_hash(),
+                    new_ledger=True,
                 ),
                 generator,
             )

@@ -23,13 +23,16 @@ from .plan import Plan, Trust, Unit
 # was released, no number of records is, and no entry is made before a charge.
 FORMAT = 3
 NO_HASH = "0" * 64
+# Different mechanisms in one receipt: a run has one for its rounds and one for its sums, and each
+# costs the accountant a sixth of a second of whoever is told of it.
+MOST_MECHANISMS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Charge:
     """One task's price: ``plan.steps_per_round`` steps of ``plan``. ``person`` is the column that
     tells persons apart; empty when the unit is the record. ``bundle_hash`` is that of the code that
-    trains; empty in a simulation."""
+    trains (``installed``)."""
 
     run: str
     round: int
@@ -90,6 +93,10 @@ class Receipt:
                 raise ConfideError("ledger.receipt", f"The receipt's {name} has the wrong type.")
         if not (values["epsilon"] >= 0 and 0 < values["delta"] < 1 and values["entries"] >= 1):
             raise ConfideError("ledger.receipt", "The receipt's numbers are out of range.")
+        if len(values["steps_run"]) > MOST_MECHANISMS:
+            raise ConfideError(
+                "ledger.receipt", f"A receipt lists at most {MOST_MECHANISMS} kinds of steps."
+            )
         values["steps_run"] = tuple(GaussianSteps.from_json(s) for s in values["steps_run"])
         return cls(**values)
 

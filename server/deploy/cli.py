@@ -140,7 +140,9 @@ def _summary(federation: Federation) -> dict[str, Any]:
 
 def _show(found: Status) -> None:
     for holder in found.holders:
-        typer.echo(f"{holder.name:<32}  {holder.state:<10}  key: {holder.days_left} days left")
+        told = f"  ! {holder.ledger}" if holder.ledger else ""
+        key = f"key: {holder.days_left} days left"
+        typer.echo(f"{holder.name:<32}  {holder.state:<10}  {key}{told}")
     for run in found.runs:
         typer.echo(f"run {run.id}  {run.status}")
     typer.echo(f"{found.connected} connected; certificate: {found.certificate_days_left} days left")

@@ -20,7 +20,9 @@ schema = "confide-kit/1"
 name = {name}
 coordinator = {host}
 fleet = {fleet}
-# SHA-256 of the app bundles that may run here. Anything else is refused before it is unpacked.
+# SHA-256 of the app bundles that may run here. Anything else is refused before it is unpacked. A
+# bundle holds names and settings: what trains is the confide that you installed, whose own SHA-256
+# `confide client status` shows and the ledger books with every charge.
 bundles = [{bundle}]
 expires = {expires}
 """
@@ -36,15 +38,18 @@ all the network that it needs.
    can speak in your name (never read your text). If it got lost, let the coordinator revoke it.
 3. Compare by telephone, with the coordinator's own copy:
    `sha256sum ca.crt node.pub kit.toml`
-4. Edit `policy.toml`. It has the last word on every task: what is looser is refused. The comments
-   say what each limit is. `confide client check-policy policy.toml` reads it back.
+4. Have your policy written, with what your text is (`[data]` at its end): `confide client init OWN
+   --data TEXT.jsonl`. Edit `OWN/policy.toml`: it has the last word on every task, and what is looser
+   is refused. The comments say what each limit is; `confide client check-policy` reads it back.
 5. See what is in your text; the counts stay on this machine:
-   `confide client check-data TEXT.jsonl`
-6. Join. It says in plain words what will leave the machine, and asks once:
-   `confide client join . --data TEXT.jsonl --policy policy.toml`
+   `confide client check-data TEXT.jsonl --policy OWN/policy.toml`
+6. Join. It says in plain words what will leave the machine, and asks:
+   `confide client join . --data TEXT.jsonl --policy OWN/policy.toml`
+   The first time it asks for a new ledger, which knows what is spent; it lies beside the text.
 
-The kit is good until {expires}. What has been spent of your budget:
-`confide ledger show LEDGER`. What your coordinator can and cannot see: docs/deploy.md of confide.
+The kit is good until {expires}. What has been spent of your budget, and what is left:
+`confide client status .`; to say no to a run: `confide client runs .` and `deny`. What your
+coordinator can and cannot see: docs/deploy.md of confide.
 """
 
 

@@ -153,15 +153,29 @@ def _certify(federation: Federation) -> None:
 
 
 def _make_private(folder: Path) -> None:
+    """A folder for this user alone. One that is there must be this user's: its owner could put a
+    link in the place of what is written into it, and reads the keys."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder.chmod(0o700)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            mine = os.fstat(handle).st_uid == os.geteuid()
+            if mine:
+                os.fchmod(handle, 0o700)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise ConfideError(
             "provision.write",
             f"{folder} cannot be made: {os.strerror(error.errno or 0)}.",
             "Name a folder that can be written.",
         ) from None
+    if not mine:
+        raise ConfideError(
+            "provision.write",
+            f"{folder} belongs to another user.",
+            "Run this as that user, or name a folder that does not exist yet.",
+        )
 
 
 def _in_a_year() -> date:

@@ -20,7 +20,7 @@ from ...common.errors import ConfideError
 from ...common.paths import local_or_cached
 from ...common.settings import Scalar, from_flat
 from ..live import read_live
-from ..run_folder import PUBLIC_FILE, RunFolder, folders_in, read_events
+from ..run_folder import PUBLIC_FILE, folders_in, read_events
 from . import flower
 from .bundle import check_bundle
 from .federation import Federation
@@ -29,7 +29,10 @@ from .members import names
 
 Event = dict[str, Any]
 
-_NOTE = "flower.json"  # in the run folder: which run of Flower's it is now
+# Which run of Flower's each run folder is now, by its path. It lies in the federation's folder: a
+# run folder may come from anybody, and a run of Flower's that it names would be followed and ended.
+_NOTE = "flower/runs.json"
+_MOST_NOTES = 1000
 _POLL_SECONDS = 0.5
 _ASK_SECONDS = 5.0  # between two questions to Flower
 _AWAY_SECONDS = 900.0  # a coordinator that comes back later than that is not waited for
@@ -94,9 +97,9 @@ class Watch:
 
     def _running(self) -> int | None:
         """The run of Flower's that this folder belongs to, if it is still under way."""
-        if self.folder is None or not (self.folder / _NOTE).is_file():
+        number = self._notes().get(str(self.folder))
+        if number is None:
             return None
-        number = int(json.loads((self.folder / _NOTE).read_text(encoding="utf-8"))["run"])
         open_ids = {run.id for run in flower.runs(self.federation) if not run.over}
         return number if number in open_ids else None
 
@@ -180,7 +183,14 @@ class Watch:
         return max((int(e["round"]) for e in events if e["event"] == "round"), default=0)
 
     def _note(self, number: int) -> None:
-        RunFolder(self._found()).write(_NOTE, json.dumps({"run": number}).encode())
+        notes = {path: run for path, run in self._notes().items() if path != str(self._found())}
+        notes[str(self._found())] = number
+        newest = dict(list(notes.items())[-_MOST_NOTES:])
+        write_public(self.federation.folder / _NOTE, json.dumps(newest).encode())
+
+    def _notes(self) -> dict[str, int]:
+        path = self.federation.folder / _NOTE
+        return json.loads(path.read_bytes()) if path.is_file() else {}
 
     def _found(self) -> Path:
         if self.folder is None:

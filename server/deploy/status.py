@@ -21,6 +21,7 @@ from . import flower
 from .federation import Federation
 from .keys import expiry_of, write_public
 from .members import members
+from .receipts import Known, read_known
 
 METRICS = "metrics.prom"
 _DOOR_SECONDS = 5.0
@@ -29,12 +30,14 @@ _FORBIDDEN = 403
 
 @dataclass(frozen=True, kw_only=True)
 class HolderState:
-    """A holder: ``connected``, ``away``, ``never-seen``, ``revoked`` or ``expired``."""
+    """A holder: ``connected``, ``away``, ``never-seen``, ``revoked`` or ``expired``; ``ledger`` is
+    the newest fault of its ledger with the run that found it, or empty."""
 
     name: str
     state: str
     node: int | None
     days_left: int
+    ledger: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +168,7 @@ def _label(holder: HolderState) -> str:
 def _holders(federation: Federation, nodes: Mapping[int, flower.Node]) -> list[HolderState]:
     today = datetime.now(UTC).date()
     by_key = {member.key: member.node for member in members(federation)}
+    known = read_known(federation)
     found = []
     for holder in federation.holders.values():
         number = by_key.get(holder.key)
@@ -178,5 +182,9 @@ def _holders(federation: Federation, nodes: Mapping[int, flower.Node]) -> list[H
         else:
             state = "connected" if node.online else "away"
         left = (holder.expires - today).days
-        found.append(HolderState(name=holder.name, state=state, node=number, days_left=left))
+        one = known.get(holder.name, Known())
+        told = f"{one.fault} in {one.run}" if one.fault else ""
+        found.append(
+            HolderState(name=holder.name, state=state, node=number, days_left=left, ledger=told)
+        )
     return found

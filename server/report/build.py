@@ -57,7 +57,10 @@ def build_report(folder: Path, *, prv: bool = True) -> Json:
         "released": released(run, accounts),
         "not_protected": not_protected(run, claim["groups"]),
         "checks": checks,
-        "faults": [{"round": r, "holder": h, "code": c} for r, h, c in left_out(run)],
+        "faults": [
+            {"round": number, "holder": holder, "code": code}
+            for number, holder, code in sorted([*run.named, *left_out(run)], key=lambda row: row[0])
+        ],
         "costs": _costs(run),
         "software": run.start.get("software", {}),
         "settings": {key: no_path(value) for key, value in run.settings.to_flat().items()},

@@ -13,6 +13,7 @@ from typing import Any
 
 from ...common.errors import ConfideError
 from ...common.privacy.accountant import GaussianSteps
+from ...common.privacy.chain import MOST_MECHANISMS
 from ...common.privacy.ledger import Receipt
 from . import Json
 
@@ -164,7 +165,8 @@ def _plainly(told: Any) -> bool:
             return False
     if not (told["epsilon"] >= 0 and 0 < told["delta"] < 1 and told["entries"] >= 1):
         return False
-    return all(_plain_steps(step) for step in told["steps_run"])
+    steps = told["steps_run"]
+    return len(steps) <= MOST_MECHANISMS and all(_plain_steps(step) for step in steps)
 
 
 def _plain_steps(step: Any) -> bool:

@@ -266,7 +266,7 @@ def _faults(faults: Sequence[Json]) -> str:
         f"round {fault['round']}: {fault['holder']} ({fault['code']})" for fault in faults[:8]
     )
     more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
-    return f'<p class="note">Left out: {escape(shown + more)}.</p>'
+    return f'<p class="note">Left out, or noticed: {escape(shown + more)}.</p>'
 
 
 def _holders(report: Json) -> str:

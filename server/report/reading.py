@@ -29,7 +29,8 @@ class Run:
     """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round, ``sums``
     and ``summed`` (who answered, and what came of it) that of each noisy sum; ``histories`` what
     each holder's accepted updates add up to. ``draws`` counts how often holders may have been
-    drawn: every line of a round, and one more for every time the run was resumed. ``kept``
+    drawn: every line of a round, and one more for every time the run was resumed. ``named`` has
+    round, holder and code of what was noticed of a holder that was accepted. ``kept``
     is the round whose adapter is kept; None for the last one."""
 
     folder: Path
@@ -43,6 +44,7 @@ class Run:
     summed: dict[int, Json]
     histories: dict[str, History]
     draws: int
+    named: tuple[tuple[int, str, str], ...]
     yardsticks: tuple[Json, ...]
     kept: int | None = None
 
@@ -90,6 +92,7 @@ def read_run(folder: Path) -> Run:
     summed: dict[int, Json] = {}
     histories: dict[str, History] = {}
     draws, kept = 0, None
+    named: dict[tuple[str, str], int] = {}
     for event in _events(folder / "metrics.jsonl"):
         kind = event["event"]
         if kind == "start":
@@ -108,6 +111,8 @@ def read_run(folder: Path) -> Run:
             add_round(histories, event)
         elif kind == "resume":
             draws += 1
+        elif kind == "ledger":
+            named.setdefault((str(event["holder"]), str(event["code"])), int(event["round"]))
         elif kind == "kept":
             kept = int(event["round"])
     if start is None:
@@ -131,6 +136,7 @@ def read_run(folder: Path) -> Run:
         summed=dict(sorted(summed.items())),
         histories=histories,
         draws=draws,
+        named=tuple((number, holder, code) for (holder, code), number in named.items()),
         yardsticks=tuple(json.loads(yardsticks.read_text("utf-8")) if yardsticks.is_file() else ()),
         kept=kept,
     )

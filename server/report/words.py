@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...common.outgoing import not_accounted
 from ...common.privacy.plan import Unit
 from . import Json, group_text, metric_title, value_text
 from .accounts import Account
@@ -29,7 +30,7 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
     return {
         "accounted": _things(left if run.private else []),
         "public": _things(_PUBLIC),
-        "not_accounted": _things([*bare, *_NOT_ACCOUNTED]),
+        "not_accounted": _things([*bare, *not_accounted()]),
     }
 
 
@@ -86,14 +87,6 @@ _PUBLIC = (
     ("The base model and the adapter at the start", "they hold no private text"),
     ("The settings of the run", "chosen by the coordinator"),
     ("Scores and loss by round", "measured by the coordinator on public held-out text"),
-)
-_NOT_ACCOUNTED = (
-    (
-        "Which holders took part, and why one did not",
-        "whoever coordinates sees who answers, and at which rank where a method admits several",
-    ),
-    ("The ledger's length and total in each receipt", "they tell of the holder's other runs"),
-    ("The time of each answer", "it depends on the machine and on how many records were drawn"),
 )
 
 

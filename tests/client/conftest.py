@@ -38,6 +38,7 @@ class Place:
             data=self.data,
             ledger=folder / "own" / "ledger.sqlite",
             policy=policy,
+            new_ledger=True,
         )
         self.settings = {k: v for k, v in flat.items() if k not in COORDINATORS_OWN}
         self.holder = Holder(self.site)

@@ -14,6 +14,8 @@ from confide.client import app as app_module
 from confide.client.app import answer, app, site_of
 from confide.client.policy import Policy
 from confide.common.errors import ConfideError
+from confide.common.installed import code_hash
+from confide.common.privacy.ledger import Ledger
 from confide.common.wire import (
     Refusal,
     Reply,
@@ -52,6 +54,7 @@ def deployed(place: Place) -> Node:
     policy = place.data.with_name("policy.toml")
     limits = f'max-delta = 0.01\nbase-models = ["{place.model}"]\n'
     policy.write_text(limits + tiny.DATA_TABLE, encoding="utf-8")
+    Ledger.open(f"{place.data}.ledger.sqlite").close()
     return {"data": str(place.data), "policy": str(policy), "name": "clinic"}
 
 
@@ -60,6 +63,36 @@ def test_a_task_message_gives_an_update_message(place: Place, deployed: Node) ->
     assert isinstance(reply, Update)
     assert reply.holder == "clinic"
     assert Path(f"{place.data}.ledger.sqlite").is_file()
+
+
+def test_a_deployed_node_without_its_ledger_takes_part_in_nothing(
+    place: Place, deployed: Node
+) -> None:
+    """Joining made it: what was spent is unknown without it, and none is made in its place."""
+    ledger = Path(f"{place.data}.ledger.sqlite")
+    moved = ledger.rename(ledger.with_name("moved"))
+    assert code(ask(task_to_records(place.task()), deployed)) == "ledger.missing"
+    assert not ledger.exists()
+    moved.rename(ledger)
+    assert code(ask(task_to_records(place.task()), deployed)) == "update"
+    ledger.unlink()
+    assert code(ask(task_to_records(place.task(2)), deployed)) == "ledger.missing"
+
+
+def booked_code(ledger: Path) -> set[str]:
+    with Ledger.open(ledger, create=False) as opened:
+        return {e.payload["bundle"] for e in opened.entries() if e.payload["state"] == "reserved"}
+
+
+def test_each_charge_books_the_code_that_is_installed(
+    place: Place, deployed: Node, tiny_federation: Path, tmp_path: Path
+) -> None:
+    ask(task_to_records(place.task()), deployed)
+    assert booked_code(Path(f"{place.data}.ledger.sqlite")) == {code_hash()}
+    node, run = simulation(place, tiny_federation, tmp_path / "out")
+    ask(task_to_records(place.task()), node, run)
+    simulated = tmp_path / "out" / "run-1" / "holders" / "holder-01" / "ledger.sqlite"
+    assert booked_code(simulated) == {code_hash()}
 
 
 def test_the_same_holder_answers_every_message_of_a_node(place: Place, deployed: Node) -> None:

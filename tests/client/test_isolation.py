@@ -117,3 +117,43 @@ def test_libraries_are_told_not_to_try(root: Path) -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["1", "1"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a user without privilege")
+def test_where_the_maps_of_a_namespace_cannot_be_written_seccomp_is_tried_alone(
+    listener: socket.socket, tmp_path: Path
+) -> None:
+    """As in a container whose /proc is read-only: nothing of the namespace is entered."""
+    if "seccomp" not in locks_of_this_machine():
+        pytest.skip("this machine has no seccomp")
+    code = TRY.replace(
+        "before, locks",
+        "import os, pathlib\n"
+        f"isolation._PROCESS = pathlib.Path({str(tmp_path / 'none')!r})\n"
+        "os.setgroups([]); os.setresgid(1, 1, 1); os.setresuid(1, 1, 1)\n"
+        "before, locks",
+    )
+    outcome = tried(listener, code=code + "assert os.geteuid() == 1\n")
+    assert (outcome["code"], outcome["locks"]) == ("", ["seccomp"])
+    outcome = tried(listener, SECCOMP, code=code)
+    assert (outcome["code"], outcome["locks"]) == ("resident.network", [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become a user without privilege")
+def test_a_user_without_privilege_gets_a_namespace_and_stays_who_it_is(
+    listener: socket.socket,
+) -> None:
+    spaces = subprocess.run(
+        ["setpriv", "--reuid=1", "--regid=1", "--clear-groups", "unshare", "-Un", "true"],
+        capture_output=True,
+        check=False,
+    )
+    if spaces.returncode:
+        pytest.skip("this machine has no user namespaces")
+    code = TRY.replace(
+        "before, locks",
+        "import ctypes, os\nos.setgroups([]); os.setresgid(1, 1, 1); os.setresuid(1, 1, 1)\n"
+        "ctypes.CDLL(None).prctl(4, 1)  # dumpable, as after its own start\nbefore, locks",
+    )
+    outcome = tried(listener, SECCOMP, code=code + "assert os.getresuid() == (1, 1, 1)\n")
+    assert (outcome["code"], outcome["locks"]) == ("", ["namespace"])

@@ -1,4 +1,4 @@
-"""What an administrator says yes to, and how a process is kept alive."""
+"""What must be there to join, and how a process is kept alive."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from pathlib import Path
 import pytest
 
 from confide.client import join as join_module
-from confide.client.check_data import check_data
+from confide.client.budget import make_ledger
 from confide.client.join import (
     Joining,
     Kept,
     check_access,
     gateway_command,
-    plain_words,
+    lacks_ledger,
+    on_new_ledger,
     resident_command,
     run,
     socket_of,
     status,
 )
 from confide.client.journal import Journal
-from confide.client.policy import Policy
-from confide.client.users import User
+from confide.client.users import User, as_user
 from confide.common.errors import ConfideError
 from confide.common.kit import Kit
 from tests import tiny
@@ -54,38 +54,6 @@ def joining(tmp_path: Path) -> Joining:
         ledger=tmp_path / "text.jsonl.ledger.sqlite",
         socket=tmp_path / "run" / "socket",
     )
-
-
-def said(joining: Joining, policy: Policy | None = None) -> str:
-    return "\n".join(plain_words(joining, check_data(joining.data), policy or Policy()))
-
-
-def test_the_words_name_what_leaves_what_is_allowed_and_which_code_may_run(
-    joining: Joining,
-) -> None:
-    words = said(joining, Policy(max_epsilon=3.5, units=("person",), coordinators=("uni",)))
-    for part in (
-        "ward-7 joins the coordinator at fl.example.org:443",
-        "24 records. This count is shown here alone",
-        "epsilon up to 3.5",
-        "protecting each person",
-        "coordinators: uni",
-        "sampling rate",
-        "a" * 64,
-    ):
-        assert part in words
-
-
-def test_a_policy_that_allows_runs_without_noise_says_so_loudly(joining: Joining) -> None:
-    assert "EXCEPT in runs without noise" in said(joining, Policy(allow_unprotected=True))
-    assert "EXCEPT" not in said(joining)
-
-
-def test_one_user_for_both_is_a_plain_warning_and_two_are_named(joining: Joining) -> None:
-    assert "WARNING: both processes run as the same user" in said(joining)
-    apart = dataclasses.replace(joining, resident=TEXT_OF, gateway=NETWORK_OF)
-    assert "WARNING" not in said(apart)
-    assert "read by the user daemon, without a network" in said(apart)
 
 
 def test_the_commands_of_both_name_what_each_may_know(joining: Joining) -> None:
@@ -144,8 +112,31 @@ def test_text_that_the_gateways_user_could_read_stops_a_join(
     assert refused(dataclasses.replace(apart, ledger=Path("/root/ledger"))) == "join.unwritable"
     os.chown(apart.policy, 0, 0)
     assert refused(apart) == "join.unreadable"
+    nowhere = dataclasses.replace(apart, data=apart.data.with_name("none"))
+    with pytest.raises(ConfideError, match="There is no file"):
+        check_access(nowhere)
     monkeypatch.setattr(sys, "executable", "/etc/shadow")
     assert refused(apart) == "join.python"
+
+
+def test_a_ledger_that_is_not_there_is_told_with_those_that_lie_beside(joining: Joining) -> None:
+    assert lacks_ledger(joining)
+    joining.ledger.with_name("renamed.jsonl.ledger.sqlite").touch()
+    said = "\n".join(on_new_ledger(joining))
+    assert f"There is no ledger {joining.ledger}" in said
+    assert "under whatever file name" in said
+    assert "Beside it lie: renamed.jsonl.ledger.sqlite" in said
+    make_ledger(joining.ledger)
+    assert not lacks_ledger(joining)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can look as others do")
+def test_the_residents_user_makes_the_ledger_and_not_root(apart: Joining) -> None:
+    assert lacks_ledger(apart)
+    as_user(apart.resident, lambda: make_ledger(apart.ledger))
+    found = apart.ledger.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (TEXT_OF.uid, TEXT_OF.gid, 0o600)
+    assert not lacks_ledger(apart)
 
 
 def test_a_process_that_ends_is_started_again_after_pauses_that_double(

@@ -1,8 +1,11 @@
 """``confide ledger``: what an administrator and an auditor see of a ledger file."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,6 +18,7 @@ from typer.testing import CliRunner
 import confide
 from confide.client.cli import add_commands
 from confide.common.errors import ConfideError
+from confide.common.installed import code_hash
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger, canonical
 from confide.common.privacy.plan import Plan, Trust, Unit
@@ -64,6 +68,56 @@ def test_show_adds_up_all_runs_and_each(file: str) -> None:
     assert summary["runs"][0]["epsilon"] == epsilon_pld([PLAN.steps(2)], DELTA)
     assert summary["text"] == "keyed-hash"
     assert (summary["unit"], summary["person"]) == ("record", "")
+
+
+def test_show_names_the_code_that_trained_each_run(file: str) -> None:
+    with Ledger.open(file) as ledger:
+        for k, code in enumerate(["c" * 64, code_hash()]):
+            charge = Charge(run="late", round=k, task_hash=code, plan=PLAN, bundle_hash=code)
+            ledger.charge(charge, limit=None)
+    runs = json.loads(run("show", file, "--json").stdout)["runs"]
+    assert {r["run"]: r["code"] for r in runs} == {
+        "spring": [""],
+        "autumn": [""],
+        "late": sorted(["c" * 64, code_hash()]),
+    }
+    said = run("show", file).stdout
+    assert f"SHA-256 {'c' * 64}: late" in said
+    assert f"SHA-256 {code_hash()} (the one installed here): late" in said
+    assert "SHA-256 unknown: spring, autumn" in said
+    rows = [json.loads(line) for line in run("export", file).stdout.splitlines()]
+    assert [r["payload"]["bundle"] for r in rows if "bundle" in r["payload"]][-1] == code_hash()
+
+
+def test_show_says_what_is_left_under_the_policy_beside_the_ledger_or_named(
+    file: str, tmp_path: Path
+) -> None:
+    spent = epsilon_pld([PLAN.steps(3)], DELTA)
+    assert "Name your policy with --policy to see what is left." in run("show", file).stdout
+    assert json.loads(run("show", file, "--json").stdout)["left"] == []
+    other = tmp_path / "other.toml"
+    other.write_text("max-epsilon = 4.0\nmax-epsilon-per-run = 1.0\nmax-delta = 1e-5\n")
+    said = run("show", file, "--policy", str(other)).stdout
+    assert f"epsilon {4 - spent:.4g} of 4 is left at delta = 1e-05 ({spent:.4g} is spent)" in said
+    assert "a run may take 1 of it" in said
+    (tmp_path / "policy.toml").write_text("max-epsilon = 5.0\nmax-delta = 1e-5\n")
+    (left,) = json.loads(run("show", file, "--json").stdout)["left"]
+    assert left == {"delta": DELTA, "spent": spent, "limit": 5.0, "left": 5.0 - spent}
+
+
+def test_a_new_ledger_is_made_by_a_word_and_never_over_one(file: str, tmp_path: Path) -> None:
+    fresh = tmp_path / "fresh.sqlite"
+    assert run("new", str(fresh)).exit_code == 1  # asked, and nobody answered
+    assert not fresh.exists()
+    done = run("new", str(fresh), "--yes")
+    assert done.exit_code == 0
+    assert "what was spent before would be spent again" in done.stdout
+    assert "Nothing was spent." in run("show", str(fresh)).stdout
+    before = Path(file).read_bytes()
+    error = run("new", file, "--yes").exception
+    assert isinstance(error, ConfideError)
+    assert error.code == "ledger.exists"
+    assert Path(file).read_bytes() == before
 
 
 def test_show_takes_another_delta(file: str) -> None:
@@ -165,3 +219,28 @@ def test_ledger_commands_do_not_import_torch(file: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=False)
     assert done.returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could be used to write elsewhere")
+@pytest.mark.parametrize("command", ["show", "verify", "export"])
+def test_root_that_reads_a_ledger_of_anothers_writes_to_nothing_of_its_own(
+    file: str, command: str
+) -> None:
+    """SQLite plays a journal back that was left beside the file, and empties it, for a reader too.
+    Not through a link by name; but some systems let anybody make a hard link to any file."""
+    with tempfile.TemporaryDirectory() as name:
+        victim, own = Path(name) / "victim", Path(name) / "own"
+        victim.write_text("root's alone")
+        own.mkdir()
+        ledger = Path(shutil.copy(file, own / "ledger.sqlite"))
+        journal = own / "ledger.sqlite-journal"
+        journal.hardlink_to(victim)
+        for path in (own, ledger):
+            os.chown(path, 1, 1)
+        Path(name).chmod(0o755)
+        victim.chmod(0o600)
+        run(command, str(ledger))
+        assert victim.read_text() == "root's alone"
+        assert journal.exists(), "root removes nothing there either"
+        journal.unlink()
+        assert run(command, str(ledger)).exit_code == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import app
-from confide.common.outgoing import NOT_SENT, OUTGOING, Protection
+from confide.common.outgoing import (
+    NOT_SENT,
+    OUTGOING,
+    PARTS,
+    SUMS,
+    Protection,
+    in_words,
+    not_accounted,
+    table,
+)
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import known_keys
 from confide.common.wire import Refusal, Update, task_to_records
@@ -46,6 +56,46 @@ def test_every_field_of_the_messages_is_listed() -> None:
     pairs = [(field.of, field.name) for field in OUTGOING]
     assert len(pairs) == len(set(pairs))
     assert all(field.why for field in OUTGOING)
+
+
+def test_people_are_told_of_every_field_in_one_place_with_its_protection() -> None:
+    told = {field.part for field in OUTGOING}
+    assert told | {SUMS} == set(PARTS), "sums are values of an update, too"
+    for field in OUTGOING:
+        assert PARTS[field.part].protection is field.protection, field.name
+
+
+@pytest.mark.parametrize("sums", [True, False])
+@pytest.mark.parametrize("unprotected", [True, False])
+def test_the_consent_tells_of_all_that_is_not_the_coordinators_own(
+    sums: bool, unprotected: bool
+) -> None:
+    words = in_words(unit="person", sums=sums, unprotected=unprotected)
+    whole = "\n".join(words)
+    for key, part in PARTS.items():
+        if key == SUMS:
+            assert ("sums over your text" in whole) is sums
+        elif part.protection is not Protection.PUBLIC:
+            assert part.what in whole, key
+    assert ("EXCEPT in runs without noise" in whole) is unprotected
+    assert "Each person's part" in whole
+    if not sums:
+        assert not re.search(r"\b(count|how many records each class|score)", whole)
+
+
+def test_the_report_tells_of_all_that_is_outside_the_guarantee() -> None:
+    outside = {p.title: p.why for p in PARTS.values() if p.protection is Protection.OUTSIDE}
+    assert dict(not_accounted()) == outside
+    assert len(outside) == 3
+
+
+def test_the_table_for_coordinators_and_holders_is_made_from_the_list(root: Path) -> None:
+    page = (root / "docs" / "deploy.md").read_text(encoding="utf-8")
+    section = page.partition("## What my coordinator can and cannot see\n")[2]
+    lines = section.partition("\n## ")[0].strip().splitlines()
+    wanted = table()
+    start = lines.index(wanted[0])
+    assert lines[start : start + len(wanted)] == wanted, "\n".join(wanted)
 
 
 def test_an_update_is_what_the_list_says_byte_for_byte(place: Place, context: Context) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import random
 import socket
 import stat
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from confide.client.join import status
 from confide.client.journal import Journal
 from confide.client.relay import relay
 from confide.client.resident import Resident
+from confide.client.users import as_user, user_named
 from confide.common.errors import ConfideError
 from confide.common.wire import (
     NO_ADAPTER,
@@ -52,14 +55,15 @@ UPDATE = Update(
 class Served:
     """A resident in a thread; ``answer`` may be set by the test."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, uid: int = -1, gid: int = -1) -> None:
         self.path = folder / "run" / "socket"
         self.answer: Callable[[bytes], Reply] = lambda data: UPDATE
         self.resident = Resident(
-            listen(self.path),
+            listen(self.path, uid=uid, gid=gid),
             lambda data: self.answer(data),
             lambda: {"name": "ward"},
             Journal("t"),
+            lambda: {"unused_records": 7, "left": "epsilon 3 of 10"},
         )
         self.finished: list[bool] = []
         self.thread = threading.Thread(target=lambda: self.finished.append(self.resident.serve()))
@@ -100,6 +104,36 @@ def test_a_task_goes_in_whole_and_its_reply_comes_out_whole(served: Served) -> N
 def test_only_the_user_and_the_group_reach_the_socket(served: Served) -> None:
     assert stat.S_IMODE(served.path.stat().st_mode) == 0o660
     assert stat.S_IMODE(served.path.parent.stat().st_mode) == 0o750
+
+
+def test_its_own_user_and_root_are_told_what_is_for_this_machine_alone(served: Served) -> None:
+    report = status(served.path)
+    assert (report["name"], report["unused_records"]) == ("ward", 7)
+    assert "left" in report
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as another user")
+def test_another_user_is_told_no_more_than_the_coordinator_may_know(served: Served) -> None:
+    """The gateway's user can connect, and has the network."""
+    gateway = user_named("daemon")
+    served.path.parent.chmod(0o711)
+    os.chown(served.path, -1, gateway.gid)
+    with world_reachable(served.path.parent) as path:
+        report = as_user(gateway, lambda: status(path / "socket"))
+        assert set(status(path / "socket")) - set(report) == {"unused_records", "left"}
+    assert report["alive"] is True
+    assert report["name"] == "ward"
+
+
+@contextmanager
+def world_reachable(folder: Path) -> Iterator[Path]:
+    """A way to a folder below pytest's own, which root alone may enter."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        way = Path(name) / "way"
+        way.mkdir(mode=0o755)
+        (way / "socket").hardlink_to(folder / "socket")
+        yield way
 
 
 def test_tasks_are_done_one_at_a_time_and_the_status_answers_meanwhile(served: Served) -> None:
@@ -281,7 +315,7 @@ def test_the_socket_of_a_dead_resident_is_taken_over_and_no_other(tmp_path: Path
 def test_a_folder_that_everybody_reaches_is_neither_used_nor_changed(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir()
     (tmp_path / "open").chmod(0o755)
-    with pytest.raises(ConfideError, match="everybody can reach in") as caught:
+    with pytest.raises(ConfideError, match="others can reach in") as caught:
         listen(tmp_path / "open" / "socket")
     assert caught.value.code == "resident.socket"
     assert stat.S_IMODE((tmp_path / "open").stat().st_mode) == 0o755

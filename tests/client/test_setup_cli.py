@@ -16,6 +16,7 @@ from confide.client.check_data import propose_contract
 from confide.client.contract import Contract, check_contract
 from confide.client.policy import Policy
 from confide.client.policy_file import load_policy
+from confide.common.privacy.ledger import Ledger
 from tests import tiny
 
 Confide = Callable[..., tuple[int, str, str]]
@@ -239,6 +240,73 @@ def test_a_kit_that_could_not_take_part_is_said_before_anything_is_read(
     assert (status, out) == (FAILED, "")
     assert f"[{code}]" in err
     assert len(err.splitlines()) == 2
+
+
+def test_a_join_that_nobody_can_be_asked_about_starts_no_ledger(
+    confide: Confide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = joining_alone(monkeypatch)
+    words = ["client", "join", kit(tmp_path / "kit"), *holder(tmp_path), "--yes"]
+    status, out, err = confide(*words)
+    assert (status, out, started) == (FAILED, "", [])
+    assert "[join.new-ledger]" in err
+    assert "--new-ledger" in err
+    ledger = tmp_path / "text.jsonl.ledger.sqlite"
+    assert not ledger.exists()
+    status, out, _ = confide(*words, "--new-ledger")
+    assert (status, len(started)) == (0, 1)
+    assert "There is no ledger" in out
+    assert "a new one, " in out
+    with Ledger.open(ledger, create=False) as made:
+        assert [entry.payload["state"] for entry in made.entries()] == ["created"]
+        before = made.ledger_id
+    status, out, _ = confide(*words)  # from now on it is there, and nothing is asked
+    assert (status, len(started)) == (0, 2)
+    assert "There is no ledger" not in out
+    assert "epsilon 10 of 10 is left" in out
+    with Ledger.open(ledger, create=False) as same:
+        assert same.ledger_id == before
+
+
+def test_a_mistyped_ledger_is_asked_about_and_one_beside_it_is_named(
+    confide: Confide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = joining_alone(monkeypatch)
+    words = ["client", "join", kit(tmp_path / "kit"), *holder(tmp_path)]
+    confide(*words, "--yes", "--new-ledger")
+    monkeypatch.setattr("typer.confirm", lambda question: False)
+    status, out, _ = confide(*words, "--ledger", tmp_path / "text.jsonl.leger.sqlite")
+    assert (status, len(started)) == (FAILED, 1)
+    assert "Beside it lie: text.jsonl.ledger.sqlite" in out
+    assert "Nothing was started." in out
+
+
+def test_a_no_to_taking_part_leaves_no_ledger(
+    confide: Confide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = joining_alone(monkeypatch)
+    asked: list[str] = []
+    monkeypatch.setattr("typer.confirm", lambda question: asked.append(question) or len(asked) < 2)
+    status, _, _ = confide("client", "join", kit(tmp_path / "kit"), *holder(tmp_path))
+    assert (status, started) == (FAILED, [])
+    assert asked == ["Start a new ledger?", "Take part?"]
+    assert not (tmp_path / "text.jsonl.ledger.sqlite").exists()
+
+
+def holder(folder: Path) -> list[str | Path]:
+    """The options of a join that name a text and its policy."""
+    data = tiny.write_jsonl(folder / "text.jsonl", tiny.rows(24, seed=1))
+    policy = folder / "own.toml"
+    policy.write_text(tiny.DATA_TABLE)
+    return ["--data", data, "--policy", policy]
+
+
+def joining_alone(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """As a user without privilege joins, but that the processes are noted and not started."""
+    started: list[object] = []
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    monkeypatch.setattr("confide.client.join.run", lambda joining, _: started.append(joining) or 0)
+    return started
 
 
 def test_the_status_of_nobody_is_a_failure_with_what_to_do(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from datetime import date
 from pathlib import Path
 
 import pytest
 
 from confide.common.errors import ConfideError
-from confide.common.kit import Kit, check_current, read_kit
+from confide.common.kit import Kit, check_current, read_file, read_kit
 
 DIGEST = "a" * 64
 GOOD = {
@@ -107,3 +108,29 @@ def test_a_kit_is_good_on_its_last_day_and_not_on_the_next(tmp_path: Path) -> No
     with pytest.raises(ConfideError, match=r"until 2027-11-26") as caught:
         check_current(kit, date(2027, 11, 27))
     assert caught.value.code == "kit.expired"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could read for another")
+def test_root_reads_no_file_of_anothers_out_of_a_kit(tmp_path: Path) -> None:
+    """What root reads of a kit the gateway gets, which has the network."""
+    secret = tmp_path / "secret"
+    secret.write_text("text of a record")
+    secret.chmod(0o600)
+    kit = written(tmp_path)
+    for path in (kit, kit / "kit.toml", kit / "node.key", kit / "ca.crt"):
+        os.chown(path, 1, 1)
+    assert read_file(kit / "ca.crt") == b"a certificate"
+    (kit / "ca.crt").unlink()
+    (kit / "ca.crt").symlink_to(secret)
+    with pytest.raises(ConfideError) as caught:
+        read_file(kit / "ca.crt")
+    assert caught.value.code == "kit.owner"
+    (kit / "ca.crt").unlink()
+    (kit / "ca.crt").hardlink_to(secret)
+    with pytest.raises(ConfideError, match="no file of the user"):
+        read_file(kit / "ca.crt")
+    (kit / "kit.toml").unlink()
+    os.mkfifo(kit / "kit.toml")
+    assert code_of(kit) == "kit.owner"
+    os.chown(kit, 0, 0)
+    assert read_file(kit / "ca.crt") == b"text of a record", "root's folder is root's own word"

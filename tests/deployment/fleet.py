@@ -98,7 +98,7 @@ class Member:
         """What this holder's policy says, from the next task on."""
         self.policy.write_text(
             f"max-delta = 0.01\nmax-epsilon = {max_epsilon}\nmax-epsilon-per-run = 1000\n"
-            f'base-models = ["{self.model}"]\nallow-unprotected = true\n'
+            f'base-models = ["{self.model}"]\nallow-unprotected = true\n{tiny.DATA_TABLE}'
         )
 
     def call(self, name: str) -> None:
@@ -111,6 +111,7 @@ class Member:
         words += [str(self.kit), "--yes"]
         words += ["--data", str(self.data), "--policy", str(self.policy)]
         words += ["--ledger", str(self.ledger), "--socket", str(self.socket), *self.users]
+        words += [] if self.ledger.exists() else ["--new-ledger"]
         env = os.environ | {
             "PYTHONPATH": f"{ROOT}:{sysconfig.get_paths()['purelib']}",
             "TMPDIR": tempfile.gettempdir(),

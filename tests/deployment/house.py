@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from confide.client import frames
+from confide.client.budget import make_ledger
 from confide.client.join import status
 from confide.client.policy import Policy
 from confide.client.relay import relay
 from confide.common.errors import ConfideError
 from confide.common.wire import Reply, Task
+from tests import tiny
 from tests.client.conftest import Place
 from tests.client.marked import move_to_marked_folder
 from tests.deployment.conftest import ROOT, wait_for
@@ -31,8 +33,9 @@ class House:
         self.policy = folder / "policy.toml"
         self.policy.write_text(
             f'max-delta = 0.01\nmax-epsilon = 1000\nbase-models = ["{model}"]\n'
-            "allow-unprotected = true\n"
+            f"allow-unprotected = true\n{tiny.DATA_TABLE}"
         )
+        make_ledger(self.place.site.ledger)
         self.socket = folder / "run" / "socket"
         self.log = folder / "resident.log"
         self.received = b""

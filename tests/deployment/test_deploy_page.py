@@ -141,7 +141,7 @@ def shells() -> Iterator[Shells]:
 
 def test_the_page_leads_from_an_empty_folder_to_a_finished_run(shells: Shells) -> None:
     own = follow_to_a_joined_holder(shells)
-    place, run = shells.place, blocks()[4]
+    place, run = shells.place, blocks()[5]
     said = shells.follow("coordinator", [own, *run])
     assert "holder-1 training, holder-2 away, holder-3 away" in said
     assert "round 2: 1 updates" in said
@@ -190,7 +190,7 @@ def follow_to_a_joined_holder(shells: Shells) -> str:
     config = tiny.config(model, place / "public", place, round__min_holders=1)
     config |= {"privacy.delta": 1e-5, "train.batch": 100}
     del config["run.out"]
-    _, provision, start, join, _ = blocks()
+    _, provision, start, init, join, _ = blocks()
     scenario = write_scenario(place / "own.toml", config)
     tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
     assert OWN.fullmatch(provision[0])
@@ -203,10 +203,12 @@ def follow_to_a_joined_holder(shells: Shells) -> str:
     kit = place / "holder" / "kit"
     shutil.move(kits / "holder-1", kit)
     tiny.write_jsonl(place / "holder" / "text.jsonl", tiny.rows(RECORDS, seed=1))
-    policy = (kit / "policy.toml").read_text(encoding="utf-8")
+    shells.follow("holder", init)
+    written = place / "holder" / "own" / "policy.toml"
+    policy = written.read_text(encoding="utf-8")
     assert "\nbase-models = []\n" in policy
     named = f"\nbase-models = [{json.dumps(str(model))}]\n"
-    (kit / "policy.toml").write_text(policy.replace("\nbase-models = []\n", named))
+    written.write_text(policy.replace("\nbase-models = []\n", named))
     said = shells.follow("holder", join)
     assert f"{RECORDS} records" in said
     assert "What will leave this machine" in said

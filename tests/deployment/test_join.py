@@ -48,7 +48,8 @@ class Joined:
         (self.kit / "node.key").write_bytes(key.private_bytes(*PEM))
         self.data = tiny.write_jsonl(self.own / "text.jsonl", marked_rows())
         self.policy = self.own / "policy.toml"
-        self.policy.write_text(f'base-models = ["{model}"]\n')
+        self.policy.write_text(f'base-models = ["{model}"]\n{tiny.DATA_TABLE}')
+        self.ledger = Path(f"{self.data}.ledger.sqlite")
         self.socket = folder / "run" / "socket"
         self.log = folder / "join.log"
         self.users: list[str] = []
@@ -70,10 +71,26 @@ class Joined:
             "TMPDIR": tempfile.gettempdir(),
         }
 
+    def answered(self, words: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """As an administrator who types these answers."""
+        return subprocess.run(
+            self.command(*options),
+            env=self.env,
+            input=words,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+
     def start(self) -> subprocess.Popen[bytes]:
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                self.command("--yes"), env=self.env, stdout=log, stderr=log, start_new_session=True
+                self.command("--yes", "--new-ledger"),
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def well(self) -> dict[str, Any] | None:
@@ -106,15 +123,27 @@ def resident_of(process: subprocess.Popen[bytes]) -> psutil.Process:
 
 
 def test_it_asks_once_and_starts_nothing_without_a_yes(joined: Joined) -> None:
-    done = subprocess.run(
-        joined.command(), env=joined.env, input="n\n", capture_output=True, text=True, timeout=90
-    )
+    done = joined.answered("y\nn\n")
     assert (done.returncode, joined.socket.exists()) == (1, False)
+    assert not joined.ledger.exists()
+    assert done.stdout.count("Start a new ledger?") == 1
+    assert "under whatever file name" in done.stdout
     assert "What will leave this machine" in done.stdout
     assert "170 records" in done.stdout
     assert done.stdout.count("Take part?") == 1
     assert "Nothing was started." in done.stdout
     assert PLACE_MARKER.search(done.stdout.encode()) is None
+
+
+def test_no_new_ledger_is_started_without_a_word(joined: Joined) -> None:
+    """The ledger of a text that was renamed, or one that was moved away, knows what was spent."""
+    asked = joined.answered("n\n")
+    assert asked.returncode == 1
+    assert "Take part?" not in asked.stdout
+    silent = joined.answered("", "--yes")
+    assert silent.returncode == 1
+    assert "[join.new-ledger]" in silent.stderr
+    assert not joined.ledger.exists()
 
 
 @pytest.mark.slow
@@ -127,6 +156,8 @@ def test_both_are_kept_alive_and_ended_together(joined: Joined) -> None:
         first = resident_of(process)
         if os.geteuid() == 0:
             assert first.username() == TEXT_OF
+            assert joined.ledger.owner() == TEXT_OF
+            assert joined.socket.parent.owner() == "root"
         wait_for(lambda: len(below(process)) >= 4, 60)  # the resident, the gateway and its two
         if os.geteuid() == 0:
             assert {p.username() for p in below(process)} == {TEXT_OF, NETWORK_OF}

@@ -174,6 +174,19 @@ def test_the_commands_print_no_secret(tmp_path: Path) -> None:
     assert "PRIVATE" not in said
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could write into another's folder")
+def test_a_folder_of_another_users_gets_no_key(tmp_path: Path) -> None:
+    """Its owner could read the keys, and turn what is written to any file by a link."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o755)
+    os.chown(theirs, 1, 1)
+    with pytest.raises(ConfideError, match="belongs to another user") as caught:
+        work.provision(theirs, holders=1, host=HOST)
+    assert caught.value.code == "provision.write"
+    assert list(theirs.iterdir()) == []
+    assert stat.S_IMODE(theirs.stat().st_mode) == 0o755
+
+
 def test_a_federation_is_never_overwritten(own: Federation) -> None:
     before = (own.folder / "ca" / "ca.key").read_bytes()
     with pytest.raises(ConfideError) as caught:

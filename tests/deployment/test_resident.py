@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +19,11 @@ import pytest
 from confide.client import frames
 from confide.client.holder import Holder
 from confide.client.join import status
+from confide.common.installed import code_hash
+from confide.common.privacy.ledger import Ledger
 from confide.common.wire import Refusal, Update, reply_to_bytes, task_to_bytes
 from tests.client.marked import MARKER, PLACE_MARKER
+from tests.deployment.conftest import ROOT
 from tests.deployment.house import House
 
 
@@ -28,6 +35,36 @@ def house(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
         yield made
     finally:
         made.stop()
+
+
+def test_without_its_ledger_nothing_is_served(house: House, tmp_path: Path) -> None:
+    """It would forget what was spent; none is made in its place."""
+    nowhere = tmp_path / "mistyped.sqlite"
+    command = house.command("--ledger", str(nowhere), "--socket", str(tmp_path / "run" / "socket"))
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "[ledger.missing]" in done.stderr
+    assert not nowhere.exists()
+
+
+def test_a_run_is_denied_and_allowed_by_the_administrator_beside_the_running_resident(
+    house: House,
+) -> None:
+    command = [sys.executable, "-m", "confide", "client"]
+    denied = subprocess.run([*command, "deny", str(house.socket), "run-9"], check=False)
+    assert denied.returncode == 0
+    refused = house.ask(house.place.task(run="run-9"))
+    assert getattr(refused, "code", "") == "policy.run-denied"
+    said = subprocess.run(
+        [*command, "runs", str(house.socket), "--json"], capture_output=True, text=True, check=True
+    )
+    told = json.loads(said.stdout)
+    (row,) = [row for row in told["runs"] if row["run"] == "run-9"]
+    assert (row["said"], row["spent"]) == ("denied", 0.0)
+    assert "is left" in told["left"][0]
+    subprocess.run([*command, "allow", str(house.socket), "run-9"], check=True)
+    assert isinstance(house.ask(house.place.task(run="run-9")), Update)
 
 
 def test_the_status_says_that_the_network_was_taken_away(house: House) -> None:
@@ -57,6 +94,13 @@ def test_the_status_tells_what_was_spent_and_not_how_much_text_there_is(house: H
     report = status(house.socket)
     assert report["model_loaded"]
     assert report["ledger"]["charged"] == report["ledger"]["released"] >= 1
+    assert report["code"] == code_hash()
+    assert report["left"][0].startswith("epsilon ")
+    assert "of 1000 is left" in report["left"][0]
+    assert report["unused_records"] == 0
+    assert report["ledger_file"] == str(house.place.site.ledger)
+    with Ledger.open(house.place.site.ledger, create=False) as ledger:
+        assert ledger.entries()[-2].payload["bundle"] == code_hash()
     assert "170" not in str(report)
 
 

@@ -6,6 +6,7 @@ Flower is played by ``Fake``: each run of its is a list of steps that write what
 from __future__ import annotations
 
 import json
+import shutil
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -224,13 +225,35 @@ def test_each_holder_is_shown_as_away_connected_training_done_or_refusing_with_i
     ]
 
 
-def test_a_run_that_died_goes_on_from_its_checkpoint_in_the_same_folder(play: Any) -> None:
+def test_a_run_that_died_goes_on_from_its_checkpoint_in_the_same_folder(
+    play: Any, fed: Federation
+) -> None:
     fake, call, shown = play([begin, rounds(1), die], [go_on, rounds(2), end()])
     folder = call()
     assert fake.configs[0]["run.resume"] == ""
     assert fake.configs[1]["run.resume"] == str(folder)
     assert kinds(shown) == ["start", "round", "again", "resume", "round", "end"]
-    assert json.loads((folder / "flower.json").read_text()) == {"run": 2}
+    assert json.loads((fed.folder / "flower" / "runs.json").read_text()) == {str(folder): 2}
+
+
+def test_a_run_folder_of_somebody_elses_names_no_run_of_flowers(play: Any, tmp_path: Path) -> None:
+    """It would be followed, and ended with Ctrl-C."""
+    fake, call, _ = play([begin, rounds(1), end()], [go_on, end()])
+    foreign = shutil.copytree(call(), tmp_path / "runs" / "foreign")
+    (foreign / "flower.json").write_text('{"run": 1}')
+    fake.statuses[1] = "running"
+    assert call(run__resume=str(foreign)) == foreign
+    assert len(fake.configs) == 2
+
+
+def test_events_that_no_run_wrote_are_told_as_damage(play: Any) -> None:
+    _, call, _ = play([begin, rounds(1), end()])
+    folder = call()
+    for line in ("[1]", "{}", '{"event": 1}', '{"event": "round"}', '{"event": "end"}', "[" * 9999):
+        (folder / "metrics.jsonl").write_text(line + "\n")
+        with pytest.raises(ConfideError) as caught:
+            call(run__resume=str(folder))
+        assert caught.value.code == "run.metrics"
 
 
 def test_a_run_whose_coordinator_failed_in_mid_round_goes_on_too(play: Any) -> None:

@@ -8,12 +8,17 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from confide.common.errors import ConfideError
+from confide.server.deploy import federation as federation_module
 from confide.server.deploy import flower, status
+from confide.server.deploy.cli import commands
 from confide.server.deploy.federation import Federation, Holder
 from confide.server.deploy.keys import write_ca, write_door_certificate
 from confide.server.deploy.members import Member
+from confide.server.deploy.receipts import memory_of
 from confide.server.deploy.status import collect, exposition, write_metrics
 
 TODAY = datetime.now(UTC).date()
@@ -67,6 +72,22 @@ def test_every_state_of_a_holder_is_told(fed: Federation) -> None:
     }
     assert (found.connected, found.trouble) == (1, ())
     assert found.to_json()["healthy"] is True
+
+
+def test_who_went_back_is_told_with_the_run_that_found_it(
+    fed: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory_of(fed).keep("20260101-spring", {}, {"gone": "gate.ledger"})
+    found = {holder.name: holder.ledger for holder in collect(fed).holders}
+    assert found == {
+        "here": "", "gone": "gate.ledger in 20260101-spring", "new": "", "out": "", "old": "",
+    }  # fmt: skip
+    monkeypatch.setattr(federation_module, "find_federation", lambda _: fed)
+    app = typer.Typer()
+    app.add_typer(commands(), name="server")
+    said = CliRunner().invoke(app, ["server", "status", "fed"]).stdout
+    (line,) = [line for line in said.splitlines() if line.startswith("gone ")]
+    assert line.endswith("! gate.ledger in 20260101-spring")
 
 
 def test_a_superlink_that_does_not_answer_is_trouble_and_the_rest_is_still_told(

@@ -41,6 +41,7 @@ def holders(data: Path, ledgers: Path, policy: Policy = SIMULATION) -> list[Hold
                 data=path,
                 ledger=ledgers / path.stem / "ledger.sqlite",
                 policy=policy,
+                new_ledger=True,
             )
         )
         for path in sorted(data.glob("holder-*.jsonl"))

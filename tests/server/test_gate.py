@@ -264,6 +264,32 @@ def test_a_ledger_that_does_not_go_on_from_the_last_round_is_refused(
     assert code_of(update(receipt=receipt(2, **changes)), last=last) == code
 
 
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, ""),
+        ({"entries": 4}, "gate.ledger"),
+        ({"entries": 1}, "gate.ledger"),
+        ({"head": f"{1:064x}"}, "gate.ledger"),
+        ({"ledger_id": "cd" * 16}, ""),
+        ({"ledger_id": "cd" * 16, "entries": 1}, ""),
+        ({"steps_run": []}, "gate.receipt"),
+        ({"ledger_id": "cd" * 16, "steps_run": []}, "gate.receipt"),
+    ],
+)
+def test_a_ledger_goes_on_from_the_run_before_or_is_another_one(
+    changes: dict[str, Any], code: str
+) -> None:
+    """The receipt of a run before is one without steps of this run. Another ledger is named for it
+    (``server.ledgers``), since it may be that of another text."""
+    before = Receipt.from_json(receipt(1) | {"steps_run": []})
+    sent = update(receipt=receipt(2, **changes))
+    if code:
+        assert code_of(sent, last=before) == code
+    else:
+        assert check(sent, TASK, SETTINGS, SCHEMA, before)
+
+
 def test_a_first_receipt_must_contain_this_tasks_steps() -> None:
     used = settings(round__mode="steps", train__steps=5)
     assert code_of(update(receipt=receipt(4)), used) == "gate.receipt"

@@ -54,7 +54,7 @@ def _site(path: Path, ledgers: Path, rank: int) -> Any:
 
     policy = dataclasses.replace(SIMULATION, max_rank=rank)
     ledger = ledgers / path.stem / "ledger.sqlite"
-    return Site(name=path.stem, data=path, ledger=ledger, policy=policy)
+    return Site(name=path.stem, data=path, ledger=ledger, policy=policy, new_ledger=True)
 
 
 def run_it(

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from confide.common.errors import ConfideError
+from confide.common.installed import code_hash
 from confide.common.models import load_model
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
@@ -96,6 +97,7 @@ def test_a_whole_run_leaves_the_folder_of_the_contract(
     assert start["model"]["trained"] > 0
     assert len(start["model"]["sha256"]) == 64
     assert {"confide", "flwr", "torch", "opacus", "peft"} <= start["software"].keys()
+    assert start["code"] == code_hash()
     assert (end["status"], end["code"]) == ("finished", "")
     assert end["peak_memory_mb"] > 0
     claim = report(folder)["claim"]

@@ -240,9 +240,36 @@ def test_without_an_answer_there_is_a_sum_of_nothing() -> None:
 
 def test_a_count_is_remembered(tmp_path: Path) -> None:
     folder = RunFolder.create(str(tmp_path), "sums")
-    assert sums.remembered(folder) == {}
+    assert sums.remembered(folder, SETTINGS) == {}
     sums.remember(folder, {"task.class-weights": "counted 1,2"})
-    assert sums.remembered(folder) == {"task.class-weights": "counted 1,2"}
-    (folder.path / sums.COUNTED_FILE).write_text("[1")
-    with pytest.raises(ConfideError, match=r"run\.resume"):
-        sums.remembered(folder)
+    assert sums.remembered(folder, SETTINGS) == {"task.class-weights": "counted 1,2"}
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        "[1",
+        "[" * 5000,
+        '["task.class-weights"]',
+        "{}",
+        '{"privacy.epsilon": "100"}',
+        '{"task.class-weights": "counted 1,2", "privacy.trust": "off"}',
+        '{"task.class-weights": "counted 1,2", "task.class-rates": "counted 1,1"}',
+        '{"task.class-rates": "counted 1,1"}',
+        '{"task.class-weights": "counted"}',
+        '{"task.class-weights": "1,2"}',
+        '{"task.class-weights": "counted 1,2,3"}',
+        '{"task.class-weights": "counted 1,-2"}',
+        '{"task.class-weights": "counted 1,nan"}',
+        '{"task.class-weights": "counted 1,2e9"}',
+        '{"task.class-weights": ["counted 1,2"]}',
+    ],
+)
+def test_a_foreign_folders_count_takes_the_place_of_no_other_setting(
+    tmp_path: Path, found: str
+) -> None:
+    folder = RunFolder.create(str(tmp_path), "sums")
+    folder.write(sums.COUNTED_FILE, found.encode())
+    with pytest.raises(ConfideError) as caught:
+        sums.remembered(folder, SETTINGS)
+    assert caught.value.code == "run.resume"

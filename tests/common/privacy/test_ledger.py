@@ -311,6 +311,7 @@ def test_a_receipt_names_the_head_all_runs_and_this_run(ledger: Ledger) -> None:
         {"delta": 0.0},
         {"head": 3},
         {"steps_run": {}},
+        {"steps_run": [PLAN.steps(1).to_json()] * (chain.MOST_MECHANISMS + 1)},
         {"extra": 1},
     ],
 )

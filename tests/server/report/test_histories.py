@@ -123,3 +123,14 @@ def test_a_round_without_a_number_is_refused(number: Any) -> None:
     with pytest.raises(ConfideError) as caught:
         add_round({}, {"round": number, "accepted": []})
     assert caught.value.code == "report.metrics"
+
+
+def test_a_receipt_of_many_kinds_of_steps_is_none_and_costs_no_accounting() -> None:
+    """Each would cost the accountant of whoever reads a foreign run folder."""
+    many = [
+        {"noise_multiplier": 1.0 + number, "sampling_rate": 1.0, "steps": 1} for number in range(9)
+    ]
+    history = after(receipt(1), receipt(2, steps_run=many), receipt(3, steps_run=many[:8]))
+    assert history.bare == [2]
+    assert history.newest is not None
+    assert len(history.newest.steps_run) == 8

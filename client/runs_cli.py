@@ -1,0 +1,151 @@
+"""``confide client runs``, ``allow`` and ``deny``: the administrator's word on single runs.
+
+On the holder's own machine, beside the ledger, as the user whose the ledger is. Imports no torch,
+and nothing of it goes through the gateway.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .runs import Decision
+
+Where = Annotated[Path, typer.Argument(metavar="KIT|SOCKET", help="A kit, or a socket.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+LedgerFile = Annotated[
+    Path | None, typer.Option(help="The ledger; the running resident's unless named.")
+]
+
+
+def add_commands(client: typer.Typer) -> None:
+    """Join the commands to ``confide client``."""
+    client.command("runs")(runs)
+    client.command("allow")(allow)
+    client.command("deny")(deny)
+
+
+def runs(
+    where: Where,
+    *,
+    ledger: LedgerFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Which runs asked or took part: what they say they are for, epsilon asked, spent and left."""
+    from .budget import left_of, read_spending
+    from .policy_file import load_policy
+    from .runs import asked, decisions
+    from .users import as_owner_of
+
+    file, policy = _files(where, ledger)
+    with as_owner_of(file.resolve().parent):
+        waiting, said = asked(file), decisions(file)
+        limits = load_policy(policy) if policy else None
+    spending = read_spending(file)
+    delta = spending.newest_delta
+    spent = {run: spending.epsilon(delta, run) for run in spending.runs} if delta else {}
+    rows = [
+        {
+            "run": run,
+            "name": waiting[run].name if run in waiting else None,
+            "coordinator": waiting[run].coordinator if run in waiting else None,
+            "task": waiting[run].task if run in waiting else None,
+            "asked": _finite(waiting[run].epsilon) if run in waiting else None,
+            "delta": waiting[run].delta if run in waiting else delta,
+            "spent": _finite(spent.get(run, 0.0)),
+            "said": said.get(run),
+        }
+        for run in dict.fromkeys([*spending.runs, *waiting, *said])
+    ]
+    left = [one.in_words() for one in left_of(spending, limits)] if limits else []
+    if as_json:
+        typer.echo(json.dumps({"runs": rows, "left": left}))
+    else:
+        _show(rows, left)
+
+
+def allow(where: Where, run: Run, *, ledger: LedgerFile = None) -> None:
+    """Say yes to a run, which counts from its next request on."""
+    from .runs import Decision
+
+    _decide(where, run, Decision.ALLOWED, ledger)
+
+
+def deny(where: Where, run: Run, *, ledger: LedgerFile = None) -> None:
+    """Say no to a run, at any time: none of its requests is answered any more. What it was given
+    stays given."""
+    from .runs import Decision
+
+    _decide(where, run, Decision.DENIED, ledger)
+
+
+def _decide(where: Path, run: str, decision: Decision, ledger: Path | None) -> None:
+    from .runs import decide
+    from .users import as_owner_of
+
+    file, _ = _files(where, ledger)
+    with as_owner_of(file.resolve().parent):
+        decide(run, decision, file)
+    typer.echo(f"{run} is {decision}, from its next request on.")
+
+
+def _files(where: Path, ledger: Path | None) -> tuple[Path, Path | None]:
+    """The ledger and the policy: as named, or as the running resident says.
+
+    Raises:
+        ConfideError: ``runs.ledger``, or that nobody answers.
+    """
+    from ..common.errors import ConfideError
+    from .join import socket_at, status
+
+    if ledger is not None:
+        return ledger, None
+    report = status(socket_at(where))
+    if "ledger_file" not in report:
+        raise ConfideError(
+            "runs.ledger",
+            "The resident tells where its ledger lies to root and to its own user alone.",
+            "Run this as one of them, or name the ledger with --ledger.",
+        )
+    return Path(report["ledger_file"]), Path(report["policy_file"])
+
+
+def _finite(epsilon: float) -> float | None:
+    """None for what JSON cannot say: an epsilon without noise."""
+    return epsilon if math.isfinite(epsilon) else None
+
+
+def _show(rows: list[dict[str, Any]], left: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not rows:
+        console.print("No run has asked so far.")
+    else:
+        table = Table("run", "says it is", "from", "learns", "asks epsilon", "spent", "you said")
+        for row in rows:
+            told = (row["run"], row["name"], row["coordinator"], row["task"])
+            asks = "-" if row["name"] is None else _epsilon(row["asked"])
+            table.add_row(
+                *map(_plain, told), asks, _epsilon(row["spent"]), row["said"] or "nothing"
+            )
+        console.print(table)
+    for line in left:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _epsilon(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.4g}"
+
+
+def _plain(word: str | None) -> str:
+    """What a coordinator chose, without what would command a terminal or rich."""
+    from rich.markup import escape
+
+    return escape("".join(c if c.isprintable() else "?" for c in word or "-"))
