@@ -119,7 +119,7 @@ class Holder:
         """Read, plan, charge, train, release."""
         corpus, units, plan = self._planned(task, settings, ledger)
         text = corpus.encoded(share.loaded)
-        self._charge(task, settings, plan, ledger)
+        self._charge(task, settings, plan, plan, ledger)
 
         def train(loaded: LoadedModel, start: Tensor) -> Tensor:
             own = Trainer(loaded)
@@ -131,10 +131,10 @@ class Holder:
 
     def _count(self, task: Task, settings: Settings, ledger: Ledger) -> Update:
         """Read, plan, charge, count the classes, release."""
-        corpus, units, _ = self._planned(task, settings, ledger)
+        corpus, units, rounds = self._planned(task, settings, ledger)
         labels, plan = settings.task.label_names, plan_of_sum(settings)
         classes = class_indices(corpus.records, labels)
-        self._charge(task, settings, plan, ledger)
+        self._charge(task, settings, plan, rounds, ledger)
         shares = shares_of_classes(classes, len(labels))
         total = noisy_sum(shares, units, plan, self._generator)
         return self._release(total, task, settings, ledger)
@@ -143,10 +143,10 @@ class Holder:
         self, kind: Sum, task: Task, settings: Settings, share: Share, ledger: Ledger
     ) -> Update:
         """Read, plan, charge, score the adapter on the text, release the sum."""
-        corpus, units, _ = self._planned(task, settings, ledger)
+        corpus, units, rounds = self._planned(task, settings, ledger)
         loaded, plan = share.loaded, plan_of_sum(settings)
         examples = loaded.task.encode(corpus.records, loaded.tokenizer, loaded.max_length)
-        self._charge(task, settings, plan, ledger)
+        self._charge(task, settings, plan, rounds, ledger)
         shares = shares_of_scores(loaded, share.adapter, examples, kind, self._generator)
         total = noisy_sum(shares, units, plan, self._generator)
         return self._release(total, task, settings, ledger)
@@ -181,16 +181,22 @@ class Holder:
             delta=settings.privacy.delta,
         )
 
-    def _charge(self, task: Task, settings: Settings, plan: Plan, ledger: Ledger) -> None:
-        charge = Charge(
+    def _charge(
+        self, task: Task, settings: Settings, plan: Plan, rounds: Plan, ledger: Ledger
+    ) -> None:
+        ledger.charge(self._charge_of(task, settings, plan, rounds), *self._limits(settings))
+
+    def _charge_of(self, task: Task, settings: Settings, plan: Plan, rounds: Plan) -> Charge:
+        """The price of a task: ``plan``, of a run whose rounds have the plan ``rounds``."""
+        return Charge(
             run=task.run,
             round=task.round,
             task_hash=task.hash,
             plan=plan,
             person=_unit(settings)[1],
             bundle_hash=self.site.bundle,
+            whole=(rounds.steps(rounds.max_rounds), *steps_of_sums(settings)),
         )
-        ledger.charge(charge, *self._limits(settings))
 
     def _review_run(self, task: Task, settings: Settings, plan: Plan, ledger: Ledger) -> None:
         """The whole run against the policy: what was charged, and rounds and sums to come."""
@@ -212,15 +218,15 @@ class Holder:
         A file written to since then may hold other units, and a run without noise may have counted
         another kind: the text is read, and the charge decides."""
         known, limits = ledger.dataset(), self._limits(settings)
-        summed = task.round in sums_of(settings)
-        if summed:  # whatever the number of units
-            _raise(ledger.objection(task.run, plan_of_sum(settings), *limits))
-        if known is None or not self._untouched() or (known.unit, known.person) != _unit(settings):
+        if known is None or (known.unit, known.person) != _unit(settings):
             return
-        plan = plan_for(settings, known.units)
-        if not summed:
-            _raise(ledger.objection(task.run, plan, *limits))
-        self._review_run(task, settings, plan, ledger)
+        rounds, summed = plan_for(settings, known.units), task.round in sums_of(settings)
+        plan = plan_of_sum(settings) if summed else rounds
+        if summed or self._untouched():  # a sum costs the same whatever the number of units
+            charge = self._charge_of(task, settings, plan, rounds)
+            _raise(ledger.objection(charge, *limits))
+        if self._untouched():
+            self._review_run(task, settings, rounds, ledger)
 
     def _untouched(self) -> bool:
         """Whether the ledger was written to after the text."""

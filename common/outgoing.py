@@ -62,6 +62,9 @@ OUTGOING = (
     Outgoing("receipt", "head", Protection.OUTSIDE, "a hash that nobody can invert"),
     Outgoing("receipt", "entries", Protection.OUTSIDE, _LEDGER),
     Outgoing("receipt", "epsilon", Protection.OUTSIDE, _LEDGER),
+    Outgoing("receipt", "proven", Protection.OUTSIDE, _LEDGER),
+    Outgoing("receipt", "runs", Protection.OUTSIDE, _LEDGER),
+    Outgoing("receipt", "limit", Protection.OUTSIDE, "a number of the holder's policy"),
     Outgoing("steps", "steps", Protection.PUBLIC, "rounds that the holder took part in"),
     Outgoing("steps", "sampling_rate", Protection.OUTSIDE, _COUNT),
     Outgoing(

@@ -28,9 +28,8 @@ _NO_METRIC = ("event", "round", "examples", "loss", "metric")
 class Run:
     """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round, ``sums``
     and ``summed`` (who answered, and what came of it) that of each noisy sum; ``histories`` what
-    each holder's accepted updates add up to. ``draws`` counts how often holders may have been
-    drawn: every line of a round, and one more for every time the run was resumed. ``kept``
-    is the round whose adapter is kept; None for the last one."""
+    each holder's accepted updates add up to. ``kept`` is the round whose adapter is kept; None for
+    the last one."""
 
     folder: Path
     id: str
@@ -42,7 +41,6 @@ class Run:
     sums: dict[int, Round]
     summed: dict[int, Json]
     histories: dict[str, History]
-    draws: int
     yardsticks: tuple[Json, ...]
     kept: int | None = None
 
@@ -89,7 +87,7 @@ def read_run(folder: Path) -> Run:
     sums: dict[int, Round] = {}
     summed: dict[int, Json] = {}
     histories: dict[str, History] = {}
-    draws, kept = 0, None
+    kept = None
     for event in _events(folder / "metrics.jsonl"):
         kind = event["event"]
         if kind == "start":
@@ -99,15 +97,12 @@ def read_run(folder: Path) -> Run:
         elif kind == "evaluation":
             evaluations[event["round"]] = event
         elif kind == "round":
-            draws += 1
             rounds[event["round"]] = Round.of(event)
             add_round(histories, event)
         elif kind == "sum":
             sums[event["round"]] = Round.of(event)
             summed[event["round"]] = {**event, "accepted": len(event["accepted"])}
             add_round(histories, event)
-        elif kind == "resume":
-            draws += 1
         elif kind == "kept":
             kept = int(event["round"])
     if start is None:
@@ -130,7 +125,6 @@ def read_run(folder: Path) -> Run:
         sums=dict(sorted(sums.items())),
         summed=dict(sorted(summed.items())),
         histories=histories,
-        draws=draws,
         yardsticks=tuple(json.loads(yardsticks.read_text("utf-8")) if yardsticks.is_file() else ()),
         kept=kept,
     )

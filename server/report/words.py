@@ -98,7 +98,11 @@ _NOT_ACCOUNTED = (
         "Which holders took part, and why one did not",
         "whoever coordinates sees who answers, and at which rank where a method admits several",
     ),
-    ("The ledger's length and total in each receipt", "they tell of the holder's other runs"),
+    (
+        "The ledger's length, its totals and the number of runs in each receipt",
+        "they tell of the holder's other runs",
+    ),
+    ("The holder's limit on epsilon in each receipt", "a number of its policy"),
     ("The time of each answer", "it depends on the machine and on how many records were drawn"),
 )
 
