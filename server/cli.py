@@ -47,21 +47,29 @@ def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> Non
     console.print(outcome(report), markup=False, soft_wrap=True)
 
 
-def report_verify(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
-    """Recompute every epsilon from the ledgers alone; status 1 on any difference."""
+def report_verify(
+    run: RunArgument = "latest",
+    ledger: Annotated[
+        list[Path] | None,
+        typer.Option(help="A holder's ledger, or a folder of them; may be given several times."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the report again and name every difference. Status 1 on any difference, 3 where not
+    everything could be checked."""
     from rich.console import Console
 
     from .report import find_run
     from .report.terminal import show_verdict
     from .report.verify import verify_run
 
-    verdict = verify_run(find_run(run))
+    verdict = verify_run(find_run(run), ledger or ())
     if as_json:
         typer.echo(json.dumps(verdict.to_json(), indent=2, allow_nan=False))
     else:
         show_verdict(verdict, Console())
-    if not verdict.agrees:
-        raise typer.Exit(1)
+    if verdict.status:
+        raise typer.Exit(verdict.status)
 
 
 def predict_texts(

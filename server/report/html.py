@@ -24,6 +24,7 @@ from . import (
     share_of,
     value_text,
 )
+from .checks import FAILED, NOT_CHECKED, PASSED
 from .style import STYLE
 from .svg import DARK, LIGHT, bar, curve_chart, line_chart
 from .words import told_of_sums
@@ -40,7 +41,6 @@ def render(report: Json) -> str:
     parts = [_head(title), _header(report)]
     parts += [
         _section("What this means for one person", _person(claim), ""),
-        _section("For someone who sees only the adapter", _outsider(claim, report["outsider"]), ""),
         _section("How useful the adapter is", _useful(report), _examples(report)),
         _section("Over the rounds", _rounds(report), ""),
         _section("Holders", _holders(report), _holders_lead(report)),
@@ -161,25 +161,6 @@ def _trade(claim: Json) -> str:
         '<figcaption class="note">Roughly, delta is the chance that epsilon does not bound '
         "what is learnt. The smaller it is asked to be, the larger epsilon; the dot is the claim."
         "</figcaption></figure>"
-    )
-
-
-def _outsider(claim: Json, outsider: Json) -> str:
-    """Beside the claim, never in its place."""
-    if not claim["private"]:
-        return "<p>Nothing is promised here either.</p>"
-    if outsider["epsilon"] is None:
-        return (
-            "<p>No smaller figure is given: the claim above stands for everybody.</p>"
-            f'<p class="note">{escape(outsider["reason"])}</p>'
-        )
-    return (
-        f"<p>The claim above holds against everyone. Someone who sees nothing but the final adapter"
-        f" learns less: at most epsilon = {epsilon_text(outsider['epsilon'])} at delta ="
-        f" {outsider['delta']:g}, because in each of {outsider['rounds']} rounds a holder was"
-        f" drawn with a chance of at most {percent(outsider['client_rate'])}.</p>"
-        f'<p class="note">{escape(outsider["assumption"])} It does not hold towards the'
-        " coordinator.</p>"
     )
 
 
@@ -331,9 +312,16 @@ def _checks(report: Json) -> str:
         f'<li class="{look}"><span class="mark {look}">{word}</span>'
         f"<strong>{escape(check['name'])}</strong><span>{escape(check['detail'])}</span></li>"
         for check in report["checks"]
-        for look, word in [("good", "passed") if check["passed"] else ("bad", "FAILED")]
+        for look, word in [_MARKS.get(check["state"], ("bad", "unknown"))]
     )
     return f'<ul class="list">{items}</ul>'
+
+
+_MARKS = {
+    PASSED: ("good", "passed"),
+    FAILED: ("bad", "FAILED"),
+    NOT_CHECKED: ("warn", "not checked"),
+}
 
 
 def _settings(report: Json) -> str:

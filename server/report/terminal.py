@@ -12,7 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import epsilon_text, kept_text, metric_title, percent, value_text
+from . import epsilon_text, kept_text, metric_title, percent, plain, value_text
+from .checks import FAILED, NOT_CHECKED, PASSED
 from .verify import Verdict
 from .words import told_of_sums
 
@@ -24,7 +25,6 @@ def show(report: Mapping[str, Any], console: Console) -> None:
     console.print(
         Group(
             _claim(report),
-            _section("For someone who sees only the adapter", _outsider(report["outsider"])),
             _section(
                 "Utility", Group(_utility(report["utility"]), *map(Text, told_of_sums(report)))
             ),
@@ -65,19 +65,14 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
             state,
         )
     console.print(table)
-    checked = sum(holder.checked for holder in verdict.holders)
-    if verdict.agrees:
-        end = Text(
-            f"The report agrees with {checked} of {len(verdict.holders)} ledgers,"
-            f" recomputed from the ledgers alone.",
-            style="green",
-        )
-        if checked < len(verdict.holders):
-            end.append(" The others were not in the run folder.", style="yellow")
-    else:
-        end = Text("The report differs from the ledgers:", style="bold red")
-        for difference in verdict.differences:
-            end.append(f"\n  - {difference}")
+    style = {0: "green", 1: "bold red", 3: "yellow"}[verdict.status]
+    end = Text(verdict.headline, style=style)
+    parts = [("Different", verdict.differences), ("Not checked", verdict.not_checked)]
+    for title, lines in (*parts, ("To be known", verdict.notes)):
+        if lines:
+            end.append(f"\n{title}:", style="bold").append(
+                "".join(f"\n  - {plain(line)}" for line in lines), style="not bold"
+            )
     console.print(end)
 
 
@@ -93,15 +88,6 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
         border_style="green" if good else "red",
         padding=(1, 2),
     )
-
-
-def _outsider(outsider: Mapping[str, Any]) -> RenderableType:
-    if outsider["epsilon"] is None:
-        return Text(f"No smaller figure is given. {outsider['reason']}")
-    words = Text(
-        f"epsilon = {epsilon_text(outsider['epsilon'])} at delta = {outsider['delta']:g}. "
-    )
-    return words.append(f"{outsider['assumption']} Not towards the coordinator.", style="dim")
 
 
 def _utility(utility: Mapping[str, Any]) -> RenderableType:
@@ -170,9 +156,16 @@ def _released(released: Mapping[str, Any]) -> RenderableType:
 def _checks(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = _table("", "", "")
     for check in checks:
-        mark = Text("passed", "green") if check["passed"] else Text("FAILED", "bold red")
+        mark = Text(*_MARKS.get(check["state"], ("unknown", "bold red")))
         table.add_row(mark, Text(check["name"]), Text(check["detail"], "dim"))
     return table
+
+
+_MARKS = {
+    PASSED: ("passed", "green"),
+    FAILED: ("FAILED", "bold red"),
+    NOT_CHECKED: ("not checked", "yellow"),
+}
 
 
 def _faults(faults: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

@@ -76,13 +76,13 @@ def test_a_figure_that_a_holder_sent_beside_its_update_is_a_leak(make_run: MakeR
 
 def test_what_a_ledger_spent_on_other_runs_is_told(make_run: MakeRun) -> None:
     def tuned(lines: Lines) -> None:
-        rounds(lines)[-1]["accepted"][4]["receipt"]["epsilon"] = 11.5
+        told = {"epsilon": 11.5, "proven": 14.0, "runs": 3}
+        rounds(lines)[-1]["accepted"][4]["receipt"] |= told
 
     found = findings(make_run(tuned))["other-runs"]
-    assert found.severity is Severity.NOT_SOUND
+    assert found.severity is Severity.NOTE
     assert "1 of 10 holders" in found.what
-    assert "holder-04 epsilon 11.50" in found.what
-    assert "8.00 in this one" in found.what
+    assert "holder-04 of 3, which spent epsilon = 11.50 by PLD, 8.00 in this one" in found.what
 
 
 def test_runs_beside_it_on_the_same_text_are_added_up(make_run: MakeRun) -> None:
