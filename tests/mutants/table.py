@@ -734,9 +734,8 @@ MUTANTS = (
     Mutant(
         "a ledger may go back",
         _GATE,
-        "    if last and (not contains or receipt.entries <= last.entries or"
-        " receipt.head == last.head):",
-        "    if last and not contains:",
+        "    if last and ((before and not contains) or not _goes_on(receipt, last)):",
+        "    if last and before and not contains:",
         _GATE_TESTS,
     ),
     Mutant(
