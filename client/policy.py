@@ -93,16 +93,9 @@ class Policy:
         "rounds times copies. It bounds the work here by public numbers; a clock that ended a\n"
         "task would tell how much text there is.",
     )  # fmt: skip
-    max_length: int = _number(
-        1024, 8, 8192,
-        "The longest text, and the longest target, that is learnt from, in tokens.",
-    )  # fmt: skip
-    max_copies: int = _number(
-        8, 1, 64, "The most copies of a record, each without other words, that a step uses."
-    )
-    max_dropout: float = _number(
-        0.9, 0, 0.9, "The most dropout: of an adapter's inputs, or of a record's words."
-    )
+    max_length: int = _number(1024, 8, 8192, "The longest text, and target, in tokens.")
+    max_copies: int = _number(8, 1, 64, "The most copies of a record that a step uses.")
+    max_dropout: float = _number(0.9, 0, 0.9, "The most dropout, of inputs or of words.")
     max_requests_per_day: int = _number(
         10_000, 0, 10_000_000,
         "The most tasks that are worked on in 24 hours, since this program was started.",

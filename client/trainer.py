@@ -122,7 +122,7 @@ class Trainer:
             drawn: Sequence[Sequence[int]]
             drawn = [_bounded(units[u], most, generator) for u in plan.draw(len(units), generator)]
             drawn = [unit for unit in drawn if unit]  # of the others nothing can be used
-            draws = draws_from(generator, 0 if self._loaded.task.fixed else len(text))
+            draws = None if self._loaded.task.fixed else draws_from(generator, len(text))
             if spec.rates:
                 coins = generator.uniform(sum(len(unit) for unit in drawn))
                 drawn = text.thinned(drawn, spec.rates, coins.tolist())
@@ -153,7 +153,7 @@ class Trainer:
         text: EncodedText,
         drawn: Sequence[Sequence[int]],
         settings: Settings,
-        draws: Draws,
+        draws: Draws | None,
     ) -> None:
         """One private step on the units drawn. Where together they fail they are taken one by one:
         a unit that fails by itself contributes zero, and the others what they would have, so that

@@ -148,12 +148,13 @@ def simulate(
     from ..common.settings import from_flat
     from .display import Display
     from .flower import simulate as run_flower
-    from .scenario import check_text, load_scenario, prepare, run_config
+    from .scenario import check_text, load_scenario, prepare, run_config, with_batch
 
     chosen = load_scenario(scenario)
     config = run_config(chosen, changes or [])
     settings = from_flat(config)
-    check_text(prepare(chosen), settings)
+    text = check_text(prepare(chosen), settings)
+    config = with_batch(config, chosen, changes or [], text)
     console = Console(stderr=True)
     with Display(console, settings.round.count, settings.privacy.epsilon) as display:
         try:

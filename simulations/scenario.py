@@ -9,6 +9,7 @@ where the run config is read, not here.
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -20,6 +21,7 @@ from ..client.contract import CHAT, Contract
 from ..common.errors import ConfideError, nearest
 from ..common.settings import Scalar, Settings, known_keys
 from ..common.text.benchmarks import BENCHMARKS, spec
+from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.settled import settled
 from .description import (
@@ -165,6 +167,25 @@ def changed(config: Mapping[str, Scalar], changes: Sequence[str]) -> dict[str, S
             )
         found[key] = _value(value.strip(), config[key])
     return found
+
+
+def with_batch(
+    config: Mapping[str, Scalar], scenario: Scenario, changes: Sequence[str], folder: Path
+) -> dict[str, Scalar]:
+    """The run config with ``train.batch`` for the text as it was prepared, where neither the
+    scenario nor a change chooses it: as many units as the largest holder uses in a step. The text
+    of a simulation is public, and so is how much of it there is."""
+    chosen = {**scenario.config, **changed(config, changes)}
+    if "train.batch" in chosen:
+        return dict(config)
+    by_person = config["privacy.unit"] == "person"
+    column = str(config["data.person"]) if by_person else None
+    sizes = []
+    for file in folder.glob("holder-*.jsonl"):
+        records = read_records(file, text=str(config["data.text"]), target=None, person=column)
+        sizes.append(len({r.person for r in records}) if by_person else len(records))
+    most = math.ceil(float(config["train.rate"]) * max(sizes, default=1))
+    return {**config, "train.batch": max(1, most)}
 
 
 def _value(text: str, like: Scalar) -> Scalar:

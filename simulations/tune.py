@@ -30,7 +30,7 @@ from typing import Any
 from ..common.errors import ConfideError, missing_extra, nearest
 from ..common.metrics import METRICS
 from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
-from .scenario import Scenario, check_text, prepare, run_config
+from .scenario import Scenario, check_text, prepare, run_config, with_batch
 from .space import Dimension
 
 SAMPLERS = ("tpe", "random", "grid")
@@ -252,6 +252,8 @@ def _trial(search: Search, data: Path, trial: Any, values: Mapping[str, Scalar])
     """Run one trial, here or in a process of its own."""
     place = {"run.out": str(search.folder / "runs"), "run.name": f"trial-{trial.number}"}
     config = {**search.config(), **values, **place, "run.resume": "", "data.path": str(data)}
+    if "train.batch" not in values:
+        config = with_batch(config, search.scenario, search.changes, data)
     ledgers = search.folder / "holders"
     if not any(d.key == "model.name" for d in search.space):
         return one_run(config, data, ledgers, _watch(trial)) | {"megabytes": None}

@@ -38,9 +38,10 @@ all the network that it needs.
    can speak in your name (never read your text). If it got lost, let the coordinator revoke it.
 3. Compare by telephone, with the coordinator's own copy:
    `sha256sum ca.crt node.pub kit.toml`
-4. Have your policy written, with what your text is (`[data]` at its end), then edit it:
-   `confide client init OWN --data TEXT.jsonl`. It has the last word on every task, and what is
-   looser is refused. `confide client check-policy OWN/policy.toml` reads it back.
+4. Have your policy written, with what your text is (`[data]` at its end):
+   `confide client init OWN --data TEXT.jsonl`. Edit `OWN/policy.toml`: it has the last word on
+   every task, and what is looser is refused. The comments say what each limit is;
+   `confide client check-policy` reads it back.
 5. See what is in your text; the counts stay on this machine:
    `confide client check-data TEXT.jsonl --policy OWN/policy.toml`
 6. Join. It says in plain words what will leave the machine, and asks:
