@@ -1,0 +1,158 @@
+"""Mutants of a holder's machine: its users, its ledger, its administrator's word.
+
+More rows of ``table``, which says what a row is.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.table import Mutant
+
+_RUNS, _RUNS_TESTS = "client/runs.py", ("tests/client/test_runs.py",)
+_OUTGOING_TESTS = ("tests/client/test_outgoing.py", "tests/client/test_consent.py")
+
+HOLDER_MUTANTS = (
+    # --- root, and the folders of others ---
+    Mutant(
+        "root makes a socket in anybody's folder",
+        "client/doorway.py",
+        "    if os.geteuid() != 0:\n        return\n",
+        "    if os.geteuid() >= 0:\n        return\n",
+        ("tests/client/test_doorway.py",),
+    ),
+    Mutant(
+        "root hands a kit's links to the network",
+        "common/kit.py",
+        "os.O_NOFOLLOW if owner != 0 and os.geteuid() == 0 else 0",
+        "0",
+        ("tests/common/test_kit.py",),
+    ),
+    Mutant(
+        "root reads another's ledger as root",
+        "client/users.py",
+        "    owner = folder.stat() if os.geteuid() == 0 and folder.is_dir() else None\n",
+        "    owner = None\n",
+        ("tests/client/test_users.py", "tests/client/test_ledger_cli.py"),
+    ),
+    Mutant(
+        "a federation is made in a folder of another's",
+        "server/deploy/provision.py",
+        "            mine = os.fstat(handle).st_uid == os.geteuid()\n",
+        "            mine = True\n",
+        ("tests/deployment/test_provision.py",),
+    ),
+    Mutant(
+        "a namespace is entered before it is known to work",
+        "client/isolation.py",
+        "    return _as_child(lambda: _enter(user, group)) and _enter(user, group)\n",
+        "    return _enter(user, group)\n",
+        ("tests/client/test_isolation.py",),
+    ),
+    Mutant(
+        "whoever connects is told everything",
+        "client/resident.py",
+        "self.status(own=_is_own(caller))",
+        "self.status(own=True)",
+        ("tests/client/test_resident.py",),
+    ),
+    # --- the ledger over time ---
+    Mutant(
+        "a resident makes the ledger that it lacks",
+        "client/resident_main.py",
+        "Ledger.open(residence.ledger, create=False).close()",
+        "Ledger.open(residence.ledger).close()",
+        ("tests/deployment/test_resident.py::test_without_its_ledger_nothing_is_served",),
+    ),
+    Mutant(
+        "a join starts a new ledger without a word",
+        "client/join_cli.py",
+        "    if unasked and not agreed:\n",
+        "    if unasked and agreed:\n",
+        ("tests/client/test_setup_cli.py",),
+    ),
+    Mutant(
+        "the receipts of a run before are forgotten",
+        "server/ledgers.py",
+        "        known = self._memory.load() if self._memory else {}\n",
+        "        known: Mapping[str, Receipt] = {}\n",
+        ("tests/server/test_ledgers.py",),
+    ),
+    Mutant(
+        "another ledger is not named",
+        "server/ledgers.py",
+        "                faults[holder] = NEW_LEDGER\n",
+        "",
+        ("tests/server/test_ledgers.py",),
+    ),
+    Mutant(
+        "of two receipts the one that came last counts",
+        "server/deploy/receipts.py",
+        "receipt=before if older else receipt,",
+        "receipt=receipt,",
+        ("tests/deployment/test_receipts.py",),
+    ),
+    Mutant(
+        "a receipt of any length is taken",
+        "common/privacy/chain.py",
+        '        if len(values["steps_run"]) > MOST_MECHANISMS:\n',
+        '        if len(values["steps_run"]) < 0:\n',
+        ("tests/common/privacy/test_ledger.py",),
+    ),
+    Mutant(
+        "no code is booked",
+        "client/desk.py",
+        "            bundle=code_hash(),\n",
+        '            bundle="",\n',
+        ("tests/deployment/test_resident.py",),
+    ),
+    Mutant(
+        "a foreign folder's count sets what it likes",
+        "server/sums.py",
+        'found.keys() != with_counted(settings, "", "").keys()',
+        "not found",
+        ("tests/server/test_sums.py",),
+    ),
+    # --- the administrator's word ---
+    Mutant(
+        "a denied run goes on",
+        _RUNS,
+        "    if decision is Decision.DENIED:\n",
+        "    if decision is Decision.DENIED and policy.ask_before_run:\n",
+        _RUNS_TESTS,
+    ),
+    Mutant(
+        "a run that asked is taken for allowed",
+        _RUNS,
+        "    if not policy.ask_before_run or decision is Decision.ALLOWED:\n",
+        "    if not policy.ask_before_run or decision or run in asked(ledger):\n",
+        _RUNS_TESTS,
+    ),
+    Mutant(
+        "decisions that cannot be read are none",
+        _RUNS,
+        "    except (OSError, ValueError, AttributeError, RecursionError):\n        raise",
+        "    except (OSError, ValueError, AttributeError, RecursionError):\n"
+        "        return {}\n        raise",
+        _RUNS_TESTS,
+    ),
+    Mutant(
+        "nobody asks for the administrator's word",
+        "client/holder.py",
+        "        check_run(task.run, settings, self.site.policy, self.site.ledger)\n",
+        "",
+        _RUNS_TESTS,
+    ),
+    Mutant(
+        "the consent is silent about sums",
+        "common/outgoing.py",
+        "*([asked] if sums else [])",
+        "*([asked] if not sums else [])",
+        _OUTGOING_TESTS,
+    ),
+    Mutant(
+        "what is left is what was spent",
+        "client/budget.py",
+        "        return max(0.0, self.limit - self.spent)\n",
+        "        return min(self.limit, self.spent)\n",
+        ("tests/client/test_budget.py",),
+    ),
+)
