@@ -27,6 +27,7 @@ from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from .doctor import Facts
+from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .outcome import check_size, final_adapter
@@ -161,6 +162,7 @@ def _start(
             "sha256": loaded.sha256,
         },
         "federation": {"holders": holders},
+        "facts": booked(settings),
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
         | {"confide": __version__},
     }

@@ -36,7 +36,6 @@ def run_checks(run: Run, accounts: Sequence[Account], holders: Sequence[Json]) -
             _check_chains(accounts),
             _check_ledgers(run, accounts),
             _check_limit(run, holders),
-            _check_delta(run, accounts),
             _check_self_checks(run, accounts),
         ]
     return [*checks, _check_whole(run), _check_trained(run), _check_finished(run)]
@@ -156,22 +155,6 @@ def _check_limit(run: Run, holders: Sequence[Json]) -> Json:
         if holder["epsilon_pld"] is None or holder["epsilon_pld"] > run.limit * (1 + 1e-9)
     ]
     return _check(name, problems, f"Every holder stays at or below epsilon = {run.limit:g}.")
-
-
-def _check_delta(run: Run, accounts: Sequence[Account]) -> Json:
-    """A holder's size follows from its sampling rate, q = min(1, batch / n)."""
-    delta, batch = run.settings.privacy.delta, run.settings.train.batch
-    problems = [
-        f"{account.name}: delta {delta:g} >= 1 / {batch / step.sampling_rate:.0f}"
-        for account in accounts
-        for step in account.steps
-        if delta >= step.sampling_rate / batch
-    ]
-    return _check(
-        f"delta is below one over the {run.unit}s of each holder",
-        problems,
-        f"delta = {delta:g}, with sizes as the sampling rates tell them.",
-    )
 
 
 def _check_trained(run: Run) -> Json:
