@@ -14,7 +14,7 @@ from typing import Any
 
 from ..common.kinds import KINDS
 from ..common.privacy.statement import delta_text
-from .report import epsilon_text, kept_text, percent, value_text
+from .report import epsilon_text, kept_text, percent, plain, value_text
 from .usage import explained, labels_of, loading_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -123,11 +123,17 @@ def _limits(report: Mapping[str, Any]) -> str:
     return "\n".join(limits)
 
 
+# Whatever Markdown or HTML gives a meaning to: a link, an image, emphasis, code, a tag, an entity.
+_MEANS = re.compile(r"[\\`*_{}\[\]<>()#!|~&$]")
+
+
 def _line(text: Any) -> str:
-    """One line, without anything that Markdown would read as a tag or as code."""
-    flat = " ".join(str(text).split())
-    return flat.replace("<", "&lt;").replace("`", "'")
+    """One line of words from elsewhere, in which nothing means anything to Markdown or to HTML: no
+    ``<script>``, and no link to run one."""
+    flat = " ".join(plain(text).split())
+    quiet = _MEANS.sub(lambda found: f"&#{ord(found.group())};", flat)
+    return quiet.replace("javascript:", "javascript&#58;").replace("://", "&#58;//")
 
 
 def _cell(text: Any) -> str:
-    return _line(text).replace("|", "\\|")
+    return _line(text)

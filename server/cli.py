@@ -17,6 +17,7 @@ def add_commands(app: typer.Typer) -> None:
     """Join the coordinator's commands to the command line."""
     report = typer.Typer(no_args_is_help=True, help="Show or verify the privacy report of a run.")
     report.command("show")(report_show)
+    report.command("make")(report_make)
     report.command("verify")(report_verify)
     app.add_typer(report, name="report")
     app.command("predict")(predict_texts)
@@ -45,6 +46,17 @@ def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> Non
     if page.is_file():
         console.print(f"\nTo read and to print: {page}", markup=False, soft_wrap=True)
     console.print(outcome(report), markup=False, soft_wrap=True)
+
+
+def report_make(run: RunArgument = "latest") -> None:
+    """Make report, page and the adapter's card again, as after about.toml was filled in."""
+    from .report import find_run
+    from .report.build import write_report
+    from .report.terminal import outcome
+
+    folder = find_run(run)
+    typer.echo(outcome(write_report(folder)))
+    typer.echo(f"To read and to print: {folder / 'report.html'}")
 
 
 def report_verify(

@@ -28,6 +28,7 @@ from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from .doctor import Facts
+from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .ledgers import Memory
@@ -174,6 +175,7 @@ def _start(
         },
         "federation": {"holders": holders},
         "code": code_hash(),
+        "facts": booked(settings),
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
         | {"confide": __version__},
     }

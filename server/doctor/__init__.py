@@ -38,7 +38,7 @@ class Finding:
     fix: str
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "severity": str(self.severity)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,6 +154,15 @@ def plain(value: Any) -> str:
     )
 
 
+def all_plain(value: Any) -> Any:
+    """A report of which every word is ``plain``."""
+    if isinstance(value, Mapping):
+        return {plain(key): all_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_plain(inner) for inner in value]
+    return plain(value) if isinstance(value, str) else value
+
+
 _SPACES = "\n\N{NO-BREAK SPACE}"
 
 

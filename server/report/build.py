@@ -16,9 +16,12 @@ from pathlib import Path
 from ...common.errors import ConfideError
 from ...common.privacy import accountant
 from ..card import model_card
+from ..doctor import Finding, Severity
+from ..doctor.found import findings_of
 from ..run_folder import RunFolder
 from ..seal import CARD
 from . import COUNTED, PAGE, REPORT, SCHEMA, Json, finite, no_path, wilson
+from .about import read_about
 from .accounts import Account, accounts_of, curves, left_out
 from .checks import FAILED, run_checks
 from .claim import Held, claim_json, held, promise_of
@@ -27,7 +30,7 @@ from .histories import Round
 from .html import render
 from .ledgers import read_ledgers
 from .reading import Run, read_run
-from .words import not_protected, released
+from .words import mechanism, not_protected, released
 
 
 def write_report(folder: Path, *, prv: bool = True) -> Json:
@@ -55,13 +58,19 @@ def build_report(folder: Path, *, prv: bool = True) -> Json:
     held_by = _held_by(run, accounts)
     holders = _holders(run, held_by, prv=prv)
     checks = run_checks(run, accounts, holders)
-    failed = [check["name"] for check in checks if check["hard"] and check["state"] == FAILED]
-    promise = promise_of(run, held_by, failed)
-    claim = claim_json(run, promise, held_by, failed)
+    findings = findings_of(run, holders, checks)
+    broken = [check["name"] for check in checks if check["hard"] and check["state"] == FAILED]
+    doubts = [f"A check failed: {'; '.join(broken)}"] if broken else []
+    doubts += [one.what for one in findings if _withdraws(one)]
+    promise = promise_of(run, held_by, doubts)
+    claim = claim_json(run, promise, held_by, doubts)
     report = {
         "schema": SCHEMA,
         "claim": claim,
+        "findings": [finding.to_json() for finding in findings],
         "run": _about(run),
+        "about": read_about(folder),
+        "mechanism": mechanism(run),
         "holders": holders,
         "utility": _utility(run),
         "sums": list(run.summed.values()),
@@ -77,6 +86,12 @@ def build_report(folder: Path, *, prv: bool = True) -> Json:
         "settings": {key: no_path(value) for key, value in run.settings.to_flat().items()},
     }
     return {key: finite(value) for key, value in report.items()}
+
+
+def _withdraws(finding: Finding) -> bool:
+    """Whether it leaves no promise; what a failed check says, or a run without noise, is known."""
+    known = finding.name in ("check-failed", "noise-off")
+    return finding.severity is Severity.NOT_PRIVATE and not known
 
 
 def _held_by(run: Run, accounts: Sequence[Account]) -> list[Held]:

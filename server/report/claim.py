@@ -52,6 +52,17 @@ BY_FILTER = (
 )
 
 
+_TIERS_OF = (
+    'the tiers of Ponomareva et al. 2023 ("How to DP-fy ML", section 5.2). NIST SP 800-226 asks to'
+    " read it together with the unit, with what was assumed, and with delta."
+)
+TIERS = (
+    (1.0, "strong", f"At most 1 is strong by {_TIERS_OF}"),
+    (10.0, "reasonable", f"Above 1 and at most 10 is reasonable by {_TIERS_OF}"),
+    (math.inf, "weak", f"Above 10 is weak, or no formal promise at all, by {_TIERS_OF}"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Held:
     """A holder's part of the claim.
@@ -145,10 +156,19 @@ def claim_json(run: Run, promise: Promise, holders: Sequence[Held], failed: Sequ
         },
         "all_runs_by_pld": _most(one.all_runs for one in holders),
         "planned_epsilon": run.limit,
+        "strength": strength(promise.epsilon) if promise.private else None,
         "adversary": ADVERSARY if promise.private else "nobody",
         "computational": statement.COMPUTATIONAL,
         **what_follows(promise),
     }
+
+
+def strength(epsilon: float | None) -> Json | None:
+    """A word on how strong the figure is, and where it is from."""
+    if epsilon is None:
+        return None
+    most, word, why = next(tier for tier in TIERS if epsilon <= tier[0])
+    return {"word": word, "at_most": most if math.isfinite(most) else None, "why": why}
 
 
 def _proofs(promise: Promise) -> list[tuple[str, bool]]:
@@ -196,8 +216,8 @@ def _largest(found: Sequence[float | None]) -> float | None:
 
 def _sentence(run: Run, promise: Promise, failed: Sequence[str]) -> str:
     if run.private and (failed or promise.epsilon is None):
-        reasons = f"A check failed: {'; '.join(failed)}" if failed else _UNKNOWN
-        return f"{statement.NOT_PRIVATE}. {reasons}."
+        reasons = [reason.rstrip(".") for reason in failed or [_UNKNOWN]]
+        return f"{statement.NOT_PRIVATE}. {'. '.join(reasons)}."
     epsilon = math.inf if promise.epsilon is None else promise.epsilon
     return statement.claim(epsilon=epsilon, delta=promise.delta, unit=run.unit, runs=promise.runs)
 

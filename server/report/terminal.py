@@ -12,7 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import epsilon_text, kept_text, metric_title, percent, plain, value_text
+from . import all_plain, epsilon_text, kept_text, metric_title, percent, plain, value_text
 from .checks import FAILED, NOT_CHECKED, PASSED
 from .verify import Verdict
 from .words import told_of_sums
@@ -21,10 +21,13 @@ SHOWN_HOLDERS = 12
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print the report. User-given words are printed as text, never as markup."""
+    """Print the report. Words from elsewhere are printed as text, never as markup, and without
+    what a terminal would obey."""
+    report = all_plain(report)
     console.print(
         Group(
             _claim(report),
+            *_findings(report["findings"]),
             _section(
                 "Utility", Group(_utility(report["utility"]), *map(Text, told_of_sums(report)))
             ),
@@ -38,14 +41,15 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 
 def outcome(report: Mapping[str, Any]) -> str:
     """The run in one sentence: what it brought, and what it cost."""
-    utility, claim = report["utility"], report["claim"]
+    utility, claim = all_plain(report["utility"]), all_plain(report["claim"])
     name = utility["metric"]
     before, after = (value_text(name, utility[when].get(name)) for when in ("before", "after"))
     gained = f"{metric_title(name)} {before} before, {after} after"
     if not claim["private"] or claim["epsilon"] is None:
         return f"{gained}; NOT DIFFERENTIALLY PRIVATE."
     spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
-    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}."
+    of_all = f", from all {claim['runs']} runs together" if claim["runs"] > 1 else ""
+    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}{of_all}."
 
 
 def show_verdict(verdict: Verdict, console: Console) -> None:
@@ -55,11 +59,11 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
         if not holder.checked and not holder.differences:
             state = Text("not checked", style="yellow")
         elif holder.differences:
-            state = Text("; ".join(holder.differences), style="bold red")
+            state = Text(plain("; ".join(holder.differences)), style="bold red")
         else:
             state = Text("agrees", style="green")
         table.add_row(
-            Text(holder.name),
+            Text(plain(holder.name)),
             epsilon_text(holder.epsilon_pld),
             epsilon_text(holder.reported),
             state,
@@ -81,6 +85,15 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
     good = claim["private"]
     words = Text(claim["sentence"], style="bold" if good else "bold red")
     words.append(f"\n\n{claim['in_plain_words']}", style="not bold")
+    if good:
+        run, proofs = claim["this_run"], " ".join([*claim["proven_by"], claim["computational"]])
+        beside = (
+            f"This run alone: epsilon = {epsilon_text(run['spent'])} spent,"
+            f" {epsilon_text(run['planned'])} planned; the PLD sum of all"
+            f" {claim['runs']} runs: {epsilon_text(claim['all_runs_by_pld'])}."
+        )
+        strong = f"By the usual tiers this is {claim['strength']['word']}."
+        words.append(f"\n\n{strong} {beside}\n\n{proofs}", style="not bold dim")
     return Panel(
         words,
         title=Text(f"Privacy report: {report['run']['name']}"),
@@ -120,16 +133,21 @@ def _interval(utility: Mapping[str, Any]) -> str:
 
 
 def _holders(holders: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = _table("holder", ">rounds", ">epsilon", ">PRV", ">RDP", ">limit", ">all runs", "from")
+    table = _table(
+        "holder", ">rounds", ">noise", ">rate", ">this run", ">PRV", ">RDP", ">all runs", ">claim",
+        "from",
+    )  # fmt: skip
     for holder in sorted(holders, key=_by_epsilon)[:SHOWN_HOLDERS]:
         table.add_row(
             Text(holder["name"]),
             str(holder["rounds"]),
-            Text(epsilon_text(holder["epsilon_pld"]), style="bold"),
+            _each(holder["events"], "noise_multiplier"),
+            _each(holder["events"], "sampling_rate"),
+            epsilon_text(holder["epsilon_pld"]),
             epsilon_text(holder["epsilon_prv"]),
             epsilon_text(holder["epsilon_rdp"]),
-            epsilon_text(holder["epsilon_limit"]),
             epsilon_text(holder["epsilon_all_runs"]),
+            Text(epsilon_text(holder["epsilon_proven"]), style="bold"),
             Text(holder["basis"], style="dim"),
         )
     more = len(holders) - SHOWN_HOLDERS
@@ -138,8 +156,25 @@ def _holders(holders: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(table, Text(f"and {more} more with less, in report.json", style="dim"))
 
 
+def _each(events: Sequence[Mapping[str, Any]], name: str) -> str:
+    return "\n".join(f"{value:.4g}" for value in sorted({event[name] for event in events})) or "–"
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """What bears on the claim; notes are in report.json and on the page."""
+    styles = {"not private": "bold red", "not sound": "yellow"}
+    told = [one for one in findings if one["severity"] != "note"]
+    lines = [
+        Text(f"{one['severity'].upper()}  ", style=styles.get(one["severity"], "bold red")).append(
+            f"[{one['name']}] {one['what']} {one['why']}", style="none"
+        )
+        for one in told
+    ]
+    return [_section("What bears on it", Group(*lines))] if lines else []
+
+
 def _by_epsilon(holder: Mapping[str, Any]) -> tuple[float, str]:
-    epsilon = holder["epsilon_pld"]
+    epsilon = holder["epsilon_proven"]
     return (float("-inf") if epsilon is None else -epsilon, holder["name"])
 
 

@@ -89,7 +89,7 @@ def test_the_card_promises_what_the_report_does_and_no_more() -> None:
     assert "It is computational." in card
     assert "By the whole plan." in card
     assert "82.7 %" in card
-    assert "a \\| b" in card
+    assert "a &#124; b" in card
     assert "Facts shared by many" in card
     withdrawn = model_card(
         report(private=False, epsilon=None, sentence="NOT DIFFERENTIALLY PRIVATE. No noise.")

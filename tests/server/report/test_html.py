@@ -122,13 +122,15 @@ def test_every_word_that_a_run_brings_is_escaped(torch_free_report: dict[str, An
 def test_the_page_tells_its_story_in_order(torch_free_report: dict[str, Any]) -> None:
     page = Page(render(torch_free_report))
     assert page.headings == [
-        "What this means for one person",
+        "What this means for one record",
         "How useful the adapter is",
         "Over the rounds",
         "Holders",
         "What left the holders",
         "What is not protected",
         "Checks",
+        "What was looked at besides",
+        "Who, for what, and for whom",
         "Settings and versions",
     ]
     assert page.text.index(torch_free_report["claim"]["sentence"]) < page.text.index("What this")
@@ -143,6 +145,7 @@ def test_a_withdrawn_claim_is_in_the_title(torch_free_report: dict[str, Any]) ->
         "attacker": [],
         "groups": [],
         "curve": [],
+        "strength": None,
         "sentence": "NOT DIFFERENTIALLY PRIVATE. Noise was on: no.",
     }
     source = render(torch_free_report)
@@ -153,6 +156,12 @@ def test_a_withdrawn_claim_is_in_the_title(torch_free_report: dict[str, Any]) ->
 
 def private() -> dict[str, Any]:
     return {
+        "strength": {"word": "strong", "why": "At most 1."},
+        "runs": 1,
+        "this_run": {"spent": 0.5, "planned": 1.0},
+        "all_runs_by_pld": 1.0,
+        "proven_by": ["By its plan."],
+        "computational": "It is computational.",
         "private": True,
         "sentence": "A claim.",
         "in_plain_words": "",
