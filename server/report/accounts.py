@@ -25,7 +25,7 @@ from .reading import Run
 CURVE_POINTS = 12  # rounds at which epsilon is recomputed for the chart
 CURVE_HOLDERS = 12  # more different holders than this: only the extremes are drawn
 # Failures that come before a holder charges its ledger, so that nothing was spent.
-BEFORE_CHARGE = ("ledger.budget-exhausted", "policy.", "transport.gone")
+BEFORE_CHARGE = ("ledger.budget-exhausted", "policy.", "contract.", "data.", "transport.gone")
 NAMELESS = "node-"  # a holder that never answered is known by the number of its node only
 
 
