@@ -62,8 +62,8 @@ def _what_it_is(report: Mapping[str, Any]) -> str:
     return (
         f"An adapter for `{_line(_base(report))}`{pinned}{size}, which "
         f"{does.format(labels=labels, low=low, high=high)}. It was trained by"
-        f" {_line(run['rounds'])} federated rounds over {_line(run['holders'] or 'several')} holders,"
-        " whose texts stayed with them."
+        f" {_line(run['rounds'])} federated rounds over {_line(run['holders'] or 'several')}"
+        " holders, whose texts stayed with them."
     )
 
 
