@@ -31,7 +31,7 @@ from .card import write_card
 from .doctor import Facts
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
-from .ledgers import Memory
+from .memory import Memory
 from .outcome import check_size, final_adapter
 from .report import value_text
 from .report.build import write_report

@@ -105,6 +105,17 @@ def test_show_says_what_is_left_under_the_policy_beside_the_ledger_or_named(
     assert left == {"delta": DELTA, "spent": spent, "limit": 5.0, "left": 5.0 - spent}
 
 
+def test_a_runs_id_commands_no_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        for k, name in enumerate(["\x1b[2Jgone", "[bold red]loud", "\u202eturned"]):
+            ledger.charge(Charge(run=name, round=k, task_hash=f"{k}", plan=PLAN), limit=None)
+    said = run("show", str(path)).stdout
+    assert "\x1b[2J" not in said
+    assert "\u202e" not in said
+    assert "[bold red]loud" in said
+
+
 def test_a_new_ledger_is_made_by_a_word_and_never_over_one(file: str, tmp_path: Path) -> None:
     fresh = tmp_path / "fresh.sqlite"
     assert run("new", str(fresh)).exit_code == 1  # asked, and nobody answered
