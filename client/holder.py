@@ -25,7 +25,7 @@ from ..common.errors import ConfideError
 from ..common.leaving import leaving
 from ..common.models import LoadedModel, load_model
 from ..common.parcel import Parcel, sent_size, unpack
-from ..common.plans import plan_of, plan_of_sum
+from ..common.plans import plan_of, plan_of_sum, planned_steps
 from ..common.privacy.ledger import Charge, Ledger, first_objection
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Unit
@@ -124,9 +124,9 @@ class Holder:
     def _check_ledger(self, job: _Job) -> bytes | None:
         """The reply that the task got before, or None if it may be worked on and would fit. Where
         the first charge will make the ledger, none is made here."""
-        task, plan, limits = job.task, job.plan, self._limits(job.settings)
+        task, charge, limits = job.task, self._charge_of(job), self._limits(job.settings)
         if self.site.new_ledger and not self.site.ledger.exists():
-            _raise(first_objection(task.run, plan, *limits))
+            _raise(first_objection(charge, *limits))
             self._review_run(job, None)
             return None
         with Ledger.open(self.site.ledger, create=False) as ledger:
@@ -135,7 +135,7 @@ class Holder:
                 _check_rounds_left(task, job.settings, ledger.charged(task.run))
                 if job.settings.privacy.trust != "off":
                     ledger.check_unit(*_unit(job.settings))
-                _raise(ledger.objection(task.run, plan, *limits))
+                _raise(ledger.objection(charge, *limits))
                 self._review_run(job, ledger)
             return seen
 
@@ -198,6 +198,7 @@ class Holder:
         return noisy_sum(used, size, units, job.plan, self._generator), {"encoding": "fp32"}
 
     def _charge_of(self, job: _Job) -> Charge:
+        """The price of a task, and all that its run is to release."""
         return Charge(
             run=job.task.run,
             round=job.task.round,
@@ -205,6 +206,7 @@ class Holder:
             plan=job.plan,
             person=_unit(job.settings)[1],
             bundle_hash=self.site.bundle,
+            whole=planned_steps(job.settings),
         )
 
     def _review_run(self, job: _Job, ledger: Ledger | None) -> None:

@@ -10,21 +10,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from ..common.kinds import KINDS
-from .report import epsilon_text, kept_text, load_report, percent, value_text
-from .run_folder import RunFolder
+from ..common.privacy.statement import delta_text
+from .report import epsilon_text, kept_text, percent, plain, value_text
 from .usage import explained, labels_of, loading_code
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _TAGS = ("confide", "differential-privacy", "federated-learning", "lora")
-
-
-def write_card(folder: Path) -> None:
-    """Write ``adapter/README.md`` of a run folder, from its report.json."""
-    RunFolder(folder).write("adapter/README.md", model_card(load_report(folder)).encode())
 
 
 def model_card(report: Mapping[str, Any]) -> str:
@@ -87,8 +81,11 @@ def _privacy(report: Mapping[str, Any]) -> str:
         return sentence
     return (
         f"{sentence}\n\n- unit: one {claim['unit']}; neighbouring: {claim['neighbouring']}\n"
-        f"- epsilon {epsilon_text(claim['epsilon'])} at delta {claim['delta']:g}, the largest of "
-        f"all holders\n- against: {_line(claim['adversary'])}\n\n"
+        f"- epsilon {epsilon_text(claim['epsilon'])} at delta = {delta_text(claim['delta'])}"
+        f" ({claim['delta']:g}), the largest of all holders, of all runs on their texts\n"
+        f"- against: {_line(claim['adversary'])}\n"
+        + "".join(f"- {_line(told)}\n" for told in (*claim["proven_by"], claim["computational"]))
+        + "\n"
         "`report.json` and `report.html` of the run show what this rests on."
     )
 
@@ -126,11 +123,17 @@ def _limits(report: Mapping[str, Any]) -> str:
     return "\n".join(limits)
 
 
+# Whatever Markdown or HTML gives a meaning to: a link, an image, emphasis, code, a tag, an entity.
+_MEANS = re.compile(r"[\\`*_{}\[\]<>()#!|~&$]")
+
+
 def _line(text: Any) -> str:
-    """One line, without anything that Markdown would read as a tag or as code."""
-    flat = " ".join(str(text).split())
-    return flat.replace("<", "&lt;").replace("`", "'")
+    """One line of words from elsewhere, in which nothing means anything to Markdown or to HTML: no
+    ``<script>``, and no link to run one."""
+    flat = " ".join(plain(text).split())
+    quiet = _MEANS.sub(lambda found: f"&#{ord(found.group())};", flat)
+    return quiet.replace("javascript:", "javascript&#58;").replace("://", "&#58;//")
 
 
 def _cell(text: Any) -> str:
-    return _line(text).replace("|", "\\|")
+    return _line(text)

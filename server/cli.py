@@ -17,6 +17,7 @@ def add_commands(app: typer.Typer) -> None:
     """Join the coordinator's commands to the command line."""
     report = typer.Typer(no_args_is_help=True, help="Show or verify the privacy report of a run.")
     report.command("show")(report_show)
+    report.command("make")(report_make)
     report.command("verify")(report_verify)
     app.add_typer(report, name="report")
     app.command("predict")(predict_texts)
@@ -47,21 +48,40 @@ def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> Non
     console.print(outcome(report), markup=False, soft_wrap=True)
 
 
-def report_verify(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
-    """Recompute every epsilon from the ledgers alone; status 1 on any difference."""
+def report_make(run: RunArgument = "latest") -> None:
+    """Make report, page and the adapter's card again, as after about.toml was filled in."""
+    from .report import find_run
+    from .report.build import write_report
+    from .report.terminal import outcome
+
+    folder = find_run(run)
+    typer.echo(outcome(write_report(folder)))
+    typer.echo(f"To read and to print: {folder / 'report.html'}")
+
+
+def report_verify(
+    run: RunArgument = "latest",
+    ledger: Annotated[
+        list[Path] | None,
+        typer.Option(help="A holder's ledger, or a folder of them; may be given several times."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make the report again and name every difference. Status 1 on any difference, 3 where not
+    everything could be checked."""
     from rich.console import Console
 
     from .report import find_run
     from .report.terminal import show_verdict
     from .report.verify import verify_run
 
-    verdict = verify_run(find_run(run))
+    verdict = verify_run(find_run(run), ledger or ())
     if as_json:
         typer.echo(json.dumps(verdict.to_json(), indent=2, allow_nan=False))
     else:
         show_verdict(verdict, Console())
-    if not verdict.agrees:
-        raise typer.Exit(1)
+    if verdict.status:
+        raise typer.Exit(verdict.status)
 
 
 def predict_texts(

@@ -27,8 +27,8 @@ from ..common.installed import code_hash
 from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
-from .card import write_card
 from .doctor import Facts
+from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .memory import Memory
@@ -37,6 +37,7 @@ from .report import value_text
 from .report.build import write_report
 from .rounds import Rounds
 from .run_folder import RunFolder, now, run_settings, translated
+from .seal import seal
 from .senders import Known
 from .transport import Transport, wait_for_nodes
 
@@ -74,7 +75,6 @@ def run(
     _end(folder, "finished", "", started)
     with translated(folder.path):
         report = write_report(folder.path)
-        write_card(folder.path)
     _say_goodbye(folder, report)
     return folder
 
@@ -175,6 +175,7 @@ def _start(
         },
         "federation": {"holders": holders},
         "code": code_hash(),
+        "facts": booked(settings),
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
         | {"confide": __version__},
     }
@@ -192,6 +193,7 @@ def _end(folder: RunFolder, status: str, code: str, started: float, *, message: 
             message=message,
             seconds=round(time.monotonic() - started, 2),
             peak_memory_mb=round(peak, 1),
+            seal=seal(folder.path),
         )
     except ConfideError as error:
         if status == "finished":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
 from ..common.text.benchmarks import BENCHMARKS
 from ..server.doctor import Facts, Finding, noise, privacy, sort
+from ..server.doctor.federation import facts_of
 from ..server.doctor.run import examine_run
 from ..server.report import find_run
 from .description import is_description
@@ -29,7 +29,6 @@ from .scenario import load_scenario, run_config
 _DEMO = "nyt"  # its values are those of pyproject.toml, over which Flower lays a run config
 _SCENARIO = {"source", "holders", "partition"}  # the tables that only a scenario has
 _APP = "tool.flwr.app.config."  # where pyproject.toml has them
-_PERSON = "person"  # the column of a prepared federation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +46,16 @@ def diagnose(target: str) -> Diagnosis:
     Raises:
         ConfideError: ``doctor.target`` for what is none of these, and what reading one raises.
     """
-    found: list[Finding] = []
     if target == "latest" or Path(target).is_dir():
         folder = find_run(target)
-        settings, facts, found = examine_run(folder)
+        facts, found = examine_run(folder)
         subject = f"the run {folder.resolve().name}"
-        text = _of_federation(settings)
-        facts = replace(
-            facts,
-            sizes=text.sizes,
-            column=facts.column or text.column,
-            most_records=text.most_records,
-        )
-    else:
-        subject, settings, holders = _configuration(target)
-        facts = _of_federation(settings)
-        facts = replace(facts, holders=facts.holders or holders, trained=_trained_values(settings))
+        return Diagnosis(subject=subject, facts=facts, findings=tuple(found))
+    subject, settings, holders = _configuration(target)
+    facts = facts_of(settings)
+    facts = replace(facts, holders=facts.holders or holders, trained=_trained_values(settings))
     rules = (*privacy.rules(settings, facts), *noise.rules(settings, facts))
-    return Diagnosis(subject=subject, facts=facts, findings=tuple(sort([*found, *rules])))
+    return Diagnosis(subject=subject, facts=facts, findings=tuple(sort(rules)))
 
 
 # --- the settings ---
@@ -115,44 +106,6 @@ def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
 
 
 # --- the facts ---
-
-
-def _of_federation(settings: Settings) -> Facts:
-    """Units of each holder, and the persons, of a prepared federation; nothing where there is
-    none."""
-    folder = local_or_cached(settings.data.path, "federations")
-    files = sorted(folder.glob("holder-*.jsonl")) if folder else []
-    if not files:
-        return Facts()
-    column = settings.data.person or _PERSON
-    counts = [_persons(file, column) for file in files]
-    named = all(None not in count for count in counts)
-    by_person = settings.privacy.unit == "person" and named
-    return Facts(
-        source=f"the prepared federation {files[0].parent.name}",
-        sizes=tuple(sorted(len(c) if by_person else c.total() for c in counts)),
-        holders=len(files),
-        column=column if named else "",
-        most_records=max(max(c.values(), default=0) for c in counts) if named else 0,
-    )
-
-
-def _persons(file: Path, column: str) -> Counter[str | None]:
-    """How many records each person has; None is whoever the column does not name."""
-    broken = False
-    rows: list[Mapping[str, Any]] = []
-    try:
-        with file.open(encoding="utf-8") as lines:
-            rows = [dict(json.loads(line)) for line in lines if line.strip()]
-    except (OSError, ValueError, TypeError):
-        broken = True  # what could not be parsed stays in the parser's exception
-    if broken:
-        raise ConfideError(
-            "doctor.federation",
-            f"{file.name} of {file.parent.name!r} does not hold one JSON object a line.",
-            "Prepare the federation anew with `confide assets fetch`.",
-        )
-    return Counter(None if row.get(column) is None else str(row[column]) for row in rows)
 
 
 def _trained_values(settings: Settings) -> int:

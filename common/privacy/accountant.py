@@ -22,17 +22,32 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfideError
+from . import renyi
 from .loss import of_one_step
+from .steps import GaussianSteps, Steps, has_noise, is_number, is_plain, merge, refuse_steps
+
+__all__ = [
+    "INTERVAL",
+    "GaussianSteps",
+    "calibrate",
+    "delta_gaussian",
+    "delta_pld",
+    "effective_multiplier",
+    "epsilon_pld",
+    "epsilon_prv",
+    "epsilon_rdp",
+    "merge",
+    "true_positive_rate",
+    "within",
+]
 
 INTERVAL = 1e-4  # of the discretised privacy loss
 _COARSE_INTERVAL = 1e-3  # while searching; still pessimistic
@@ -42,51 +57,6 @@ _MOST_STEPS = 1_000_000  # composed in one go; above it the transform takes minu
 _PIECE = 3.0  # noise multiplier at which a plain Gaussian is cheapest to discretise
 _PUSH = 1.5  # the least factor by which noise that is too little is raised
 _MOST_BESIDES = 0.9  # of epsilon; beyond it next to nothing would be left to train with
-_ORDERS = (*(1 + x / 10 for x in range(1, 100)), *range(11, 64), 128, 256, 512)
-
-
-@dataclass(frozen=True, kw_only=True, order=True)
-class GaussianSteps:
-    """``steps`` releases of a Poisson-sampled sum with Gaussian noise of std multiplier * clip."""
-
-    noise_multiplier: float
-    sampling_rate: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        z, q, steps = self.noise_multiplier, self.sampling_rate, self.steps
-        if not (_is_number(z) and 0 <= z < math.inf):
-            _refuse_steps(f"noise multiplier = {z!r} is outside [0, inf)", "about 1; 0 is no noise")
-        if not (_is_number(q) and 0 < q <= 1):
-            _refuse_steps(f"sampling rate = {q!r} is outside (0, 1]", "batch / records, at most 1")
-        if type(steps) is not int or steps < 0:
-            _refuse_steps(f"steps = {steps!r} is not a whole number >= 0", "rounds times steps")
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> GaussianSteps:
-        names = ("noise_multiplier", "sampling_rate", "steps")
-        if not isinstance(data, Mapping) or set(data) != set(names):
-            raise ConfideError("privacy.steps", f"Steps need exactly {', '.join(names)}.")
-        return cls(**{name: data[name] for name in names})
-
-
-def _refuse_steps(what: str, example: str) -> NoReturn:
-    raise ConfideError("privacy.steps", f"{what}.", f"Give {example}.")
-
-
-def merge(steps: Iterable[GaussianSteps]) -> tuple[GaussianSteps, ...]:
-    """Equal mechanisms added up, in a fixed order: equal histories share one cache entry."""
-    counts: Counter[tuple[float, float]] = Counter()
-    for s in steps:
-        counts[float(s.noise_multiplier), float(s.sampling_rate)] += s.steps
-    return tuple(
-        GaussianSteps(noise_multiplier=z, sampling_rate=q, steps=n)
-        for (z, q), n in sorted(counts.items())
-        if n
-    )
 
 
 def epsilon_pld(steps: Sequence[GaussianSteps], delta: float) -> float:
@@ -100,7 +70,7 @@ def epsilon_pld(steps: Sequence[GaussianSteps], delta: float) -> float:
 
 def epsilon_rdp(steps: Sequence[GaussianSteps], delta: float) -> float:
     """The conservative figure, by Renyi differential privacy; 10 to 38 % high on short runs."""
-    return _epsilon_rdp(merge(steps), _checked_delta(delta))
+    return renyi.epsilon(merge(steps), _checked_delta(delta))
 
 
 def epsilon_prv(steps: Sequence[GaussianSteps], delta: float) -> float:
@@ -127,7 +97,7 @@ def epsilon_prv(steps: Sequence[GaussianSteps], delta: float) -> float:
 
 def delta_pld(steps: Sequence[GaussianSteps], epsilon: float) -> float:
     """The least delta at this epsilon, by PLD; 1 where there is too little noise to tell."""
-    if not (_is_number(epsilon) and epsilon >= 0):
+    if not (is_number(epsilon) and epsilon >= 0):
         raise ConfideError("privacy.epsilon", f"epsilon = {epsilon!r} is outside [0, inf].")
     merged = merge(steps)
     if not merged:
@@ -140,10 +110,10 @@ def delta_pld(steps: Sequence[GaussianSteps], epsilon: float) -> float:
 def within(steps: Sequence[GaussianSteps], delta: float, limit: float) -> bool:
     """Whether ``epsilon_pld(steps, delta) <= limit``, without the PLD where a bound decides."""
     merged = merge(steps)
-    if _epsilon_rdp(merged, _checked_delta(delta)) <= limit:
+    if renyi.epsilon(merged, _checked_delta(delta)) <= limit:
         return True
-    if all(s.sampling_rate == 1 and s.noise_multiplier for s in merged):
-        exact = _epsilon_gaussian(_effective_multiplier(merged), delta)
+    if is_plain(merged) and has_noise(merged):
+        exact = _epsilon_gaussian(effective_multiplier(merged), delta)
         if exact > limit:
             return False
         if exact + INTERVAL <= limit:
@@ -158,21 +128,21 @@ def calibrate(
     delta: float,
     sampling_rate: float,
     steps: int,
-    besides: tuple[GaussianSteps, ...] = (),
+    besides: Steps = (),
 ) -> float:
     """A noise multiplier for ``steps`` steps that spend at most ``epsilon`` by PLD, together with
     what is released ``besides`` with noise of its own.
 
     At usual targets what it gives is at least 0.999 * ``epsilon``, so little noise is wasted.
     """
-    if not (_is_number(epsilon) and 0 < epsilon < math.inf):
+    if not (is_number(epsilon) and 0 < epsilon < math.inf):
         raise ConfideError(
             "privacy.epsilon",
             f"epsilon = {epsilon!r} is outside (0, inf).",
             "Choose for example 8, or less for a stronger promise; 0 takes infinite noise.",
         )
     if type(steps) is not int or steps < 1:
-        _refuse_steps(f"steps = {steps!r} is not a whole number >= 1", "rounds times steps")
+        refuse_steps(f"steps = {steps!r} is not a whole number >= 1", "rounds times steps")
     _checked_delta(delta)
     _check_room(besides, epsilon, delta)
 
@@ -188,7 +158,7 @@ def calibrate(
     return _search(spent(INTERVAL), epsilon, start, push)
 
 
-def _check_room(besides: tuple[GaussianSteps, ...], epsilon: float, delta: float) -> None:
+def _check_room(besides: Steps, epsilon: float, delta: float) -> None:
     """Refuse what alone leaves next to nothing of the target."""
     if besides and not within(besides, delta, _MOST_BESIDES * epsilon):
         raise ConfideError(
@@ -203,13 +173,13 @@ _EPSILONS = np.linspace(0, 15, 121)  # each gives a valid bound on an attacker; 
 
 
 @lru_cache(maxsize=1024)
-def _profile(merged: tuple[GaussianSteps, ...]) -> NDArray[np.float64]:
+def _profile(merged: Steps) -> NDArray[np.float64]:
     """Delta at each of ``_EPSILONS``."""
     pld = _pld(merged, INTERVAL)
     return np.array([pld.get_delta_for_epsilon(float(epsilon)) for epsilon in _EPSILONS])
 
 
-def _true_positive_rate(merged: tuple[GaussianSteps, ...], false_positive_rate: float) -> float:
+def _true_positive_rate(merged: Steps, false_positive_rate: float) -> float:
     deltas = _profile(merged)
     steep = deltas + np.exp(_EPSILONS) * false_positive_rate
     flat = 1 - np.exp(-_EPSILONS) * (1 - deltas - false_positive_rate)
@@ -224,7 +194,7 @@ def true_positive_rate(steps: Sequence[GaussianSteps], *, false_positive_rate: f
     from one (epsilon, delta): whoever accepts ``false_positive_rate`` false alarms finds at most
     this share of those who were used. No steps: guessing; no noise: 1.
     """
-    if not (_is_number(false_positive_rate) and 0 <= false_positive_rate <= 1):
+    if not (is_number(false_positive_rate) and 0 <= false_positive_rate <= 1):
         raise ConfideError(
             "privacy.rate", f"false-positive rate = {false_positive_rate!r} is outside [0, 1]."
         )
@@ -237,36 +207,36 @@ def true_positive_rate(steps: Sequence[GaussianSteps], *, false_positive_rate: f
 
 
 @lru_cache(maxsize=4096)
-def _epsilon(merged: tuple[GaussianSteps, ...], delta: float, interval: float) -> float:
-    bound = _epsilon_rdp(merged, delta)
+def _epsilon(merged: Steps, delta: float, interval: float) -> float:
+    bound = renyi.epsilon(merged, delta)
     if bound == 0 or bound > _LARGEST_PLD or not _fits(merged, interval):
         return bound
     return min(bound, max(0.0, float(_pld(merged, interval).get_epsilon_for_delta(delta))))
 
 
-def _fits(merged: tuple[GaussianSteps, ...], interval: float) -> bool:
+def _fits(merged: Steps, interval: float) -> bool:
     """Whether the discretised distribution is of a reasonable size, whatever was asked for."""
     if any(s.noise_multiplier < _LEAST_NOISE for s in merged):
         return False
-    if _epsilon_rdp(merged, 1e-5) > 2 * _LARGEST_PLD:
+    if renyi.epsilon(merged, 1e-5) > 2 * _LARGEST_PLD:
         return False
     sampled = [s for s in merged if s.sampling_rate < 1 and s.steps > 1]
     if any(s.steps > _MOST_STEPS for s in sampled):
         return False
     # A step whose loss is far below the grid is rounded up to it, once per step composed.
-    second = _ORDERS.index(2)
-    losses = (_rdp_of_one(s.noise_multiplier, s.sampling_rate)[second] for s in sampled)
+    second = renyi.ORDERS.index(2)
+    losses = (renyi.of_one(s.noise_multiplier, s.sampling_rate)[second] for s in sampled)
     return all(loss >= interval**2 for loss in losses)
 
 
 @lru_cache(maxsize=8)
-def _pld(merged: tuple[GaussianSteps, ...], interval: float) -> Any:
+def _pld(merged: Steps, interval: float) -> Any:
     """The distribution of all steps together; ``merged`` is not empty and has noise."""
     plain = tuple(s for s in merged if s.sampling_rate == 1)
     parts = [_pld_of_steps(s, interval) for s in merged if s.sampling_rate < 1]
     if plain:
         # Gaussians add up to one Gaussian; equal pieces of it discretise fastest.
-        total = _effective_multiplier(plain)
+        total = effective_multiplier(plain)
         pieces = max(1, round((_PIECE / total) ** 2))
         one = _pld_of_one(total * math.sqrt(pieces), 1.0, interval)
         parts.append(one.self_compose(pieces))
@@ -288,62 +258,27 @@ def _pld_of_one(noise_multiplier: float, sampling_rate: float, interval: float) 
     return of_one_step(noise_multiplier, sampling_rate, interval)
 
 
-@lru_cache(maxsize=4096)
-def _epsilon_rdp(merged: tuple[GaussianSteps, ...], delta: float) -> float:
-    if not merged:
-        return 0.0
-    if any(s.noise_multiplier == 0 for s in merged):
-        return math.inf
-    total = sum(s.steps * _rdp_of_one(s.noise_multiplier, s.sampling_rate) for s in merged)
-    orders = np.asarray(_ORDERS)
-    # Balle et al. 2020, theorem 21 (also Canonne et al. 2020, proposition 12).
-    epsilons = total + np.log1p(-1 / orders) - np.log(delta * orders) / (orders - 1)
-    # Total variation is at most sqrt(1 - exp(-KL)), and KL is below every order.
-    epsilons[delta**2 + np.expm1(-total) > 0] = 0.0
-    return max(0.0, float(epsilons.min()))
-
-
-@lru_cache(maxsize=256)
-def _rdp_of_one(noise_multiplier: float, sampling_rate: float) -> NDArray[np.float64]:
-    """Renyi divergence of one step at every order: alpha / (2 z^2) at rate 1, otherwise the
-    integral of Mironov et al. 2019, section 3.1, by the trapezoid rule, which converges
-    exponentially here. (The series that dp-accounting sums at fractional orders is up to 1e-4
-    too high.) With next to no noise the sampling is not credited, which is an upper bound."""
-    z, q = noise_multiplier, sampling_rate
-    plain = np.asarray(_ORDERS) / (2 * z**2)
-    if q == 1 or z < _LEAST_NOISE:
-        return plain
-    grid = np.arange(-12 * z, max(_ORDERS) + 12 * z, z / 16)
-    log_density = -(grid**2) / (2 * z**2) - math.log(16 * math.sqrt(2 * math.pi))
-    log_ratio = np.logaddexp(math.log1p(-q), math.log(q) + (2 * grid - 1) / (2 * z**2))
-    values = []
-    for order in _ORDERS:
-        end = int((order + 24 * z) * 16 / z)  # beyond it the integrand is below 1e-31 of its peak
-        exponent = log_density[:end] + order * log_ratio[:end]
-        peak = exponent.max()
-        values.append((peak + math.log(np.exp(exponent - peak).sum())) / (order - 1))
-    return np.minimum(np.maximum(values, 0.0), plain)
-
-
-def _effective_multiplier(plain: Sequence[GaussianSteps]) -> float:
+def effective_multiplier(plain: Sequence[GaussianSteps]) -> float:
     """The multiplier of the one Gaussian that tells as much as all these at sampling rate 1."""
     return 1 / math.sqrt(sum(s.steps / s.noise_multiplier**2 for s in plain))
 
 
+def delta_gaussian(noise_multiplier: float, epsilon: float) -> float:
+    """Delta of one Gaussian at ``epsilon``, exactly (Balle and Wang 2018, theorem 8)."""
+    half, shift = 1 / (2 * noise_multiplier), epsilon * noise_multiplier
+    tail = _normal_cdf(-half - shift)
+    return _normal_cdf(half - shift) - (math.exp(epsilon + math.log(tail)) if tail else 0.0)
+
+
 def _epsilon_gaussian(noise_multiplier: float, delta: float) -> float:
-    """Epsilon of one Gaussian in closed form (Balle and Wang 2018), by bisection."""
-
-    def delta_at(epsilon: float) -> float:
-        half, shift = 1 / (2 * noise_multiplier), epsilon * noise_multiplier
-        tail = _normal_cdf(-half - shift)
-        return _normal_cdf(half - shift) - (math.exp(epsilon + math.log(tail)) if tail else 0.0)
-
+    """Epsilon of one Gaussian, by bisection; never below it."""
     low, high = 0.0, 1.0
-    while delta_at(high) > delta:
+    while delta_gaussian(noise_multiplier, high) > delta:
         low, high = high, 2 * high
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if delta_at(middle) > delta else (low, middle)
+        enough = delta_gaussian(noise_multiplier, middle) <= delta
+        low, high = (low, middle) if enough else (middle, high)
     return high
 
 
@@ -376,14 +311,10 @@ def _search(spent: Callable[[float], float], target: float, start: float, push: 
 
 
 def _checked_delta(delta: float) -> float:
-    if not (_is_number(delta) and 0 < delta < 1):
+    if not (is_number(delta) and 0 < delta < 1):
         raise ConfideError(
             "privacy.delta",
             f"delta = {delta!r} is outside (0, 1).",
             "Choose it well below 1 / number of records, for example 1e-5.",
         )
     return float(delta)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -10,17 +10,21 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
 from ..errors import ConfideError
 from .accountant import GaussianSteps, epsilon_pld, merge
+from .filters import Terms
 from .plan import Plan, Trust, Unit
+from .renyi import ORDERS
+from .steps import Steps, covers, is_plain
 
 # 2: a secret key of the ledger's own, for the identity of its text. 3: that is booked with what
-# was released, no number of records is, and no entry is made before a charge.
+# was released, no number of records is, and no entry is made before a charge; each charge has the
+# whole plan of its run, and the limit that it was held to.
 FORMAT = 3
 NO_HASH = "0" * 64
 # Different mechanisms in one receipt: a run has one for its rounds and one for its sums, and each
@@ -32,7 +36,8 @@ MOST_MECHANISMS = 8
 class Charge:
     """One task's price: ``plan.steps_per_round`` steps of ``plan``. ``person`` is the column that
     tells persons apart; empty when the unit is the record. ``bundle_hash`` is that of the code that
-    trains (``installed``)."""
+    trains (``installed``). ``whole`` is all that the run is to release, sums included; by default
+    the rounds of ``plan``."""
 
     run: str
     round: int
@@ -40,15 +45,27 @@ class Charge:
     plan: Plan
     person: str = ""
     bundle_hash: str = ""
+    whole: Steps = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A run under one plan: all that it may release, at which delta. A run whose plan changes
+    half-way has several."""
+
+    run: str
+    whole: Steps
+    delta: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One line of the book. ``payload`` holds number, previous, state, time, and by state:
     ``created`` format, ledger, key (hash of the identity key); ``reserved`` run, round, task, plan,
-    person, bundle; ``released`` task, reply (SHA-256 of the bytes that left), text (the identity
-    of the text that was read). No entry holds a number that was counted from the text, and each is
-    as long for one text as for another."""
+    person, bundle, whole (the steps of the whole run), limit (over all runs, null for none), order
+    (of the ledger's Renyi filter); ``released`` task, reply (SHA-256 of the bytes that left), text
+    (the identity of the text that was read). No entry holds a number that was counted from the
+    text, and each is as long for one text as for another."""
 
     number: int
     hash: str
@@ -57,48 +74,78 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What an update says of its holder's ledger; ``epsilon`` is that of all runs together."""
+    """What an update says of its holder's ledger.
+
+    Attributes:
+        epsilon: the PLD sum of all runs; inf when anything was released without noise.
+        proven: epsilon of everything, this run in full, whatever chose the runs (``budget``); inf
+            where none is proven.
+        runs: how many runs were ever charged; a run whose plan changed counts once for each.
+        limit: what the holder held the newest charge to, over all runs; None for no limit.
+        steps_run: what this run alone was charged.
+    """
 
     ledger_id: str
     head: str
     entries: int
     delta: float
-    epsilon: float  # inf when anything was released without noise; null in JSON
-    steps_run: tuple[GaussianSteps, ...]  # of this run alone
+    epsilon: float
+    proven: float
+    runs: int
+    limit: float | None
+    steps_run: Steps
 
     def to_json(self) -> dict[str, Any]:
-        epsilon = self.epsilon if math.isfinite(self.epsilon) else None
+        """JSON knows no infinity: there it is null."""
+        figures = {name: getattr(self, name) for name in ("epsilon", "proven")}
         return {
             **asdict(self),
-            "epsilon": epsilon,
-            "steps_run": [asdict(s) for s in self.steps_run],
+            **{name: x if math.isfinite(x) else None for name, x in figures.items()},
+            "steps_run": [s.to_json() for s in self.steps_run],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Receipt:
         """Strict about types, since it comes from another machine; says nothing of its truth."""
-        kinds = {
-            "ledger_id": str,
-            "head": str,
-            "entries": int,
-            "delta": float,
-            "epsilon": float,
-            "steps_run": list,
-        }
-        if not isinstance(data, Mapping) or set(data) != set(kinds):
-            raise ConfideError("ledger.receipt", f"A receipt has exactly {', '.join(kinds)}.")
-        values = {**data, "epsilon": math.inf if data["epsilon"] is None else data["epsilon"]}
-        for name, kind in kinds.items():
-            if type(values[name]) is not kind:
-                raise ConfideError("ledger.receipt", f"The receipt's {name} has the wrong type.")
-        if not (values["epsilon"] >= 0 and 0 < values["delta"] < 1 and values["entries"] >= 1):
-            raise ConfideError("ledger.receipt", "The receipt's numbers are out of range.")
-        if len(values["steps_run"]) > MOST_MECHANISMS:
+        if not isinstance(data, Mapping) or set(data) != set(RECEIPT_KINDS):
             raise ConfideError(
-                "ledger.receipt", f"A receipt lists at most {MOST_MECHANISMS} kinds of steps."
+                "ledger.receipt", f"A receipt has exactly {', '.join(RECEIPT_KINDS)}."
             )
+        values = dict(data)
+        for name in ("epsilon", "proven"):
+            values[name] = math.inf if values[name] is None else values[name]
+        for name, kind in RECEIPT_KINDS.items():
+            if type(values[name]) is not kind and not (name == "limit" and values[name] is None):
+                raise ConfideError("ledger.receipt", f"The receipt's {name} has the wrong type.")
+        if not _in_range(values) or len(values["steps_run"]) > MOST_MECHANISMS:
+            raise ConfideError("ledger.receipt", "The receipt's numbers are out of range.")
         values["steps_run"] = tuple(GaussianSteps.from_json(s) for s in values["steps_run"])
         return cls(**values)
+
+
+# What a receipt has as JSON, beside null for an infinite figure or for no limit.
+RECEIPT_KINDS: Mapping[str, type] = {
+    "ledger_id": str,
+    "head": str,
+    "entries": int,
+    "delta": float,
+    "epsilon": float,
+    "proven": float,
+    "runs": int,
+    "limit": float,
+    "steps_run": list,
+}
+
+
+def _in_range(values: Mapping[str, Any]) -> bool:
+    limit = values["limit"]
+    return (
+        0 <= values["epsilon"] <= values["proven"] * (1 + 1e-9)
+        and 0 < values["delta"] < 1
+        and values["entries"] >= 1
+        and values["runs"] >= 1
+        and (limit is None or 0 <= limit < math.inf)
+    )
 
 
 def canonical(value: Mapping[str, Any]) -> str:
@@ -111,6 +158,8 @@ class Book:
     """The verified entries, added up. Only ever moves forward, by ``take``.
 
     ``unit`` is that of every charge with noise, with its column of persons; None before the first.
+    ``plans`` holds every run under each of its plans, in order; ``terms`` what the first charge
+    settled; ``limit`` is the newest charge's; ``raised`` says that one was ever above the first.
     """
 
     entries: int = 0
@@ -123,6 +172,10 @@ class Book:
     releases: list[tuple[int, str]] = field(default_factory=list)  # number of the entry, task
     spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
     charged: Counter[tuple[str, int]] = field(default_factory=Counter)  # run, round -> steps
+    plans: dict[RunPlan, None] = field(default_factory=dict)
+    terms: Terms | None = None
+    limit: float | None = None
+    raised: bool = False
 
     def take(self, number: int, text: str, digest: str) -> Entry:
         """Check one stored row against everything before it, and count it."""
@@ -165,6 +218,7 @@ class Book:
                 if self.unit not in (None, unit):
                     raise ValueError("a ledger adds up one unit")
                 self.unit = unit
+            self._settle(plan, payload)
             self.tasks[payload["task"]] = ""
             self.spent[payload["run"], steps.noise_multiplier, steps.sampling_rate] += steps.steps
             self.charged[payload["run"], payload.get("round", -1)] += steps.steps
@@ -177,7 +231,31 @@ class Book:
         else:
             raise ValueError("unknown state")
 
-    def steps(self, run: str | None) -> tuple[GaussianSteps, ...]:
+    def _settle(self, plan: Plan, payload: Mapping[str, Any]) -> None:
+        """Take in the whole plan of a charge's run, and its limit."""
+        whole = merge(GaussianSteps.from_json(step) for step in payload["whole"])
+        limit, order = payload["limit"], payload["order"]
+        if not (limit is None or (type(limit) is float and 0 <= limit < math.inf)):
+            raise ValueError("a limit is a number, or none")
+        if order not in ORDERS or not covers(whole, (plan.steps(),)):
+            raise ValueError("a charge is a part of its run's plan")
+        terms = self.terms or Terms(order=float(order), plain=is_plain(whole), limit=limit)
+        if order != terms.order:
+            raise ValueError("the order of the filter is settled once")
+        above = terms.limit is not None and (limit is None or limit > terms.limit)
+        self.terms, self.limit, self.raised = terms, limit, self.raised or above
+        self.plans.setdefault(RunPlan(run=payload["run"], whole=whole, delta=plan.delta))
+
+    def plans_of(self, run: str | None) -> Sequence[RunPlan]:
+        """Every run under each of its plans, or one run, in the order of their first charges."""
+        return [plan for plan in self.plans if run is None or plan.run == run]
+
+    @property
+    def deltas(self) -> frozenset[float]:
+        """The deltas of all plans."""
+        return frozenset(plan.delta for plan in self.plans)
+
+    def steps(self, run: str | None) -> Steps:
         return merge(
             GaussianSteps(noise_multiplier=z, sampling_rate=q, steps=n)
             for (of, z, q), n in self.spent.items()
@@ -208,10 +286,16 @@ def exhausted(book: Book, plan: Plan, limit: float) -> ConfideError:
     delta = plan.delta
     spent = epsilon_pld(book.steps(None), delta)
     wanted = epsilon_pld((*book.steps(None), plan.steps()), delta)
+    several = (
+        " Several runs are held to a bound that holds whatever one run showed before the next was"
+        " set up, which allows less than their sum by PLD."
+        if book.plans
+        else ""
+    )
     return ConfideError(
         "ledger.budget-exhausted",
         f"epsilon = {spent:.4g} of {limit:g} is spent at delta = {delta:g}; this task would make"
-        f" it {wanted:.4g}.",
+        f" it {wanted:.4g}.{several}",
         "The holder may raise its limit, or take part with more noise or fewer steps.",
     )
 
@@ -251,6 +335,8 @@ def check_charge(charge: Charge, limit: float | None) -> None:
         raise ConfideError("ledger.charge", "The hash of the code bundle is text, or empty.")
     if (charge.plan.unit is Unit.PERSON) != bool(charge.person):
         raise ConfideError("ledger.charge", "A column of persons goes with the unit person alone.")
+    if charge.whole and not covers(charge.whole, (charge.plan.steps(),)):
+        raise ConfideError("ledger.charge", "A charge is a part of what its run is to release.")
     if limit is not None and not limit >= 0:  # nan included
         raise ConfideError("ledger.charge", f"limit = {limit!r} is not a number >= 0.")
 

@@ -22,9 +22,10 @@ Never here: private text, or a message that quotes it. Nor a refund.
 
 from __future__ import annotations
 
+import math
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -33,26 +34,25 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..errors import ConfideError
+from . import budget
 from .accountant import GaussianSteps, epsilon_pld
 from .chain import (
     Book,
     Charge,
     Entry,
     Receipt,
+    RunPlan,
     canonical,
     check_charge,
     check_unit,
     checked_key,
     checked_reply,
     corrupt,
-    exhausted,
     in_words,
-    run_exhausted,
     task_spent,
 )
-from .headroom import fits
 from .ledger_file import append, connect, make, translated
-from .plan import Plan, Trust, Unit
+from .plan import Trust, Unit
 
 KEPT_REPLIES = 4  # of the newest releases, so that a task delivered again gets the same bytes
 
@@ -61,6 +61,7 @@ __all__ = [
     "Entry",
     "Ledger",
     "Receipt",
+    "RunPlan",
     "Verdict",
     "canonical",
     "in_words",
@@ -169,24 +170,18 @@ class Ledger:
         check_unit(self._current(), unit, person)
 
     def objection(
-        self, run: str, plan: Plan, limit: float | None, run_limit: float | None = None
+        self, charge: Charge, limit: float | None, run_limit: float | None = None
     ) -> ConfideError | None:
-        """The refusal of one more round of ``plan``, or None if it fits; as ``charge`` decides it.
-
-        The first time it may take seconds, in which the other rounds of ``run`` are looked at too,
-        so that these take no time.
-        """
-        book = self._current()
-        done = sum(s.steps for s in book.steps(run)) // plan.steps_per_round
-        left = max(0, plan.max_rounds - done - 1)
-        return _objection(book, run, plan, limit, run_limit, rounds_after=left)
+        """Why ``charge`` would be refused for what it costs, or None if it fits. The first charge
+        of a run may take seconds, the others no time."""
+        return budget.objection(self._current(), charge, limit, run_limit)
 
     def charge(self, charge: Charge, limit: float | None, run_limit: float | None = None) -> None:
         """Book one task before any text is read for it. Durable when this returns.
 
         Everything ever charged, in all runs, together with this task must stay within ``limit``
-        (epsilon by PLD at the plan's delta; None: no limit), and everything charged in its run
-        within ``run_limit``. Refused means nothing was written.
+        (epsilon at the plan's delta, by the bounds of ``budget``; None: no limit), and everything
+        charged in its run within ``run_limit``. Refused means nothing was written.
 
         Raises:
             ConfideError: ``ledger.task-spent`` if this task was charged before, ``ledger.unit`` if
@@ -195,16 +190,17 @@ class Ledger:
         """
         check_charge(charge, limit)
         # Once outside the transaction, so that others rarely wait for the computation.
-        self.objection(charge.run, charge.plan, limit, run_limit)
+        self.objection(charge, limit, run_limit)
         with self._transaction("IMMEDIATE"):
             book = self._book
             if charge.task_hash in book.tasks:
                 raise task_spent()
             if charge.plan.trust is not Trust.OFF:
                 check_unit(book, charge.plan.unit, charge.person)
-            refused = _objection(book, charge.run, charge.plan, limit, run_limit)
+            refused = budget.objection(book, charge, limit, run_limit)
             if refused is not None:
                 raise refused
+            held = None if limit is None or limit == math.inf else float(limit)
             self._append(
                 state="reserved",
                 run=charge.run,
@@ -213,6 +209,9 @@ class Ledger:
                 plan=charge.plan.to_json(),
                 person=charge.person,
                 bundle=charge.bundle_hash,
+                whole=[step.to_json() for step in budget.planned(charge).whole],
+                limit=held,
+                order=budget.terms_of(book, charge, held).order,
             )
 
     def release(self, task_hash: str, reply: bytes, identity: str = "") -> None:
@@ -260,6 +259,10 @@ class Ledger:
         """All that was charged, by every run or by one; what is only reserved counts as spent."""
         return self._current().steps(run)
 
+    def plans(self, run: str | None = None) -> tuple[RunPlan, ...]:
+        """What every run was to release in all, or one run; several where its plan changed."""
+        return tuple(self._current().plans_of(run))
+
     def charged(self, run: str) -> dict[int, int]:
         """How many steps were charged for each round of a run."""
         return {r: count for (of, r), count in self._current().charged.items() if of == run}
@@ -267,6 +270,10 @@ class Ledger:
     def epsilon(self, delta: float, run: str | None = None) -> float:
         """Spent so far, by PLD."""
         return epsilon_pld(self.steps(run), delta)
+
+    def proven(self, delta: float, run: str) -> float:
+        """What is proven of everything that was charged, ``run`` in full (``budget.proven``)."""
+        return budget.proven(self._current(), run, delta)
 
     def receipt(self, delta: float, run: str) -> Receipt:
         """What to send along with an update of ``run``."""
@@ -277,6 +284,9 @@ class Ledger:
             entries=book.entries,
             delta=float(delta),
             epsilon=epsilon_pld(book.steps(None), delta),
+            proven=budget.proven(book, run, delta),
+            runs=len(book.plans),
+            limit=book.limit,
             steps_run=book.steps(run),
         )
 
@@ -335,31 +345,10 @@ class Ledger:
 
 
 def first_objection(
-    run: str, plan: Plan, limit: float | None, run_limit: float | None = None
+    charge: Charge, limit: float | None, run_limit: float | None = None
 ) -> ConfideError | None:
     """What ``Ledger.objection`` says where nothing was ever charged, and there is no file yet."""
-    return _objection(Book(), run, plan, limit, run_limit, rounds_after=plan.max_rounds - 1)
-
-
-def _objection(
-    book: Book,
-    run: str,
-    plan: Plan,
-    limit: float | None,
-    run_limit: float | None,
-    *,
-    rounds_after: int = 0,
-) -> ConfideError | None:
-    """Both limits against what ``book`` holds and one more round of ``plan``."""
-
-    def fit(history: Sequence[GaussianSteps], most: float) -> bool:
-        return fits(history, plan.steps(), plan.delta, most, rounds_after=rounds_after)
-
-    if limit is not None and not fit(book.steps(None), limit):
-        return exhausted(book, plan, limit)
-    if run_limit is not None and not fit(book.steps(run), run_limit):
-        return run_exhausted(run, run_limit)
-    return None
+    return budget.objection(Book(), charge, limit, run_limit)
 
 
 def verify(path: str | os.PathLike[str], *, known_head: str = "") -> Verdict:

@@ -14,6 +14,11 @@ from .accountant import GaussianSteps, true_positive_rate
 from .plan import Plan, Relation, Trust, Unit
 
 NOT_PRIVATE = "NOT DIFFERENTIALLY PRIVATE"
+COMPUTATIONAL = (
+    "The differential privacy is computational (Mironov et al. 2009): noise and batches are drawn"
+    " from ChaCha20 under a secret key of 256 bits, and the promise holds against everyone who"
+    " cannot tell its stream from true randomness, which no known computer can."
+)
 FALSE_POSITIVE_RATES = (0.01, 0.05)
 
 
@@ -59,19 +64,27 @@ def claim(
     unit: Unit = Unit.RECORD,
     relation: Relation = Relation.ADD_OR_REMOVE_ONE,
     trust: Trust = Trust.LOCAL,
+    runs: int = 1,
 ) -> str:
     """The claim in one sentence, with unit, neighbouring relation, adversary and both numbers.
 
-    ``epsilon`` is the largest of all holders: disjoint holders compose in parallel.
+    ``epsilon`` is the largest of all holders: disjoint holders compose in parallel. It is of all
+    ``runs`` on a holder's text together.
     """
     if trust is Trust.OFF or not math.isfinite(epsilon):
         return f"{NOT_PRIVATE}: no noise protects a {unit} of a holder."
     words = _WORDS[unit]
+    of_all = f" from all {runs} runs on its text together" if runs > 1 else ""
     return (
-        f"Whether {words.any_one} changes what anyone, the coordinator included, can learn by at"
-        f" most epsilon = {_up(epsilon, 2)} at delta = {delta:.12g}"
-        f" ({words.neighbours[relation]}; local noise)."
+        f"Whether {words.any_one} changes what anyone, the coordinator included, can learn{of_all}"
+        f" by at most epsilon = {_up(epsilon, 2)} at delta = {delta_text(delta)}"
+        f" ({words.neighbours[relation]}; local noise; computational differential privacy)."
     )
+
+
+def delta_text(delta: float) -> str:
+    """Delta for people: one in so many, rounded so that it never looks smaller than it is."""
+    return f"1 in {math.floor(1 / delta * (1 + 1e-12)):,}"
 
 
 def claim_of(plan: Plan, epsilon: float) -> str:
@@ -85,20 +98,42 @@ def claim_of(plan: Plan, epsilon: float) -> str:
     )
 
 
-def attacks(histories: Sequence[Sequence[GaussianSteps]]) -> list[tuple[float, float]]:
-    """False-positive rate and best true-positive rate of any attacker, the worst of all the
-    histories at each rate; empty without any."""
-    return [
-        (blind, max(true_positive_rate(steps, false_positive_rate=blind) for steps in histories))
-        for blind in (FALSE_POSITIVE_RATES if histories else ())
-    ]
+def attacks(
+    histories: Sequence[Sequence[GaussianSteps]], pairs: Sequence[tuple[float, float]] = ()
+) -> list[tuple[float, float]]:
+    """False-positive rate and best true-positive rate of any attacker, the worst at each rate of
+    all the histories, and of all ``pairs`` of epsilon and delta of which no more is known; empty
+    without any."""
+    if not (histories or pairs):
+        return []
+    return [(blind, _best(histories, pairs, blind)) for blind in FALSE_POSITIVE_RATES]
 
 
-def in_plain_words(*histories: Sequence[GaussianSteps], unit: Unit = Unit.RECORD) -> str:
+def _best(
+    histories: Sequence[Sequence[GaussianSteps]],
+    pairs: Sequence[tuple[float, float]],
+    blind: float,
+) -> float:
+    of_steps = [true_positive_rate(steps, false_positive_rate=blind) for steps in histories]
+    return max([*of_steps, *(_best_of_pair(*pair, blind) for pair in pairs)])
+
+
+def _best_of_pair(epsilon: float, delta: float, blind: float) -> float:
+    """The most that one (epsilon, delta) allows (Kairouz et al. 2015, theorem 2.1)."""
+    steep = delta + math.exp(min(epsilon, 700.0)) * blind
+    flat = 1 - math.exp(-epsilon) * (1 - delta - blind)
+    return min(1.0, max(min(steep, flat), blind))
+
+
+def in_plain_words(
+    *histories: Sequence[GaussianSteps],
+    unit: Unit = Unit.RECORD,
+    pairs: Sequence[tuple[float, float]] = (),
+) -> str:
     """What one or several holders' steps mean for whoever is behind one unit at any of them: the
-    best that any attacker can do."""
+    best that any attacker can do. ``pairs`` as for ``attacks``."""
     words = _WORDS[unit]
-    found = attacks(histories)
+    found = attacks(histories, pairs)
     if all(best == 1 for _, best in found):
         return f"An attacker may find out with certainty whether {words.any_one}."
     told = " ".join(

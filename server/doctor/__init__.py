@@ -38,7 +38,7 @@ class Finding:
     fix: str
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "severity": str(self.severity)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +95,9 @@ GUARDS = (
     ),
     Guard(
         fault="Amplification by the drawing of holders claimed against the coordinator",
-        guard="no accountant here takes a client rate; the outsider's figure stands apart",
-        test="tests/server/report/test_html.py"
-        "::test_an_outsiders_figure_stands_beside_the_claim_and_never_in_its_place",
+        guard="no accountant here takes a client rate, and no figure rests on not knowing who took"
+        " part",
+        test="tests/server/report/test_html.py::test_no_figure_rests_on_not_knowing_who_took_part",
     ),
 )
 

@@ -1,4 +1,4 @@
-"""What a finished run folder shows, beside its settings: its checks, its ledgers, its neighbours.
+"""What a finished run folder shows: the findings of its report, and its neighbours.
 
 Whatever the report computes is taken from there; nothing is judged twice. A simulated run has
 ledgers of its own, which know nothing of other runs on the same text: those are looked for in the
@@ -7,112 +7,31 @@ folders beside it.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfideError
 from ...common.privacy.accountant import GaussianSteps, epsilon_pld, epsilon_rdp, merge
-from ...common.settings import Settings
 from ..report import epsilon_text, load_report
 from ..report.build import build_report
 from ..report.reading import Run, read_run, read_settings
-from . import Facts, Finding, Severity
-
-SOME_MORE = 1 + 1e-3  # what an epsilon may differ by before it is called more
-SLOW_SHARE = 0.8  # of round.timeout
-_UPDATE_KEYS = {"holder", "bytes_up", "receipt"}
+from . import Facts, Finding, Severity, sort
+from .found import facts_of_run
 
 
-def examine_run(folder: Path) -> tuple[Settings, Facts, list[Finding]]:
-    """Settings, facts and findings of a run folder, to which the rules on settings are to be added.
+def examine_run(folder: Path) -> tuple[Facts, list[Finding]]:
+    """Facts and findings of a run folder, those of the rules on its settings among them.
 
     Raises:
         ConfideError: what reading the folder raises.
     """
     run = read_run(folder)
     report = build_report(folder, prv=False)
-    findings = [
-        *_failed_checks(report),
-        *_leaks(folder),
-        *_other_charges(report),
-        *_neighbours(run, report),
-        *_abandoned(run),
-        *_slow(run),
+    found = [
+        Finding(**{**told, "severity": Severity(told["severity"])}) for told in report["findings"]
     ]
-    return run.settings, _facts(run, report), findings
-
-
-def _facts(run: Run, report: dict[str, Any]) -> Facts:
-    """What the run knows of its holders; how much text each has is none of it."""
-    return Facts(
-        source="the run's receipts",
-        holders=report["run"]["holders"] or len(report["holders"]),
-        trained=report["run"]["model"].get("trained") or 0,
-        column=run.settings.data.person,
-    )
-
-
-def _failed_checks(report: dict[str, Any]) -> Iterator[Finding]:
-    for check in report["checks"]:
-        if check["passed"] or check["name"] == "Noise was on":  # a rule on the settings has that
-            continue
-        yield Finding(
-            name="check-failed",
-            severity=Severity.NOT_PRIVATE if check["hard"] else Severity.NOT_SOUND,
-            what=f"Failed: {check['name']}. {check['detail']}.",
-            why="The report withdraws its claim over it."
-            if check["hard"]
-            else "The claim does not rest on it, the run's worth does.",
-            fix="`confide report show` and metrics.jsonl in the run folder tell more.",
-        )
-
-
-def _leaks(folder: Path) -> Iterator[Finding]:
-    """A field beside those of an update would be something that a holder sent and nobody noised."""
-    more: set[str] = set()
-    with (folder / "metrics.jsonl").open(encoding="utf-8") as lines:
-        for line in lines:
-            sent = '"event": "round"' in line or '"event": "sum"' in line
-            if sent and line.endswith("}\n"):
-                for update in json.loads(line).get("accepted", ()):
-                    more |= set(update) - _UPDATE_KEYS
-    if more:
-        yield Finding(
-            name="metrics-leak",
-            severity=Severity.NOT_PRIVATE,
-            what=f"metrics.jsonl holds {', '.join(sorted(more))} for each update.",
-            why="confide's holders send no such thing; a loss or a count that left a holder is a"
-            " release without noise, and no ledger has it.",
-            fix="Find out which software wrote it; do not publish this folder.",
-        )
-
-
-# --- runs on the same text ---
-
-
-def _other_charges(report: dict[str, Any]) -> Iterator[Finding]:
-    """Holders whose ledger has spent more than this run: on tuning, or on runs before and since."""
-    rows = [row for row in report["holders"] if _spent_more(row)]
-    if not rows:
-        return
-    worst = max(rows, key=lambda row: row["epsilon_all_runs"])
-    yield Finding(
-        name="other-runs",
-        severity=Severity.NOT_SOUND,
-        what=f"{len(rows)} of {len(report['holders'])} holders have spent more than this run on the"
-        f" same text: {worst['name']} epsilon {epsilon_text(worst['epsilon_all_runs'])} over all"
-        f" runs, {epsilon_text(worst['epsilon_pld'])} in this one.",
-        why="Whoever saw all of them learns as much as the sum allows; the claim of one run is not"
-        " the promise of the data set, and tuning counts.",
-        fix="Quote the figure over all runs, and tune on public text.",
-    )
-
-
-def _spent_more(row: dict[str, Any]) -> bool:
-    spent, in_all = row["epsilon_pld"], row["epsilon_all_runs"]
-    return spent is not None and in_all is not None and in_all > spent * SOME_MORE
+    return facts_of_run(run, report["holders"]), sort([*found, *_neighbours(run, report)])
 
 
 def _neighbours(run: Run, report: dict[str, Any]) -> Iterator[Finding]:
@@ -163,35 +82,3 @@ def _together(reports: Iterable[dict[str, Any]], delta: float) -> float:
     histories = {merge(steps) for steps in taken.values()}
     worst = max(histories, key=lambda steps: epsilon_rdp(steps, delta), default=())
     return epsilon_pld(worst, delta)
-
-
-# --- charged for nothing ---
-
-
-def _abandoned(run: Run) -> Iterator[Finding]:
-    lost = {number: line for number, line in run.rounds.items() if line.abandoned}
-    updates = sum(len(line.answered) for line in lost.values())
-    if updates:
-        yield Finding(
-            name="abandoned-rounds",
-            severity=Severity.NOT_SOUND,
-            what=f"{len(lost)} of {len(run.rounds)} rounds were abandoned, with {updates} updates"
-            " that their holders had charged.",
-            why=f"Fewer than round.min-holders = {run.settings.round.min_holders} answered in time;"
-            " the budget is spent and nothing was learnt.",
-            fix="Lower round.min-holders, or give more time by round.timeout"
-            f" ({run.settings.round.timeout:g} s).",
-        )
-
-
-def _slow(run: Run) -> Iterator[Finding]:
-    timeout = run.settings.round.timeout
-    longest = max((line.seconds or 0.0 for line in run.rounds.values()), default=0.0)
-    if longest > SLOW_SHARE * timeout:
-        yield Finding(
-            name="slow-rounds",
-            severity=Severity.NOTE,
-            what=f"The longest round took {longest:.0f} s of the {timeout:g} s of round.timeout.",
-            why="A holder that answers too late has charged its ledger for nothing.",
-            fix=f"Set round.timeout to {2 * longest:.0f} or more.",
-        )

@@ -1,9 +1,9 @@
-"""The privacy report of a run: computed once, shown in three ways, verified from the ledgers.
+"""The privacy report of a run: computed once, shown in three ways, and made again to verify it.
 
 ``reading`` reads a run folder, ``build`` computes report.json from it with the ``checks`` that it
-stands on, ``html`` (with ``svg``) and ``terminal`` show it, and ``verify`` recomputes it from the
-holders' ledgers alone. Here is what they share. Nothing in this room needs torch,
-except the second opinion of Opacus's PRV accountant, which only ``build`` asks for.
+stands on, ``html`` (with ``svg``), ``terminal`` and the adapter's card show it, and ``verify``
+makes all of that again and names every difference. Here is what they share. Nothing in this room
+needs torch, except the second opinion of Opacus's PRV accountant, which only ``build`` asks for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from typing import Any
 
 from ...common.errors import ConfideError
 
-SCHEMA = "confide-report/1"
+SCHEMA = "confide-report/2"
+REPORT, PAGE = "report.json", "report.html"
 MOST_PROMISE = 100.0  # above it an epsilon is no promise, and its digits would mislead
 
 Json = dict[str, Any]
@@ -48,7 +49,7 @@ def find_run(name: str, runs: Path | None = None) -> Path:
 
 def load_report(folder: Path) -> dict[str, Any]:
     """report.json of a run folder; refused when torn or of another schema."""
-    path = folder / "report.json"
+    path = folder / REPORT
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -144,9 +145,30 @@ def is_share(metric: str) -> bool:
     return metric in _SHARES
 
 
+def plain(value: Any) -> str:
+    """Words from elsewhere without control characters, and without what turns the direction of
+    writing: a terminal obeys the ones, an eye the others."""
+    return "".join(
+        letter if letter.isprintable() or letter in _SPACES else "\N{REPLACEMENT CHARACTER}"
+        for letter in str(value)
+    )
+
+
+def all_plain(value: Any) -> Any:
+    """A report of which every word is ``plain``."""
+    if isinstance(value, Mapping):
+        return {plain(key): all_plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [all_plain(inner) for inner in value]
+    return plain(value) if isinstance(value, str) else value
+
+
+_SPACES = "\n\N{NO-BREAK SPACE}"
+
+
 def escape(value: Any) -> str:
     """Text for a page, also inside a quoted attribute."""
-    return _escape(str(value), quote=True)
+    return _escape(plain(value), quote=True)
 
 
 def finite(value: Any) -> Any:

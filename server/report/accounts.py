@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...common.privacy import accountant
 from ...common.privacy.accountant import GaussianSteps
 from ...common.privacy.ledger import Receipt
+from ...common.privacy.steps import missing
 from ...common.sums import is_sum, steps_of_sums, sums_of
 from .figures import Steps
 from .histories import History, Round
@@ -24,7 +25,7 @@ from .reading import Run
 CURVE_POINTS = 12  # rounds at which epsilon is recomputed for the chart
 CURVE_HOLDERS = 12  # more different holders than this: only the extremes are drawn
 # Failures that come before a holder charges its ledger, so that nothing was spent.
-BEFORE_CHARGE = ("ledger.budget-exhausted", "policy.", "transport.gone")
+BEFORE_CHARGE = ("ledger.budget-exhausted", "policy.", "contract.", "data.", "transport.gone")
 NAMELESS = "node-"  # a holder that never answered is known by the number of its node only
 
 
@@ -32,7 +33,9 @@ NAMELESS = "node-"  # a holder that never answered is known by the number of its
 class Account:
     """What one holder spent in this run. ``basis`` is ledger, receipt or plan; ``open_rounds``
     counts rounds in which it may have charged without our knowing, and ``unknown`` says that
-    nothing at all is known of what a round of it spends."""
+    nothing at all is known of what a round of it spends. ``whole`` is what it was to release in
+    this run, all rounds and sums; ``proven`` is epsilon of everything ever released on its text,
+    this run in full, by its own word or ledger; None where nothing is known."""
 
     name: str
     history: History
@@ -41,6 +44,22 @@ class Account:
     open_rounds: int
     ledger: LedgerFacts | None
     unknown: bool = False
+    whole: Steps = ()
+    proven: float | None = None
+
+    @property
+    def runs(self) -> int:
+        """How many runs its ledger knows, this one included."""
+        if self.ledger is not None and not self.ledger.fault:
+            return self.ledger.runs
+        return self.newest.runs if self.newest else 1
+
+    @property
+    def limit(self) -> float | None:
+        """The most epsilon, over all runs, that the holder says it allows."""
+        if self.ledger is not None and not self.ledger.fault:
+            return self.ledger.limit
+        return self.newest.limit if self.newest else None
 
     @property
     def newest(self) -> Receipt | None:
@@ -84,23 +103,28 @@ def _account(
 ) -> Account:
     history = run.histories.get(name, History())
     steps: Steps = history.newest.steps_run if history.newest else ()
-    basis, missing, unknown = "receipt" if history.newest else "plan", 0, False
+    basis, opened_rounds, unknown = "receipt" if history.newest else "plan", 0, False
+    proven = history.newest.proven if history.newest else None
     if ledger is not None and not ledger.fault:
-        steps, basis = ledger.steps, "ledger"
+        steps, basis, proven = ledger.steps, "ledger", ledger.proven
+        whole = ledger.whole
     else:
-        missing = rounds.of(name, history.last_round)
-        opened = _open_steps(run, steps, missing)
-        unknown = bool(missing and not opened)
+        opened_rounds = rounds.of(name, history.last_round)
+        opened = _open_steps(run, steps, opened_rounds)
+        unknown = bool(opened_rounds and not opened)
         summed = steps_of_sums(run.settings, sums.of(name, history.last_round))
         steps = (*steps, *opened, *summed)
+        whole = _whole(run, steps)
     return Account(
         name=name,
         history=history,
         steps=accountant.merge(steps),
         basis=basis,
-        open_rounds=missing,
+        open_rounds=opened_rounds,
         ledger=ledger,
         unknown=unknown,
+        whole=whole,
+        proven=proven,
     )
 
 
@@ -133,6 +157,15 @@ def _open_steps(run: Run, steps: Steps, rounds: int) -> Steps:
         return ()
     rate, count = known[-1].sampling_rate if known else 1.0, rounds * run.settings.train.steps
     return (GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=count),)
+
+
+def _whole(run: Run, steps: Steps) -> Steps:
+    """What a holder with such steps was to release in the run; at least what it did."""
+    most, count = len(sums_of(run.settings)), run.settings.train.steps * run.settings.round.count
+    kinds = [s for s in steps if not (is_sum(s, run.settings) and s.steps <= most)]
+    rounds = [replace(one, steps=count) for one in kinds]
+    planned = accountant.merge((*rounds, *steps_of_sums(run.settings)))
+    return accountant.merge((*planned, *missing(steps, planned))) if steps else ()
 
 
 def curves(run: Run, accounts: Iterable[Account], spent: dict[str, float]) -> dict[str, Points]:

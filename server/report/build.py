@@ -15,42 +15,62 @@ from pathlib import Path
 
 from ...common.errors import ConfideError
 from ...common.privacy import accountant
+from ..card import model_card
+from ..doctor import Finding, Severity
+from ..doctor.found import findings_of
 from ..run_folder import RunFolder
-from . import COUNTED, SCHEMA, Json, finite, no_path, wilson
+from ..seal import CARD
+from . import COUNTED, PAGE, REPORT, SCHEMA, Json, finite, no_path, wilson
+from .about import read_about
 from .accounts import Account, accounts_of, curves, left_out
-from .checks import run_checks
-from .claim import claim_json, outsider_json, promise_of
+from .checks import FAILED, run_checks
+from .claim import Held, claim_json, held, promise_of
 from .figures import MOST_EXACT, Figure, Steps, figures
 from .histories import Round
 from .html import render
 from .ledgers import read_ledgers
 from .reading import Run, read_run
-from .words import not_protected, released
+from .words import mechanism, not_protected, released
 
 
 def write_report(folder: Path, *, prv: bool = True) -> Json:
-    """Compute the report and leave report.json and report.html in the folder."""
+    """Compute the report and leave all that shows it: report.json, report.html and, where there is
+    an adapter, its card."""
     report = build_report(folder, prv=prv)
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    RunFolder(folder).write("report.json", text.encode())
-    RunFolder(folder).write("report.html", render(report).encode())
+    for name, shown in ((REPORT, text), *shown_by(folder, report).items()):
+        RunFolder(folder).write(name, shown.encode())
     return report
+
+
+def shown_by(folder: Path, report: Json) -> dict[str, str]:
+    """What people read of a report, by the file's name in the run folder."""
+    pages = {PAGE: render(report)}
+    if (folder / "adapter").is_dir():
+        pages[f"adapter/{CARD}"] = model_card(report)
+    return pages
 
 
 def build_report(folder: Path, *, prv: bool = True) -> Json:
     """The report as a JSON object. ``prv=False`` leaves epsilon_prv null, and torch alone."""
     run = read_run(folder)
-    accounts = accounts_of(run, read_ledgers(folder, run.id))
-    holders = _holders(run, accounts, prv=prv)
+    accounts = accounts_of(run, read_ledgers(folder, run.id, run.settings.privacy.delta))
+    held_by = _held_by(run, accounts)
+    holders = _holders(run, held_by, prv=prv)
     checks = run_checks(run, accounts, holders)
-    failed = [check["name"] for check in checks if check["hard"] and not check["passed"]]
-    promise = promise_of(run, accounts, [row["epsilon_pld"] for row in holders], failed)
-    claim = claim_json(run, promise, failed)
+    findings = findings_of(run, holders, checks)
+    broken = [check["name"] for check in checks if check["hard"] and check["state"] == FAILED]
+    doubts = [f"A check failed: {'; '.join(broken)}"] if broken else []
+    doubts += [one.what for one in findings if _withdraws(one)]
+    promise = promise_of(run, held_by, doubts)
+    claim = claim_json(run, promise, held_by, doubts)
     report = {
         "schema": SCHEMA,
         "claim": claim,
-        "outsider": outsider_json(run, accounts, promise),
+        "findings": [finding.to_json() for finding in findings],
         "run": _about(run),
+        "about": read_about(folder),
+        "mechanism": mechanism(run),
         "holders": holders,
         "utility": _utility(run),
         "sums": list(run.summed.values()),
@@ -68,13 +88,47 @@ def build_report(folder: Path, *, prv: bool = True) -> Json:
     return {key: finite(value) for key, value in report.items()}
 
 
-def _holders(run: Run, accounts: Sequence[Account], *, prv: bool) -> list[Json]:
-    """The rows of the holders; without any event that we know of, the plan's epsilon stands."""
+def _withdraws(finding: Finding) -> bool:
+    """Whether it leaves no promise; what a failed check says, or a run without noise, is known."""
+    known = finding.name in ("check-failed", "noise-off")
+    return finding.severity is Severity.NOT_PRIVATE and not known
+
+
+def _held_by(run: Run, accounts: Sequence[Account]) -> list[Held]:
+    """The figures of each holder; where nothing is known of one, the plan's epsilon stands."""
     delta = run.settings.privacy.delta
+    known = [a for a in accounts if run.private and not a.unknown]
+    spent = figures([a.steps for a in known], delta, run.limit)
+    planned = figures([a.whole for a in known], delta, run.limit)
+    out = []
+    for account in accounts:
+        if account not in known:
+            limit = run.limit if run.private else None
+            out.append(held(run, account, limit, limit, None))
+            continue
+        ledger, newest = account.ledger, account.newest
+        by_ledger = ledger is not None and not ledger.fault
+        summed = ledger.epsilon if ledger and by_ledger else newest.epsilon if newest else None
+        out.append(
+            held(
+                run,
+                account,
+                spent[account.steps].epsilon,
+                planned[account.whole].epsilon,
+                summed,
+            )
+        )
+    return out
+
+
+def _holders(run: Run, held_by: Sequence[Held], *, prv: bool) -> list[Json]:
+    """The rows of the holders."""
+    delta = run.settings.privacy.delta
+    accounts = [one.account for one in held_by]
     known = [a.steps for a in accounts if run.private and not a.unknown]
     found = figures(known, delta, run.limit)
     second = _prvs(found, delta) if prv else {}
-    rows = [_holder(run, account, found.get(account.steps), second) for account in accounts]
+    rows = [_holder(run, one, found.get(one.account.steps), second) for one in held_by]
     if run.private:
         spent = {row["name"]: row["epsilon_pld"] or 0.0 for row in rows}
         points = curves(run, accounts, spent)
@@ -84,10 +138,10 @@ def _holders(run: Run, accounts: Sequence[Account], *, prv: bool) -> list[Json]:
 
 
 def _holder(
-    run: Run, account: Account, found: Figure | None, second: Mapping[Steps, float | None]
+    run: Run, one: Held, found: Figure | None, second: Mapping[Steps, float | None]
 ) -> Json:
+    account = one.account
     known = found is not None and run.private and not account.unknown
-    planned = run.limit if run.private else None
     newest, steps = account.newest, account.steps
     return {
         "name": account.name,
@@ -96,12 +150,16 @@ def _holder(
         "events": [step.to_json() for step in steps if not account.unknown],
         "basis": account.basis,
         "open_rounds": account.open_rounds,
-        "epsilon_pld": found.epsilon if known and found else planned,
+        "runs": account.runs,
+        "epsilon_pld": one.spent,
         "exact": found.exact if known and found else None,
         "epsilon_prv": second.get(steps) if known else None,
         "epsilon_rdp": accountant.epsilon_rdp(steps, run.settings.privacy.delta) if known else None,
         "epsilon_limit": run.limit,
-        "epsilon_all_runs": newest.epsilon if newest and run.private else None,
+        "epsilon_planned": one.planned,
+        "epsilon_all_runs": one.all_runs,
+        "epsilon_proven": one.proven,
+        "own_limit": account.limit,
         "epsilon_rounds": [],
         "receipt": newest.to_json() if newest else None,
         "ledger": account.ledger.path if account.ledger else None,

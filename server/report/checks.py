@@ -7,9 +7,13 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..seal import broken
 from . import Json, epsilon_text
 from .accounts import Account, left_out
 from .reading import Run
+
+PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
+WHOLE = "The run folder is as the run left it"  # its check, which verify asks for by name
 
 # What a holder answers when its own checks before or within a release fail (client/self_check.py,
 # client/private_step.py).
@@ -34,12 +38,30 @@ def run_checks(run: Run, accounts: Sequence[Account], holders: Sequence[Json]) -
             _check_limit(run, holders),
             _check_self_checks(run, accounts),
         ]
-    return [*checks, _check_trained(run), _check_finished(run)]
+    return [*checks, _check_whole(run), _check_trained(run), _check_finished(run)]
 
 
-def _check(name: str, problems: Sequence[str], detail: str, *, hard: bool = True) -> Json:
+def _check(
+    name: str, problems: Sequence[str], detail: str, *, hard: bool = True, done: bool = True
+) -> Json:
+    """A check in one of three states; what was not ``done`` is never told as passed."""
     shown = "; ".join(problems[:3]) + (f"; and {len(problems) - 3} more" if problems[3:] else "")
-    return {"name": name, "passed": not problems, "hard": hard, "detail": shown or detail}
+    state = FAILED if problems else PASSED if done else NOT_CHECKED
+    return {"name": name, "state": state, "hard": hard, "detail": shown or detail}
+
+
+def _check_whole(run: Run) -> Json:
+    """Whether metrics.jsonl, config.toml and the adapter are those that the run ended with."""
+    problems = broken(run.folder)
+    return _check(
+        WHOLE,
+        problems or [],
+        "Every line of metrics.jsonl, the settings and the adapter are those that its last line"
+        " was written for."
+        if problems is not None
+        else "The run wrote no end that the folder could be held against.",
+        done=problems is not None,
+    )
 
 
 def _check_noise_is_on(run: Run) -> Json:
@@ -114,15 +136,19 @@ def _check_ledgers(run: Run, accounts: Sequence[Account]) -> Json:
         f"{present} of {len(accounts)} ledgers are in the run folder; their hash chains hold and "
         "the receipts are part of them."
         if present
-        else "No ledger is in the run folder; the figures rest on the receipts."
+        else "No ledger is in the run folder; the figures rest on the receipts, the holders' word."
     )
-    return _check("Ledgers agree with the receipts", problems, detail)
+    missing = len(accounts) - present
+    if present and missing:
+        detail += f" Those of the other {missing} were not checked."
+    return _check("Ledgers agree with the receipts", problems, detail, done=not missing)
 
 
 def _check_limit(run: Run, holders: Sequence[Json]) -> Json:
     name = "No holder spent more than planned"
     if run.limit is None:
-        return _check(name, [], "The noise was given, so that no epsilon was planned.")
+        told = "The noise was given, so that no epsilon was planned."
+        return _check(name, [], told, done=False)
     problems = [
         f"{holder['name']}: epsilon {epsilon_text(holder['epsilon_pld'])} > {run.limit:g}"
         for holder in holders

@@ -1,19 +1,31 @@
-"""The claim, what it means for one person, and the figure for outsiders beside it.
+"""The claim and what it means.
 
-Disjoint holders compose in parallel: the claim is the largest epsilon of all holders, never the
-mean, and it is withdrawn when a hard check fails. What is said of an attacker, of several records
-of one person and of other deltas is the worst over the holders that spent most: over all of them
-where there are at most ``MOST_COMPARED`` different histories.
+It is of **everything that was ever released on a holder's text**, since that is what somebody who
+saw it all can use. Disjoint holders compose in parallel: the claim is the largest figure of all
+holders, never the mean, and it is withdrawn when a hard check fails. Which sentence rests on what:
+
+- One run, of a plan that was fixed beforehand: the privacy loss distribution of the *whole* plan
+  (Koskela et al. 2020), also where the run ended early or a holder took part less, since both may
+  follow from what was seen (``BY_PLAN``).
+- Several runs: the filters and the odometer of ``common.privacy.filters``, which hold whatever one
+  run showed before the next was set up (``BY_FILTER``).
+
+This run's own figures and the PLD sum of all runs stand beside the claim, labelled as what they
+are. What is said of an attacker, of several records of one person and of other deltas is the worst
+over the holders with the largest figures, from their whole plans; of several runs no more is known
+than epsilon and delta, and an attacker's success follows from those alone.
+
+No figure is given for somebody who sees the adapter alone: it would rest on not knowing which
+holders took part, and this report says who did.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ...common.privacy import accountant, outsider, statement
-from ...common.privacy.accountant import GaussianSteps
+from ...common.privacy import accountant, statement
 from ...common.privacy.groups import ACCOUNTING, group_epsilon
 from ...common.privacy.plan import Relation, Unit
 from . import Json
@@ -25,38 +37,99 @@ GROUP_SIZES = (2, 5)
 CURVE_DELTAS = tuple(10.0**power for power in range(-9, -1))
 MOST_COMPARED = 4
 ADVERSARY = (
-    "everyone who sees the updates, the adapter or this report, the coordinator included, "
-    "with any knowledge and any computing power"
+    "everyone who sees the updates, the adapter, this report and those of all other runs on the "
+    "same text, the coordinator included, with any knowledge beside the holders' secret keys"
+)
+BY_PLAN = (
+    "It is the figure of the whole plan, which was fixed before the run, however early the run"
+    " ended: privacy loss distribution (PLD; Koskela et al. 2020)."
+)
+BY_FILTER = (
+    "It holds whatever one run showed before the next was set up, by bounds for adaptive"
+    " composition that the holder's ledger keeps: Gaussian differential privacy where every unit is"
+    " used in each step (Smith and Thakurta 2022), otherwise a Renyi filter (Feldman and Zrnic"
+    " 2021)."
+)
+
+
+_TIERS_OF = (
+    'the tiers of Ponomareva et al. 2023 ("How to DP-fy ML", section 5.2). NIST SP 800-226 asks to'
+    " read it together with the unit, with what was assumed, and with delta."
+)
+TIERS = (
+    (1.0, "strong", f"At most 1 is strong by {_TIERS_OF}"),
+    (10.0, "reasonable", f"Above 1 and at most 10 is reasonable by {_TIERS_OF}"),
+    (math.inf, "weak", f"Above 10 is weak, or no formal promise at all, by {_TIERS_OF}"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
+class Held:
+    """A holder's part of the claim.
+
+    Attributes:
+        account: what is known of it.
+        spent: epsilon of what it was charged in this run; None where nothing is known.
+        planned: epsilon of all that it was to release in this run.
+        all_runs: the PLD sum of all its runs, by its newest receipt or its ledger.
+        proven: epsilon of everything ever released on its text, this run in full.
+    """
+
+    account: Account
+    spent: float | None
+    planned: float | None
+    all_runs: float | None
+    proven: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Promise:
-    """What a claim rests on, from a run folder or from the ledgers alone. ``histories`` are the
-    different ones that spent most, largest first; empty where nothing is promised or known."""
+    """What a claim rests on. ``histories`` are the different whole plans with the largest figures,
+    of holders with one run, largest first; ``pair`` is epsilon and delta of those with several.
+    Both are empty where nothing is promised or known."""
 
     private: bool
     epsilon: float | None
     delta: float
     unit: Unit
+    runs: int
     histories: tuple[Steps, ...]
+    pair: tuple[tuple[float, float], ...]
 
 
-def promise_of(
-    run: Run, accounts: Sequence[Account], spent: Sequence[float | None], failed: Sequence[str]
-) -> Promise:
-    """The promise of a run; ``spent`` is each account's epsilon, ``failed`` the hard checks."""
-    bounded = run.private and all(e is not None and math.isfinite(e) for e in spent)
-    epsilon = max((e for e in spent if e is not None), default=0.0) if bounded else None
+def held(
+    run: Run, account: Account, spent: float | None, planned: float | None, all_runs: float | None
+) -> Held:
+    """What a holder's account proves: at least the plan of this run, and the sum of all."""
+    parts = [account.proven or 0.0, all_runs or 0.0, planned or 0.0, spent or 0.0]
+    known = run.private and planned is not None and not (account.unknown and run.limit is None)
+    return Held(
+        account=account,
+        spent=spent,
+        planned=planned,
+        all_runs=all_runs,
+        proven=max(parts) if known else None,
+    )
+
+
+def promise_of(run: Run, holders: Sequence[Held], failed: Sequence[str]) -> Promise:
+    """The promise of a run; ``failed`` names the hard checks that failed."""
+    delta = run.settings.privacy.delta
+    proven = [one.proven for one in holders]
+    bounded = run.private and all(e is not None and math.isfinite(e) for e in proven)
+    epsilon = max((e for e in proven if e is not None), default=0.0) if bounded else None
     private = bounded and not failed
-    pairs = zip(accounts, spent, strict=True)
-    known = [(a.steps, e or 0.0) for a, e in pairs if a.steps and not a.unknown]
+    known = [one for one in holders if one.account.whole and not one.account.unknown]
+    several = [one.proven for one in known if one.account.runs > 1 and one.proven is not None]
+    single = [(one.account.whole, one.proven or 0.0) for one in known if one.account.runs == 1]
     return Promise(
         private=private,
         epsilon=epsilon,
-        delta=run.settings.privacy.delta,
+        delta=delta,
         unit=run.unit,
-        histories=most_spent(known) if private else (),
+        runs=max((one.account.runs for one in known), default=1),
+        histories=most_spent(single) if private else (),
+        pair=((max(several), delta),) if private and several else (),
     )
 
 
@@ -66,29 +139,59 @@ def most_spent(known: Sequence[tuple[Steps, float]]) -> tuple[Steps, ...]:
     return tuple(steps for steps, _ in by_epsilon[:MOST_COMPARED])
 
 
-def claim_json(run: Run, promise: Promise, failed: Sequence[str]) -> Json:
+def claim_json(run: Run, promise: Promise, holders: Sequence[Held], failed: Sequence[str]) -> Json:
     """The claim as report.json has it."""
     return {
         "private": promise.private,
-        "sentence": _sentence(run, promise.epsilon, failed),
+        "sentence": _sentence(run, promise, failed),
         "unit": run.settings.privacy.unit,
         "neighbouring": str(Relation.ADD_OR_REMOVE_ONE),
         "epsilon": promise.epsilon,
         "delta": promise.delta,
+        "runs": promise.runs,
+        "proven_by": [text for text, said in _proofs(promise) if said],
+        "this_run": {
+            "spent": _most(one.spent for one in holders),
+            "planned": _most(one.planned for one in holders),
+        },
+        "all_runs_by_pld": _most(one.all_runs for one in holders),
         "planned_epsilon": run.limit,
+        "strength": strength(promise.epsilon) if promise.private else None,
         "adversary": ADVERSARY if promise.private else "nobody",
+        "computational": statement.COMPUTATIONAL,
         **what_follows(promise),
     }
+
+
+def strength(epsilon: float | None) -> Json | None:
+    """A word on how strong the figure is, and where it is from."""
+    if epsilon is None:
+        return None
+    most, word, why = next(tier for tier in TIERS if epsilon <= tier[0])
+    return {"word": word, "at_most": most if math.isfinite(most) else None, "why": why}
+
+
+def _proofs(promise: Promise) -> list[tuple[str, bool]]:
+    return [
+        (BY_PLAN, promise.private and not promise.pair),
+        (BY_FILTER, bool(promise.pair)),
+    ]
+
+
+def _most(figures: Iterable[float | None]) -> float | None:
+    """The largest that is known."""
+    return max((figure for figure in figures if figure is not None), default=None)
 
 
 def what_follows(promise: Promise) -> Json:
     """The parts of the claim that are computed from the histories alone."""
     histories, sizes = promise.histories, GROUP_SIZES if promise.unit is Unit.RECORD else ()
+    single = bool(histories) and not promise.pair
     return {
         "in_plain_words": _in_plain_words(promise),
         "attacker": [
             {"false_positive_rate": blind, "true_positive_rate": best}
-            for blind, best in statement.attacks(histories)
+            for blind, best in statement.attacks(histories, promise.pair)
         ],
         "groups": [
             {
@@ -96,11 +199,11 @@ def what_follows(promise: Promise) -> Json:
                 "epsilon": _largest([group_epsilon(h, promise.delta, size) for h in histories]),
                 "accounting": ACCOUNTING,
             }
-            for size in (sizes if histories else ())
+            for size in (sizes if single else ())
         ],
         "curve": [
             [delta, max(accountant.epsilon_pld(h, delta) for h in histories)]
-            for delta in (CURVE_DELTAS if histories else ())
+            for delta in (CURVE_DELTAS if single else ())
         ],
     }
 
@@ -111,12 +214,18 @@ def _largest(found: Sequence[float | None]) -> float | None:
     return max(known) if len(known) == len(found) else None
 
 
-def _sentence(run: Run, epsilon: float | None, failed: Sequence[str]) -> str:
-    if run.private and (failed or epsilon is None):
-        reasons = f"A check failed: {'; '.join(failed)}" if failed else "A holder's part is unknown"
-        return f"{statement.NOT_PRIVATE}. {reasons}."
-    privacy, spent = run.settings.privacy, math.inf if epsilon is None else epsilon
-    return statement.claim(epsilon=spent, delta=privacy.delta, unit=run.unit)
+def _sentence(run: Run, promise: Promise, failed: Sequence[str]) -> str:
+    if run.private and (failed or promise.epsilon is None):
+        reasons = [reason.rstrip(".") for reason in failed or [_UNKNOWN]]
+        return f"{statement.NOT_PRIVATE}. {'. '.join(reasons)}."
+    epsilon = math.inf if promise.epsilon is None else promise.epsilon
+    return statement.claim(epsilon=epsilon, delta=promise.delta, unit=run.unit, runs=promise.runs)
+
+
+_UNKNOWN = (
+    "A holder's part is unknown, or more was released on its text, over all runs, than any bound"
+    " here proves to be private"
+)
 
 
 def _in_plain_words(promise: Promise) -> str:
@@ -124,61 +233,6 @@ def _in_plain_words(promise: Promise) -> str:
         return (
             f"Nothing is promised about what the adapter or the updates reveal of a {promise.unit}."
         )
-    if not promise.histories:
+    if not (promise.histories or promise.pair):
         return "No more is known than the bound above, which every holder planned with."
-    return statement.in_plain_words(*promise.histories, unit=promise.unit)
-
-
-# --- outsiders ---
-
-
-def outsider_json(run: Run, accounts: Sequence[Account], promise: Promise) -> Json:
-    """Epsilon towards someone who sees the final adapter alone, or why none is given."""
-    rate = _client_rate(run)
-    reason = _why_not(run, accounts, promise, rate)
-    epsilon, kinds = None, _one_round_each(run, accounts)
-    if not reason and rate is not None:
-        epsilon = outsider.worst_epsilon(kinds, rounds=run.draws, rate=rate, delta=promise.delta)
-    return {
-        "epsilon": epsilon,
-        "delta": promise.delta,
-        "client_rate": rate if epsilon is not None else None,
-        "rounds": run.draws,
-        "assumption": outsider.ASSUMPTION,
-        "reason": reason,
-    }
-
-
-def _client_rate(run: Run) -> float | None:
-    """The largest share of the connected holders that any round asked; None where unknown."""
-    lines = run.rounds.values()
-    if not lines or any(not 0 < line.asked <= line.connected for line in lines):
-        return None
-    return max(line.asked / line.connected for line in lines)
-
-
-def _why_not(run: Run, accounts: Sequence[Account], promise: Promise, rate: float | None) -> str:
-    if not promise.private:
-        return "No claim is made at all."
-    if run.summed:
-        return "Sums over all holders were released besides: nothing was drawn for them."
-    if not run.settings.round.holders:
-        return "Every connected holder was asked in every round: nothing was drawn."
-    if rate is None:
-        return "The run did not note how many holders were connected in each round."
-    if rate == 1:
-        return "In some round every connected holder was asked: nothing was drawn."
-    if any(len(account.steps) != 1 for account in accounts):
-        return "A holder's noise or sampling rate changed within the run, or is not known."
-    return ""
-
-
-def _one_round_each(run: Run, accounts: Sequence[Account]) -> set[GaussianSteps]:
-    count = run.settings.train.steps
-    return {
-        GaussianSteps(
-            noise_multiplier=step.noise_multiplier, sampling_rate=step.sampling_rate, steps=count
-        )
-        for account in accounts
-        for step in account.steps
-    }
+    return statement.in_plain_words(*promise.histories, unit=promise.unit, pairs=promise.pair)

@@ -13,20 +13,13 @@ from typing import Any
 
 from ...common.errors import ConfideError
 from ...common.privacy.accountant import GaussianSteps
-from ...common.privacy.chain import MOST_MECHANISMS
+from ...common.privacy.chain import MOST_MECHANISMS, RECEIPT_KINDS
 from ...common.privacy.ledger import Receipt
 from . import Json
 
 MOST_ROUNDS = 1_000_000
-_KINDS = (
-    ("ledger_id", str),
-    ("head", str),
-    ("entries", int),
-    ("delta", float),
-    ("epsilon", float),
-    ("steps_run", list),
-)
-_KEYS = {name for name, _ in _KINDS}
+_KINDS = tuple((name, kind) for name, kind in RECEIPT_KINDS.items() if name != "limit")
+_KEYS = set(RECEIPT_KINDS)
 _STEP_KEYS = {"noise_multiplier", "sampling_rate", "steps"}
 MOST_MARKS = 48  # rounds kept for the chart; when there are more, every other one is dropped
 
@@ -163,7 +156,11 @@ def _plainly(told: Any) -> bool:
     for name, kind in _KINDS:
         if type(told[name]) is not kind:
             return False
-    if not (told["epsilon"] >= 0 and 0 < told["delta"] < 1 and told["entries"] >= 1):
+    if not (0 <= told["epsilon"] <= told["proven"] and 0 < told["delta"] < 1):
+        return False
+    if told["limit"] is not None and not (type(told["limit"]) is float and told["limit"] >= 0):
+        return False
+    if told["entries"] < 1 or told["runs"] < 1:
         return False
     steps = told["steps_run"]
     return len(steps) <= MOST_MECHANISMS and all(_plain_steps(step) for step in steps)

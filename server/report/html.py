@@ -10,8 +10,9 @@ contrast of 4.5:1 or more on every ground of ``GROUNDS`` (WCAG 2.2, 1.4.3).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
+from ...common.privacy.statement import delta_text
 from . import (
     Json,
     epsilon_text,
@@ -21,14 +22,13 @@ from . import (
     kept_text,
     metric_title,
     percent,
+    sections,
     share_of,
     value_text,
 )
 from .style import STYLE
 from .svg import DARK, LIGHT, bar, curve_chart, line_chart
 from .words import told_of_sums
-
-SHOWN_HOLDERS = 50
 
 
 def render(report: Json) -> str:
@@ -39,29 +39,40 @@ def render(report: Json) -> str:
         title = f"NOT DIFFERENTIALLY PRIVATE: {name}"
     parts = [_head(title), _header(report)]
     parts += [
-        _section("What this means for one person", _person(claim), ""),
-        _section("For someone who sees only the adapter", _outsider(claim, report["outsider"]), ""),
+        _section(f"What this means for one {claim['unit']}", _person(claim), ""),
         _section("How useful the adapter is", _useful(report), _examples(report)),
         _section("Over the rounds", _rounds(report), ""),
-        _section("Holders", _holders(report), _holders_lead(report)),
-        _section("What left the holders", _released(report["released"]), _RELEASED_LEAD),
-        _section("What is not protected", _things(report["not_protected"], "warn"), ""),
-        _section("Checks", _checks(report), "Computed from the run folder when it was written."),
-        _section("Settings and versions", _settings(report), ""),
+        _section("Holders", sections.holders(report), _holders_lead(report)),
+        _section("What left the holders", sections.released(report), _RELEASED_LEAD),
+        _section("What is not protected", sections.things(report["not_protected"], "warn"), ""),
+        _section(
+            "Checks", sections.checks(report), "Computed from the run folder when it was written."
+        ),
+        _section("What was looked at besides", sections.findings(report), _FINDINGS_LEAD),
+        _section("Who, for what, and for whom", sections.about(report), _ABOUT_LEAD),
+        _section("Settings and versions", sections.settings(report), ""),
     ]
     return "\n".join([*parts, _FOOTER, "</main></body></html>\n"])
 
 
 _HOLDERS_LEAD = (
-    "Epsilon of this run, recomputed from each holder's events. PLD is the figure of record, "
-    "PRV a second opinion, RDP the conservative one. All runs: what the holder's data set has "
-    "spent in total. {limit} A holder's own limit over all runs stands in its policy; it enforces "
-    "that itself and tells nobody."
+    "Everything is recomputed from each holder's events. This run: what it spent, by PLD, PRV and "
+    "RDP. All runs: the PLD sum of every run on the holder's text, which holds for settings fixed "
+    "beforehand. Claim: what is proven of all of them, this run in full, whatever one run showed "
+    "before the next was set up. {limit}"
+)
+_FINDINGS_LEAD = (
+    "The same judgement as `confide doctor` gives: what weakens the promise, or the worth of the "
+    "run. What bears on the claim stands below it, at the top."
+)
+_ABOUT_LEAD = (
+    "Stated by people in about.toml of the run folder; no program checks it. Times are the run's."
 )
 _RELEASED_LEAD = "Everything that went from a holder to the coordinator, and who answers for it."
 _FOOTER = (
-    "<footer><p>A program can check this page: <code>confide report verify</code> recomputes "
-    "every epsilon from the holders' ledgers alone.</p></footer>"
+    "<footer><p>A program can check this page: <code>confide report verify</code> makes it again "
+    "from the run folder and the holders' ledgers, names every difference, and says what it could "
+    "not check.</p></footer>"
 )
 
 
@@ -95,22 +106,53 @@ def _header(report: Json) -> str:
     look = "claim" if good else "claim withdrawn"
     return (
         f'<header><h1>{line}</h1><p class="{look}">{escape(claim["sentence"])}</p>'
-        f"{_facts(report)}</header>"
+        f"{_facts(report)}{_bearing(report['findings'])}{_proof(claim)}</header>"
     )
+
+
+def _bearing(findings: Sequence[Json]) -> str:
+    """What bears on the claim, so near to it that nobody reads the one without the other."""
+    items = "".join(
+        f'<li class="{look}"><strong>{escape(one["what"])}</strong>'
+        f"<span>{escape(one['why'])}</span></li>"
+        for one in findings
+        for look in [sections.SEVERITIES.get(one["severity"], "bad")]
+        if look != "accent"
+    )
+    return f'<ul class="list bearing">{items}</ul>' if items else ""
+
+
+def _proof(claim: Json) -> str:
+    """What the claim rests on, with the figures that it is not."""
+    if not claim["private"]:
+        return ""
+    run = claim["this_run"]
+    beside = (
+        f"This run alone: epsilon = {epsilon_text(run['spent'])} spent,"
+        f" {epsilon_text(run['planned'])} planned."
+    )
+    if claim["runs"] > 1:
+        summed = epsilon_text(claim["all_runs_by_pld"])
+        beside += f" The PLD sum of all runs, for settings fixed beforehand: {summed}."
+    told = [*claim["proven_by"], beside, claim["computational"]]
+    return f'<p class="note proof">{" ".join(map(escape, told))}</p>'
 
 
 def _facts(report: Json) -> str:
     claim, run, utility = report["claim"], report["run"], report["utility"]
     planned, metric = claim["planned_epsilon"], utility["metric"]
     before, after = (value_text(metric, utility[when].get(metric)) for when in ("before", "after"))
-    plan = f"planned: {planned:g}" if planned else "&nbsp;"
+    strong = (claim["strength"] or {}).get("word")
+    plan = "; ".join(
+        part for part in (strong and escape(strong), planned and f"planned: {planned:g}") if part
+    )
     epsilon = epsilon_text(claim["epsilon"]) if claim["private"] else "–"
     plan = plan if claim["private"] else "nothing is promised"
     unit = f"one {escape(claim['unit'])} added or removed"
     rounds = f"{run['rounds']} of {run['rounds_planned']} rounds"
     facts = (
         ("Epsilon", epsilon, plan),
-        ("Delta", f"{claim['delta']:g}", unit),
+        ("Delta", escape(delta_text(claim["delta"])), f"{claim['delta']:g}; {unit}"),
         (escape(metric_title(metric)), after, f"before: {before}"),
         ("Holders", escape(run["holders"] or "–"), rounds),
     )
@@ -144,10 +186,12 @@ def _person(claim: Json) -> str:
         )
         how = claim["groups"][0]["accounting"]
         parts.append(
-            f'<p class="note">All of this is about one {escape(claim["unit"])}. For a person with '
-            f"several at the same holder the epsilon is larger: {told}. Computed so: "
-            f"{escape(how)}.</p>"
+            f'<p class="note">All of this is about one {escape(claim["unit"])}, and about nobody '
+            "as a whole: whoever has several at the same holder is protected less. For so many "
+            f"together the epsilon is larger: {told}. Computed so: {escape(how)}.</p>"
         )
+    if claim["strength"]:
+        parts.append(f'<p class="note">{escape(claim["strength"]["why"])}</p>')
     return "".join(parts) + _trade(claim)
 
 
@@ -161,25 +205,6 @@ def _trade(claim: Json) -> str:
         '<figcaption class="note">Roughly, delta is the chance that epsilon does not bound '
         "what is learnt. The smaller it is asked to be, the larger epsilon; the dot is the claim."
         "</figcaption></figure>"
-    )
-
-
-def _outsider(claim: Json, outsider: Json) -> str:
-    """Beside the claim, never in its place."""
-    if not claim["private"]:
-        return "<p>Nothing is promised here either.</p>"
-    if outsider["epsilon"] is None:
-        return (
-            "<p>No smaller figure is given: the claim above stands for everybody.</p>"
-            f'<p class="note">{escape(outsider["reason"])}</p>'
-        )
-    return (
-        f"<p>The claim above holds against everyone. Someone who sees nothing but the final adapter"
-        f" learns less: at most epsilon = {epsilon_text(outsider['epsilon'])} at delta ="
-        f" {outsider['delta']:g}, because in each of {outsider['rounds']} rounds a holder was"
-        f" drawn with a chance of at most {percent(outsider['client_rate'])}.</p>"
-        f'<p class="note">{escape(outsider["assumption"])} It does not hold towards the'
-        " coordinator.</p>"
     )
 
 
@@ -267,116 +292,3 @@ def _faults(faults: Sequence[Json]) -> str:
     )
     more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
     return f'<p class="note">Left out, or noticed: {escape(shown + more)}.</p>'
-
-
-def _holders(report: Json) -> str:
-    holders = sorted(report["holders"], key=lambda h: (-(h["epsilon_pld"] or 0.0), h["name"]))
-    if not holders:
-        return "<p>No holder took part.</p>"
-    labels = ("Holder", "Rounds", "Epsilon (PLD)", "PRV", "RDP", "All runs", "Known from")
-    head = "".join(f'<th scope="col">{label}</th>' for label in labels)
-    rows = "".join(f"<tr>{_holder(holder, labels)}</tr>" for holder in holders[:SHOWN_HOLDERS])
-    more = len(holders) - SHOWN_HOLDERS
-    rest = f'<p class="note">And {more} more with less, in report.json.</p>' if more > 0 else ""
-    return (
-        f'<table class="holders"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{rest}'
-    )
-
-
-def _holder(holder: Json, labels: Sequence[str]) -> str:
-    epsilon, limit = holder["epsilon_pld"], holder["epsilon_limit"]
-    over = limit is not None and epsilon is not None and epsilon > limit * (1 + 1e-9)
-    look = "bad thin" if over else "main thin"
-    share = bar(epsilon / limit, look) if limit and epsilon is not None else ""
-    values = (
-        escape(holder["name"]),
-        str(holder["rounds"]),
-        f"{epsilon_text(epsilon)}{share}",
-        epsilon_text(holder["epsilon_prv"]),
-        epsilon_text(holder["epsilon_rdp"]),
-        epsilon_text(holder["epsilon_all_runs"]),
-        escape(holder["basis"]),
-    )
-    cells = zip(labels, values, strict=True)
-    return "".join(
-        f'<td data-label="{label}"{" class=key" if index == 2 else ""}>{value}</td>'
-        for index, (label, value) in enumerate(cells)
-    )
-
-
-def _released(released: Json) -> str:
-    groups = (
-        ("accounted", "Accounted: covered by the claim", "good"),
-        ("public", "Public: never private", "accent"),
-        ("not_accounted", "Not accounted: outside the claim", "warn"),
-    )
-    return "".join(
-        f'<div><h3 class="{look}">{title}</h3>{_things(released[key], look)}</div>'
-        for key, title, look in groups
-        if released[key]
-    )
-
-
-def _things(things: Iterable[Json], look: str) -> str:
-    items = "".join(
-        f'<li class="{look}"><strong>{escape(thing["what"])}</strong>'
-        f"<span>{escape(thing['why'])}</span></li>"
-        for thing in things
-    )
-    return f'<ul class="list">{items}</ul>'
-
-
-def _checks(report: Json) -> str:
-    items = "".join(
-        f'<li class="{look}"><span class="mark {look}">{word}</span>'
-        f"<strong>{escape(check['name'])}</strong><span>{escape(check['detail'])}</span></li>"
-        for check in report["checks"]
-        for look, word in [("good", "passed") if check["passed"] else ("bad", "FAILED")]
-    )
-    return f'<ul class="list">{items}</ul>'
-
-
-def _settings(report: Json) -> str:
-    model = report["run"]["model"]
-    about = {
-        "run": report["run"]["id"],
-        "base model": model.get("name"),
-        "parameters": _thousands(model.get("parameters")),
-        "trained": _thousands(model.get("trained")),
-        "sha256 of the base": str(model.get("sha256") or "–")[:16],
-    }
-    groups = (
-        ("Run", about),
-        ("Costs", _costs(report["costs"])),
-        ("Versions", report["software"]),
-        ("Settings", {k: v for k, v in report["settings"].items() if v != ""}),
-    )
-    return "".join(
-        f'<div><h3>{title}</h3><dl class="settings">{_rows(rows)}</dl></div>'
-        for title, rows in groups
-        if rows
-    )
-
-
-def _rows(rows: Json) -> str:
-    return "".join(
-        f"<div><dt>{escape(key)}</dt><dd>{escape('–' if value is None else value)}</dd></div>"
-        for key, value in rows.items()
-    )
-
-
-def _costs(costs: Json) -> dict[str, str]:
-    def shown(value: float | None, unit: str, scale: float = 1.0) -> str:
-        return "–" if value is None else f"{value / scale:,.1f} {unit}"
-
-    return {
-        "whole run": shown(costs["seconds"], "s"),
-        "one round": shown(costs["seconds_per_round"], "s"),
-        "to a holder, a round": shown(costs["bytes_down"], "kB", 1000),
-        "from a holder, a round": shown(costs["bytes_up"], "kB", 1000),
-        "peak memory": shown(costs["peak_memory_mb"], "MB"),
-    }
-
-
-def _thousands(value: int | None) -> str | None:
-    return None if value is None else f"{value:,}"

@@ -28,10 +28,9 @@ _NO_METRIC = ("event", "round", "examples", "loss", "metric")
 class Run:
     """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round, ``sums``
     and ``summed`` (who answered, and what came of it) that of each noisy sum; ``histories`` what
-    each holder's accepted updates add up to. ``draws`` counts how often holders may have been
-    drawn: every line of a round, and one more for every time the run was resumed. ``named`` has
-    round, holder and code of what was noticed of a holder that was accepted. ``kept``
-    is the round whose adapter is kept; None for the last one."""
+    each holder's accepted updates add up to. ``named`` has round, holder and code of what was
+    noticed of a holder that was accepted. ``kept`` is the round whose adapter is kept; None for
+    the last one."""
 
     folder: Path
     id: str
@@ -43,7 +42,6 @@ class Run:
     sums: dict[int, Round]
     summed: dict[int, Json]
     histories: dict[str, History]
-    draws: int
     named: tuple[tuple[int, str, str], ...]
     yardsticks: tuple[Json, ...]
     kept: int | None = None
@@ -91,7 +89,7 @@ def read_run(folder: Path) -> Run:
     sums: dict[int, Round] = {}
     summed: dict[int, Json] = {}
     histories: dict[str, History] = {}
-    draws, kept = 0, None
+    kept = None
     named: dict[tuple[str, str], int] = {}
     for event in _events(folder / "metrics.jsonl"):
         kind = event["event"]
@@ -102,15 +100,12 @@ def read_run(folder: Path) -> Run:
         elif kind == "evaluation":
             evaluations[event["round"]] = event
         elif kind == "round":
-            draws += 1
             rounds[event["round"]] = Round.of(event)
             add_round(histories, event)
         elif kind == "sum":
             sums[event["round"]] = Round.of(event)
             summed[event["round"]] = {**event, "accepted": len(event["accepted"])}
             add_round(histories, event)
-        elif kind == "resume":
-            draws += 1
         elif kind == "ledger":
             named.setdefault((str(event["holder"]), str(event["code"])), int(event["round"]))
         elif kind == "kept":
@@ -135,7 +130,6 @@ def read_run(folder: Path) -> Run:
         sums=dict(sorted(sums.items())),
         summed=dict(sorted(summed.items())),
         histories=histories,
-        draws=draws,
         named=tuple((number, holder, code) for (holder, code), number in named.items()),
         yardsticks=tuple(json.loads(yardsticks.read_text("utf-8")) if yardsticks.is_file() else ()),
         kept=kept,

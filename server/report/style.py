@@ -62,6 +62,13 @@ font-size:.85rem}
 border-bottom:1px solid var(--rule)}
 .settings dt{color:var(--soft);white-space:nowrap}
 .settings dd{text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
+.bearing{margin:1.6rem 0 0;max-width:56rem}.proof{margin-top:1.4rem;max-width:56rem}
+td small{display:block;color:var(--soft);font-size:.82rem;font-weight:400}
+.about div{display:grid;grid-template-columns:15rem minmax(0,1fr);gap:1rem;padding:.4rem 0;
+border-bottom:1px solid var(--rule);font-size:.92rem}
+.about dt{color:var(--soft)}.about dd{overflow-wrap:anywhere}
+.sign{display:grid;grid-template-columns:1fr 1fr;gap:2rem;font-size:.85rem;color:var(--soft);
+break-inside:avoid}.sign span{border-top:1px solid var(--soft);padding-top:.3rem;margin-top:3rem}
 footer{color:var(--soft);font-size:.85rem;padding-top:.5rem}
 code{font:.92em ui-monospace,SFMono-Regular,Menlo,Consolas,"Liberation Mono",monospace}
 @media (max-width:56rem){section{grid-template-columns:minmax(0,1fr)}}
@@ -79,8 +86,11 @@ border-top:1px solid var(--rule)}
 .holders td::before{content:attr(data-label);color:var(--soft);font-weight:400}
 .holders td:first-child{grid-column:1/-1;font-weight:650}
 .holders td:first-child::before{content:none}.holders .bar{display:none}}
-@media print{html{font-size:10.5pt;background:none}body{max-width:none;padding:0}
+@media (max-width:40rem){.about div{grid-template-columns:minmax(0,1fr);gap:0}}
+@media print{html{font-size:10.5pt;background:none;orphans:3;widows:3}body{max-width:none;padding:0}
 section{grid-template-columns:minmax(0,1fr);gap:.6rem;padding:1.2rem 0}
-figure,li,tr,.facts,.bars{break-inside:avoid}h2,h3{break-after:avoid}
+figure,li,tr,.facts,.bars,.settings div,.about div,section>div:first-child{break-inside:avoid}
+h2,h3,thead,section>div:first-child{break-after:avoid}thead{display:table-header-group}
+.note,p{break-inside:avoid}
 .track,.fill{print-color-adjust:exact;-webkit-print-color-adjust:exact}@page{margin:18mm 16mm}}
 """

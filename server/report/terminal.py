@@ -12,7 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import epsilon_text, kept_text, metric_title, percent, value_text
+from . import all_plain, epsilon_text, kept_text, metric_title, percent, plain, value_text
+from .checks import FAILED, NOT_CHECKED, PASSED
 from .verify import Verdict
 from .words import told_of_sums
 
@@ -20,11 +21,13 @@ SHOWN_HOLDERS = 12
 
 
 def show(report: Mapping[str, Any], console: Console) -> None:
-    """Print the report. User-given words are printed as text, never as markup."""
+    """Print the report. Words from elsewhere are printed as text, never as markup, and without
+    what a terminal would obey."""
+    report = all_plain(report)
     console.print(
         Group(
             _claim(report),
-            _section("For someone who sees only the adapter", _outsider(report["outsider"])),
+            *_findings(report["findings"]),
             _section(
                 "Utility", Group(_utility(report["utility"]), *map(Text, told_of_sums(report)))
             ),
@@ -38,14 +41,15 @@ def show(report: Mapping[str, Any], console: Console) -> None:
 
 def outcome(report: Mapping[str, Any]) -> str:
     """The run in one sentence: what it brought, and what it cost."""
-    utility, claim = report["utility"], report["claim"]
+    utility, claim = all_plain(report["utility"]), all_plain(report["claim"])
     name = utility["metric"]
     before, after = (value_text(name, utility[when].get(name)) for when in ("before", "after"))
     gained = f"{metric_title(name)} {before} before, {after} after"
     if not claim["private"] or claim["epsilon"] is None:
         return f"{gained}; NOT DIFFERENTIALLY PRIVATE."
     spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
-    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}."
+    of_all = f", from all {claim['runs']} runs together" if claim["runs"] > 1 else ""
+    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}{of_all}."
 
 
 def show_verdict(verdict: Verdict, console: Console) -> None:
@@ -55,29 +59,24 @@ def show_verdict(verdict: Verdict, console: Console) -> None:
         if not holder.checked and not holder.differences:
             state = Text("not checked", style="yellow")
         elif holder.differences:
-            state = Text("; ".join(holder.differences), style="bold red")
+            state = Text(plain("; ".join(holder.differences)), style="bold red")
         else:
             state = Text("agrees", style="green")
         table.add_row(
-            Text(holder.name),
+            Text(plain(holder.name)),
             epsilon_text(holder.epsilon_pld),
             epsilon_text(holder.reported),
             state,
         )
     console.print(table)
-    checked = sum(holder.checked for holder in verdict.holders)
-    if verdict.agrees:
-        end = Text(
-            f"The report agrees with {checked} of {len(verdict.holders)} ledgers,"
-            f" recomputed from the ledgers alone.",
-            style="green",
-        )
-        if checked < len(verdict.holders):
-            end.append(" The others were not in the run folder.", style="yellow")
-    else:
-        end = Text("The report differs from the ledgers:", style="bold red")
-        for difference in verdict.differences:
-            end.append(f"\n  - {difference}")
+    style = {0: "green", 1: "bold red", 3: "yellow"}[verdict.status]
+    end = Text(verdict.headline, style=style)
+    parts = [("Different", verdict.differences), ("Not checked", verdict.not_checked)]
+    for title, lines in (*parts, ("To be known", verdict.notes)):
+        if lines:
+            end.append(f"\n{title}:", style="bold").append(
+                "".join(f"\n  - {plain(line)}" for line in lines), style="not bold"
+            )
     console.print(end)
 
 
@@ -86,6 +85,15 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
     good = claim["private"]
     words = Text(claim["sentence"], style="bold" if good else "bold red")
     words.append(f"\n\n{claim['in_plain_words']}", style="not bold")
+    if good:
+        run, proofs = claim["this_run"], " ".join([*claim["proven_by"], claim["computational"]])
+        beside = (
+            f"This run alone: epsilon = {epsilon_text(run['spent'])} spent,"
+            f" {epsilon_text(run['planned'])} planned; the PLD sum of all"
+            f" {claim['runs']} runs: {epsilon_text(claim['all_runs_by_pld'])}."
+        )
+        strong = f"By the usual tiers this is {claim['strength']['word']}."
+        words.append(f"\n\n{strong} {beside}\n\n{proofs}", style="not bold dim")
     return Panel(
         words,
         title=Text(f"Privacy report: {report['run']['name']}"),
@@ -93,15 +101,6 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
         border_style="green" if good else "red",
         padding=(1, 2),
     )
-
-
-def _outsider(outsider: Mapping[str, Any]) -> RenderableType:
-    if outsider["epsilon"] is None:
-        return Text(f"No smaller figure is given. {outsider['reason']}")
-    words = Text(
-        f"epsilon = {epsilon_text(outsider['epsilon'])} at delta = {outsider['delta']:g}. "
-    )
-    return words.append(f"{outsider['assumption']} Not towards the coordinator.", style="dim")
 
 
 def _utility(utility: Mapping[str, Any]) -> RenderableType:
@@ -134,16 +133,21 @@ def _interval(utility: Mapping[str, Any]) -> str:
 
 
 def _holders(holders: Sequence[Mapping[str, Any]]) -> RenderableType:
-    table = _table("holder", ">rounds", ">epsilon", ">PRV", ">RDP", ">limit", ">all runs", "from")
+    table = _table(
+        "holder", ">rounds", ">noise", ">rate", ">this run", ">PRV", ">RDP", ">all runs", ">claim",
+        "from",
+    )  # fmt: skip
     for holder in sorted(holders, key=_by_epsilon)[:SHOWN_HOLDERS]:
         table.add_row(
             Text(holder["name"]),
             str(holder["rounds"]),
-            Text(epsilon_text(holder["epsilon_pld"]), style="bold"),
+            _each(holder["events"], "noise_multiplier"),
+            _each(holder["events"], "sampling_rate"),
+            epsilon_text(holder["epsilon_pld"]),
             epsilon_text(holder["epsilon_prv"]),
             epsilon_text(holder["epsilon_rdp"]),
-            epsilon_text(holder["epsilon_limit"]),
             epsilon_text(holder["epsilon_all_runs"]),
+            Text(epsilon_text(holder["epsilon_proven"]), style="bold"),
             Text(holder["basis"], style="dim"),
         )
     more = len(holders) - SHOWN_HOLDERS
@@ -152,8 +156,25 @@ def _holders(holders: Sequence[Mapping[str, Any]]) -> RenderableType:
     return Group(table, Text(f"and {more} more with less, in report.json", style="dim"))
 
 
+def _each(events: Sequence[Mapping[str, Any]], name: str) -> str:
+    return "\n".join(f"{value:.4g}" for value in sorted({event[name] for event in events})) or "–"
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
+    """What bears on the claim; notes are in report.json and on the page."""
+    styles = {"not private": "bold red", "not sound": "yellow"}
+    told = [one for one in findings if one["severity"] != "note"]
+    lines = [
+        Text(f"{one['severity'].upper()}  ", style=styles.get(one["severity"], "bold red")).append(
+            f"[{one['name']}] {one['what']} {one['why']}", style="none"
+        )
+        for one in told
+    ]
+    return [_section("What bears on it", Group(*lines))] if lines else []
+
+
 def _by_epsilon(holder: Mapping[str, Any]) -> tuple[float, str]:
-    epsilon = holder["epsilon_pld"]
+    epsilon = holder["epsilon_proven"]
     return (float("-inf") if epsilon is None else -epsilon, holder["name"])
 
 
@@ -170,9 +191,16 @@ def _released(released: Mapping[str, Any]) -> RenderableType:
 def _checks(checks: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = _table("", "", "")
     for check in checks:
-        mark = Text("passed", "green") if check["passed"] else Text("FAILED", "bold red")
+        mark = Text(*_MARKS.get(check["state"], ("unknown", "bold red")))
         table.add_row(mark, Text(check["name"]), Text(check["detail"], "dim"))
     return table
+
+
+_MARKS = {
+    PASSED: ("passed", "green"),
+    FAILED: ("FAILED", "bold red"),
+    NOT_CHECKED: ("not checked", "yellow"),
+}
 
 
 def _faults(faults: Sequence[Mapping[str, Any]]) -> list[RenderableType]:

@@ -1,16 +1,15 @@
-"""``confide report verify``: recompute a report from the holders' ledgers alone.
+"""``confide report verify``: make the report of a run again, and name every difference.
 
-Nothing that the coordinator wrote is taken on trust: chains, events, every epsilon, the claim's
-sentence and what it says of an attacker come from the ledger files, and every difference to
-report.json is named, as is a page that shows another report. A holder whose ledger is not in the
-folder is listed as not checked, never as agreeing, and what it reported stands for it; a ledger
-that the report relied on and that is gone is a difference. What no ledger knows (accuracy, who
-was left out, costs) is not verified. Reads only; never writes a ledger, and never needs torch.
+What ``build`` makes of metrics.jsonl, config.toml and the ledgers is made once more and held
+against report.json; what people read, the page and the adapter's card, is made once more from that
+and held against the files. Each ledger, of the folder or handed in, is held against the receipts
+that its holder gave. A thing that cannot be checked is listed as not checked, and never counts as
+agreeing: a holder whose ledger is not at hand, whose figures are then its own word; words and pages
+that another version of confide wrote. Reads only, and never needs torch.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,29 +17,28 @@ from typing import Any
 
 from ... import __version__
 from ...common.errors import ConfideError
-from ...common.privacy import accountant, outsider, statement
-from ...common.privacy.accountant import GaussianSteps
-from ...common.privacy.ledger import Receipt, in_words
-from ...common.privacy.plan import Unit
+from ...common.privacy.accountant import epsilon_pld
+from ...common.privacy.steps import covers
 from . import finite, load_report
-from .claim import Promise, most_spent, what_follows
-from .figures import Steps, figure
-from .html import render
-from .ledgers import LedgerFacts, covers, read_ledgers
+from .accounts import Account, accounts_of
+from .build import build_report, shown_by
+from .checks import NOT_CHECKED, WHOLE
+from .compare import differences
+from .ledgers import LedgerFacts, read_ledger, read_ledgers
+from .reading import Run, read_run
 
-TOLERANCE = 1e-6  # relative; both sides run the same accountant on the same events
 PRV_ERROR = 0.02  # and a thousandth of epsilon: PLD and PRV are two discretisations of one number
+_WORDS = ("claim", "released", "not_protected", "checks", "findings")  # they have sentences
 
 
 @dataclass(frozen=True, kw_only=True)
 class HolderVerdict:
-    """One holder: its epsilon from the ledger alone, or None when there was no ledger."""
+    """One holder: its epsilon from the ledger alone, or None where there was no ledger."""
 
     name: str
     epsilon_pld: float | None
     reported: float | None
-    differences: tuple[str, ...]
-    steps: Steps = ()
+    differences: tuple[str, ...] = ()
 
     @property
     def checked(self) -> bool:
@@ -49,21 +47,50 @@ class HolderVerdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """The outcome for a run."""
+    """The outcome for a run. ``notes`` is to be known, and no difference."""
 
     run: str
     holders: tuple[HolderVerdict, ...]
     differences: tuple[str, ...]
+    not_checked: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
+        """Nothing differs; whether all could be checked is another question."""
         return not self.differences
+
+    @property
+    def complete(self) -> bool:
+        return not self.not_checked
+
+    @property
+    def status(self) -> int:
+        """Of the command: 0 all agrees, 1 something differs, 3 not all could be checked."""
+        return 1 if not self.agrees else 0 if self.complete else 3
+
+    @property
+    def headline(self) -> str:
+        """How much was checked, in one sentence."""
+        of = f"{sum(h.checked for h in self.holders)} of {len(self.holders)} holders"
+        missing = sum(not h.checked for h in self.holders)
+        if not self.agrees:
+            return f"{len(self.differences)} differences; the ledgers of {of} were checked."
+        if missing:
+            return f"No difference, but {missing} of {len(self.holders)} holders not checked."
+        if not self.complete:
+            return f"No difference, with the ledgers of {of}; but not all could be checked."
+        return f"The report is what the run folder and the ledgers of {of} give."
 
     def to_json(self) -> dict[str, Any]:
         return {
             "run": self.run,
             "agrees": self.agrees,
+            "complete": self.complete,
+            "headline": self.headline,
             "differences": list(self.differences),
+            "not_checked": list(self.not_checked),
+            "notes": list(self.notes),
             "holders": [
                 {
                     "name": holder.name,
@@ -77,232 +104,231 @@ class Verdict:
         }
 
 
-def verify_run(folder: Path) -> Verdict:
-    """Recompute the report of a run folder.
+def verify_run(folder: Path, ledgers: Sequence[Path] = ()) -> Verdict:
+    """Make the report of a run folder again.
+
+    Args:
+        ledgers: files, or folders of them, from holders whose ledgers are not in the run folder.
 
     Raises:
-        ConfideError: ``report.missing``, ``report.corrupt``, ``report.schema``, or
-            ``report.no-ledgers`` when there is nothing to verify with.
+        ConfideError: ``report.missing``, ``report.corrupt``, ``report.schema`` where there is
+            nothing to verify, ``report.ledger`` for a path that holds no ledger.
     """
     report = load_report(folder)
+    handed = _files(ledgers)
     try:
-        return _verify(folder, report)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfideError(
-            "report.corrupt",
-            f"report.json of {folder.name!r} lacks or spoils what a report has"
-            f" ({type(error).__name__}).",
-            "Delete it; `confide report show` computes it again from the run folder.",
-        ) from error
-
-
-def _verify(folder: Path, report: Mapping[str, Any]) -> Verdict:
-    run = str(report["run"]["id"])
-    ledgers = read_ledgers(folder, run)
-    if not ledgers:
-        raise ConfideError(
-            "report.no-ledgers",
-            f"The run folder {folder.name!r} has no holders/*/ledger.sqlite to verify with.",
-            "Ledgers stay with their holders; each can check its own with `confide ledger verify`.",
-        )
-    rows = {str(row["name"]): row for row in report["holders"]}
-    holders = tuple(
-        _verify_holder(name, rows.get(name), ledgers.get(name), report)
-        for name in sorted(rows.keys() | ledgers.keys())
+        run = read_run(folder)
+        made = build_report(folder, prv=False)
+    except ConfideError as error:
+        text = f"the report cannot be made again [{error.code}]: {error.message}"
+        return Verdict(run=str(report.get("run")), holders=(), differences=(text,))
+    delta = run.settings.privacy.delta
+    given = [read_ledger(path, path.name, run.id, delta) for path in handed]
+    accounts = accounts_of(run, read_ledgers(folder, run.id, delta))
+    holders = _holders(run, accounts, given, report)
+    found, unchecked = _compared(folder, made, report)
+    found += [f"{one.name}: {text}" for one in holders for text in one.differences]
+    more, notes = _strangers(run, accounts, given)
+    found += more
+    unchecked += [f"{h.name}: its ledger is not at hand" for h in holders if not h.checked]
+    if {WHOLE: NOT_CHECKED}.items() <= {c["name"]: c["state"] for c in made["checks"]}.items():
+        unchecked.append("whether metrics.jsonl, config.toml and adapter are those of the run")
+    return Verdict(
+        run=run.id,
+        holders=holders,
+        differences=tuple(dict.fromkeys(found)),
+        not_checked=tuple(unchecked),
+        notes=tuple(notes),
     )
-    found = [f"{holder.name}: {text}" for holder in holders for text in holder.differences]
-    found += [f"claim: {text}" for text in _verify_claim(report, holders)]
-    found += [f"outsider: {text}" for text in _verify_outsider(report, holders)]
-    found += _verify_page(folder, report)
-    return Verdict(run=run, holders=holders, differences=tuple(found))
 
 
-# --- one holder ---
+def _files(paths: Sequence[Path]) -> list[Path]:
+    found = []
+    for path in paths:
+        files = sorted(path.rglob("*.sqlite")) if path.is_dir() else [path]
+        if not files or not all(file.is_file() for file in files):
+            raise ConfideError(
+                "report.ledger",
+                f"There is no ledger at {path}.",
+                "Give a ledger file (*.sqlite) of a holder, or a folder of such files.",
+            )
+        found += files
+    return found
 
 
-def _verify_holder(
-    name: str,
-    row: Mapping[str, Any] | None,
-    facts: LedgerFacts | None,
-    report: Mapping[str, Any],
+# --- the report and what shows it ---
+
+
+def _compared(
+    folder: Path, made: Mapping[str, Any], report: Mapping[str, Any]
+) -> tuple[list[str], list[str]]:
+    """Differences, and what could not be compared."""
+    ours = made["software"].get("confide") == __version__
+    one, other = (made, report) if ours else (_figures(made, report), _figures(report, made))
+    found = differences(_without_prv(one), _without_prv(other)) + _second_opinions(made, report)
+    if not ours:
+        wrote = made["software"].get("confide")
+        told = f"what another version of confide ({wrote}) wrote, by this one ({__version__}):"
+        return found, [f"{told} words, page and card"]
+    # Of the report as it stands: where that is another one, this says whether the page shows it.
+    try:
+        pages = shown_by(folder, dict(report))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return [*found, f"report.json lacks what a page needs ({type(error).__name__})"], []
+    if not (folder / "adapter").is_dir():
+        found.append("adapter: it is gone")
+    return found + [text for name, page in pages.items() for text in _page(folder, name, page)], []
+
+
+def _figures(report: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """A report without its sentences, and without what the other one has no place for."""
+    both = {key: value for key, value in report.items() if key in other and key not in _WORDS}
+    claims = (report.get("claim"), other.get("claim"))
+    if all(isinstance(claim, Mapping) for claim in claims):
+        both["claim"] = _without_words(claims[0], claims[1])
+    return both
+
+
+def _without_words(value: Any, other: Any) -> Any:
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        kept = {key: _without_words(value[key], other[key]) for key in value if key in other}
+        return {key: one for key, one in kept.items() if not isinstance(one, str)}
+    if isinstance(value, list):
+        return [one for one in value if not isinstance(one, str)]
+    return value
+
+
+def _page(folder: Path, name: str, page: str) -> list[str]:
+    path = folder / name
+    if not path.is_file():
+        return [f"{name}: it is gone"]
+    return [] if path.read_bytes() == page.encode() else [f"{name}: it does not show the report"]
+
+
+def _without_prv(report: Mapping[str, Any]) -> dict[str, Any]:
+    """PRV would need torch; it is held against the figure of record instead."""
+    rows = report.get("holders")
+    if not isinstance(rows, list):
+        return dict(report)
+    bare = [{**row, "epsilon_prv": None} if isinstance(row, dict) else row for row in rows]
+    return {**report, "holders": bare}
+
+
+def _second_opinions(made: Mapping[str, Any], report: Mapping[str, Any]) -> list[str]:
+    rows = report.get("holders")
+    told = {row.get("name"): row for row in rows or () if isinstance(row, dict)}
+    found = []
+    for row in made["holders"]:
+        prv, pld = told.get(row["name"], {}).get("epsilon_prv"), row["epsilon_pld"]
+        if prv is None:
+            continue
+        near = isinstance(prv, float) and pld and abs(prv - pld) <= PRV_ERROR + 1e-3 * pld
+        if not near:
+            found.append(f"holders / {row['name']} / epsilon_prv: {prv!r:.20} is not near PLD")
+    return found
+
+
+# --- the ledgers ---
+
+
+def _holders(
+    run: Run, accounts: Sequence[Account], given: Sequence[LedgerFacts], report: Mapping[str, Any]
+) -> tuple[HolderVerdict, ...]:
+    rows = report.get("holders")
+    told = {str(row.get("name")): row for row in rows or () if isinstance(row, dict)}
+    names = {account.name for account in accounts}
+    known = [_holder(run, account, given, told.get(account.name, {})) for account in accounts]
+    strangers = [
+        HolderVerdict(name=name, epsilon_pld=None, reported=_number(row.get("epsilon_pld")))
+        for name, row in told.items()
+        if name not in names
+    ]
+    return tuple(sorted((*known, *strangers), key=lambda holder: holder.name))
+
+
+def _holder(
+    run: Run, account: Account, given: Sequence[LedgerFacts], row: Mapping[str, Any]
 ) -> HolderVerdict:
-    reported = row["epsilon_pld"] if row else None
+    """What the ledger of a holder, in the folder or handed in, says of its receipts."""
+    facts = account.ledger or _own(account, given)
+    reported = _number(row.get("epsilon_pld"))
     if facts is None or facts.fault:
-        gone = ("its ledger is gone, although the report relies on it",)
-        missing = gone if row and row["ledger"] else ()
+        gone = ["its ledger is gone, although the report relies on it"] if row.get("ledger") else []
         return HolderVerdict(
-            name=name,
+            name=account.name,
             epsilon_pld=None,
             reported=reported,
-            differences=(facts.fault,) if facts else missing,
-            steps=_events(row) if row else (),
+            differences=(facts.fault,) if facts else tuple(gone),
         )
-    exact = not row or row["exact"] is not False
-    delta = float(report["claim"]["delta"])
-    epsilon = figure(facts.steps, delta, exact=exact).epsilon if facts.steps else 0.0
-    differences = (
-        _row_differences(row, facts, epsilon, report)
-        if row
-        else ["it is not in the report", *_differs("epsilon by PLD", epsilon, 0.0)]
-    )
     return HolderVerdict(
-        name=name,
-        epsilon_pld=epsilon,
+        name=account.name,
+        epsilon_pld=epsilon_pld(facts.steps, run.settings.privacy.delta),
         reported=reported,
-        differences=tuple(differences),
-        steps=facts.steps,
+        differences=tuple(_against(run, account, facts)),
     )
 
 
-def _row_differences(
-    row: Mapping[str, Any], facts: LedgerFacts, epsilon: float, report: Mapping[str, Any]
-) -> list[str]:
-    claim, run = report["claim"], str(report["run"]["id"])
-    delta, told = float(claim["delta"]), _events(row)
-    found = _differs("epsilon by PLD", epsilon, row["epsilon_pld"])
-    found += _second_opinions(row, facts.steps, epsilon, delta)
-    if not (covers(told, facts.steps) and covers(facts.steps, told)):
-        found.append(f"the report has {_count(told)} steps, the ledger {_count(facts.steps)}")
-    accepted = row["rounds"] + row.get("sums", 0)
-    if accepted > facts.released:
+def _own(account: Account, given: Sequence[LedgerFacts]) -> LedgerFacts | None:
+    receipt = account.newest
+    found = (facts for facts in given if receipt and facts.ledger_id == receipt.ledger_id)
+    return next(found, None)
+
+
+def _against(run: Run, account: Account, facts: LedgerFacts) -> list[str]:
+    """Where a ledger says otherwise than the receipts that the report rests on."""
+    delta = run.settings.privacy.delta
+    found = facts.against(account.newest, run.unit_in_words)
+    if account.history.rounds + account.history.sums > facts.released:
         found.append(
-            f"the report has {accepted} accepted updates, the ledger {facts.released} releases"
+            f"{account.history.rounds + account.history.sums} updates were accepted, its ledger has"
+            f" {facts.released} releases"
         )
     found += [
         f"its charges were made at delta {other:g}, the report is at {delta:g}"
         for other in sorted(facts.deltas - {delta})
     ]
-    for number, reported in row["epsilon_rounds"]:
-        steps = facts.by_round(run, int(number))
-        spent = accountant.epsilon_pld(steps, delta) if steps else 0.0
-        found += _differs(f"epsilon after round {number:g}", spent, reported)
-    unit = in_words(str(claim["unit"]), str(report["settings"]["data.person"]))
-    receipt = Receipt.from_json(row["receipt"]) if row["receipt"] else None
-    if receipt and row["epsilon_all_runs"] is not None and receipt.head in facts.heads:
-        total = accountant.epsilon_pld(facts.by_head(receipt.head), receipt.delta)
-        found += _differs("epsilon of all runs", total, row["epsilon_all_runs"])
-    return found + facts.against(receipt, unit)
-
-
-def _second_opinions(
-    row: Mapping[str, Any], steps: Steps, epsilon: float, delta: float
-) -> list[str]:
-    """RDP is recomputed; PRV would need torch, so it is held against the figure of record."""
-    found = []
-    if row["epsilon_rdp"] is not None:
-        rdp = accountant.epsilon_rdp(steps, delta) if steps else 0.0
-        found += _differs("epsilon by RDP", rdp, row["epsilon_rdp"])
-    prv = row["epsilon_prv"]
-    if prv is not None and not abs(prv - epsilon) <= PRV_ERROR + 1e-3 * epsilon:
-        found.append(f"epsilon by PRV is reported as {prv:.6g}, by PLD it is {epsilon:.6g}")
+    if account.ledger is None:  # the report rests on the receipts alone
+        found += _beyond(account, facts)
     return found
 
 
-def _events(row: Mapping[str, Any]) -> Steps:
-    return tuple(GaussianSteps.from_json(event) for event in row["events"])
+def _beyond(account: Account, facts: LedgerFacts) -> list[str]:
+    """Where a ledger that was handed in says more than its holder's receipt."""
+    found, told = [], account.newest
+    if not covers(account.steps, facts.steps):
+        found.append("its ledger has steps of this run that the report does not have")
+    figures = (("proven", facts.proven), ("epsilon", facts.epsilon), ("runs", facts.runs))
+    for name, value in figures:
+        receipt = getattr(told, name) if told else value
+        if value > receipt * (1 + 1e-6):
+            found.append(f"its ledger's {name} is {value:.6g}, its receipt's {receipt:.6g}")
+    return found
 
 
-# --- the claim ---
-
-
-def _verify_claim(report: Mapping[str, Any], holders: Sequence[HolderVerdict]) -> list[str]:
-    """The claim is the largest epsilon of all holders, where there is no ledger as reported."""
-    claim = report["claim"]
-    if report["settings"]["privacy.trust"] == "off":
-        return ["noise was off, but the report says private"] if claim["private"] else []
-    values = [holder.epsilon_pld if holder.checked else holder.reported for holder in holders]
-    if None in values:
-        return ["it says private, with a holder unknown"] if claim["private"] else []
-    largest = max((value for value in values if value is not None), default=0.0)
-    found = _differs("epsilon", largest, claim["epsilon"])
-    if not claim["private"]:
-        return found
-    planned = claim["planned_epsilon"]
-    if planned is not None and largest > planned * (1 + TOLERANCE):
-        found.append(f"epsilon {largest:.6g} is more than the planned {planned:g}")
-    found += [
-        f"it says private, although a check failed: {check['name']}"
-        for check in report["checks"]
-        if check["hard"] and not check["passed"]
+def _strangers(
+    run: Run, accounts: Sequence[Account], given: Sequence[LedgerFacts]
+) -> tuple[list[str], list[str]]:
+    """Ledgers that no holder of the report has, and notes on those that went on."""
+    ids = {account.newest.ledger_id for account in accounts if account.newest}
+    found: list[str] = []
+    notes: list[str] = []
+    for facts in given:
+        if facts.fault:
+            found.append(f"{facts.path}: {facts.fault}")
+        elif facts.ledger_id not in ids:
+            what = "has charges of this run, and is of no holder of the report"
+            charged = bool(facts.steps)
+            (found if charged else notes).append(
+                f"{facts.path}: it {what if charged else 'is the ledger of no holder of this run'}"
+            )
+    notes += [
+        f"{facts.path}: {facts.later} other runs were charged since; the claim of today is that of"
+        " the newest one"
+        for facts in (*given, *(a.ledger for a in accounts if a.ledger))
+        if facts.later
     ]
-    return found + _verify_words(claim, holders, values, largest)
+    return found, notes
 
 
-def _verify_words(
-    claim: Mapping[str, Any],
-    holders: Sequence[HolderVerdict],
-    values: Sequence[float | None],
-    largest: float,
-) -> list[str]:
-    """The sentence, the plain words and the figures of attackers, groups and other deltas."""
-    unit, delta = Unit(claim["unit"]), float(claim["delta"])
-    known = [(h.steps, v or 0.0) for h, v in zip(holders, values, strict=True) if h.steps]
-    promise = Promise(
-        private=True, epsilon=largest, delta=delta, unit=unit, histories=most_spent(known)
-    )
-    sentence = statement.claim(epsilon=largest, delta=delta, unit=unit)
-    expected = {"sentence": sentence, **finite(what_follows(promise))}
-    return [
-        f"its {name.replace('_', ' ')} is not what the ledgers give"
-        for name, value in expected.items()
-        if not _same(value, claim[name])
-    ]
-
-
-def _verify_outsider(report: Mapping[str, Any], holders: Sequence[HolderVerdict]) -> list[str]:
-    """The outsider's figure from the ledgers' steps; the rate is the coordinator's word."""
-    told = report["outsider"]
-    if told["epsilon"] is None:
-        return []
-    if not report["claim"]["private"] or not 0 < told["client_rate"] < 1:
-        return ["an epsilon is given where there can be none"]
-    count = int(report["settings"]["train.steps"])
-    kinds = {
-        GaussianSteps(
-            noise_multiplier=step.noise_multiplier, sampling_rate=step.sampling_rate, steps=count
-        )
-        for holder in holders
-        for step in holder.steps
-    }
-    epsilon = outsider.worst_epsilon(
-        kinds,
-        rounds=int(told["rounds"]),
-        rate=float(told["client_rate"]),
-        delta=float(told["delta"]),
-    )
-    return _differs("epsilon", epsilon, told["epsilon"])
-
-
-def _verify_page(folder: Path, report: Mapping[str, Any]) -> list[str]:
-    """report.html shows report.json, where the same version of confide wrote it."""
-    page = folder / "report.html"
-    if not page.is_file() or report["software"].get("confide") != __version__:
-        return []
-    shown = page.read_bytes() == render(dict(report)).encode()
-    return [] if shown else ["report.html: it does not show what report.json says"]
-
-
-# --- comparing ---
-
-
-def _differs(what: str, ledger: float, report: float | None) -> list[str]:
-    if report is None:
-        return [] if math.isinf(ledger) else [f"{what} is {ledger:.6g}, the report has none"]
-    if math.isclose(ledger, report, rel_tol=TOLERANCE, abs_tol=TOLERANCE):
-        return []
-    return [f"{what} is {ledger:.6g}, the report says {report:.6g}"]
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal words and shapes, numbers within the tolerance."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
-        return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, int | float) and isinstance(other, int | float):
-        return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=1e-12)
-    return bool(one == other)
-
-
-def _count(steps: Sequence[GaussianSteps]) -> int:
-    return sum(step.steps for step in steps)
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None

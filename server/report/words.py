@@ -44,6 +44,29 @@ def _summed(run: Run) -> list[tuple[str, str]]:
     return [(f"One sum per holder: {_SUMS[line['of']]}", guarded) for line in run.summed.values()]
 
 
+ACCOUNTANTS = (
+    "PLD composes the whole distribution of the privacy loss and rounds up: it is the figure that"
+    " counts. PRV composes the same distribution by another discretisation, with an error of up to"
+    " 0.01, so that it lies close to PLD on either side; RDP keeps moments of it only, and is an"
+    " upper bound that is 10 to 40 % higher."
+)
+
+
+def mechanism(run: Run) -> Json:
+    """How noise and batches were made, as far as it is the same at every holder."""
+    privacy = run.settings.privacy
+    return {
+        "clip": privacy.clip,
+        "sampling": f"Poisson: in each step every {run.unit} is in with a chance equal to the"
+        " sampling rate, independently of all others; at rate 1 all are in each step",
+        "noise": "Gaussian, on the sum of the clipped parts; its standard deviation is the noise"
+        " multiplier times the clip norm, and the holder adds all of it"
+        if run.private
+        else "none",
+        "accountants": ACCOUNTANTS,
+    }
+
+
 def told_of_sums(report: Mapping[str, Any]) -> list[str]:
     """What the sums over the holders brought, in sentences for people."""
     return [_told(line, report["settings"]) for line in report.get("sums", ())]

@@ -134,6 +134,9 @@ def _update(holder: int, taken: int, noise: float, rate: float) -> dict[str, Any
         entries=2 * taken,
         delta=DELTA,
         epsilon=EPSILON * taken / 1e6,
+        proven=EPSILON,
+        runs=1,
+        limit=None,
         steps_run=(steps,),
     )
     return {"holder": f"holder-{holder:04d}", "bytes_up": 15_368, "receipt": receipt.to_json()}

@@ -23,6 +23,7 @@ from confide.common.models import load_model
 from confide.common.parcel import pack
 from confide.common.plans import plan_of
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
+from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.common.tasks import Classification
@@ -47,6 +48,18 @@ def spent(rounds: int) -> float:
     """Epsilon of that many rounds with all records and NOISE."""
     steps = GaussianSteps(noise_multiplier=NOISE, sampling_rate=1.0, steps=rounds)
     return epsilon_pld([steps], DELTA)
+
+
+def limit_for(rounds: int, planned: int = 2, rate: float = 1.0) -> float:
+    """The least limit that so many rounds fit into, of a run of more, or of several runs."""
+    low, high = 0.0, 100.0
+    whole = (GaussianSteps(noise_multiplier=NOISE, sampling_rate=rate, steps=planned),)
+    taken = (GaussianSteps(noise_multiplier=NOISE, sampling_rate=rate, steps=rounds),)
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = enforced(settle(whole, DELTA, middle), taken, middle, DELTA)
+        low, high = (low, middle) if fits else (middle, high)
+    return high
 
 
 def epsilon_of(place: Place) -> float:
@@ -175,7 +188,8 @@ def test_the_receipt_is_that_of_the_ledger(place: Place) -> None:
 def affordable(place: Place, limit: float) -> int:
     """How many rounds of the place's plan fit into ``limit``."""
     plan = plan_of(from_flat(place.settings))
-    fits = [epsilon_pld([plan.steps(k)], DELTA) <= limit for k in range(1, 10)]
+    terms = settle((plan.steps(plan.max_rounds),), DELTA, limit)
+    fits = [enforced(terms, (plan.steps(k),), limit, DELTA) for k in range(1, 10)]
     assert fits[0]
     return fits.index(False)
 
@@ -183,11 +197,11 @@ def affordable(place: Place, limit: float) -> int:
 @pytest.mark.parametrize(
     ("settings", "limit"),
     [
-        ({}, spent(3)),
-        ({}, spent(3) + 0.01),
-        ({"train__rate": 0.25}, 0.3),
+        ({}, limit_for(3)),
+        ({}, limit_for(3) + 0.01),
+        ({"train__rate": 0.25}, 0.4),
         ({"round__mode": "steps", "train__steps": 3, "train__lr": 0.01}, 3.0),
-        ({"privacy__unit": "person", "data__person": "person"}, spent(2)),
+        ({"privacy__unit": "person", "data__person": "person"}, limit_for(2)),
     ],
     ids=["met exactly", "some left over", "a sample", "several steps", "persons"],
 )
@@ -214,7 +228,7 @@ def test_the_last_affordable_round_runs_and_the_next_is_refused_without_opening_
 
 @pytest.mark.parametrize("slack", [0.0, -1e-6])
 def test_the_limit_is_met_exactly_and_never_passed(make_place: MakePlace, slack: float) -> None:
-    place = make_place(privacy__noise_multiplier=NOISE)
+    place = make_place(privacy__noise_multiplier=NOISE, round__count=1)
     place.restart(max_epsilon=spent(1) + slack)
     expected = "update" if slack == 0 else "ledger.budget-exhausted"
     assert code(place.holder.handle(place.task())) == expected
@@ -237,7 +251,7 @@ def test_the_ledger_holds_a_run_to_its_limit_whatever_happens_between_review_and
     make_place: MakePlace, monkeypatch: pytest.MonkeyPatch, events: list[str]
 ) -> None:
     place = make_place(privacy__noise_multiplier=NOISE, round__count=3)
-    place.restart(max_epsilon_per_run=spent(2))
+    place.restart(max_epsilon_per_run=limit_for(2))
     monkeypatch.setattr(holder_module, "review_plan", lambda *_, **__: None)
     for number in (1, 2):
         update(place, place.task(number))
@@ -271,7 +285,7 @@ def test_an_interrupt_carries_nothing_of_what_it_interrupted(
 
 def test_another_run_goes_on_from_what_was_spent(make_place: MakePlace) -> None:
     place = make_place(privacy__noise_multiplier=NOISE)
-    place.restart(max_epsilon=spent(3))
+    place.restart(max_epsilon=limit_for(3))
     update(place, place.task(1))
     update(place, place.task(2))
     place.restart()

@@ -93,8 +93,8 @@ HOLDER_MUTANTS = (
     Mutant(
         "a receipt of any length is taken",
         "common/privacy/chain.py",
-        '        if len(values["steps_run"]) > MOST_MECHANISMS:\n',
-        '        if len(values["steps_run"]) < 0:\n',
+        ' or len(values["steps_run"]) > MOST_MECHANISMS:\n',
+        ":\n",
         ("tests/common/privacy/test_ledger.py",),
     ),
     Mutant(

@@ -38,7 +38,10 @@ _SUMS = "client/sums.py"
 _SUM_TESTS = ("tests/client/test_sums.py",)
 _LEDGER = "common/privacy/ledger.py"
 _LEDGER_TESTS = ("tests/common/privacy/test_ledger.py",)
-_ACCOUNTANT = "common/privacy/accountant.py"
+_BUDGET = "common/privacy/budget.py"
+_BUDGET_TESTS = ("tests/common/privacy/test_budget.py",)
+_FILTERS = "common/privacy/filters.py"
+_FILTER_TESTS = ("tests/common/privacy/test_filters.py", *_BUDGET_TESTS)
 _ACCOUNTANT_TESTS = ("tests/common/privacy/test_accountant.py",)
 _GATE = "server/gate.py"
 _GATE_TESTS = ("tests/server/test_gate.py",)
@@ -440,17 +443,129 @@ MUTANTS = (
     ),
     Mutant(
         "the budget is no limit",
-        _LEDGER,
-        "    if limit is not None and not fit(book.steps(None), limit):",
+        _BUDGET,
+        "    if _is_limit(limit) and not _fits(book, charge, limit, run=None):",
         "    if False:",
-        _LEDGER_TESTS,
+        _BUDGET_TESTS,
     ),
     Mutant(
         "each run has a budget of its own",
-        _LEDGER,
-        "not fit(book.steps(None), limit):",
-        "not fit(book.steps(run), limit):",
-        (*_LEDGER_TESTS, *_HOLDER_TESTS),
+        _BUDGET,
+        "_is_limit(limit) and not _fits(book, charge, limit, run=None)",
+        "_is_limit(limit) and not _fits(book, charge, limit, run=charge.run)",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "several runs are held to the PLD sum alone",
+        _BUDGET,
+        "    return enforced(terms, after, limit, min({plan.delta, *book.deltas}))\n",
+        "    return within(after, plan.delta, limit)\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "a plan that fills the limit by PLD may be followed by another run",
+        _BUDGET,
+        "    return not by_filter and within(first.whole, first.delta, limit)\n",
+        "    return False\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "a larger delta undoes a smaller one",
+        _BUDGET,
+        "min({plan.delta, *book.deltas})",
+        "max({plan.delta, *book.deltas})",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "a run may take more than its plan at the price of the plan",
+        _BUDGET,
+        "    alone = set(plans) <= {plan} and covers(plan.whole, after)\n",
+        "    alone = set(plans) <= {plan}\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "the claim is of what was spent, though the end may depend on what was seen",
+        _BUDGET,
+        "        return epsilon_pld(plans[0].whole, delta)\n",
+        "        return epsilon_pld(spent, delta)\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "several runs are told by their PLD sum",
+        _BUDGET,
+        "    told = filters.bound(book.terms, merge((*spent, *left)), delta)\n",
+        "    told = epsilon_pld(merge((*spent, *left)), delta)\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "a run whose plan changes is one run",
+        _BUDGET,
+        "    if len(plans) == 1 and covers(plans[0].whole, spent):\n",
+        "    if len({plan.run for plan in plans}) == 1:\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "a run that outgrows its plan is told as its plan",
+        _BUDGET,
+        "    if len(plans) == 1 and covers(plans[0].whole, spent):\n",
+        "    if len(plans) == 1:\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "the rounds to come are left out of the claim",
+        _BUDGET,
+        "    left = missing(own[-1].whole, book.steps(run)) if own else ()\n",
+        "    left = ()\n",
+        _BUDGET_TESTS,
+    ),
+    Mutant(
+        "each level of the odometer has all of delta",
+        _FILTERS,
+        "if holds(terms, steps, level, _LEVEL_SHARE * delta))",
+        "if holds(terms, steps, level, delta))",
+        _FILTER_TESTS,
+    ),
+    Mutant(
+        "the limit has all of delta beside the levels",
+        _FILTERS,
+        "    return holds(terms, steps, limit, LIMIT_SHARE * delta)\n",
+        "    return holds(terms, steps, limit, delta)\n",
+        _FILTER_TESTS,
+    ),
+    Mutant(
+        "both filters have all of delta",
+        _FILTERS,
+        "        if delta_gaussian(multiplier, epsilon) <= (1 - sampled) * delta:\n",
+        "        if delta_gaussian(multiplier, epsilon) <= delta:\n",
+        _FILTER_TESTS,
+    ),
+    Mutant(
+        "the Renyi filter has all of delta beside the Gaussian one",
+        _FILTERS,
+        "    most = epsilon - renyi.conversion(sampled * delta)[place]\n",
+        "    most = epsilon - renyi.conversion(delta)[place]\n",
+        _FILTER_TESTS,
+    ),
+    Mutant(
+        "the Gaussian filter takes sampled steps",
+        _FILTERS,
+        "    if terms.plain and is_plain(merged):\n",
+        "    if terms.plain:\n",
+        _FILTER_TESTS,
+    ),
+    Mutant(
+        "the order follows what was spent",
+        _FILTERS,
+        "    place = renyi.ORDERS.index(terms.order)\n",
+        "    place = int((renyi.divergences(merged) + renyi.conversion(delta)).argmin())\n",
+        _FILTER_TESTS,
+    ),
+    Mutant(
+        "a limit that was raised is told as kept",
+        _BUDGET,
+        "    held = book.terms.limit\n",
+        "    held = book.limit\n",
+        _BUDGET_TESTS,
     ),
     Mutant(
         "what is not finite may leave",
@@ -526,7 +641,7 @@ MUTANTS = (
     Mutant(
         "a sum that does not fit opens the text",
         _HOLDER,
-        "                _raise(ledger.objection(task.run, plan, *limits))\n",
+        "                _raise(ledger.objection(charge, *limits))\n",
         "",
         _SUM_TESTS,
     ),
@@ -734,8 +849,8 @@ MUTANTS = (
     Mutant(
         "a ledger may go back",
         _GATE,
-        "    if last and ((before and not contains) or not _goes_on(receipt, last)):",
-        "    if last and before and not contains:",
+        "    if last and ((before and not contains) or not _goes_on(receipt, last)):\n",
+        "    if last and (before and not contains):\n",
         _GATE_TESTS,
     ),
     Mutant(
@@ -856,9 +971,9 @@ MUTANTS = (
     # --- the accountant ---
     Mutant(
         "rounds do not add up",
-        _ACCOUNTANT,
-        "counts[float(s.noise_multiplier), float(s.sampling_rate)] += s.steps",
-        "counts[float(s.noise_multiplier), float(s.sampling_rate)] = s.steps",
+        "common/privacy/steps.py",
+        "counts[float(step.noise_multiplier), float(step.sampling_rate)] += step.steps",
+        "counts[float(step.noise_multiplier), float(step.sampling_rate)] = step.steps",
         _ACCOUNTANT_TESTS,
     ),
     # --- the deployed holder ---

@@ -76,7 +76,7 @@ def test_a_federated_run_ends_with_a_report(done: Done, task: str) -> None:
     assert utility["metric"] == METRICS[task]
     assert utility["before"]["loss"] != utility["after"]["loss"]
     assert utility["after"][METRICS[task]] is not None
-    assert all(check["passed"] for check in report["checks"])
+    assert all(check["state"] != "failed" for check in report["checks"])
     assert all(len(row["accepted"]) == 2 for row in federated.events(folder, "round"))
     assert (utility["interval"] is not None) == (task == "classification")
     page = (folder.path / "report.html").read_text()
@@ -287,5 +287,5 @@ def test_imbalance_options_and_adamw_train_in_local_steps(
     config = federated.config(tiny_model, tiny_federation, tmp_path / "runs", **changes)
     folder = run(config, federated.Transport(federated.holders(tiny_federation, tmp_path / "l")))
     report = json.loads((folder.path / "report.json").read_text())
-    assert all(check["passed"] for check in report["checks"])
+    assert all(check["state"] != "failed" for check in report["checks"])
     assert {row["events"][0]["steps"] for row in report["holders"]} == {4}

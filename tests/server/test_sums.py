@@ -54,6 +54,9 @@ def receipt(*told: GaussianSteps, entries: int = 3) -> Receipt:
         entries=entries,
         delta=DELTA,
         epsilon=1.0,
+        proven=8.0,
+        runs=1,
+        limit=None,
         steps_run=told or (steps(),),
     )
 

@@ -158,7 +158,7 @@ def test_a_run_is_looked_at_by_its_folder_or_as_the_latest(
     folder = make_run(aggregate__method="lora", privacy__trust="local")
     found = diagnose(str(folder))
     assert found.subject == f"the run {folder.name}"
-    assert found.facts.source == "the run's ledgers and receipts"
+    assert found.facts.source == "the run's receipts"
     assert {"both-factors", "record-though-persons"} <= {f.name for f in found.findings}
     monkeypatch.chdir(folder.parent.parent)
     assert diagnose("latest") == found

@@ -15,7 +15,7 @@ from opacus.accountants.analysis import rdp as opacus_rdp
 
 import confide
 from confide.common.errors import ConfideError
-from confide.common.privacy import accountant
+from confide.common.privacy import accountant, renyi
 from confide.common.privacy.accountant import GaussianSteps
 
 DELTA = 1e-5
@@ -77,7 +77,7 @@ def test_pld_is_dp_accountings(noise: float, rate: float, steps: int) -> None:
 def test_rdp_is_opacuss_and_at_whole_orders_dp_accountings(
     noise: float, rate: float, steps: int
 ) -> None:
-    orders = list(accountant._ORDERS)
+    orders = list(renyi.ORDERS)
     ours = accountant.epsilon_rdp(taken(noise, rate, steps), DELTA)
     theirs, _ = opacus_rdp.get_privacy_spent(
         orders=orders,
@@ -87,7 +87,7 @@ def test_rdp_is_opacuss_and_at_whole_orders_dp_accountings(
     assert ours == pytest.approx(theirs, rel=1e-6)
     # The series that dp-accounting sums between whole orders is too high, or does not converge.
     whole = [order for order in orders if float(order).is_integer()]
-    of_ours = dict(zip(orders, steps * accountant._rdp_of_one(noise, rate), strict=True))
+    of_ours = dict(zip(orders, steps * renyi.of_one(noise, rate), strict=True))
     found = RdpAccountant(orders=whole).compose(dp_event(noise, rate, steps))._rdp
     assert [of_ours[order] for order in whole] == pytest.approx(list(found), rel=1e-6)
 

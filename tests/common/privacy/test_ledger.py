@@ -17,6 +17,7 @@ import confide
 from confide.common.errors import ConfideError
 from confide.common.privacy import chain, ledger_file
 from confide.common.privacy.accountant import epsilon_pld
+from confide.common.privacy.filters import Terms, enforced, settle
 from confide.common.privacy.ledger import KEPT_REPLIES, Charge, Ledger, Receipt, verify
 from confide.common.privacy.plan import Plan, Trust, Unit
 
@@ -162,28 +163,56 @@ def test_nothing_is_released_before_it_is_charged_nor_twice(ledger: Ledger) -> N
     assert ledger.replay("task-0") == b"update"
 
 
-@pytest.mark.parametrize("rate", [1.0, 0.2])
-def test_the_last_affordable_task_is_charged_and_the_next_refused(
-    ledger: Ledger, rate: float
-) -> None:
-    rounds = 5
-    plan = Plan.calibrate(
+ROUNDS = 5
+
+
+def calibrated(rate: float) -> Plan:
+    return Plan.calibrate(
         epsilon=2.0,
         delta=DELTA,
         sampling_rate=rate,
         steps_per_round=2,
-        max_rounds=rounds,
+        max_rounds=ROUNDS,
         clip_norm=1.0,
     )
-    for k in range(rounds):
-        ledger.charge(task(k, plan, run=f"run-{k % 2}"), limit=2.0)
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.2])
+def test_the_last_affordable_task_is_charged_and_the_next_refused(
+    ledger: Ledger, rate: float
+) -> None:
+    plan = calibrated(rate)
+    for k in range(ROUNDS):
+        ledger.charge(task(k, plan), limit=2.0)
     before = ledger.entries()
     with pytest.raises(ConfideError) as caught:
-        ledger.charge(task(rounds, plan), limit=2.0)
+        ledger.charge(task(ROUNDS, plan), limit=2.0)
     assert caught.value.code == "ledger.budget-exhausted"
     assert " of 2 " in caught.value.message
     assert ledger.entries() == before
     assert 0.999 * 2.0 <= epsilon_pld(ledger.steps(), DELTA) <= 2.0
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.2])
+def test_of_several_runs_the_last_task_within_the_filter_is_charged_and_the_next_refused(
+    ledger: Ledger, rate: float
+) -> None:
+    """What fits by PLD alone may have been chosen by what was seen, and PLD then proves nothing."""
+    one = replace(calibrated(rate), max_rounds=1)
+    charged = 0
+    for k in range(2 * ROUNDS):
+        try:
+            ledger.charge(task(k, one, run=f"run-{k}"), limit=2.0)
+        except ConfideError as error:
+            if error.code != "ledger.budget-exhausted":
+                raise
+            break
+        charged += 1
+    assert 2 <= charged < 2 * ROUNDS
+    order = ledger.entries()[1].payload["order"]
+    terms = Terms(order=order, plain=rate == 1, limit=2.0)
+    assert enforced(terms, (one.steps(charged),), 2.0, DELTA)
+    assert not enforced(terms, (one.steps(charged + 1),), 2.0, DELTA)
 
 
 PERSONS = replace(PLAN, unit=Unit.PERSON)
@@ -251,13 +280,22 @@ def test_a_column_goes_with_the_person_alone(ledger: Ledger) -> None:
             ledger.charge(charge, limit=None)
 
 
+RESERVED = {
+    "state": "reserved",
+    "run": "r",
+    "whole": [PLAN.steps(5).to_json()],
+    "limit": 8.0,
+    "order": 3.0,
+}
+
+
 def test_a_ledger_that_adds_up_two_units_is_damaged() -> None:
     book, head = chain.Book(), chain.NO_HASH
     for number, payload in enumerate(
         [
             {"state": "created", "format": chain.FORMAT, "ledger": "x", "key": "x"},
-            {"state": "reserved", "run": "r", "task": "a", "plan": PLAN.to_json()},
-            {"state": "reserved", "run": "r", "task": "b", "plan": PERSONS.to_json()},
+            {**RESERVED, "task": "a", "plan": PLAN.to_json()},
+            {**RESERVED, "task": "b", "plan": PERSONS.to_json()},
         ]
     ):
         text = chain.canonical({**payload, "number": number, "previous": head})
@@ -297,6 +335,8 @@ def test_a_receipt_names_the_head_all_runs_and_this_run(ledger: Ledger) -> None:
     assert receipt.head == ledger.head
     assert receipt.epsilon == epsilon_pld([PLAN.steps(3)], DELTA)
     assert receipt.steps_run == (PLAN.steps(2),)
+    assert (receipt.runs, receipt.limit) == (2, None)
+    assert receipt.proven > receipt.epsilon
     assert Receipt.from_json(receipt.to_json()) == receipt
 
 
@@ -312,11 +352,20 @@ def test_a_receipt_names_the_head_all_runs_and_this_run(ledger: Ledger) -> None:
         {"head": 3},
         {"steps_run": {}},
         {"steps_run": [PLAN.steps(1).to_json()] * (chain.MOST_MECHANISMS + 1)},
+        {"runs": 0},
+        {"runs": 1.0},
+        {"proven": 0.001},
+        {"proven": "8"},
+        {"limit": 8},
+        {"limit": -1.0},
+        {"limit": float("inf")},
         {"extra": 1},
     ],
 )
 def test_a_malformed_receipt_is_refused(ledger: Ledger, bad: dict[str, object]) -> None:
+    ledger.charge(task(0), limit=8.0)
     data = ledger.receipt(DELTA, "run").to_json()
+    assert Receipt.from_json(data).limit == 8.0
     with refused("ledger.receipt"):
         Receipt.from_json({**data, **bad})
 
@@ -350,8 +399,10 @@ def test_two_processes_that_charge_at_once_lose_nothing(in_memory: Path) -> None
 
 
 def test_two_processes_cannot_overspend_together(path: Path) -> None:
-    affordable = 7
-    limit = epsilon_pld([PLAN.steps(affordable)], DELTA)
+    affordable, limit = 7, 1.05
+    terms = settle((PLAN.steps(PLAN.max_rounds),), DELTA, limit)
+    assert enforced(terms, (PLAN.steps(affordable),), limit, DELTA)
+    assert not enforced(terms, (PLAN.steps(affordable + 1),), limit, DELTA)
     workers = [start_worker(path, name, affordable, repr(limit)) for name in ("one", "two")]
     outputs = [worker.communicate(timeout=120)[0].splitlines() for worker in workers]
     answers = outputs[0] + outputs[1]

@@ -12,10 +12,10 @@ import pytest
 from confide.common.privacy.accountant import epsilon_pld
 from confide.server.doctor import Finding, Severity
 from confide.server.doctor.run import examine_run
-from confide.server.report import epsilon_text
-from confide.server.report.build import write_report
+from confide.server.report import epsilon_text, escape
+from confide.server.report.build import build_report, write_report
+from confide.server.report.html import render
 from tests.server.report.conftest import (
-    BATCH,
     DELTA,
     HOLDERS,
     RECORDS,
@@ -25,24 +25,60 @@ from tests.server.report.conftest import (
 )
 
 Lines = list[dict[str, Any]]
+EXPECTED = {"record-though-persons", "both-factors"}  # of the settings of the folder
 
 
 def findings(folder: Path) -> dict[str, Finding]:
-    return {finding.name: finding for finding in examine_run(folder)[2]}
+    return {finding.name: finding for finding in examine_run(folder)[1]}
 
 
 def rounds(lines: Lines) -> Lines:
     return [line for line in lines if line["event"] == "round"]
 
 
-def test_a_sound_run_has_no_finding_and_its_facts_are_known(run_folder: Path) -> None:
-    settings, facts, found = examine_run(run_folder)
-    assert found == []
-    assert settings.round.count == ROUNDS
-    # Two ledgers tell 500 records; of the others only that they have no more than the batch.
-    assert facts.sizes == (RECORDS,) * 2 + (BATCH,) * (HOLDERS - 2)
-    assert facts.at_most
+def test_a_sound_run_has_no_finding_that_bears_on_it_and_its_facts_are_known(
+    run_folder: Path,
+) -> None:
+    facts, found = examine_run(run_folder)
+    assert {one.name for one in found if one.severity is not Severity.NOTE} <= EXPECTED
     assert (facts.holders, facts.trained) == (HOLDERS, 74_498)
+    assert facts.sizes == ()
+
+
+def test_what_the_run_booked_of_its_holders_text_is_known_in_its_report(make_run: MakeRun) -> None:
+    """P14: the doctor knew that a person has 13 records, and the report did not."""
+
+    def knows(lines: Lines) -> None:
+        lines[0]["facts"] = {
+            "source": "the prepared federation nyt",
+            "sizes": [RECORDS] * HOLDERS,
+            "holders": HOLDERS,
+            "column": "article",
+            "most_records": 13,
+        }
+
+    folder = make_run(knows)
+    facts, found = examine_run(folder)
+    assert (facts.sizes, facts.most_records) == ((RECORDS,) * HOLDERS, 13)
+    (person,) = (one for one in found if one.name == "record-though-persons")
+    assert "up to 13 records" in person.why
+    report = build_report(folder, prv=False)
+    assert person.to_json() in report["findings"]
+    page = render(report)
+    assert page.index(escape(person.what)) < page.index("<section>")
+
+
+def test_a_finding_that_leaves_no_promise_withdraws_the_claim(make_run: MakeRun) -> None:
+    """One judgement: the doctor says not private, and so does the report."""
+
+    def leak(lines: Lines) -> None:
+        rounds(lines)[7]["accepted"][2]["train_loss"] = 0.3
+
+    claim = build_report(make_run(leak), prv=False)["claim"]
+    assert not claim["private"]
+    assert claim["sentence"].startswith(
+        "NOT DIFFERENTIALLY PRIVATE. metrics.jsonl holds train_loss"
+    )
 
 
 def test_a_failed_hard_check_is_not_private(make_run: MakeRun) -> None:
@@ -76,13 +112,13 @@ def test_a_figure_that_a_holder_sent_beside_its_update_is_a_leak(make_run: MakeR
 
 def test_what_a_ledger_spent_on_other_runs_is_told(make_run: MakeRun) -> None:
     def tuned(lines: Lines) -> None:
-        rounds(lines)[-1]["accepted"][4]["receipt"]["epsilon"] = 11.5
+        told = {"epsilon": 11.5, "proven": 14.0, "runs": 3}
+        rounds(lines)[-1]["accepted"][4]["receipt"] |= told
 
     found = findings(make_run(tuned))["other-runs"]
-    assert found.severity is Severity.NOT_SOUND
+    assert found.severity is Severity.NOTE
     assert "1 of 10 holders" in found.what
-    assert "holder-04 epsilon 11.50" in found.what
-    assert "8.00 in this one" in found.what
+    assert "holder-04 of 3, which spent epsilon = 11.50 by PLD, 8.00 in this one" in found.what
 
 
 def test_runs_beside_it_on_the_same_text_are_added_up(make_run: MakeRun) -> None:

@@ -16,6 +16,7 @@ from confide import __version__
 from confide.common.privacy.accountant import GaussianSteps, calibrate, epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger, Receipt
 from confide.common.privacy.plan import Plan, Relation, Trust, Unit
+from confide.server.seal import seal
 
 HOLDERS, ROUNDS, BATCH, RECORDS = 10, 20, 600, 500
 EPSILON, DELTA = 8.0, 1e-5
@@ -83,23 +84,31 @@ def made_up_receipt(holder: str, number: int) -> dict[str, Any]:
         entries=2 + 2 * number,
         delta=DELTA,
         epsilon=epsilon_after(number),
+        proven=epsilon_after(ROUNDS),
+        runs=1,
+        limit=None,
         steps_run=steps_after(number),
     ).to_json()
 
 
-def real_receipts(folder: Path, holder: str, unit: Unit) -> list[dict[str, Any]]:
-    """Charge and release every round in a ledger of the run folder."""
+def real_receipts(
+    folder: Path, holder: str, unit: Unit, rounds: int, before: str, limit: float | None
+) -> list[dict[str, Any]]:
+    """Charge and release every round in a ledger of the run folder, after a whole run ``before``,
+    if that has a name."""
     person = PERSON if unit is Unit.PERSON else ""
     charged = replace(plan(), unit=unit)
     path = folder / "holders" / holder / "ledger.sqlite"
     path.parent.mkdir(parents=True)
     receipts = []
     with Ledger.open(path) as ledger:
-        for number in range(1, ROUNDS + 1):
-            task_hash = f"{number:064x}"
-            charge = Charge(run=RUN, round=number, task_hash=task_hash, plan=charged, person=person)
-            ledger.charge(charge, None)
-            receipts.append(ledger.receipt(DELTA, RUN).to_json())
+        earlier = [(before, number) for number in range(1, ROUNDS + 1) if before]
+        for run, number in (*earlier, *((RUN, number) for number in range(1, rounds + 1))):
+            task_hash = f"{1000 * (run == before) + number:064x}"
+            charge = Charge(run=run, round=number, task_hash=task_hash, plan=charged, person=person)
+            ledger.charge(charge, limit)
+            if run == RUN:
+                receipts.append(ledger.receipt(DELTA, RUN).to_json())
             ledger.release(task_hash, b"an update", f"{holder}-text")
     return receipts
 
@@ -125,9 +134,13 @@ def start_line() -> dict[str, Any]:
     }
 
 
-def events(folder: Path, unit: Unit) -> list[dict[str, Any]]:
+def events(
+    folder: Path, unit: Unit, rounds: int, before: str, limit: float | None
+) -> list[dict[str, Any]]:
     names = [f"holder-{index:02d}" for index in range(HOLDERS)]
-    receipts = {name: real_receipts(folder, name, unit) for name in WITH_LEDGER}
+    receipts = {
+        name: real_receipts(folder, name, unit, rounds, before, limit) for name in WITH_LEDGER
+    }
     charged = dict.fromkeys(names, 0)
     lines = [start_line(), evaluation(0)]
     for number in range(1, ROUNDS + 1):
@@ -138,7 +151,8 @@ def events(folder: Path, unit: Unit) -> list[dict[str, Any]]:
                 continue
             charged[name] += 1
             told = receipts.get(name)
-            receipt = told[number - 1] if told else made_up_receipt(name, charged[name])
+            known = told is not None and number <= rounds
+            receipt = told[number - 1] if known else made_up_receipt(name, charged[name])
             accepted.append({"holder": name, "bytes_up": 297_992, "receipt": receipt})
         lines.append(
             {
@@ -197,15 +211,21 @@ def safetensors(tensors: dict[str, bytes]) -> bytes:
 
 
 @pytest.fixture(scope="session")
-def pattern(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def pattern(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """The run folder that every test gets a copy of; forty synced charges take a while."""
-    return lru_cache(lambda unit: make_pattern(tmp_path_factory.mktemp("pattern"), Unit(unit)))
+
+    def make(unit: str, rounds: int, before: str, limit: float | None) -> Path:
+        place = tmp_path_factory.mktemp("pattern")
+        return make_pattern(place, Unit(unit), rounds, before, limit)
+
+    return lru_cache(make)
 
 
-def make_pattern(place: Path, unit: Unit) -> Path:
+def make_pattern(place: Path, unit: Unit, rounds: int, before: str, limit: float | None) -> Path:
     folder = place / RUN
     folder.mkdir()
-    text = "".join(json.dumps(line) + "\n" for line in events(folder, unit))
+    lines = events(folder, unit, rounds, before, limit)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
     (folder / "metrics.jsonl").write_text(text, encoding="utf-8")
     (folder / "yardsticks.json").write_text(json.dumps(YARDSTICKS), encoding="utf-8")
     (folder / "adapter").mkdir()
@@ -215,23 +235,52 @@ def make_pattern(place: Path, unit: Unit) -> Path:
 
 
 @pytest.fixture
-def make_run(pattern: Callable[[str], Path], tmp_path: Path) -> MakeRun:
+def make_run(pattern: Callable[..., Path], tmp_path: Path) -> MakeRun:
     """Make the run folder; ``edit`` may change its metrics, ``charged`` the unit that its ledgers
-    were charged for, keywords its config."""
+    were charged for, ``rounds`` how many, ``before`` and ``limit`` what they had to keep to; other
+    keywords its config."""
 
-    def make(edit: Edit | None = None, charged: str = "", **changes: object) -> Path:
+    def make(
+        edit: Edit | None = None,
+        charged: str = "",
+        *,
+        rounds: int = ROUNDS,
+        before: str = "",
+        limit: float | None = None,
+        **changes: object,
+    ) -> Path:
         folder = tmp_path / "runs" / RUN
-        shutil.copytree(pattern(charged or str(changes.get("privacy__unit", "record"))), folder)
-        metrics = folder / "metrics.jsonl"
-        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+        unit = charged or str(changes.get("privacy__unit", "record"))
+        if not folder.exists():
+            shutil.copytree(pattern(unit, rounds, before, limit), folder)
+        lines = events_of(folder)
         if edit:
             edit(lines)
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        metrics.write_text(text, encoding="utf-8")
         (folder / "config.toml").write_text(config(**changes), encoding="utf-8")
+        write_events(folder, lines)
         return folder
 
     return make
+
+
+def write_events(folder: Path, lines: list[dict[str, Any]]) -> None:
+    """metrics.jsonl as a run writes it: an end has a seal of all before it."""
+    metrics = folder / "metrics.jsonl"
+    metrics.write_bytes(b"")
+    for line in lines:
+        told = {**line, "seal": seal(folder)} if line["event"] == "end" else line
+        with metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(told) + "\n")
+
+
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def reseal(folder: Path) -> None:
+    """As if the run had ended with what is there now."""
+    write_events(folder, events_of(folder))
 
 
 @pytest.fixture

@@ -22,6 +22,9 @@ def receipt(number: int, **changes: Any) -> dict[str, Any]:
         entries=2 * number,
         delta=1e-5,
         epsilon=0.1 * number,
+        proven=200.0,
+        runs=1,
+        limit=None,
         steps_run=(steps,),
     )
     told: dict[str, Any] = json.loads(json.dumps(made.to_json()))
@@ -64,7 +67,8 @@ def test_a_ledger_that_does_not_go_on_is_named(second: dict[str, Any], what: str
 
 
 def test_a_ledger_without_a_bound_cannot_find_one_again() -> None:
-    assert after(receipt(1, epsilon=None), receipt(2)).breaks == ["its ledger went back"]
+    endless = receipt(1, epsilon=None, proven=None)
+    assert after(endless, receipt(2)).breaks == ["its ledger went back"]
 
 
 BAD = [
@@ -78,6 +82,11 @@ BAD = [
     receipt(1, epsilon=-1.0),
     receipt(1, epsilon="0.1"),
     receipt(1, head=7),
+    receipt(1, runs=0),
+    receipt(1, limit="8"),
+    receipt(1, limit=-1.0),
+    receipt(1, proven=0.01),
+    receipt(1, steps_run=[receipt(1)["steps_run"][0]] * 17),
     receipt(1, steps_run={}),
     receipt(1, steps_run=[{}]),
     receipt(1, steps_run=[{"noise_multiplier": -1.0, "sampling_rate": 0.5, "steps": 1}]),
@@ -94,7 +103,10 @@ def test_what_is_no_receipt_is_an_update_without_noise(told: Any) -> None:
     assert history.newest is None
 
 
-@pytest.mark.parametrize("told", [*BAD, receipt(1), receipt(1, epsilon=None), receipt(9)])
+ENDLESS = receipt(1, epsilon=None, proven=None)
+
+
+@pytest.mark.parametrize("told", [*BAD, receipt(1), ENDLESS, receipt(9)])
 def test_the_quick_look_accepts_nothing_that_the_full_check_refuses(told: Any) -> None:
     if module._plainly(told):
         Receipt.from_json(told)

@@ -53,7 +53,7 @@ def test_no_line_is_wider_than_the_terminal(torch_free_report: dict[str, Any]) -
 
 def test_a_failed_check_is_not_to_be_overlooked(torch_free_report: dict[str, Any]) -> None:
     assert "FAILED" not in printed(torch_free_report)
-    torch_free_report["checks"][0]["passed"] = False
+    torch_free_report["checks"][0]["state"] = "failed"
     assert "FAILED" in printed(torch_free_report)
 
 
@@ -76,10 +76,14 @@ def test_a_holder_without_a_ledger_is_never_shown_as_agreeing(checked: bool) -> 
         name="holder-00", epsilon_pld=1.0 if checked else None, reported=1.0, differences=()
     )
     console = Console(file=io.StringIO(), width=WIDE, no_color=True)
-    show_verdict(Verdict(run="it", holders=(one,), differences=()), console)
+    unchecked = () if checked else ("holder-00: its ledger is not at hand",)
+    verdict = Verdict(run="it", holders=(one,), differences=(), not_checked=unchecked)
+    show_verdict(verdict, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert ("not checked" in text) is not checked
-    assert f"{int(checked)} of 1 ledgers" in text
+    assert ("ledgers of 1 of 1 holders" in text) is checked
+    assert ("1 of 1 holders not checked" in text) is not checked
+    assert verdict.status == (0 if checked else 3)
 
 
 def test_show_computes_a_report_that_is_not_there(run_folder: Path) -> None:

@@ -9,6 +9,9 @@ from confide.common.outgoing import OUTGOING, Protection
 from confide.server.report.build import build_report
 from tests.server.report.conftest import MakeRun
 
+TOTALS = "The ledger's length, its totals and the number of runs in each receipt"
+LIMIT = "The holder's limit on epsilon in each receipt"
+
 
 def things(rows: list[dict[str, Any]]) -> dict[str, str]:
     return {row["what"]: row["why"] for row in rows}
@@ -21,7 +24,8 @@ def test_what_left_without_being_accounted_is_told(torch_free_report: dict[str, 
     assert set(told) == {
         "The sampling rate",
         "Which holders took part, and why one did not",
-        "The ledger's length and total in each receipt",
+        TOTALS,
+        LIMIT,
         "The time of each answer",
     }
     assert "no holder has more than 600 records" in told["The sampling rate"]
@@ -32,9 +36,8 @@ def test_every_field_outside_the_guarantee_has_its_line(torch_free_report: dict[
     lines = {
         "The sampling rate": {"sampling_rate", "noise_multiplier", "steps_run"},
         "Which holders took part, and why one did not": {"holder", "code", "src_node_id", "schema"},
-        "The ledger's length and total in each receipt": {
-            "receipt", "ledger_id", "head", "entries", "epsilon",
-        },
+        TOTALS: {"receipt", "ledger_id", "head", "entries", "epsilon", "proven", "runs"},
+        LIMIT: {"limit"},
         "The time of each answer": {
             "created_at", "delivered_at", "ttl", "message_id", "src_task_id",
         },
