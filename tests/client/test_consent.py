@@ -130,9 +130,9 @@ def test_being_asked_before_each_run_is_said(joining: Joining) -> None:
 def test_what_the_ledger_has_left_is_said_and_a_new_one_is_called_new(joining: Joining) -> None:
     with Ledger.open(joining.ledger) as ledger:
         ledger.charge(Charge(run="r", round=1, task_hash="t", plan=PLAN), limit=None)
-        spent = ledger.epsilon(1e-5)
+        taken = ledger.proven(1e-5, "r")
     words = said(joining, max_epsilon=10.0)
-    assert f"epsilon {10 - spent:.4g} of 10 is left at delta = 1e-05" in words
+    assert f"epsilon {10 - taken:.4g} of 10 is left at delta = 1e-05" in words
     new = dataclasses.replace(joining, new_ledger=True, ledger=joining.ledger.with_name("new"))
     assert "a new one" in said(new)
     assert "which knows of nothing spent before" in said(new)

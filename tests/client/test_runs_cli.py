@@ -75,11 +75,11 @@ def test_who_asked_is_listed_with_what_it_asks_what_is_spent_and_what_is_left(
     ask("spring", ledger, run__coordinator="uni", privacy__epsilon=2.0)
     told = json.loads(run("runs", served.path, "--json").stdout)
     old, spring = told["runs"]
-    spent = epsilon_pld([PLAN.steps(1)], 1e-5)
+    spent, taken = (epsilon_pld([PLAN.steps(rounds)], 1e-5) for rounds in (1, 9))
     assert (old["run"], old["spent"], old["asked"], old["said"]) == ("old", spent, None, None)
     assert (spring["coordinator"], spring["task"], spring["spent"]) == ("uni", "classification", 0)
     assert 1.9 < spring["asked"] <= 2.0
-    assert told["left"][0].startswith(f"epsilon {3 - spent:.4g} of 3 is left at delta = 1e-05")
+    assert told["left"][0].startswith(f"epsilon {3 - taken:.4g} of 3 is left at delta = 1e-05")
     shown = run("runs", served.path).stdout
     assert "spring" in shown
     assert "is left at delta" in shown.replace("\n", " ")
