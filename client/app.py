@@ -118,7 +118,8 @@ def _not_configured() -> ConfideError:
     return ConfideError(
         "holder.not-configured",
         "This holder's node configuration names no data.",
-        'Start the SuperNode with --node-config \'data="..." policy="..."\'.',
+        'Start the SuperNode with --node-config \'data="..." policy="..."\', once its ledger is'
+        " made by `confide ledger new DATA.ledger.sqlite`.",
     )
 
 

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from ..common.privacy.accountant import epsilon_pld
+from ..common.privacy.budget import objection, proven
 from ..common.privacy.chain import Book, canonical
-from ..common.privacy.ledger import Entry, Ledger
+from ..common.privacy.ledger import Charge, Entry, Ledger
+from ..common.privacy.plan import Plan
 from .policy import Policy
 from .users import as_owner_of
+
+_NEXT_TO_NOTHING = 1e4  # a noise multiplier, whose one step tells next to nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,30 +76,47 @@ def make_ledger(path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Left:
-    """What is left of a budget: ``limit`` less ``spent``, at ``delta``. Another run may take up to
-    ``per_run`` of it. An epsilon is infinite once anything left without noise."""
+    """What is left of a budget at ``delta``.
+
+    Attributes:
+        spent: by all runs so far, the PLD sum.
+        taken: what is proven of everything, with all that ``run``, the newest, is planned to spend.
+        limit, per_run: the policy's, over all runs and for one.
+        open: whether another run may follow at all; a first run may have the limit for itself.
+    """
 
     spent: float
+    taken: float
     limit: float
     per_run: float
     delta: float
+    run: str = ""
+    open: bool = True
 
     @property
     def left(self) -> float:
-        """Never below 0."""
-        return max(0.0, self.limit - self.spent)
+        """For runs to come; never below 0."""
+        return max(0.0, self.limit - self.taken) if self.open else 0.0
 
     def in_words(self) -> str:
         """A sentence for the administrator."""
         at = f"at delta = {self.delta:g}"
         if not math.isfinite(self.spent):
             return f"nothing is left {at}: something left without noise, and epsilon is infinite"
-        said = f"epsilon {self.left:.4g} of {self.limit:g} is left {at} ({self.spent:.4g} is spent)"
-        return f"{said}; a run may take {min(self.left, self.per_run):.4g} of it"
+        said = f"epsilon {self.left:.4g} of {self.limit:g} is left {at} ({self.spent:.4g} is spent"
+        said += f", {self.taken:.4g} with all of {self.run})" if self.run else ")"
+        if not self.open:
+            return f"{said}; no other run can follow within the limit"
+        return f"{said}; another run may take about {min(self.left, self.per_run):.4g} of it"
 
     def to_json(self) -> dict[str, Any]:
         """None where it is infinite."""
-        figures = {"spent": self.spent, "limit": self.limit, "left": self.left}
+        figures = {
+            "spent": self.spent,
+            "taken": self.taken,
+            "limit": self.limit,
+            "left": self.left,
+        }
         shown = {name: x if math.isfinite(x) else None for name, x in figures.items()}
         return {"delta": self.delta, **shown}
 
@@ -104,12 +125,30 @@ def left_of(spending: Spending, policy: Policy) -> list[Left]:
     """What is left at the delta of the newest charge, and at the largest that the policy allows:
     the smaller the delta of a run, the more of its limit is spent."""
     deltas = {spending.newest_delta or policy.max_delta, policy.max_delta}
+    newest = spending.runs[-1] if spending.runs else ""
     return [
         Left(
             spent=spending.epsilon(delta),
+            taken=proven(spending.book, newest, delta),
             limit=policy.max_epsilon,
             per_run=policy.max_epsilon_per_run,
             delta=delta,
+            run=newest,
+            open=_may_follow(spending.book, policy.max_epsilon, delta),
         )
         for delta in sorted(d for d in deltas if d > 0)
     ]
+
+
+def _may_follow(book: Book, limit: float, delta: float) -> bool:
+    """Whether a run that is next to nothing would be allowed after those that were charged."""
+    tiny = Plan(
+        clip_norm=1.0,
+        noise_multiplier=_NEXT_TO_NOTHING,
+        sampling_rate=1.0,
+        steps_per_round=1,
+        max_rounds=1,
+        delta=delta,
+    )
+    charge = Charge(run="\N{NULL}", round=1, task_hash="another", plan=tiny)
+    return objection(book, charge, limit, None) is None

@@ -192,9 +192,11 @@ def _epsilon(spending: Spending, delta: float | None, run: str | None) -> float 
 
 def _print_summary(summary: dict[str, Any]) -> None:
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from ..common.privacy.ledger import in_words
+    from .terminal import plain
 
     def text(epsilon: float | None) -> str:
         return "infinite: not private" if epsilon is None else f"{epsilon:.4f}"
@@ -209,13 +211,13 @@ def _print_summary(summary: dict[str, Any]) -> None:
     for run in summary["runs"]:
         steps = sum(s["steps"] for s in run["steps"])
         counts = (str(run["charged"]), str(run["released"]), str(steps))
-        table.add_row(run["run"], *counts, text(run["epsilon"]))
+        table.add_row(escape(plain(run["run"])), *counts, text(run["epsilon"]))
     console.print(table)
     per = f" per {in_words(summary['unit'], summary['person'])}" if summary["unit"] else ""
     total = f"spent in all: epsilon = {text(summary['epsilon'])}{per}"
-    console.print(total, highlight=False, markup=False)
+    console.print(plain(total), highlight=False, markup=False)
     for line in _told_of_code(summary["runs"]):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(plain(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def _told_of_code(runs: list[dict[str, Any]]) -> list[str]:

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.installed import code_hash
 from ..common.outgoing import NOT_SENT, in_words
+from ..common.privacy.ledger import Ledger
 from .budget import left_of, read_spending
 from .contract import Contract
+from .identity import identity_of
 from .policy import Policy
 
 if TYPE_CHECKING:
@@ -166,7 +168,15 @@ def _of_ledger(joining: Joining, policy: Policy) -> list[str]:
     if joining.new_ledger:
         return [f"Ledger: a new one, {joining.ledger}, which knows of nothing spent before."]
     left = left_of(read_spending(joining.ledger), policy)
-    return [f"Ledger: {joining.ledger}", *(f"  - {one.in_words()}" for one in left)]
+    lines = [f"Ledger: {joining.ledger}", *(f"  - {one.in_words()}" for one in left)]
+    with Ledger.open(joining.ledger, create=False) as ledger:
+        known, key = ledger.identity, ledger.identity_key
+    if known and known != identity_of(joining.data.read_bytes(), key):
+        lines.append(
+            "  ! It was last used with other text than this file holds now. If the file was changed"
+            " or added to, that is right; if the ledger is of another text, name the right one."
+        )
+    return lines
 
 
 def _of_users(joining: Joining) -> list[str]:

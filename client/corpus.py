@@ -6,15 +6,11 @@ model does not have, is not used: it contributes zero, as a record whose gradien
 file of which nothing can be used trains nothing, and pure noise leaves. How many are not used is
 for the administrator alone.
 
-``identity`` tells the ledger which text a release was of. It is keyed with the ledger's secret key,
-so that two ledgers of one file cannot be linked and an export of the ledger lets nobody test a
-guess of the file; only who has the ledger file itself can. It never leaves in a reply.
+``identity`` tells the ledger which text a release was of (``identity``).
 """
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -29,6 +25,7 @@ from ..common.tasks.example import IGNORED
 from ..common.text.readers import Record, check_suffix, records_that_fit
 from ..common.text.units import usable_units
 from .contract import Contract
+from .identity import identity_of
 from .scrub import tried
 
 Examples = Sequence[Example | None]
@@ -48,11 +45,6 @@ def check_readable(path: Path) -> None:
             f"{path} is no file that this process may read.",
             "Check the path and the permissions.",
         )
-
-
-def identity_of(content: bytes, key: bytes) -> str:
-    """Keyed hash of a file's bytes (HMAC-SHA-256), hex."""
-    return hmac.new(key, content, hashlib.sha256).hexdigest()
 
 
 class Corpus:

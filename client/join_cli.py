@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .terminal import plain
 from .users import GATEWAY, RESIDENT
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def join(
         joining = replace(joining, new_ledger=True)
     # Root neither parses a file of somebody else's nor follows a link in its folder.
     for line in as_user(joining.resident, lambda: _consent(joining)):
-        typer.echo(line)
+        typer.echo(plain(line))
     if not yes:
         _confirm("Take part?")
     if joining.new_ledger:
@@ -109,7 +110,7 @@ def _agree_to_new_ledger(joining: Joining, *, unasked: bool, agreed: bool) -> No
     if unasked and not agreed:
         raise new_ledger_unasked(joining)
     for line in on_new_ledger(joining):
-        typer.echo(line)
+        typer.echo(plain(line))
     if not agreed:
         _confirm("Start a new ledger?")
 
@@ -151,7 +152,8 @@ def status(
         for key, value in report.items():
             lines = value if key == "left" else [value]
             for line in lines:
-                typer.echo(f"{key:<16} {line if isinstance(line, str) else json.dumps(line)}")
+                shown = line if isinstance(line, str) else json.dumps(line)
+                typer.echo(f"{key:<16} {plain(shown)}")
     if report.get("alive") is not True:
         raise typer.Exit(1)
 

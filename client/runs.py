@@ -43,10 +43,10 @@ class Decision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Asked:
-    """What a run said of itself: its name, who starts it, what is learnt, the planned steps of all
-    its rounds and sums with their delta, and when it asked first (Unix time)."""
+    """What a run said of itself besides its id, which has its name: who starts it, what is learnt,
+    the planned steps of all its rounds and sums with their delta, and when it asked first (Unix
+    time)."""
 
-    name: str
     coordinator: str
     task: str
     steps: tuple[GaussianSteps, ...]
@@ -131,7 +131,6 @@ def _note_asked(run: str, settings: Settings, ledger: Path) -> None:
     if run in known:
         return
     known[run] = Asked(
-        name=settings.run.name[:100],
         coordinator=settings.run.coordinator[:100],
         task=settings.task.kind,
         steps=planned_steps(settings),

@@ -52,7 +52,6 @@ def runs(
     rows = [
         {
             "run": run,
-            "name": waiting[run].name if run in waiting else None,
             "coordinator": waiting[run].coordinator if run in waiting else None,
             "task": waiting[run].task if run in waiting else None,
             "asked": _finite(waiting[run].epsilon) if run in waiting else None,
@@ -128,12 +127,12 @@ def _show(rows: list[dict[str, Any]], left: list[str]) -> None:
     if not rows:
         console.print("No run has asked so far.")
     else:
-        table = Table("run", "says it is", "from", "learns", "asks epsilon", "spent", "you said")
+        table = Table("run", "from", "learns", "asks epsilon", "spent", "you said")
         for row in rows:
-            told = (row["run"], row["name"], row["coordinator"], row["task"])
-            asks = "-" if row["name"] is None else _epsilon(row["asked"])
+            told = (row["run"], row["coordinator"], row["task"])
+            asks = "-" if row["task"] is None else _epsilon(row["asked"])
             table.add_row(
-                *map(_plain, told), asks, _epsilon(row["spent"]), row["said"] or "nothing"
+                *map(_shown, told), asks, _epsilon(row["spent"]), row["said"] or "nothing"
             )
         console.print(table)
     for line in left:
@@ -144,8 +143,10 @@ def _epsilon(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.4g}"
 
 
-def _plain(word: str | None) -> str:
+def _shown(word: str | None) -> str:
     """What a coordinator chose, without what would command a terminal or rich."""
     from rich.markup import escape
 
-    return escape("".join(c if c.isprintable() else "?" for c in word or "-"))
+    from .terminal import plain
+
+    return escape(plain(word or "-"))

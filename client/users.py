@@ -154,6 +154,9 @@ def _done_as(user: User, work: Callable[[], Any]) -> dict[str, Any]:
         return {"done": work()}
     except ConfideError as error:
         return {"refused": [error.code, error.message, error.hint]}
+    except Exception as error:  # noqa: BLE001 - the parent has no other way to hear of it
+        why = f"What was asked of {user.name!r} was not done: {type(error).__name__}."
+        return {"refused": ["user.change", why, ""]}
 
 
 def may_read(user: User, path: Path) -> bool:

@@ -37,7 +37,7 @@ class Part:
 
 
 CHANGE, SUMS, ANSWERS = "change", "sums", "answers"
-RECEIPT, TIMES, ECHO = "receipt", "times", "echo"
+RECEIPT, LIMIT, TIMES, ECHO = "receipt", "limit", "times", "echo"
 
 # In the order in which people are told.
 PARTS = {
@@ -66,11 +66,17 @@ PARTS = {
         " never does the text decide",
     ),
     RECEIPT: Part(
-        title="The ledger's length and total in each receipt",
-        what="with each update the ledger's receipt: its id, its last hash, how many entries it"
-        " has, and the epsilon of all runs together",
+        title="The ledger's length, its totals and the number of runs in each receipt",
+        what="with each update the ledger's receipt: its id, its last hash, how many entries and"
+        " runs it has, and the epsilon of all runs together",
         protection=Protection.OUTSIDE,
         why="they tell of the holder's other runs",
+    ),
+    LIMIT: Part(
+        title="The holder's limit on epsilon in each receipt",
+        what="with it the limit that the policy puts on all runs together (max-epsilon)",
+        protection=Protection.OUTSIDE,
+        why="it is a number of the holder's policy",
     ),
     TIMES: Part(
         title="The time of each answer",
@@ -145,7 +151,7 @@ OUTGOING = (
     _outside("receipt", "epsilon", RECEIPT, _LEDGER),
     _outside("receipt", "proven", RECEIPT, _LEDGER),
     _outside("receipt", "runs", RECEIPT, _LEDGER),
-    _outside("receipt", "limit", RECEIPT, "a number of the holder's policy"),
+    _outside("receipt", "limit", LIMIT, "a number of the holder's policy"),
     _public("steps", "steps", "rounds that the holder took part in"),
     _public("steps", "sampling_rate", _PLAN),
     _public("steps", "noise_multiplier", _PLAN),
@@ -217,7 +223,7 @@ def in_words(*, unit: str, sums: bool, unprotected: bool) -> list[str]:
     )
     told = [f"{change} on this machine{bare}.", *([asked] if sums else [])]
     return told + [
-        f"{_sentence(key)} {_capital(PARTS[key].why)}." for key in (ANSWERS, RECEIPT, TIMES)
+        f"{_sentence(key)} {_capital(PARTS[key].why)}." for key in (ANSWERS, RECEIPT, LIMIT, TIMES)
     ]
 
 

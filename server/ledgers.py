@@ -10,27 +10,17 @@ one the memory of a deployed federation says what it has to go on from. Whoever 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import replace
 
 from ..common.privacy.ledger import Receipt
 from .gate import WENT_BACK, Accepted
+from .memory import Memory
 from .run_folder import RunFolder
 
 NEW_LEDGER = "gate.new-ledger"
 
 logger = logging.getLogger("confide.server")
-
-Faults = Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Memory:
-    """Where receipts outlive a run: ``load`` gives the newest of each holder, ``keep`` takes newer
-    ones, with what is to be told of whom (a code by name), of the run that is named first."""
-
-    load: Callable[[], Mapping[str, Receipt]]
-    keep: Callable[[str, Mapping[str, Receipt], Faults], None]
 
 
 class Ledgers:

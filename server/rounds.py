@@ -33,7 +33,8 @@ from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, wh
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge, most_common
-from .ledgers import Ledgers, Memory
+from .ledgers import Ledgers
+from .memory import Memory
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
 from .selection import select, selection_key

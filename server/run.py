@@ -31,7 +31,7 @@ from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
-from .ledgers import Memory
+from .memory import Memory
 from .outcome import check_size, final_adapter
 from .report import value_text
 from .report.build import write_report

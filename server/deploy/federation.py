@@ -130,10 +130,11 @@ def load_federation(folder: Path) -> Federation:
     """Read a federation's folder.
 
     Raises:
-        ConfideError: ``federation.missing`` or ``federation.format``.
+        ConfideError: ``federation.missing``, ``federation.owner`` or ``federation.format``.
     """
     folder = folder.expanduser().resolve()
     path = folder / FILE_NAME
+    _check_owner(folder)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -155,6 +156,17 @@ def load_federation(folder: Path) -> Federation:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise _malformed(path, f"lacks or misspells {error}") from None
+
+
+def _check_owner(folder: Path) -> None:
+    """Root works in no folder of another's, who could turn what it writes to any file by a link."""
+    if os.geteuid() != 0 or not folder.is_dir() or folder.stat().st_uid == 0:
+        return
+    raise ConfideError(
+        "federation.owner",
+        f"{folder} belongs to another user, in whose folder root writes nothing.",
+        f"Run this as that user: runuser -u $(stat -c %U {folder}) -- confide server ...",
+    )
 
 
 def find_federation(given: Path) -> Federation:

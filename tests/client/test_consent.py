@@ -13,6 +13,7 @@ from confide.client.budget import make_ledger
 from confide.client.check_data import check_data
 from confide.client.consent import _ELSEWHERE, _SENTENCES, of_contract, of_policy, plain_words
 from confide.client.contract import Contract
+from confide.client.identity import identity_of
 from confide.client.join import Joining
 from confide.client.policy import SIMULATION, Policy
 from confide.client.users import User
@@ -129,12 +130,23 @@ def test_being_asked_before_each_run_is_said(joining: Joining) -> None:
 def test_what_the_ledger_has_left_is_said_and_a_new_one_is_called_new(joining: Joining) -> None:
     with Ledger.open(joining.ledger) as ledger:
         ledger.charge(Charge(run="r", round=1, task_hash="t", plan=PLAN), limit=None)
-        spent = ledger.epsilon(1e-5)
+        taken = ledger.proven(1e-5, "r")
     words = said(joining, max_epsilon=10.0)
-    assert f"epsilon {10 - spent:.4g} of 10 is left at delta = 1e-05" in words
+    assert f"epsilon {10 - taken:.4g} of 10 is left at delta = 1e-05" in words
     new = dataclasses.replace(joining, new_ledger=True, ledger=joining.ledger.with_name("new"))
     assert "a new one" in said(new)
     assert "which knows of nothing spent before" in said(new)
+
+
+def test_a_ledger_that_was_used_with_other_text_is_noticed(joining: Joining) -> None:
+    """Named by mistake, it would be charged for this text, whose own past nobody would look at."""
+    with Ledger.open(joining.ledger) as ledger:
+        ledger.charge(Charge(run="r", round=1, task_hash="t", plan=PLAN), limit=None)
+        identity = identity_of(joining.data.read_bytes(), ledger.identity_key)
+        ledger.release("t", b"update", identity)
+    assert "last used with other text" not in said(joining)
+    tiny.write_jsonl(joining.data, tiny.rows(24, seed=4))
+    assert "last used with other text" in said(joining)
 
 
 def test_one_user_for_both_is_a_plain_warning_and_two_are_named(joining: Joining) -> None:

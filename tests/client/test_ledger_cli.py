@@ -92,17 +92,30 @@ def test_show_names_the_code_that_trained_each_run(file: str) -> None:
 def test_show_says_what_is_left_under_the_policy_beside_the_ledger_or_named(
     file: str, tmp_path: Path
 ) -> None:
-    spent = epsilon_pld([PLAN.steps(3)], DELTA)
+    with Ledger.open(file) as ledger:
+        spent, taken = ledger.epsilon(DELTA), ledger.proven(DELTA, "autumn")
     assert "Name your policy with --policy to see what is left." in run("show", file).stdout
     assert json.loads(run("show", file, "--json").stdout)["left"] == []
     other = tmp_path / "other.toml"
     other.write_text("max-epsilon = 4.0\nmax-epsilon-per-run = 1.0\nmax-delta = 1e-5\n")
     said = run("show", file, "--policy", str(other)).stdout
-    assert f"epsilon {4 - spent:.4g} of 4 is left at delta = 1e-05 ({spent:.4g} is spent)" in said
-    assert "a run may take 1 of it" in said
+    assert f"epsilon {4 - taken:.4g} of 4 is left at delta = 1e-05 ({spent:.4g} is spent" in said
+    assert f"{taken:.4g} with all of autumn); another run may take about 1 of it" in said
     (tmp_path / "policy.toml").write_text("max-epsilon = 5.0\nmax-delta = 1e-5\n")
     (left,) = json.loads(run("show", file, "--json").stdout)["left"]
-    assert left == {"delta": DELTA, "spent": spent, "limit": 5.0, "left": 5.0 - spent}
+    figures = {"spent": spent, "taken": taken, "limit": 5.0, "left": 5.0 - taken}
+    assert left == {"delta": DELTA, **figures}
+
+
+def test_a_runs_id_commands_no_terminal(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with Ledger.open(path) as ledger:
+        for k, name in enumerate(["\x1b[2Jgone", "[bold red]loud", "\u202eturned"]):
+            ledger.charge(Charge(run=name, round=k, task_hash=f"{k}", plan=PLAN), limit=None)
+    said = run("show", str(path)).stdout
+    assert "\x1b[2J" not in said
+    assert "\u202e" not in said
+    assert "[bold red]loud" in said
 
 
 def test_a_new_ledger_is_made_by_a_word_and_never_over_one(file: str, tmp_path: Path) -> None:

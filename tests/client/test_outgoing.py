@@ -86,7 +86,7 @@ def test_the_consent_tells_of_all_that_is_not_the_coordinators_own(
 def test_the_report_tells_of_all_that_is_outside_the_guarantee() -> None:
     outside = {p.title: p.why for p in PARTS.values() if p.protection is Protection.OUTSIDE}
     assert dict(not_accounted()) == outside
-    assert len(outside) == 3
+    assert len(outside) == 4
 
 
 def test_the_table_for_coordinators_and_holders_is_made_from_the_list(root: Path) -> None:

@@ -31,7 +31,7 @@ def ledger(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def settings() -> Settings:
-    flat = tiny.config(Path("m"), Path("f"), Path("o"), run__name="spring", run__coordinator="uni")
+    flat = tiny.config(Path("m"), Path("f"), Path("o"), run__coordinator="uni")
     return from_flat(flat)
 
 
@@ -69,7 +69,7 @@ def test_what_asked_is_kept_with_what_it_says_and_what_it_would_spend(
 ) -> None:
     said("run-1", settings, ASKING, ledger)
     one = asked(ledger)["run-1"]
-    assert (one.name, one.coordinator, one.task) == ("spring", "uni", "classification")
+    assert (one.coordinator, one.task) == ("uni", "classification")
     steps, delta = planned_steps(settings), settings.privacy.delta
     assert one.epsilon == epsilon_pld(steps, delta)
 

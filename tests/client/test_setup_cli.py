@@ -293,6 +293,19 @@ def test_a_no_to_taking_part_leaves_no_ledger(
     assert not (tmp_path / "text.jsonl.ledger.sqlite").exists()
 
 
+def test_a_label_of_the_text_commands_no_terminal(
+    confide: Confide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joining_alone(monkeypatch)
+    words = [kit(tmp_path / "kit"), *holder(tmp_path), "--yes", "--new-ledger"]
+    policy = tmp_path / "own.toml"
+    policy.write_text(policy.read_text().replace('"negative"', '"\\u001b[2Jnegative", "negative"'))
+    status, out, _ = confide("client", "join", *words)
+    assert status == 0
+    assert "\x1b" not in out
+    assert "[2Jnegative" in out
+
+
 def holder(folder: Path) -> list[str | Path]:
     """The options of a join that name a text and its policy."""
     data = tiny.write_jsonl(folder / "text.jsonl", tiny.rows(24, seed=1))

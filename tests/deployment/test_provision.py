@@ -187,6 +187,18 @@ def test_a_folder_of_another_users_gets_no_key(tmp_path: Path) -> None:
     assert stat.S_IMODE(theirs.stat().st_mode) == 0o755
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could write for another user")
+def test_root_changes_nothing_in_a_federation_of_another_users(own: Federation) -> None:
+    """Its owner could put a link where root writes a key or a kit."""
+    os.chown(own.folder, 1, 1)
+    with pytest.raises(ConfideError) as caught:
+        load_federation(own.folder)
+    assert caught.value.code == "federation.owner"
+    assert "runuser" in caught.value.hint
+    os.chown(own.folder, 0, 0)
+    assert load_federation(own.folder) == own
+
+
 def test_a_federation_is_never_overwritten(own: Federation) -> None:
     before = (own.folder / "ca" / "ca.key").read_bytes()
     with pytest.raises(ConfideError) as caught:

@@ -42,7 +42,7 @@ def test_without_its_ledger_nothing_is_served(house: House, tmp_path: Path) -> N
     nowhere = tmp_path / "mistyped.sqlite"
     command = house.command("--ledger", str(nowhere), "--socket", str(tmp_path / "run" / "socket"))
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=90)
     assert done.returncode == 1
     assert "[ledger.missing]" in done.stderr
     assert not nowhere.exists()

@@ -149,10 +149,10 @@ HOLDER_MUTANTS = (
         _OUTGOING_TESTS,
     ),
     Mutant(
-        "what is left is what was spent",
+        "what the newest run may still spend counts as left",
         "client/budget.py",
-        "        return max(0.0, self.limit - self.spent)\n",
-        "        return min(self.limit, self.spent)\n",
+        "max(0.0, self.limit - self.taken) if self.open",
+        "max(0.0, self.limit - self.spent) if self.open",
         ("tests/client/test_budget.py",),
     ),
 )

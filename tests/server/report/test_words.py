@@ -22,21 +22,20 @@ def test_what_left_without_being_accounted_is_told(torch_free_report: dict[str, 
     assert len(released["accounted"]) == 1
     told = things(released["not_accounted"])
     assert set(told) == {
-        "The sampling rate",
         "Which holders took part, and why one did not",
         TOTALS,
         LIMIT,
         "The time of each answer",
     }
-    assert "no holder has more than 600 records" in told["The sampling rate"]
 
 
 def test_every_field_outside_the_guarantee_has_its_line(torch_free_report: dict[str, Any]) -> None:
     """A field that is added to the messages needs a place here, and in the report's words."""
     lines = {
-        "The sampling rate": {"sampling_rate", "noise_multiplier", "steps_run"},
         "Which holders took part, and why one did not": {"holder", "code", "src_node_id", "schema"},
-        TOTALS: {"receipt", "ledger_id", "head", "entries", "epsilon", "proven", "runs"},
+        TOTALS: {
+            "receipt", "ledger_id", "head", "entries", "epsilon", "proven", "runs", "steps_run",
+        },
         LIMIT: {"limit"},
         "The time of each answer": {
             "created_at", "delivered_at", "ttl", "message_id", "src_task_id",
@@ -45,18 +44,6 @@ def test_every_field_outside_the_guarantee_has_its_line(torch_free_report: dict[
     outside = {field.name for field in OUTGOING if field.protection is Protection.OUTSIDE}
     assert set().union(*lines.values()) == outside
     assert set(lines) == set(things(torch_free_report["released"]["not_accounted"]))
-
-
-def test_a_sampling_rate_below_one_is_said_to_tell_how_many_there_are(make_run: MakeRun) -> None:
-    def sampled(lines: list[dict[str, Any]]) -> None:
-        for line in lines:
-            for update in line.get("accepted", ()):
-                for step in update["receipt"]["steps_run"]:
-                    step["sampling_rate"] = 0.5
-
-    report = build_report(make_run(sampled), prv=False)
-    told = things(report["released"]["not_accounted"])["The sampling rate"]
-    assert "it tells how many records a holder has" in told
 
 
 def test_without_noise_the_update_itself_is_not_accounted(make_run: MakeRun) -> None:
