@@ -55,10 +55,10 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 OTHER_RUN = steps(3.0, 0.1, 20)
 # Noise enough that a distribution takes little time; how much there is changes no answer here.
 CASES = [
-    ("full batches", 4.0, 1.0, 1, ()),
+    ("full batches", 12.0, 1.0, 1, ()),
     ("sampled", 3.0, 0.05, 2, ()),
     ("sampled, after another run", 3.0, 0.05, 2, (OTHER_RUN,)),
-    ("full batches, after another run", 5.0, 1.0, 3, (OTHER_RUN, steps(9.0, 1.0, 4))),
+    ("full batches, after another run", 20.0, 1.0, 3, (OTHER_RUN, steps(9.0, 1.0, 4))),
 ]
 TIGHT = (0.0, 1e-9, INTERVAL / 2, 2 * INTERVAL, -1e-9)
 
