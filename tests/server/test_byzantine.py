@@ -50,6 +50,7 @@ HOSTILE_RULE = "multi-krum"  # leaves the hostile ones out, so that it can name 
 
 def settings(**overrides: Any) -> Settings:
     wanted = {"privacy__noise_multiplier": 2.0, "round__count": 3, "round__min_holders": 7}
+    wanted["train__rate"] = 0.5  # as the receipts say
     return from_flat(tiny.config(Path("m"), Path("d"), Path("o"), **{**wanted, **overrides}))
 
 

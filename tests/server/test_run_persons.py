@@ -24,6 +24,7 @@ BY_PERSON = {
     "privacy__records_per_person": 2,
     "data__person": "person",
     "train__batch": BATCH,
+    "train__rate": BATCH / PERSONS,
 }
 STEPS = GaussianSteps(noise_multiplier=NOISE, sampling_rate=BATCH / PERSONS, steps=ROUNDS)
 
