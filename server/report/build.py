@@ -9,7 +9,7 @@ stays null; nothing is estimated downwards. Accounting: Koskela et al. 2020 (PLD
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -51,10 +51,16 @@ def shown_by(folder: Path, report: Json) -> dict[str, str]:
     return pages
 
 
-def build_report(folder: Path, *, prv: bool = True) -> Json:
-    """The report as a JSON object. ``prv=False`` leaves epsilon_prv null, and torch alone."""
+def build_report(folder: Path, *, prv: bool = True, without: Collection[str] = ()) -> Json:
+    """The report as a JSON object.
+
+    Args:
+        prv: False leaves epsilon_prv null, and torch alone.
+        without: holders whose ledgers are not to be used, though they are in the folder.
+    """
     run = read_run(folder)
-    accounts = accounts_of(run, read_ledgers(folder, run.id, run.settings.privacy.delta))
+    found = read_ledgers(folder, run.id, run.settings.privacy.delta)
+    accounts = accounts_of(run, {k: facts for k, facts in found.items() if k not in without})
     held_by = _held_by(run, accounts)
     holders = _holders(run, held_by, prv=prv)
     checks = run_checks(run, accounts, holders)

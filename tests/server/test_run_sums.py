@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
@@ -157,16 +158,15 @@ def test_a_report_that_leaves_out_a_sum_is_found_out(
     done: tuple[Place, Path], tmp_path: Path
 ) -> None:
     folder = tmp_path / done[1].name
-    folder.mkdir()
-    (folder / "holders").symlink_to(done[1] / "holders")
+    shutil.copytree(done[1], folder)
     told = report(done[1])
     row = told["holders"][0]
     row["events"] = [e for e in row["events"] if e["noise_multiplier"] != NOISE]
     (folder / "report.json").write_text(json.dumps(told), encoding="utf-8")
-    assert any("steps, the ledger" in text for text in verify_run(folder).differences)
+    assert any("holder-00 / events" in text for text in verify_run(folder).differences)
     row["sums"] = 3
     (folder / "report.json").write_text(json.dumps(told), encoding="utf-8")
-    assert any("5 accepted updates" in text for text in verify_run(folder).differences)
+    assert any("holder-00 / sums" in text for text in verify_run(folder).differences)
 
 
 def test_what_a_silent_holder_may_have_charged_for_a_sum_is_counted(

@@ -87,7 +87,7 @@ IN_THE_REPORT: list[tuple[str, Change]] = [
     ("holder-03 / runs", lambda r: holder(r, "holder-03").update(runs=5)),
     ("holder-03 / rounds", lambda r: holder(r, "holder-03").update(rounds=21)),
     ("holder-03 / basis", lambda r: holder(r, "holder-03").update(basis="ledger")),
-    ("holder-00 / ledger", lambda r: holder(r, "holder-00").update(ledger=None)),
+    ("holder-00 / basis", lambda r: holder(r, "holder-00").update(ledger=None)),
     ("holder-00 / events", lambda r: holder(r, "holder-00")["events"][0].update(steps=3)),
     (
         "holder-00 / events",

@@ -157,6 +157,18 @@ def test_a_ledger_that_a_holder_hands_over_is_held_against_its_receipts(
     assert (one.agrees, both.agrees) == (True, True)
 
 
+def test_a_ledger_that_was_put_into_the_folder_later_is_one_that_is_handed_in(
+    deployed: tuple[Path, Path],
+) -> None:
+    folder, away = deployed
+    for name in WITH_LEDGER:
+        (folder / "holders" / name).mkdir(parents=True)
+        shutil.copy(away / f"{name}.sqlite", folder / "holders" / name / "ledger.sqlite")
+    verdict = verify_run(folder)
+    assert verdict.differences == ()
+    assert [h.name for h in verdict.holders if h.checked] == WITH_LEDGER
+
+
 def test_a_ledger_that_knows_more_than_its_holder_said_is_a_difference(
     deployed: tuple[Path, Path],
 ) -> None:
