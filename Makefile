@@ -14,6 +14,11 @@ ROOMS := common client server simulations
 HOLDERS ?= 10
 WORKERS ?= 2
 PYTEST_ARGS ?=
+# A module's tests go to one worker, which makes once what they share: models, runs, federations.
+# Modules keep the order of tests/conftest.py.
+SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Tests that are out of time have a minute to clear up and to say what failed (tests/told.py).
+ENDED := timeout --kill-after=60
 UTILITY_SCENARIOS ?= movies r8 shakespeare
 UTILITY_ARGS ?=
 
@@ -119,14 +124,14 @@ unit: assets
 		chmod 1777 "$$TMPDIR"
 		trap 'rm -rf "$$TMPDIR"' EXIT
 	fi
-	timeout 2400 pytest -m "not slow" -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(ENDED) 2400 pytest -m "not slow" $(SPREAD) $(PYTEST_ARGS)
 
 test: lint types arrows unit
 	@echo "== all is well"
 
 test-all: lint types arrows assets
 	@echo "== tests: all"
-	timeout 5400 pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+	$(ENDED) 5400 pytest $(SPREAD) $(PYTEST_ARGS)
 
 # 200 kills of a holder, and a power failure at every byte of a round; about ten minutes.
 kills: venv

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -58,16 +59,29 @@ class AdapterSchema:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
+# Of each model, its own name for every saved one. To find them walks through all of its modules
+# several times and reads its configuration again, and each task asks half a dozen times.
+_own_names: WeakKeyDictionary[PeftModel, Mapping[str, str]] = WeakKeyDictionary()
+
+
 def adapter_parameters(model: PeftModel) -> dict[str, Tensor]:
     """The live adapter tensors under their saved names, sorted: writing to them changes the
-    model, and each keeps its identity, so hooks and optimizers stay attached."""
+    model, and each keeps its identity, so hooks and optimizers stay attached. What adapter a model
+    has is looked up when it is first asked for."""
+    if (names := _own_names.get(model)) is None:
+        names = _own_names[model] = _look_up(model)
+    return {saved: model.get_parameter(own) for saved, own in names.items()}
+
+
+def _look_up(model: PeftModel) -> dict[str, str]:
+    """The model's own name of every adapter tensor, by the saved one, sorted."""
     saved = get_peft_model_state_dict(model)
-    by_storage = {tensor.data_ptr(): tensor for _, tensor in model.named_parameters()}
-    live = {name: by_storage.get(tensor.data_ptr()) for name, tensor in saved.items()}
-    missing = [name for name, tensor in live.items() if tensor is None]
+    by_storage = {tensor.data_ptr(): own for own, tensor in model.named_parameters()}
+    names = {name: by_storage.get(tensor.data_ptr()) for name, tensor in saved.items()}
+    missing = [name for name, own in names.items() if own is None]
     if missing:
         raise ConfideError("adapter.unknown", f"{missing[0]} is no parameter of the model.")
-    return {name: live[name] for name in sorted(live)}  # type: ignore[misc]
+    return {name: names[name] for name in sorted(names)}  # type: ignore[misc]
 
 
 def schema_of(model: PeftModel) -> AdapterSchema:

@@ -61,9 +61,9 @@ def _what_it_is(report: Mapping[str, Any]) -> str:
     low, high = settings["task.low"], settings["task.high"]
     return (
         f"An adapter for `{_line(_base(report))}`{pinned}{size}, which "
-        f"{does.format(labels=labels, low=low, high=high)}. It was trained by {run['rounds']} "
-        f"federated rounds over {run['holders'] or 'several'} holders, whose texts stayed with "
-        "them."
+        f"{does.format(labels=labels, low=low, high=high)}. It was trained by"
+        f" {_line(run['rounds'])} federated rounds over {_line(run['holders'] or 'several')}"
+        " holders, whose texts stayed with them."
     )
 
 
@@ -80,7 +80,8 @@ def _privacy(report: Mapping[str, Any]) -> str:
     if not claim["private"]:
         return sentence
     return (
-        f"{sentence}\n\n- unit: one {claim['unit']}; neighbouring: {claim['neighbouring']}\n"
+        f"{sentence}\n\n- unit: one {_line(claim['unit'])}; neighbouring:"
+        f" {_line(claim['neighbouring'])}\n"
         f"- epsilon {epsilon_text(claim['epsilon'])} at delta = {delta_text(claim['delta'])}"
         f" ({claim['delta']:g}), the largest of all holders, of all runs on their texts\n"
         f"- against: {_line(claim['adversary'])}\n"
@@ -104,11 +105,11 @@ def _utility(utility: Mapping[str, Any]) -> str:
         rows.append(
             f"| {_cell(yardstick['name'])} | {value_text(name, yardstick.get(name))} | {shown} |"
         )
-    told = [f"On {utility['examples']} held-out records."] if utility["examples"] else []
+    told = [f"On {_line(utility['examples'])} held-out records."] if utility["examples"] else []
     if utility["interval"]:
         low, high = utility["interval"]
         told = [
-            f"On {utility['examples']} held-out records; 95 % interval of this adapter: "
+            f"On {_line(utility['examples'])} held-out records; 95 % interval of this adapter: "
             f"{percent(low)} to {percent(high)}."
         ]
     told += [kept_text(utility)] if kept_text(utility) else []
@@ -118,7 +119,7 @@ def _utility(utility: Mapping[str, Any]) -> str:
 def _limits(report: Mapping[str, Any]) -> str:
     limits = [f"- {_line(t['what'])}: {_line(t['why'])}" for t in report["not_protected"]]
     longest = report["settings"]["train.max-length"]
-    limits.append(f"- Length: texts were cut after {longest} tokens.")
+    limits.append(f"- Length: texts were cut after {_line(longest)} tokens.")
     limits.append("- Use: what the base model may not be used for, this adapter may not either.")
     return "\n".join(limits)
 

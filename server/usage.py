@@ -81,10 +81,10 @@ def loading_code(settings: Mapping[str, Any], base: str, *, merged: bool) -> str
     if merged:
         lines += ['folder = "."  # this folder']
     else:
-        quoted = json.dumps(base, ensure_ascii=False)
+        quoted = literal(base)
         lines += [f"base = {quoted}", 'adapter = "."  # this folder']
     if labels:
-        lines += [f"labels = {json.dumps(labels, ensure_ascii=False)}"]
+        lines += [f"labels = {literal(labels)}"]
     source, options = "folder" if merged else "base", ""
     if _is_pooled(settings) and not merged:
         options = ", num_labels=len(labels)" if labels else ", num_labels=1"
@@ -99,6 +99,13 @@ def loading_code(settings: Mapping[str, Any], base: str, *, merged: bool) -> str
 def labels_of(settings: Mapping[str, Any]) -> list[str]:
     """The names of the classes, in order; none where the task has none."""
     return [label.strip() for label in str(settings["task.labels"]).split(",") if label.strip()]
+
+
+def literal(value: Any) -> str:
+    """Text, or a list of it, as Python that can be read: letters as they are, and whatever is not
+    to be seen, or would end the block of a card, by its number."""
+    shown = json.dumps(value, ensure_ascii=False).replace("```", "\\u0060" * 3)
+    return "".join(x if x.isprintable() else json.dumps(x)[1:-1] for x in shown)
 
 
 def _is_pooled(settings: Mapping[str, Any]) -> bool:
@@ -123,7 +130,7 @@ def _use(settings: Mapping[str, Any]) -> str:
     causal = kind == "causal"
     begin = "begin = tokenizer.bos_token or tokenizer.cls_token or tokenizer.eos_token\n"
     return (begin if causal else "") + _WRITES.format(
-        template=json.dumps(settings["task.template"], ensure_ascii=False),
+        template=literal(settings["task.template"]),
         given="begin + text" if causal else "text",
         bare=", add_special_tokens=False" if causal else "",
         rest=', batch["input_ids"].shape[1]:' if causal else "",

@@ -57,15 +57,17 @@ def _show(diagnosis: Diagnosis) -> None:
     from rich.text import Text
 
     from ..server.doctor import GUARDS, Severity
+    from ..server.report import plain
 
     styles = {Severity.NOT_PRIVATE: "bold red", Severity.NOT_SOUND: "yellow", Severity.NOTE: "cyan"}
     console = Console(highlight=False)
     source = f"; sizes from {diagnosis.facts.source}" if diagnosis.facts.source else ""
-    console.print(f"Looked at {diagnosis.subject}{source}.", markup=False)
+    console.print(plain(f"Looked at {diagnosis.subject}{source}."), markup=False)
     for finding in diagnosis.findings:
         head = Text(f"\n{finding.severity.upper()}", style=styles[finding.severity])
-        console.print(head.append(f"  [{finding.name}] {finding.what}", style="none"))
-        console.print(f"  why: {finding.why}\n  fix: {finding.fix}", markup=False)
+        console.print(head.append(f"  [{finding.name}] {plain(finding.what)}", style="none"))
+        told = f"  why: {finding.why}\n  fix: {finding.fix}"
+        console.print(plain(told), markup=False)
     if not diagnosis.findings:
         console.print("Nothing was found.")
     console.print("\nWhat no setting of confide can bring about:")

@@ -1,4 +1,4 @@
-"""What every test stands on: no network, no writing into the user's folders, two threads at most.
+"""What every test stands on: no network, no writing into the user's folders, one thread.
 
 The environment is set before any test module, and so before torch, is imported.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from confide.common.paths import cache_dir
-from tests import tiny
+from tests import tiny, told
 
 ROOT = Path(__file__).resolve().parent.parent
 # A worker of pytest-xdist inherits the scratch folders of the process that started it, and with
@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 REAL_CACHE = Path(os.environ.setdefault("CONFIDE_TEST_REAL_CACHE", str(cache_dir())))
 SCRATCH = pytest.StashKey[str]()
 
-# A worker of pytest-xdist has one core to itself; alone, a process may use the two there are.
-THREADS = "1" if "PYTEST_XDIST_WORKER" in os.environ else "2"
+# Tiny models gain nothing by a second thread. Where it finds no core for itself, it waits for the
+# first one at full speed: with two threads in each of two workers, tests take three times as long.
+THREADS = "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -43,10 +44,27 @@ def pytest_configure(config: pytest.Config) -> None:
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, THREADS)
     os.environ.pop("CONFIDE_DEBUG", None)
+    told.begin(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(config.stash[SCRATCH], ignore_errors=True)
+
+
+# Modules that wait for processes of their own: begun last, one of them would run by itself.
+FIRST = (
+    "deployment/test_deploy_page.py",
+    "simulations/test_flower.py",
+    "deployment/test_gateway.py",
+)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where workers share the tests, each of them has these modules first."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        places = {ROOT / "tests" / name: place for place, name in enumerate(FIRST)}
+        items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What a record-level promise is worth to a person with several records at one holder."""
+"""What a record-level promise is worth to whoever has several records at one holder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 from .accountant import GaussianSteps, epsilon_pld, epsilon_rdp
 
 ACCOUNTING = (
-    "all records of the person are added or removed together; PLD of a mixture of Gaussians"
+    "so many records are added or removed together; PLD of a mixture of Gaussians"
     " (Choquette-Choo et al. 2024)"
 )
 _INTERVAL = 1e-2  # coarse and quick; PLD discretisation errs upwards

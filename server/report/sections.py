@@ -126,10 +126,11 @@ def about(report: Json) -> str:
     took = f"{run['started'] or '–'} to {run['ended'] or '–'}"
     times = {"When": took, "Computed for": "–" if seconds is None else f"{seconds:,.0f} s"}
     stated = f'<dl class="about">{_rows({**report["about"], **times})}</dl>'
-    return stated + "".join(
+    signs = "".join(
         f'<div class="sign"><span>{who}</span><span>Date, signature</span></div>'
         for who in ("For the coordinator", "For the holders", "Data-protection officer")
     )
+    return f'{stated}<div class="signs">{signs}</div>'
 
 
 _MARKS = {

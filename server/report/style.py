@@ -63,6 +63,8 @@ border-bottom:1px solid var(--rule)}
 .settings dt{color:var(--soft);white-space:nowrap}
 .settings dd{text-align:right;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
 .bearing{margin:1.6rem 0 0;max-width:56rem}.proof{margin-top:1.4rem;max-width:56rem}
+.holders{font-size:.84rem}.holders th,.holders td{padding-left:.7rem}
+.holders th:first-child,.holders td:first-child{min-width:6.2rem;padding-left:0}
 td small{display:block;color:var(--soft);font-size:.82rem;font-weight:400}
 .about div{display:grid;grid-template-columns:15rem minmax(0,1fr);gap:1rem;padding:.4rem 0;
 border-bottom:1px solid var(--rule);font-size:.92rem}
@@ -88,9 +90,12 @@ border-top:1px solid var(--rule)}
 .holders td:first-child::before{content:none}.holders .bar{display:none}}
 @media (max-width:40rem){.about div{grid-template-columns:minmax(0,1fr);gap:0}}
 @media print{html{font-size:10.5pt;background:none;orphans:3;widows:3}body{max-width:none;padding:0}
-section{grid-template-columns:minmax(0,1fr);gap:.6rem;padding:1.2rem 0}
+section{display:block;padding:1.2rem 0}section .body{margin-top:.6rem}
+.list{display:block}.list li{margin-bottom:.7rem}
 figure,li,tr,.facts,.bars,.settings div,.about div,section>div:first-child{break-inside:avoid}
 h2,h3,thead,section>div:first-child{break-after:avoid}thead{display:table-header-group}
-.note,p{break-inside:avoid}
+.note,p,.about,.pair{break-inside:avoid}li:first-child,tr:first-child{break-after:avoid}
+li:last-child,tr:last-child,tr:nth-last-child(2){break-before:avoid}.signs{break-inside:avoid}
+.facts dd{font-size:1.2rem}.facts small{font-size:.78rem}
 .track,.fill{print-color-adjust:exact;-webkit-print-color-adjust:exact}@page{margin:18mm 16mm}}
 """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from confide.common.adapter import (
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
-from tests import tiny
+from tests import tiny, warm
 
 
 @pytest.fixture
@@ -75,6 +73,7 @@ def test_an_extra_tensor_is_refused(loaded: LoadedModel) -> None:
 
 PLAIN_PEFT = """
 import sys, torch
+assert "confide" not in sys.modules
 sys.modules["confide"] = None  # this process does not have confide
 from transformers import AutoModelForTokenClassification
 from peft import PeftModel
@@ -95,9 +94,8 @@ def test_plain_peft_loads_the_adapter_with_equal_outputs(
     assert set(load_adapter(tmp_path / "adapter")) == {name for name, _ in loaded.schema.shapes}
     assert "somebody/some-model" in (tmp_path / "adapter" / "adapter_config.json").read_text()
     arguments = [str(tiny_model), str(tmp_path / "adapter"), str(tmp_path / "logits.pt")]
-    subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PLAIN_PEFT, *arguments], check=True, cwd=tmp_path
-    )
+    done = warm.run(PLAIN_PEFT, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
     ids = torch.tensor([[2, 5, 17, 3], [2, 18, 11, 3]])
     with torch.no_grad():
         ours = loaded.model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits

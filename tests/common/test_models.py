@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from confide.common.models import LoadedModel, load_model, weights_sha256
 from confide.common.settings import from_flat
 from confide.common.tasks import task_for
 from confide.common.text.readers import Record
-from tests import tiny
+from tests import tiny, warm
 
 POSITIONS = 64
 LAYERS = 3
@@ -196,13 +194,8 @@ def test_a_second_process_starts_from_the_same_values(
     wanted = [(tiny_model, "mean"), (distilbert, "model")]
     here = [digest(load(folder, task__pooling=pooling)) for folder, pooling in wanted]
     argument = json.dumps([[str(folder), pooling] for folder, pooling in wanted])
-    done = subprocess.run(
-        [sys.executable, "-c", SECOND, argument],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = warm.run(SECOND, argument, cwd=root)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == here
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -16,6 +14,7 @@ from confide.common.adapter import WEIGHTS_FILE
 from confide.common.privacy.ledger import Ledger
 from confide.server.checkpoint import FILE
 from confide.server.run import run
+from tests import warm
 from tests.crash.coordinator import PLACES
 from tests.server.federated import Transport, config, events, holders, only_folder
 
@@ -79,13 +78,7 @@ def test_a_coordinator_that_was_killed_goes_on_bit_for_bit(
     flat = settings(tiny_model, tiny_federation, tmp_path / "runs", noise)
     (tmp_path / "config.json").write_text(json.dumps(flat), encoding="utf-8")
     arguments = [tmp_path / "config.json", tiny_federation, tmp_path / "ledgers", place, at]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.crash.coordinator", *map(str, arguments)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = warm.run_module("tests.crash.coordinator", *arguments, cwd=ROOT)
     assert done.returncode == KILLED, done.stderr[-2000:]
     path = only_folder(tmp_path / "runs")
     assert (path / FILE).is_file()

@@ -36,13 +36,6 @@ TOOLS = Path(sys.executable).parent
 PEM = (Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A module's tests go to one worker: they share a federation, which takes half a minute."""
-    for item in items:
-        if item.path.parent == ROOT / "tests" / "deployment":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
-
-
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

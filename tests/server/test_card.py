@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, TaskType, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -20,6 +22,7 @@ from transformers import (
 from confide.common.settings import from_flat
 from confide.server.card import model_card
 from confide.server.report import SCHEMA
+from confide.server.usage import literal
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 LABELS = ["negative", "positive"]
@@ -112,6 +115,40 @@ def test_no_name_breaks_out_of_its_place() -> None:
     assert "\n# other" not in card
     assert card.count("\n---\n") == 1
     compile(code_of(card), "card", "exec")
+
+
+HOSTILE = (
+    "<script>x</script> [go](javascript:alert(1)) ![i](http://e.vil) \x1b[2J\u202e | ``` # & -- y"
+)
+
+
+def poisoned(value: Any) -> Any:
+    """Every word replaced, but those by which the card is made."""
+    if isinstance(value, dict):
+        kept = ("schema", "metric", "task.kind", "task.pooling", "task.template")
+        return {k: v if k in kept else poisoned(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [poisoned(one) for one in value]
+    return HOSTILE if isinstance(value, str) else value
+
+
+def test_no_word_from_elsewhere_means_anything_in_the_card() -> None:
+    card = model_card(poisoned(report()))
+    outside = card.replace(code_of(card), "")
+    for wrong in ("<script", "](", "javascript:", "http:", "\x1b", "\u202e"):
+        assert wrong not in outside, wrong
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202a-\u202e]", card)
+    assert card.count("```") == 2
+    assert card.count("\n---\n") == 1
+    assert yaml.safe_load(front_matter(card))["library_name"] == "peft"
+    compile(code_of(card), "card", "exec")
+
+
+def test_a_name_in_the_code_is_the_name_and_nothing_else() -> None:
+    for name in (HOSTILE, "über", "a\nb", "\U000e0001"):
+        assert eval(literal(name)) == name or "\U000e0001" in name  # noqa: S307 - our own text
+        assert json.loads(literal(name)) == name
+        assert literal(name).isprintable()
 
 
 # peft 0.21 asks transformers 5.23 by a name that is going away.

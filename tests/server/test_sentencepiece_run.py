@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ from confide.server.export import export_merged
 from confide.server.predict import evaluate_run, open_run, predict
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
-from tests import tiny
+from tests import tiny, warm
 from tests.server import federated
 
 TEMPLATE = "tone of this: {text}"
@@ -129,14 +127,8 @@ def test_the_merged_model_does_the_same_in_a_process_without_confide(
 ) -> None:
     export_merged(done.path, tmp_path / "merged")
     prompts = json.dumps([TEMPLATE.replace("{text}", text) for text in TEXTS])
-    ran = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(tmp_path / "merged"), prompts],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=True,
-    )
+    ran = warm.run(PLAIN, tmp_path / "merged", prompts, cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
     told: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
     assert not told["confide"]
     assert [row["text"] for row in told["rows"]] == [p.answer for p in predict(done.path, TEXTS)]

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from confide.common.errors import ConfideError
 from confide.server.report.build import build_report
+from confide.server.report.claim import strength
 from confide.server.report.html import render
 from confide.server.report.style import STYLE
 from confide.server.report.svg import DARK, GROUNDS, INKS, LIGHT, line_chart
@@ -276,3 +278,77 @@ def test_no_figure_rests_on_not_knowing_who_took_part(make_run: Callable[..., Pa
     told = build_report(make_run(drawn, round__holders=10), prv=False)
     assert told["claim"]["epsilon"] == told["claim"]["this_run"]["planned"]
     assert "holder-07" in render(told)
+
+
+def test_no_control_character_reaches_the_page(torch_free_report: dict[str, Any]) -> None:
+    torch_free_report["run"]["name"] = "\x1b[2Ja\x00b\u202ec"
+    torch_free_report["holders"][0]["name"] = "\x07\x9b"
+    source = render(torch_free_report)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", source)
+
+
+def test_noise_clip_rate_and_sampling_of_each_holder_are_on_the_page(
+    torch_free_report: dict[str, Any],
+) -> None:
+    """P13: the settings say 0, and the real multiplier stood nowhere."""
+    page = Page(render(torch_free_report))
+    noise = torch_free_report["holders"][0]["events"][0]["noise_multiplier"]
+    assert page.text.count(f"{noise:.4g}") >= 10
+    for word in ("Clip norm: 1", "Poisson: in each step", "PRV composes", "RDP keeps moments"):
+        assert word in page.text
+
+
+def test_the_strength_of_the_figure_is_said_with_its_source(
+    torch_free_report: dict[str, Any],
+) -> None:
+    page = Page(render(torch_free_report))
+    assert "reasonable; planned: 8" in page.text
+    assert "Ponomareva et al. 2023" in page.text
+    assert "NIST SP 800-226" in page.text
+    assert "1 in 100,000" in page.text
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "word"),
+    [(0.5, "strong"), (1.0, "strong"), (1.01, "reasonable"), (10.0, "reasonable"), (10.1, "weak")],
+)
+def test_the_tiers_end_where_their_source_says(epsilon: float, word: str) -> None:
+    told = strength(epsilon)
+    assert told is not None
+    assert told["word"] == word
+
+
+def test_what_people_state_is_on_the_page_and_the_rest_is_not_stated(run_folder: Path) -> None:
+    (run_folder / "about.toml").write_text('responsible = "<b>Ms Example</b>"\n')
+    report = build_report(run_folder, prv=False)
+    page = Page(render(report))
+    assert "<b>Ms Example</b>" in page.text
+    assert list(report["about"].values()).count("not stated") == 7
+    assert "Date, signature" in page.text
+
+
+@pytest.mark.parametrize(
+    "text", ["responsible = 3", "epsilon = '0.1'", "no toml", f"contact = '{'x' * 501}'"]
+)
+def test_statements_that_are_none_are_refused_by_their_file(run_folder: Path, text: str) -> None:
+    (run_folder / "about.toml").write_text(text)
+    with pytest.raises(ConfideError) as caught:
+        build_report(run_folder, prv=False)
+    assert caught.value.code == "report.about"
+    assert "responsible" in caught.value.hint
+
+
+@pytest.mark.parametrize("unit", ["record", "person"])
+def test_the_heading_is_about_the_unit(make_run: Callable[..., Path], unit: str) -> None:
+    page = Page(render(build_report(make_run(privacy__unit=unit), prv=False)))
+    assert page.headings[0] == f"What this means for one {unit}"
+
+
+def test_a_check_that_was_not_made_is_not_told_as_passed(
+    torch_free_report: dict[str, Any],
+) -> None:
+    """P13: a green "passed" beside "no ledger is in the run folder"."""
+    (ledgers,) = (c for c in torch_free_report["checks"] if c["name"].startswith("Ledgers agree"))
+    assert ledgers["state"] == "not checked"
+    assert "Those of the other 8 were not checked" in ledgers["detail"]
+    assert '<span class="mark warn">not checked</span>' in render(torch_free_report)

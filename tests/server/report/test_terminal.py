@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,3 +100,36 @@ def test_show_prints_what_was_written(run_folder: Path) -> None:
     text = command("report", "show", str(run_folder)).stdout
     assert "report.html" in text
     assert "Checks" in text
+
+
+HOSTILE = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202egone"
+
+
+def poisoned(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: poisoned(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [poisoned(inner) for inner in value]
+    return f"{value}{HOSTILE}" if isinstance(value, str) else value
+
+
+def test_no_word_from_elsewhere_is_obeyed_by_a_terminal(torch_free_report: dict[str, Any]) -> None:
+    report = poisoned(torch_free_report)
+    report["utility"]["metric"] = torch_free_report["utility"]["metric"]
+    report["settings"] = torch_free_report["settings"]
+    for sum_ in report["sums"]:
+        sum_["of"] = "accuracy"
+    one = HolderVerdict(name=HOSTILE, epsilon_pld=1.0, reported=1.0, differences=(HOSTILE,))
+    console = Console(file=io.StringIO(), width=WIDE, no_color=True)
+    told = {"differences": (HOSTILE,), "not_checked": (HOSTILE,), "notes": (HOSTILE,)}
+    show_verdict(Verdict(run=HOSTILE, holders=(one,), **told), console)
+    text = printed(report) + outcome(report) + console.file.getvalue()  # type: ignore[attr-defined]
+    assert "owned" in text
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+
+
+def test_what_bears_on_the_claim_is_told_beside_it(torch_free_report: dict[str, Any]) -> None:
+    text = printed(torch_free_report)
+    assert text.index("record-though-persons") < text.index("Utility")
+    assert "reasonable" in text
+    assert "This run alone" in text
