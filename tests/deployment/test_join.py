@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -117,9 +118,18 @@ def below(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def resident_of(process: subprocess.Popen[bytes]) -> psutil.Process:
-    (found,) = [p for p in psutil.Process(process.pid).children() if "resident" in p.cmdline()]
-    return found
+def resident_of(process: subprocess.Popen[bytes]) -> psutil.Process | None:
+    """None while there is none: one that was killed may be a zombie until it is noticed."""
+    for child in psutil.Process(process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "resident" in child.cmdline():
+                return child
+    return None
+
+
+def another_than(first: psutil.Process, process: subprocess.Popen[bytes]) -> bool:
+    found = resident_of(process)
+    return found is not None and found.pid != first.pid
 
 
 def test_it_asks_once_and_starts_nothing_without_a_yes(joined: Joined) -> None:
@@ -154,6 +164,7 @@ def test_both_are_kept_alive_and_ended_together(joined: Joined) -> None:
         assert report["name"] == "ward"
         assert report["network_taken_by"]
         first = resident_of(process)
+        assert first is not None
         if os.geteuid() == 0:
             assert first.username() == TEXT_OF
             assert joined.ledger.owner() == TEXT_OF
@@ -162,7 +173,7 @@ def test_both_are_kept_alive_and_ended_together(joined: Joined) -> None:
         if os.geteuid() == 0:
             assert {p.username() for p in below(process)} == {TEXT_OF, NETWORK_OF}
         first.kill()
-        wait_for(lambda: joined.well() and resident_of(process).pid != first.pid, 120)
+        wait_for(lambda: another_than(first, process) and joined.well(), 120)
         everybody = below(process)
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
