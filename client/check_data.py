@@ -88,7 +88,12 @@ def check_data(
         words=(median(lengths), lengths[math.ceil(0.95 * len(lengths)) - 1], lengths[-1]),
         warnings=(),
     )
-    warnings = (*_of_texts(records, found), *_of_labels(found, labels), *_of_privacy(found, delta))
+    whole = contract is not None and contract.unit == "person"
+    warnings = (
+        *_of_texts(records, found),
+        *_of_labels(found, labels),
+        *_of_privacy(found, delta, whole=whole),
+    )
     return replace(found, warnings=warnings)
 
 
@@ -208,7 +213,8 @@ def _of_labels(found: Findings, labels: Sequence[str]) -> list[str]:
     return said
 
 
-def _of_privacy(found: Findings, delta: float) -> list[str]:
+def _of_privacy(found: Findings, delta: float, *, whole: bool) -> list[str]:
+    """``whole``: whether the contract protects whole persons already."""
     units = found.records if found.persons is None else found.persons
     name = "record" if found.persons is None else "person"
     said = []
@@ -228,7 +234,7 @@ def _of_privacy(found: Findings, delta: float) -> list[str]:
             f"One person has {found.most_of_a_person} records; a step uses at most"
             f" {MOST_OF_A_PERSON} of a person unless the run sets privacy.records-per-person."
         )
-    if found.persons is not None and found.persons < found.records:
+    if found.persons is not None and found.persons < found.records and not whole:
         said.append(
             'Some persons have several records: let [data] in the policy have unit = "person",'
             " with this column."

@@ -86,7 +86,7 @@ def check_policy(
     width = max(map(len, limits))
     for key, value in limits.items():
         shown = json.dumps(list(value) if isinstance(value, tuple) else value)
-        note = "" if value == usual.get(key) else "   (not the default)"
+        note = "" if value == usual.get(key, value) else "   (not the default)"
         typer.echo(f"{key:<{width}}  {shown}{note}")
 
 

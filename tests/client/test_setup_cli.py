@@ -77,7 +77,8 @@ def test_a_policy_is_shown_as_the_holder_reads_it(confide: Confide, tmp_path: Pa
     assert (status, err) == (0, "")
     changed = [line.split()[:2] for line in out.splitlines() if "not the default" in line]
     assert changed[0] == ["max-epsilon", "3.0"]
-    assert ["data.tasks", '["causal"]'] in changed
+    assert len(changed) == 1  # what a text is has no default
+    assert "data.tasks" in out
     assert len(out.splitlines()) == len(fields(Policy)) - 1 + len(fields(Contract))
     _, out, _ = confide("client", "check-policy", path, "--json")
     assert json.loads(out)["max-epsilon"] == 3.0
