@@ -567,7 +567,7 @@ MUTANTS = (
         _FILTER_TESTS,
     ),
     Mutant(
-        "a limit that was raised is told as kept",
+        "the newest limit is told, whenever it was set",
         _BUDGET,
         "    held = book.terms.limit\n",
         "    held = book.limit\n",
