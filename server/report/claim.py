@@ -86,7 +86,8 @@ class Held:
 class Promise:
     """What a claim rests on. ``histories`` are the different whole plans with the largest figures,
     of holders with one run, largest first; ``pair`` is epsilon and delta of those with several.
-    Both are empty where nothing is promised or known."""
+    Both are empty where nothing is promised or known. ``unproven`` names the holders of which
+    nothing is proven."""
 
     private: bool
     epsilon: float | None
@@ -95,6 +96,7 @@ class Promise:
     runs: int
     histories: tuple[Steps, ...]
     pair: tuple[tuple[float, float], ...]
+    unproven: tuple[str, ...] = ()
 
 
 def held(
@@ -130,6 +132,11 @@ def promise_of(run: Run, holders: Sequence[Held], failed: Sequence[str]) -> Prom
         runs=max((one.account.runs for one in known), default=1),
         histories=most_spent(single) if private else (),
         pair=((max(several), delta),) if private and several else (),
+        unproven=tuple(
+            one.account.name
+            for one in holders
+            if run.private and not math.isfinite(math.inf if one.proven is None else one.proven)
+        ),
     )
 
 
@@ -216,16 +223,19 @@ def _largest(found: Sequence[float | None]) -> float | None:
 
 def _sentence(run: Run, promise: Promise, failed: Sequence[str]) -> str:
     if run.private and (failed or promise.epsilon is None):
-        reasons = [reason.rstrip(".") for reason in failed or [_UNKNOWN]]
+        reasons = [reason.rstrip(".") for reason in failed or [_unknown(promise)]]
         return f"{statement.NOT_PRIVATE}. {'. '.join(reasons)}."
     epsilon = math.inf if promise.epsilon is None else promise.epsilon
     return statement.claim(epsilon=epsilon, delta=promise.delta, unit=run.unit, runs=promise.runs)
 
 
-_UNKNOWN = (
-    "A holder's part is unknown, or more was released on its text, over all runs, than any bound"
-    " here proves to be private"
-)
+def _unknown(promise: Promise) -> str:
+    named = ", ".join(promise.unproven[:3])
+    more = len(promise.unproven) - 3
+    return (
+        f"What {named}{f' and {more} more' if more > 0 else ''} released is unknown, or more, over"
+        " all runs on its text, than any bound here proves to be private"
+    )
 
 
 def _in_plain_words(promise: Promise) -> str:

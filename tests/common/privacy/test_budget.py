@@ -118,6 +118,16 @@ def test_raising_the_limit_makes_room_for_another_run_and_no_promise_of_it(ledge
     assert receipt.proven != 9.0 or 9.0 in filters.LEVELS
 
 
+def test_a_limit_that_is_lowered_later_is_no_level_of_what_is_told(ledger: Ledger) -> None:
+    """It may have been lowered because of what was seen; the first one was set before."""
+    plan = plan_for(8.0)
+    for run, limit in (("first", 40.0), ("second", 13.0)):
+        for number in range(4):
+            charge(ledger, run, plan, number, limit)
+    receipt = ledger.receipt(DELTA, "second")
+    assert (receipt.limit, receipt.proven) == (13.0, 15.0)
+
+
 def test_a_limit_that_only_the_first_plan_fitted_stays_its_own_when_it_is_raised_and_lowered(
     ledger: Ledger,
 ) -> None:

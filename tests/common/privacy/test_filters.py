@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.rdp import RdpAccountant
+from scipy.optimize import brentq
 from scipy.special import log_ndtr, ndtr
 
 from confide.common.privacy import filters, renyi
@@ -97,6 +98,14 @@ def test_at_rate_one_the_limit_is_that_of_one_gaussian(noise: float) -> None:
         mu = math.sqrt(count) / noise
         fits = exact_delta(mu, 10.0) <= LIMIT_SHARE * (1 - filters.SAMPLED_SHARE) * DELTA
         assert enforced(terms, steps(noise, count=count), 10.0, DELTA) == fits
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 4.0, 10.0])
+def test_the_gaussian_filter_ends_where_its_part_of_delta_does(epsilon: float) -> None:
+    terms, part = settle(steps(5.0), DELTA, epsilon), (1 - filters.SAMPLED_SHARE) * DELTA
+    mu = brentq(lambda mu: exact_delta(mu, epsilon) - part, 1e-3, 20)
+    assert holds(terms, steps(1 / mu * (1 + 1e-6)), epsilon, DELTA)
+    assert not holds(terms, steps(1 / mu * (1 - 1e-6)), epsilon, DELTA)
 
 
 @pytest.mark.parametrize(("noise", "rate"), [(1.0, 0.05), (2.0, 0.3)])

@@ -255,6 +255,18 @@ def test_the_claim_of_a_run_that_ended_early_is_the_planned_figure(make_run: Mak
     assert "however early the run ended" in claim["proven_by"][0]
 
 
+def test_a_holder_of_which_nothing_is_proven_withdraws_the_claim_and_is_named(
+    make_run: MakeRun,
+) -> None:
+    def without_end(lines: list[dict[str, Any]]) -> None:
+        last = [line for line in lines if line["event"] == "round"][-1]
+        last["accepted"][4]["receipt"] |= {"proven": None, "runs": 9}
+
+    claim = write_report(make_run(without_end), prv=False)["claim"]
+    assert not claim["private"]
+    assert "What holder-04 released is unknown, or more" in claim["sentence"]
+
+
 # --- the command ---
 
 
