@@ -57,6 +57,7 @@ dtypes = ["bfloat16"]
 base-models = ["a/b", "/opt/own model@sha256:{PIN}"]
 coordinators = ["The Institute"]
 allow-sums = false
+ask-before-run = true
 allow-unprotected = true
 allow-any-model = true
 allow-any-data = true
@@ -110,6 +111,7 @@ def test_every_limit_can_be_written(tmp_path: Path) -> None:
         base_models=("a/b", f"/opt/own model@sha256:{PIN}"),
         coordinators=("The Institute",),
         allow_sums=False,
+        ask_before_run=True,
         allow_unprotected=True,
         allow_any_model=True,
         allow_any_data=True,

@@ -83,7 +83,7 @@ class Witness:
         data = folder / "text.jsonl"
         data.write_bytes(b"\n".join(lines) + b"\n")
         ledger = folder / "ledger.sqlite"
-        self.site = Site(name="holder-00", data=data, ledger=ledger, policy=policy)
+        self.site = Site(name="holder-00", data=data, ledger=ledger, policy=policy, new_ledger=True)
         self._folder = folder
 
     def answers(
