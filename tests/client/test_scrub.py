@@ -159,8 +159,9 @@ def test_every_code_in_the_source_is_a_constant(root: Path) -> None:
                 if not (isinstance(code, ast.Constant) and _is_code(code.value)):
                     made.append(f"{file.name}: {ast.unparse(code)}")
     assert seen > 50
-    # The policy's codes are made from the names of its own fields, the contract's by constants. What
-    # a child of ``join`` was refused with is told on the administrator's screen; it answers no task.
+    # The policy's codes are made from the names of its own fields, the contract's by constants.
+    # What a child of ``join`` was refused with is told on the administrator's screen; it answers
+    # no task.
     assert sorted(made) == [
         "contract.py: f'contract.{name}'",
         "policy.py: f'policy.{_key(limit)}'",
