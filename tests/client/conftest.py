@@ -14,7 +14,9 @@ from confide.client.policy import Policy
 from confide.common.adapter import get_adapter
 from confide.common.models import load_model
 from confide.common.parcel import pack
+from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger
+from confide.common.privacy.steps import Steps
 from confide.common.settings import COORDINATORS_OWN, from_flat
 from confide.common.tensors import flatten
 from confide.common.wire import Reply, Task, Update
@@ -80,6 +82,17 @@ class Place:
 
     def charges(self) -> int:
         return self.states().count("reserved") if self.site.ledger.exists() else 0
+
+
+def least_limit(whole: Steps, taken: Steps, delta: float) -> float:
+    """The least limit on all runs that ``taken`` fits into, of a first run that is to release
+    ``whole`` and does not fit as such."""
+    low, high = 0.0, 100.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = enforced(settle(whole, delta, middle), taken, middle, delta)
+        low, high = (low, middle) if fits else (middle, high)
+    return high
 
 
 def code(reply: Reply) -> str:

@@ -9,6 +9,7 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +31,7 @@ from confide.common.tasks import Classification
 from confide.common.tensors import flatten
 from confide.common.wire import Task, Update, reply_to_records
 from tests import tiny
-from tests.client.conftest import RECORDS, Place, code
+from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching
 
 DELTA = 1e-3
@@ -52,14 +53,9 @@ def spent(rounds: int) -> float:
 
 def limit_for(rounds: int, planned: int = 2, rate: float = 1.0) -> float:
     """The least limit that so many rounds fit into, of a run of more, or of several runs."""
-    low, high = 0.0, 100.0
-    whole = (GaussianSteps(noise_multiplier=NOISE, sampling_rate=rate, steps=planned),)
-    taken = (GaussianSteps(noise_multiplier=NOISE, sampling_rate=rate, steps=rounds),)
-    for _ in range(60):
-        middle = (low + high) / 2
-        fits = enforced(settle(whole, DELTA, middle), taken, middle, DELTA)
-        low, high = (low, middle) if fits else (middle, high)
-    return high
+    one = GaussianSteps(noise_multiplier=NOISE, sampling_rate=rate, steps=1)
+    whole, taken = ((replace(one, steps=steps),) for steps in (planned, rounds))
+    return least_limit(whole, taken, DELTA)
 
 
 def epsilon_of(place: Place) -> float:

@@ -26,7 +26,7 @@ from confide.common.batches import EncodedText, forward
 from confide.common.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
-from confide.common.plans import plan_of, plan_of_sum
+from confide.common.plans import plan_of, plan_of_sum, planned_steps
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
@@ -38,7 +38,7 @@ from confide.common.tensors import flatten
 from confide.common.text.readers import read_records
 from confide.common.wire import Task, Update
 from tests import tiny
-from tests.client.conftest import RECORDS, Place, code
+from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching
 
 DELTA = 1e-3
@@ -297,7 +297,8 @@ def test_a_sum_that_does_not_fit_is_refused_before_the_text_is_opened(
     make_place: MakePlace, changes: Any, number: int
 ) -> None:
     place = make_place(privacy__noise_multiplier=20.0, **changes)
-    once = epsilon_pld(steps_of_sums(from_flat(place.settings), 1), DELTA)
+    settings = from_flat(place.settings)
+    once = least_limit(planned_steps(settings), steps_of_sums(settings, 1), DELTA)
     task = asked(place, number)
     place.restart(max_epsilon=once - 1e-6)
     with watching():

@@ -69,7 +69,7 @@ def test_a_unit_of_which_nothing_is_left_is_none(loaded: LoadedModel) -> None:
 def test_copies_of_a_record_differ_and_are_one_unit(loaded: LoadedModel) -> None:
     examples = [Example((2, *range(5, 5 + n), 3), 0) for n in (9, 4)]
     text, generator = EncodedText(examples, loaded), torch.Generator().manual_seed(1)
-    (piece,) = text.pieces([[0, 0, 0, 0], [1, 1, 1, 1]], draws=lambda: generator)
+    (piece,) = text.pieces([[0, 0, 0, 0], [1, 1, 1, 1]], draws=lambda _: generator)
     assert piece.sizes.tolist() == [4, 4]
     assert sorted(piece.units.tolist()) == [0] * 4 + [1] * 4
     rows = {tuple(r) for r in piece.batch.inputs["input_ids"].tolist()}
@@ -84,12 +84,17 @@ def test_what_is_drawn_for_a_record_does_not_depend_on_the_others(loaded: Loaded
     text = EncodedText(examples, loaded)
 
     def words_of(units: list[list[int]], first: int) -> set[tuple[int, ...]]:
-        seeds = iter(range(first, 100))
-        (piece,) = text.pieces(units, draws=lambda: torch.Generator().manual_seed(next(seeds)))
-        assert next(seeds) == first + len(units), "one generator for each use of a record"
+        asked: list[int] = []
+
+        def draws(place: int) -> torch.Generator:
+            asked.append(place)
+            return torch.Generator().manual_seed(first + place)
+
+        (piece,) = text.pieces(units, draws=draws)
+        assert sorted(asked) == [i for unit in units for i in unit], "each asks for its own"
         return {tuple(row) for row in piece.batch.inputs["input_ids"].tolist()}
 
-    whole = [words_of([[0], [1], [2]], 7), words_of([[1], [2]], 8)]
+    whole = [words_of([[0], [1], [2]], 7), words_of([[1], [2]], 7)]
     assert len(whole[0]) == 3
     assert whole[1] < whole[0]
 
