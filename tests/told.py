@@ -54,6 +54,6 @@ class Told:
     def _write(self, line: str) -> None:
         reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         if reporter is not None:  # it comes after this one, and may be switched off
-            reporter.ensure_newline()
+            reporter.write("\n")  # the dots of other workers may stand before it
             reporter.write_line(line, red=True)
             reporter.flush()
