@@ -62,6 +62,7 @@ def _make_folder(folder: Path, gid: int, *, for_another: bool) -> None:
         with _masked(_NOT_A_FOLDERS):
             folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
+        _check_way(folder)  # again: it may be there only since, as somebody's link
         mode = folder.stat().st_mode & 0o777
         # The socket of root's folder is not reached by who may reach the folder.
         if mode & (_OTHER_WRITERS if for_another else _OTHER_WRITERS | _OTHERS):

@@ -23,6 +23,7 @@ from ..common.errors import ConfideError
 RESIDENT, GATEWAY = "confide", "confide-gateway"
 _UNKNOWN = 2
 _OTHER_WRITERS = stat.S_IWGRP | stat.S_IWOTH
+_MOST_LINKS = 40  # one behind the other, as Linux follows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +82,29 @@ def stranger_at(folder: Path) -> Path | None:
     Raises:
         OSError: where the folder is not there.
     """
+    link = _anothers_link(Path(os.path.abspath(folder)))  # noqa: PTH100 - without following links
+    if link is not None:
+        return link
     folder = folder.resolve(strict=True)
     for place in (*reversed(folder.parents), folder):
         found = place.lstat()
         kept = bool(found.st_mode & stat.S_ISVTX) and place != folder
         if found.st_uid != 0 or (found.st_mode & _OTHER_WRITERS and not kept):
             return place
+    return None
+
+
+def _anothers_link(path: Path, depth: int = 0) -> Path | None:
+    """The first link on the way that is not root's, and so may lead elsewhere a moment later."""
+    for place in (*reversed(path.parents), path):
+        found = place.lstat()
+        if not stat.S_ISLNK(found.st_mode):
+            continue
+        if found.st_uid != 0 or depth >= _MOST_LINKS:
+            return place
+        further = _anothers_link(place.parent / place.readlink(), depth + 1)
+        if further is not None:
+            return further
     return None
 
 

@@ -375,11 +375,12 @@ class _Watched:
 
 
 def _spent(ledgers: Path, delta: float) -> float:
-    """The largest epsilon of all trials together in a holder's ledger; 0 before the first."""
+    """The largest epsilon that is proven of all trials together, each chosen after seeing the ones
+    before, in a holder's ledger; 0 before the first."""
     from ..common.privacy.ledger import Ledger
 
     spent = 0.0
     for path in sorted(ledgers.glob("*/ledger.sqlite")):
         with Ledger.open(path, create=False) as ledger:
-            spent = max(spent, ledger.epsilon(delta))
+            spent = max(spent, ledger.proven(delta, ""))
     return spent

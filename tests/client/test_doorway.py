@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -115,6 +116,26 @@ def test_a_folder_on_the_way_that_is_swapped_brings_root_nowhere_else(
                 path.unlink()
                 path.parent.rmdir()
             assert is_roots(secret)
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_folder_that_became_anothers_link_since_the_first_look_is_not_taken(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, elsewhere = place / "open", place / "elsewhere"
+    way.mkdir()
+    way.chmod(0o1777)
+    elsewhere.mkdir()
+    make, path = Path.mkdir, way / "run" / "socket"
+
+    def too_late(self: Path, *args: Any, **kwargs: Any) -> None:
+        if self == path.parent:  # the attacker is quicker, by the time between check and use
+            self.symlink_to(elsewhere)
+            os.chown(self, DAEMON.uid, DAEMON.gid, follow_symlinks=False)
+        make(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", too_late)
+    assert served(path) == "resident.socket"
     assert list(elsewhere.iterdir()) == []
 
 

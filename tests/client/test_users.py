@@ -78,6 +78,12 @@ def test_a_way_is_roots_alone_where_nobody_else_may_change_a_step_of_it(tmp_path
     assert stranger_at(folder) == folder.parent
     (tmp_path / "link").symlink_to(folder)
     assert stranger_at(tmp_path / "link") == folder.parent
+    os.chown(folder.parent, 0, 0)
+    assert stranger_at(tmp_path / "link") is None
+    (tmp_path / "further").symlink_to(tmp_path / "link")
+    os.chown(tmp_path / "link", DAEMON.uid, DAEMON.gid, follow_symlinks=False)
+    for way in ("link", "further"):  # where it leads today is root's, and tomorrow not
+        assert stranger_at(tmp_path / way) == tmp_path / "link"
 
 
 @needs_root

@@ -169,6 +169,13 @@ PROMISE_MUTANTS = (
         ("tests/client/test_holder.py",),
     ),
     Mutant(
+        "a folder that is there already is looked at once",
+        "client/doorway.py",
+        "        _check_way(folder)  # again: it may be there only since, as somebody's link\n",
+        "",
+        ("tests/client/test_doorway.py",),
+    ),
+    Mutant(
         "a sum is as long as the text is",
         "client/private_step.py",
         "        shorter = min(1.0, self._longest / norm) if norm > 0 else 1.0\n",
