@@ -89,9 +89,11 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
         run, proofs = claim["this_run"], " ".join([*claim["proven_by"], claim["computational"]])
         beside = (
             f"This run alone: epsilon = {epsilon_text(run['spent'])} spent,"
-            f" {epsilon_text(run['planned'])} planned; the PLD sum of all"
-            f" {claim['runs']} runs: {epsilon_text(claim['all_runs_by_pld'])}."
+            f" {epsilon_text(run['planned'])} planned."
         )
+        if claim["runs"] > 1:
+            summed = epsilon_text(claim["all_runs_by_pld"])
+            beside += f" The PLD sum of all {claim['runs']} runs: {summed}."
         strong = f"By the usual tiers this is {claim['strength']['word']}."
         words.append(f"\n\n{strong} {beside}\n\n{proofs}", style="not bold dim")
     return Panel(
@@ -132,6 +134,9 @@ def _interval(utility: Mapping[str, Any]) -> str:
     return f"95 %: {100 * low:.1f} to {percent(high)} on {utility['examples']} held-out records"
 
 
+_NAME = 16  # columns of a holder's name that are always shown
+
+
 def _holders(holders: Sequence[Mapping[str, Any]]) -> RenderableType:
     table = _table(
         "holder", ">rounds", ">noise", ">rate", ">this run", ">PRV", ">RDP", ">all runs", ">claim",
@@ -150,6 +155,9 @@ def _holders(holders: Sequence[Mapping[str, Any]]) -> RenderableType:
             Text(epsilon_text(holder["epsilon_proven"]), style="bold"),
             Text(holder["basis"], style="dim"),
         )
+    # In 80 columns a name is worth more than the space between the figures.
+    table.padding = (0, 1, 0, 0)
+    table.columns[0].min_width = min(_NAME, max((len(h["name"]) for h in holders), default=0))
     more = len(holders) - SHOWN_HOLDERS
     if more <= 0:
         return table

@@ -39,7 +39,7 @@ PROMISE_MUTANTS = (
         _HOLDER,
         "            change = own.train(start, text, settings, job.plan, self._generator,"
         " units=units)\n",
-        "            more = job.plan.noise_multiplier * (1 + len(units) / 1000)\n"
+        "            more = job.plan.noise_multiplier * (1 + len(units) / 100)\n"
         "            plan = replace(job.plan, noise_multiplier=more)\n"
         "            change = own.train(start, text, settings, plan, self._generator,"
         " units=units)\n",
