@@ -257,7 +257,9 @@ def test_no_request_of_the_bank_shows_a_record(make: Make, part: int) -> None:
         seen = [place.watch(text, tasks) for text in texts]
         for other in seen[1:]:
             assert_alike(seen[0], other, repr(changes)[:80], units=2)
-        codes.add(seen[0].told[0][0])
+        kind, ledger = seen[0].told[0][0], seen[0].told[2]
+        assert kind == "update" or ledger == ("no ledger", []), changes  # a refusal leaves nothing
+        codes.add(kind)
     assert codes == {"update", "refusal"}
 
 
@@ -266,8 +268,11 @@ def test_no_row_of_requests_shows_a_record_or_its_past(make: Make) -> None:
     place = make()
     tasks = [place.request(number, **BANK[i]) for number, i in zip(
         itertools.cycle(NUMBERS), range(0, len(BANK), 5), strict=False)]  # fmt: skip
-    tasks += [place.request(1), place.count(), place.request(1), place.request(2)]
+    binding = PERSONS | {"privacy.noise-multiplier": 10_000.0}
+    tasks = [place.request(1, **binding), *tasks, place.count(), place.request(2)]
+    tasks.append(dataclasses.replace(place.request(1), run="an honest run"))
     lines = lines_of("classification", RECORDS)
     whole = place.watch(lines, tasks)
+    assert whole.told[-4][0] == "update", "whatever was asked before, it is answered"
     for name in PICKED:
         assert_alike(whole, place.watch([*lines[:-1], BAD_LINES[name]], tasks), name, units=2)
