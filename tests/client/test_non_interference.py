@@ -188,6 +188,19 @@ def test_no_way_of_training_shows_a_record(make: Make, way: str) -> None:
         assert_alike(whole, place.watch(other, tasks), f"{way}, {name}", units=2)
 
 
+def test_dropout_of_adapters_shows_no_record(make: Make) -> None:
+    """One mask for all records of a batch: with 64 of them sums differed by four times C."""
+    changes = {"lora.dropout": 0.5, "lora.layers": 0, "lora.rank": 8, "privacy.clip": 1e-3}
+    place, lines = make(), lines_of("classification", 65)
+    tasks = [place.request(1, **changes)]
+    whole, other = place.watch(lines, tasks), place.watch(lines[:-1], tasks)
+    assert whole.told == other.told
+    assert all(
+        np.linalg.norm(one - two) <= changes["privacy.clip"] * SLACK
+        for one, two in zip(whole.sums, other.sums, strict=True)
+    )
+
+
 # A bank of requests: honest, odd and hostile
 
 _SCALE = {"task.kind": "regression", "task.labels": ""}

@@ -105,7 +105,7 @@ PROMISE_MUTANTS = (
         "common/combinations.py",
         '    if s.lora.dropout and s.privacy.trust != "off":\n',
         "    if False:\n",
-        (f"{_SEEN[0]}::test_no_request_of_the_bank_shows_a_record",),
+        (f"{_SEEN[0]}::test_dropout_of_adapters_shows_no_record",),
     ),
     Mutant(
         "a request chooses the unit",
