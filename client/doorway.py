@@ -62,20 +62,18 @@ def _make_folder(folder: Path, gid: int, *, for_another: bool) -> None:
         with _masked(_NOT_A_FOLDERS):
             folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
-        _check_way(folder)  # again: it may be there only since, as somebody's link
         mode = folder.stat().st_mode & 0o777
         # The socket of root's folder is not reached by who may reach the folder.
         if mode & (_OTHER_WRITERS if for_another else _OTHER_WRITERS | _OTHERS):
             raise _unusable(folder, f"others can reach in (mode {mode:04o})") from None
     else:
-        _check_way(folder)  # again: somebody may have made a part of it meanwhile
         if not for_another:
             os.chown(folder, -1, gid)
         folder.chmod(_ROOTS_FOLDER if for_another else _OWN_FOLDER)
 
 
 def _check_way(folder: Path) -> None:
-    """Root acts by a path only where every step of it is root's."""
+    """Root acts by a path only where every step of it is root's, and so stays as it was found."""
     if os.geteuid() != 0:
         return
     there = next(place for place in (folder, *folder.parents) if place.exists())

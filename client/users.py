@@ -82,29 +82,24 @@ def stranger_at(folder: Path) -> Path | None:
     Raises:
         OSError: where the folder is not there.
     """
-    link = _anothers_link(Path(os.path.abspath(folder)))  # noqa: PTH100 - without following links
-    if link is not None:
-        return link
-    folder = folder.resolve(strict=True)
-    for place in (*reversed(folder.parents), folder):
-        found = place.lstat()
-        kept = bool(found.st_mode & stat.S_ISVTX) and place != folder
-        if found.st_uid != 0 or (found.st_mode & _OTHER_WRITERS and not kept):
-            return place
-    return None
+    # One walk from the root down: what was looked at before is root's, so it is still there.
+    return _first_stranger(Path(os.path.abspath(folder)))  # noqa: PTH100 - follows no link
 
 
-def _anothers_link(path: Path, depth: int = 0) -> Path | None:
-    """The first link on the way that is not root's, and so may lead elsewhere a moment later."""
+def _first_stranger(path: Path, links: int = 0, *, goes_on: bool = False) -> Path | None:
     for place in (*reversed(path.parents), path):
         found = place.lstat()
-        if not stat.S_ISLNK(found.st_mode):
-            continue
-        if found.st_uid != 0 or depth >= _MOST_LINKS:
+        further = goes_on or place != path
+        if found.st_uid != 0:
             return place
-        further = _anothers_link(place.parent / place.readlink(), depth + 1)
-        if further is not None:
-            return further
+        if stat.S_ISLNK(found.st_mode):
+            if links >= _MOST_LINKS:
+                return place
+            stranger = _first_stranger(place.parent / place.readlink(), links + 1, goes_on=further)
+            if stranger is not None:
+                return stranger
+        elif found.st_mode & _OTHER_WRITERS and not (further and found.st_mode & stat.S_ISVTX):
+            return place
     return None
 
 

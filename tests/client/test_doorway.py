@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -119,23 +118,28 @@ def test_a_folder_on_the_way_that_is_swapped_brings_root_nowhere_else(
     assert list(elsewhere.iterdir()) == []
 
 
-def test_a_folder_that_became_anothers_link_since_the_first_look_is_not_taken(
+def test_a_folder_that_becomes_a_link_while_it_is_looked_at_is_not_followed(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     way, elsewhere = place / "open", place / "elsewhere"
     way.mkdir()
     way.chmod(0o1777)
     elsewhere.mkdir()
-    make, path = Path.mkdir, way / "run" / "socket"
+    look, path = Path.lstat, way / "run" / "socket"
+    path.parent.mkdir()
+    os.chown(path.parent, DAEMON.uid, DAEMON.gid)
 
-    def too_late(self: Path, *args: Any, **kwargs: Any) -> None:
-        if self == path.parent:  # the attacker is quicker, by the time between check and use
+    def swapped_after(self: Path) -> os.stat_result:
+        found = look(self)
+        if self == path.parent and stat.S_ISDIR(found.st_mode):  # the attacker is just as quick
+            self.rmdir()
             self.symlink_to(elsewhere)
             os.chown(self, DAEMON.uid, DAEMON.gid, follow_symlinks=False)
-        make(self, *args, **kwargs)
+        return found
 
-    monkeypatch.setattr(Path, "mkdir", too_late)
+    monkeypatch.setattr(Path, "lstat", swapped_after)
     assert served(path) == "resident.socket"
+    assert path.parent.is_symlink(), "it was looked at"
     assert list(elsewhere.iterdir()) == []
 
 

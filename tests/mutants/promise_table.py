@@ -169,10 +169,11 @@ PROMISE_MUTANTS = (
         ("tests/client/test_holder.py",),
     ),
     Mutant(
-        "a folder that is there already is looked at once",
-        "client/doorway.py",
-        "        _check_way(folder)  # again: it may be there only since, as somebody's link\n",
-        "",
+        "a link's owner alone is looked at",
+        "client/users.py",
+        "        if found.st_uid != 0:\n            return place\n        if stat.S_ISLNK",
+        "        if found.st_uid != 0 and stat.S_ISLNK(found.st_mode):\n"
+        "            return place\n        if stat.S_ISLNK",
         ("tests/client/test_doorway.py",),
     ),
     Mutant(
