@@ -219,7 +219,7 @@ def _faults(faults: Sequence[Mapping[str, Any]]) -> list[RenderableType]:
         table.add_row(str(fault["round"]), Text(fault["holder"]), Text(fault["code"]))
     more = len(faults) - SHOWN_HOLDERS
     rest = [Text(f"and {more} more, in report.json", style="dim")] if more > 0 else []
-    return [_section("Left out", Group(table, *rest))]
+    return [_section("Left out, or noticed", Group(table, *rest))]
 
 
 def _section(title: str, body: RenderableType) -> RenderableType:
