@@ -26,6 +26,8 @@ from ..common.wire import (
 class InProcessTransport:
     """Holders by number, called one after the other."""
 
+    patience = 0.0
+
     def __init__(self, holders: Sequence[Holder]) -> None:
         self._holders = list(holders)
 

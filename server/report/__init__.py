@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from html import escape as _escape
 from pathlib import Path
 from typing import Any
@@ -43,8 +45,17 @@ def find_run(name: str, runs: Path | None = None) -> Path:
             f"There is no run under {str(runs)!r}.",
             "Start one with `flwr run . --stream`, or give the folder of a run.",
         )
-    # A run folder's name starts with its time, so that the last name is the newest run.
-    return max(found, key=lambda folder: folder.name)
+    return max(found, key=lambda folder: (began(folder), folder.name))
+
+
+def began(folder: Path) -> float:
+    """When a run began, in seconds since 1970: by the first of its events that says a time, else by
+    its folder's. A name's time may be of another place's clock."""
+    with (folder / "metrics.jsonl").open("rb") as lines:
+        for line in lines:
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                return datetime.fromisoformat(json.loads(line)["time"]).timestamp()
+    return folder.stat().st_mtime
 
 
 def load_report(folder: Path) -> dict[str, Any]:

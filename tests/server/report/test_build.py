@@ -273,9 +273,28 @@ def test_report_json_is_what_was_computed_and_is_found_as_the_latest(run_folder:
     report = write_report(run_folder, prv=False)
     older = run_folder.parent / "20250101-000000-older"
     older.mkdir()
-    (older / "metrics.jsonl").write_text("")
+    (older / "metrics.jsonl").write_text('{"event": "start", "time": "2025-01-01T00:00:00Z"}\n')
     assert load_report(find_run("latest", run_folder.parent)) == json.loads(json.dumps(report))
     assert (run_folder / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("begun", "later"),
+    [
+        ("2026-11-30T23:00:00+14:00", "2026-11-30T10:00:00+00:00"),
+        ("2026-11-30T10:00:00+00:00", "2026-11-30T04:00:00-07:00"),
+    ],
+)
+def test_the_latest_run_is_the_newest_whatever_clock_named_it(
+    tmp_path: Path, begun: str, later: str
+) -> None:
+    """OasisLMF#1936: of runs of two time zones the name that sorts last may be older."""
+    for name, time in (("zzz-first", begun), ("aaa-second", later)):
+        (tmp_path / name).mkdir()
+        lines = [{"event": "start", "time": time}, {"event": "end", "time": "2099-01-01T00:00:00Z"}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    assert find_run("latest", tmp_path).name == "aaa-second"
 
 
 def test_a_missing_run_and_a_torn_report_are_named(run_folder: Path, tmp_path: Path) -> None:
