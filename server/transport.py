@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from flwr.app import Message, MessageType
@@ -36,6 +37,10 @@ class Transport(Protocol):
     def nodes(self) -> Sequence[int]: ...
 
     def ask(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]: ...
+
+    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
+        """Whether each would work on the task, at no charge to anybody."""
+        ...
 
 
 class GridTransport:
@@ -79,6 +84,10 @@ class GridTransport:
             or _refusal(task, "transport.no-answer" if node in sent else "transport.not-sent")
             for node in nodes
         }
+
+    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
+        """As ``ask``, for a task that only asks."""
+        return self.ask(nodes, replace(task, dry=True), timeout)
 
     def _send(self, nodes: Sequence[int], task: Task, timeout: float) -> dict[str, int]:
         """The node by the number of the message that is on its way to it."""

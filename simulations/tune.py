@@ -388,6 +388,9 @@ class _Watched:
     def nodes(self) -> Sequence[int]:
         return self._inner.nodes()  # type: ignore[no-any-return]
 
+    def ready(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
+        return self._inner.ready(nodes, task, timeout)  # type: ignore[no-any-return]
+
     def ask(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
         scores = [e for e in _events(self._run) if e["event"] == "evaluation"]
         if (
