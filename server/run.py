@@ -34,7 +34,7 @@ from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .memory import Memory
 from .outcome import check_size, final_adapter
-from .report import value_text
+from .report import rounds_text, value_text
 from .report.build import write_report
 from .rounds import Rounds
 from .run_folder import RunFolder, now, translated
@@ -222,4 +222,4 @@ def _say_goodbye(folder: RunFolder, report: Mapping[str, Any]) -> None:
         utility["examples"],
     )
     logger.info("%s", claim["sentence"])
-    logger.info("run folder: %s", folder.path)
+    logger.info("run folder: %s%s", folder.path, rounds_text(report))

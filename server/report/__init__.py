@@ -43,7 +43,7 @@ def find_run(name: str, runs: Path | None = None) -> Path:
         raise ConfideError(
             "run.missing",
             f"There is no run under {str(runs)!r}.",
-            "Start one with `flwr run . --stream`, or give the folder of a run.",
+            "Start one with `confide simulate`, or give the folder of a run.",
         )
     return max(found, key=lambda folder: (began(folder), folder.name))
 
@@ -140,6 +140,15 @@ def kept_text(utility: Mapping[str, Any]) -> str:
         f"The adapter after round {kept} is kept, whose loss was the least; that these records"
         " chose it flatters it."
     )
+
+
+def rounds_text(report: Mapping[str, Any]) -> str:
+    """How many of the planned rounds counted, where some did not; empty where all did, or the run
+    ended early as it was planned to."""
+    run = report["run"]
+    if run["rounds"] >= run["rounds_planned"] or report["utility"].get("kept") is not None:
+        return ""
+    return f" {run['rounds']} of {run['rounds_planned']} rounds counted."
 
 
 def share_of(metric: str, value: float | None, largest: float) -> float:
