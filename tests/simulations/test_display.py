@@ -40,8 +40,8 @@ def test_a_run_without_privacy_is_shown_to_its_end() -> None:
     private = {"holder": "i", "bytes_up": 1, "receipt": {"epsilon": 2.5}}
     with Display(Console(file=out, width=160, force_terminal=True), 2, 8.0) as display:
         display.show({"event": "round", "round": 1, "accepted": [row, row], "left_out": []})
-        assert "2 holders" in out.getvalue()
         display.show({"event": "round", "round": 2, "accepted": [row, private], "left_out": []})
+    assert "2 holders" in out.getvalue()
     assert "2.50 of 8" in out.getvalue()
 
 

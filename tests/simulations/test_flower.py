@@ -161,7 +161,7 @@ def test_the_private_flower_installs_nothing_reports_nothing_and_uses_its_own_po
 def test_flower_is_ones_own_whatever_the_environment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """slime#757, levanter#376, ray#35010: proxies, a stale Ray, folders that sockets cannot have."""
+    """slime#757, levanter#376, ray#35010: proxies, a stale Ray, folders that no socket can have."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "f\u00fcr-alle"))
