@@ -121,7 +121,7 @@ def check_data(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
-        _print(found)
+        show_findings(found)
 
 
 def adapter(
@@ -140,7 +140,8 @@ def adapter(
     typer.echo(f"{folder} holds this holder's adapter after round {number}; it stays here.")
 
 
-def _print(found: Findings) -> None:
+def show_findings(found: Findings) -> None:
+    """Print what ``check_data`` found."""
     from rich.console import Console
     from rich.table import Table
 
