@@ -332,6 +332,12 @@ def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> 
             f"{key} = {value!r:.100} is {kind_of(value)}, but must be {kind_of(default)}.",
             f"Write for example {key} = {default!r}.",
         )
+    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        raise ConfideError(
+            "settings.range",
+            f"{key} = {value!r:.100} is not text in UTF-8: a part of a character stands alone.",
+            "Write it in UTF-8.",
+        )
     if isinstance(value, str) and len(value) > _MOST_TEXT:
         raise ConfideError(
             "settings.range",

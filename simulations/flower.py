@@ -9,7 +9,6 @@ Makefile sets, too.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import tomli_w
 
 from ..common.errors import ConfideError
 from ..common.settings import Scalar
@@ -124,23 +124,22 @@ def _resumed(config: Mapping[str, Scalar]) -> Path | None:
 def _write_app(folder: Path, config: Mapping[str, Scalar]) -> None:
     """An app of a few lines: the code is the installed one, not a copy that travels."""
     folder.mkdir()
-    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
-    (folder / "pyproject.toml").write_text(_APP + "\n".join(rows) + "\n", encoding="utf-8")
+    text = _APP + tomli_w.dumps(config)
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8", newline="\n")
     (folder / "README.md").write_text("A simulated run.\n", encoding="utf-8")
 
 
 def _write_home(home: Path, holders: int) -> None:
     home.mkdir()
     cpus = os.cpu_count() or 1
-    (home / "config.toml").write_text(
-        '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local:"\n'
-        f"options.num-supernodes = {holders}\n"
-        "options.backend.client-resources.num-cpus = 1\n"
-        f"options.backend.init-args.num-cpus = {cpus}\n"
-        'options.backend.init-args.logging-level = "error"\n'
-        "options.backend.init-args.log-to-driver = false\n",
-        encoding="utf-8",
-    )
+    backend = {
+        "client-resources": {"num-cpus": 1},
+        "init-args": {"num-cpus": cpus, "logging-level": "error", "log-to-driver": False},
+    }
+    options = {"num-supernodes": holders, "backend": backend}
+    local = {"address": ":local:", "options": options}
+    text = tomli_w.dumps({"superlink": {"default": "local", "local": local}})
+    (home / "config.toml").write_text(text, encoding="utf-8", newline="\n")
 
 
 @contextmanager

@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from ...common.errors import ConfideError
 from ...common.paths import local_or_cached
 from ...common.settings import Scalar, from_flat
 from ..live import read_live
-from ..run_folder import PUBLIC_FILE, folders_in, read_events
+from ..run_folder import PUBLIC_FILE, by_room, folders_in, read_events
 from . import flower
 from .bundle import check_bundle
 from .federation import Federation
@@ -88,8 +90,7 @@ class Watch:
         self._known = folders_in(self.out)
         flat = {**self.config, "run.out": str(self.out), "run.resume": str(resumed or "")}
         path = self.federation.folder / "flower" / "run-config.toml"
-        rows = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in flat.items()]
-        write_public(path, ("\n".join(rows) + "\n").encode())
+        write_public(path, tomli_w.dumps(by_room(flat)).encode())
         number = flower.start_run(self.federation, path)
         if resumed:
             self._note(number)
