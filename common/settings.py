@@ -18,6 +18,7 @@ from .errors import ConfideError, nearest
 from .kinds import KINDS
 from .metrics import METRICS
 from .text.settled import settled
+from .text.words import in_form
 
 Scalar = str | int | float | bool
 
@@ -99,7 +100,8 @@ class TaskSpec:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.labels.split(",") if name.strip())
+        names = (in_form(name) for name in self.labels.split(","))
+        return tuple(name for name in names if name)
 
     @property
     def weights(self) -> tuple[float, ...]:

@@ -57,12 +57,12 @@ PROMISE_MUTANTS = (
     Mutant(
         "a row that is no record is a code",
         "common/text/readers.py",
-        "    return [None if isinstance(one, ConfideError) else one for one in found]\n",
-        "    found = list(found)\n"
-        "    for one in found:\n"
+        "    return [None if isinstance(one, ConfideError) else one for _, one in found]\n",
+        "    rows = [one for _, one in found]\n"
+        "    for one in rows:\n"
         "        if isinstance(one, ConfideError):\n"
         "            raise one\n"
-        "    return found\n",
+        "    return rows\n",
         _SEEN,
     ),
     Mutant(
