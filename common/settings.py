@@ -17,6 +17,7 @@ from .combinations import COUNTED, ROBUST, check_combinations, numbers_in
 from .errors import ConfideError, nearest
 from .kinds import KINDS
 from .metrics import METRICS
+from .text.rows import columns_of
 from .text.settled import settled
 from .text.words import in_form
 
@@ -24,6 +25,8 @@ Scalar = str | int | float | bool
 
 # What the coordinator keeps to itself: its own paths, and the name that becomes one.
 COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name")
+
+_COLUMNS = ("data.text", "data.target", "data.person")
 
 # Characters of a setting that is text: what a coordinator sends must not fill memories and logs.
 _MOST_TEXT = 10_000
@@ -297,6 +300,8 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
         key: _checked(key, config.get(key, known[key]), known[key], rule)
         for key, rule in _rules(defaults)
     }
+    # A column has one name, or a ledger would be bound to a spelling of it.
+    values |= {key: ",".join(columns_of(values[key])) for key in _COLUMNS}
     values |= settled({key: value for key, value in values.items() if value != known[key]})
     settings = _assembled(defaults, values)
     check_combinations(settings)
