@@ -216,7 +216,8 @@ def _checked_words(path: Path, key: str, value: Any, limit: Field[Any]) -> tuple
 
 def _line(key: str, default: Any) -> str:
     """A default of ours as one line of the file."""
-    return " ".join(tomli_w.dumps({key.rpartition(".")[2]: default}).split())
+    line = " ".join(tomli_w.dumps({key.rpartition(".")[2]: default}).split())
+    return line.replace("[ ", "[").replace(", ]", "]")
 
 
 def _refuse(message: str, hint: str) -> NoReturn:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from confide.common.errors import ConfideError
-from confide.common.text.readers import Record, read_records, records_that_fit
+from confide.common.text.readers import (
+    Record,
+    numbered_records,
+    read_records,
+    records_that_fit,
+)
 
 SECRET = "the secret of patient Zebra"
 ROWS = [
@@ -391,3 +399,55 @@ def test_a_bad_value_of_a_csv_file_is_named_by_its_line_after_blank_lines(tmp_pa
     error = refusal(path)
     assert error.code == "data.bad-value"
     assert "line 7" in error.message
+
+
+_PIECES = st.sampled_from(
+    [
+        *(
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\xc2\x85",
+            b"\xe2\x80\xa8",
+            b"\x0b",
+            b"\x0c",
+            b"\xef\xbb\xbf",
+            b"\x00",
+        ),
+        *(
+            b"text,label",
+            b'{"text": "a", "label": 1.0}',
+            b'{"text": "a", "label": 1e9999999999999}',
+        ),
+        *(
+            b"a,x",
+            b'"a,\n',
+            b'"',
+            b",",
+            b"one",
+            b" ",
+            b"\xff",
+            "\u00e9e\u0301".encode(),
+            b"[",
+            b"PAR1",
+        ),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.lists(_PIECES, max_size=12).map(b"".join),
+    suffix=st.sampled_from(["jsonl", "csv", "txt"]),
+)
+def test_both_readers_agree_and_the_holders_never_refuses(content: bytes, suffix: str) -> None:
+    """Whatever the bytes: one gives a record where the other does, and none where it does not."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = write(Path(scratch, f"a.{suffix}"), content)
+        fitting = records_that_fit(path, content, text="text", target="label", person=None)
+        try:
+            rows = numbered_records(path, text="text", target="label", person=None)
+        except ConfideError:
+            return
+    assert [None if isinstance(row, ConfideError) else row for _, row in rows] == fitting
+    assert all(number >= 0 for number, _ in rows)
