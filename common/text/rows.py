@@ -33,8 +33,18 @@ _MOST_SHOWN = 40  # names, and characters of each
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 OTHER_ENDS = re.compile(r"[\v\f\x1c-\x1e\x85\u2028\u2029]")
 _WIDE_MARKS = (b"\xff\xfe", b"\xfe\xff")  # of UTF-16; UTF-32 begins or ends so, too
-# Of rows with instructions: a column that says half of what is asked, and what holds the rest.
-_HALF, _REST = "instruction", ("input", "context")
+# Columns that hold half of what is asked in the usual sets (Alpaca, Dolly, SQuAD, OpenOrca, GLUE),
+# and where the rest then stands.
+_REST: Mapping[str, tuple[str, ...]] = {
+    "instruction": ("input", "context"),
+    "question": ("context", "passage", "system_prompt"),
+    "premise": ("hypothesis",),
+    "hypothesis": ("premise",),
+    "sentence1": ("sentence2",),
+    "sentence2": ("sentence1",),
+    "question1": ("question2",),
+    "question2": ("question1",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +137,10 @@ def check_form(path: Path, content: bytes) -> None:
         raise ConfideError(
             "data.binary", f"{path} is text in UTF-16 or UTF-32, not in UTF-8.", "Save it in UTF-8."
         )
-    if path.suffix.lower() != ".jsonl" and not _LINE_END.search(content.rstrip()):
+    if not _LINE_END.search(content.rstrip()):
         decoded = _decoded(path, content)
+        if path.suffix.lower() == ".jsonl" and _is_json(decoded):
+            return  # a string of JSON may hold them
         other = set() if isinstance(decoded, ConfideError) else OTHER_ENDS.findall(decoded.strip())
         if other:
             named = ", ".join(sorted(f"U+{ord(one):04X}" for one in set(other)))
@@ -138,6 +150,13 @@ def check_form(path: Path, content: bytes) -> None:
                 " some programs and not here.",
                 "Save it with ordinary line ends.",
             )
+
+
+def _is_json(decoded: str | ConfideError) -> bool:
+    try:
+        return not isinstance(decoded, ConfideError) and json.loads(decoded) is not None
+    except (ValueError, RecursionError):
+        return False
 
 
 def _decoded(path: Path, content: bytes) -> str | ConfideError:
@@ -279,12 +298,13 @@ def _wrong_columns(
         if name not in names:
             found = f"the columns in {where} are: {_shown(names, columns)}"
             return _no_column(path, name, found)
-    rest = [name for name in _REST if name in names and name not in columns.wanted()]
-    if columns.careful and columns.text == (_HALF,) and rest:
-        both = f"{_HALF},{rest[0]}"
+    half = columns.text[0] if len(columns.text) == 1 else ""
+    rest = [name for name in _REST.get(half, ()) if name in names and name not in columns.wanted()]
+    if columns.careful and rest:
+        both = ",".join((half, *rest))
         return ConfideError(
             "data.half",
-            f"{path}: {_HALF!r} in {where} is half of what is asked; the column {rest[0]!r} beside"
+            f"{path}: {half!r} in {where} is half of what is asked; the column {rest[0]!r} beside"
             " it has the rest, and would not be read.",
             f"Name both, --text {both} (data.text of a run); or take that column out of the file.",
         )

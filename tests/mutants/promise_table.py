@@ -55,6 +55,13 @@ PROMISE_MUTANTS = (
         ("tests/client/test_holder.py",),
     ),
     Mutant(
+        "one person in two forms of Unicode is two",
+        "common/text/readers.py",
+        '            object.__setattr__(self, "person", person_in_form(self.person))\n',
+        '            object.__setattr__(self, "person", self.person.strip())\n',
+        ("tests/common/text/test_readers.py",),
+    ),
+    Mutant(
         "a row that is no record is a code",
         "common/text/readers.py",
         "    return [None if isinstance(one, ConfideError) else one for _, one in found]\n",

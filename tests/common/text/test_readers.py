@@ -98,14 +98,14 @@ def test_a_line_ends_with_lf_crlf_or_cr_and_with_nothing_else(
     assert fitting == strict, "both readers agree on what a line is"
 
 
-@pytest.mark.parametrize("suffix", ["txt", "csv"])
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
 @pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1e"])
 def test_a_file_of_other_line_ends_is_refused_with_the_reason(
     tmp_path: Path, suffix: str, end: str
 ) -> None:
     """datasets#3910: three records must not become one without a word."""
-    path = write(tmp_path / f"a.{suffix}", end.join(["text,label", SECRET, "Zebra"]) + "\n")
-    error = refusal(path)
+    lines = ["text,label", SECRET, "Zebra"] if suffix != "jsonl" else [json.dumps(ROWS[1])] * 2
+    error = refusal(write(tmp_path / f"a.{suffix}", end.join(lines) + "\n"))
     assert error.code == "data.format"
     assert f"U+{ord(end):04X}" in error.message
     assert "line ends" in error.hint
@@ -220,6 +220,19 @@ def test_half_of_an_instruction_is_refused_and_both_columns_are_read(
         )
         == found
     )
+
+
+@pytest.mark.parametrize(
+    ("half", "rest"),
+    [("question", "context"), ("premise", "hypothesis"), ("sentence2", "sentence1")],
+)
+def test_half_of_a_pair_is_refused_unless_the_rest_is_read_otherwise(
+    tmp_path: Path, half: str, rest: str
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {half: "one", rest: "two", "label": "x"})
+    assert refusal(path, text=half).code == "data.half"
+    assert read_records(path, text=half, target=rest) == [Record("one", "two")]
+    assert read_records(path, text=f"{rest},{half}") == [Record("two\n\none", "x")]
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
