@@ -24,7 +24,7 @@ from .text.words import in_form
 Scalar = str | int | float | bool
 
 # What the coordinator keeps to itself: its own paths, and the name that becomes one.
-COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name")
+COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name", "run.id")
 
 _COLUMNS = ("data.text", "data.target", "data.person")
 
@@ -241,11 +241,13 @@ class WireSpec:
 class RunSpec:
     """Name, place and public seed of the run. The seed decides initial adapter and partitions; it
     never decides noise, private batches or which holders are drawn. ``coordinator`` is the name
-    that the coordinator gives itself: nobody has checked it."""
+    that the coordinator gives itself: nobody has checked it. ``id`` is set by the command that
+    starts the run: its folder's name, and the word by which that command knows its own events."""
 
     name: str = "run"
     coordinator: str = ""
     out: str = "runs"
+    id: str = ""
     resume: str = ""
     seed: int = _number(0, 0, 2**31 - 1)
 

@@ -266,11 +266,15 @@ def test_no_request_of_the_bank_shows_a_record(make: Make, part: int) -> None:
     texts = [lines, lines[:-1], *([*lines[:-1], BAD_LINES[name]] for name in PICKED)]
     codes: set[str] = set()
     for changes in BANK[part::4]:
-        tasks = [place.request(1, **changes)]
+        asked = place.request(1, **changes)
+        tasks = [dataclasses.replace(asked, dry=True), asked]
         seen = [place.watch(text, tasks) for text in texts]
         for other in seen[1:]:
             assert_alike(seen[0], other, repr(changes)[:80], units=2)
-        kind, ledger = seen[0].told[0][0], seen[0].told[2]
+        (said, *_), _, left, sums = seen[0].told[:4]
+        (kind, *_), _, ledger = seen[0].told[4:7]
+        assert (left, sums) == (("no ledger", []), 0), "who only asks leaves nothing"
+        assert (said == "ready") == (kind == "update"), changes
         assert kind == "update" or ledger == ("no ledger", []), changes  # a refusal leaves nothing
         codes.add(kind)
     assert codes == {"update", "refusal"}
