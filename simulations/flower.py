@@ -28,6 +28,7 @@ import tomli_w
 from joblib import cpu_count
 
 from ..common.errors import ConfideError
+from ..common.network import past_proxies
 from ..common.settings import Scalar, from_flat
 from ..server.deploy.flower import SWITCHES as _SWITCHES
 from ..server.run_folder import RunFolder, new_id, now, part_of, read_events
@@ -39,7 +40,6 @@ SWITCHES = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
 }
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.3
@@ -61,7 +61,7 @@ def environment(home: Path, api_port: int, control_port: int) -> dict[str, str]:
     tools = str(Path(sys.executable).parent)
     return os.environ | {
         **SWITCHES,
-        **_past_proxies(os.environ),
+        **past_proxies(os.environ),
         "RAY_ADDRESS": "local",
         "RAY_TMPDIR": str(home.parent),
         "TMPDIR": str(home.parent),
@@ -70,16 +70,6 @@ def environment(home: Path, api_port: int, control_port: int) -> dict[str, str]:
         "FLWR_LOCAL_CONTROL_API_PORT": str(control_port),
         "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-
-
-def _past_proxies(env: Mapping[str, str]) -> dict[str, str]:
-    """Who is reached without a proxy: whoever was, and this machine."""
-    found = {}
-    for name in ("no_proxy", "NO_PROXY", "no_grpc_proxy"):
-        if name in env or name != "no_grpc_proxy":
-            known = [host for host in env.get(name, "").split(",") if host]
-            found[name] = ",".join(dict.fromkeys([*known, *_LOOPBACK]))
-    return found
 
 
 def simulate(

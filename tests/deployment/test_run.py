@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -18,7 +19,7 @@ import pytest
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings, from_flat
 from confide.common.wire import NO_ADAPTER, Task
-from confide.server.deploy import flower, members
+from confide.server.deploy import door, flower, members
 from confide.server.deploy import run as module
 from confide.server.deploy.federation import Federation, Holder
 from confide.server.deploy.run import run_over
@@ -359,6 +360,31 @@ def test_without_public_text_nothing_starts(play: Any, tmp_path: Path) -> None:
         call(data__path=str(tmp_path))
     assert caught.value.code == "data.missing-file"
     assert fake.configs == []
+
+
+# --- the door listens on what there is (docker-nginx-unprivileged#35) ---
+
+
+@pytest.mark.parametrize(
+    ("there", "listens"),
+    [
+        ({socket.AF_INET, socket.AF_INET6}, ["*:1", "[::]:1"]),
+        ({socket.AF_INET}, ["*:1"]),
+        ({socket.AF_INET6}, ["[::]:1"]),
+    ],
+)
+def test_the_door_listens_on_the_protocols_that_the_machine_has(
+    fed: Federation, monkeypatch: pytest.MonkeyPatch, there: set[int], listens: list[str]
+) -> None:
+    monkeypatch.setattr(door, "_is_there", lambda family, _: family in there)
+    lines = door.configuration(fed).splitlines()
+    found = [line.split()[1] for line in lines if line.split()[:1] == ["listen"]]
+    assert found == listens
+
+
+def test_a_protocol_is_there_if_it_can_be_bound() -> None:
+    assert door._is_there(socket.AF_INET, "127.0.0.1")
+    assert not door._is_there(socket.AF_INET, "203.0.113.7"), "an address of another machine"
 
 
 # --- a run is another's only by its name (hydra#2925) ---

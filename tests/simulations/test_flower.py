@@ -170,6 +170,51 @@ def test_the_private_flower_installs_nothing_reports_nothing_and_uses_its_own_po
     assert env["PATH"].split(os.pathsep)[0].endswith("bin")
 
 
+def test_flower_is_ones_own_whatever_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """slime#757, levanter#376, ray#35010: proxies, a stale Ray, folders that sockets cannot have."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "f\u00fcr-alle"))
+    env = flower.environment(tmp_path / "home", 1, 2)
+    assert env["RAY_ADDRESS"] == "local"
+    assert env["RAY_TMPDIR"] == env["TMPDIR"] == str(tmp_path)
+    assert "127.0.0.1" in env["no_proxy"].split(",")
+
+
+@pytest.mark.parametrize("name", ["f\u00fcr-alle", "a" * 60])
+def test_scratch_files_lie_where_a_socket_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    odd = tmp_path / name
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    found = flower._short_tmp()
+    assert found is not None
+    assert found.isascii()
+    assert len(found) <= flower._LONGEST_TMP
+
+
+@pytest.mark.parametrize(("usable", "holders", "workers"), [(1, 10, 1), (64, 3, 3), (2, 10, 2)])
+def test_ray_gets_what_this_process_may_use_and_no_more_workers_than_holders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, holders: int, workers: int
+) -> None:
+    """ray#8983: a container with 2 of 64 processors was given 64 workers."""
+    monkeypatch.setattr(flower, "cpu_count", lambda: usable)
+    flower._write_home(tmp_path / "home", holders)
+    local = tomllib.loads((tmp_path / "home" / "config.toml").read_text())["superlink"]["local"]
+    assert local["options"]["num-supernodes"] == holders
+    assert local["options"]["backend"]["init-args"]["num-cpus"] == workers
+
+
+def test_the_processors_that_count_are_those_of_this_process() -> None:
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
+    code += "from confide.simulations import flower; print(flower.cpu_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
+
+
 def test_free_ports_are_different() -> None:
     assert len(set(flower._free_ports(5))) == 5
 
