@@ -17,12 +17,16 @@ from .combinations import COUNTED, ROBUST, check_combinations, numbers_in
 from .errors import ConfideError, nearest
 from .kinds import KINDS
 from .metrics import METRICS
+from .text.rows import columns_of
 from .text.settled import settled
+from .text.words import in_form
 
 Scalar = str | int | float | bool
 
 # What the coordinator keeps to itself: its own paths, and the name that becomes one.
 COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name", "run.id")
+
+_COLUMNS = ("data.text", "data.target", "data.person")
 
 # Characters of a setting that is text: what a coordinator sends must not fill memories and logs.
 _MOST_TEXT = 10_000
@@ -99,7 +103,8 @@ class TaskSpec:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.labels.split(",") if name.strip())
+        names = (in_form(name) for name in self.labels.split(","))
+        return tuple(name for name in names if name)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -297,6 +302,8 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
         key: _checked(key, config.get(key, known[key]), known[key], rule)
         for key, rule in _rules(defaults)
     }
+    # A column has one name, or a ledger would be bound to a spelling of it.
+    values |= {key: ",".join(columns_of(values[key])) for key in _COLUMNS}
     values |= settled({key: value for key, value in values.items() if value != known[key]})
     settings = _assembled(defaults, values)
     check_combinations(settings)
@@ -333,6 +340,12 @@ def _checked(key: str, value: Any, default: Scalar, rule: Mapping[str, Any]) -> 
             "settings.type",
             f"{key} = {value!r:.100} is {kind_of(value)}, but must be {kind_of(default)}.",
             f"Write for example {key} = {default!r}.",
+        )
+    if isinstance(value, str) and any("\ud800" <= char <= "\udfff" for char in value):
+        raise ConfideError(
+            "settings.range",
+            f"{key} = {value!r:.100} is not text in UTF-8: a part of a character stands alone.",
+            "Write it in UTF-8.",
         )
     if isinstance(value, str) and len(value) > _MOST_TEXT:
         raise ConfideError(

@@ -161,7 +161,14 @@ def predict_texts(
 def evaluate(
     run: RunArgument = "latest",
     file: Annotated[
-        Path | None, typer.Argument(help="Records with the run's columns; its own if not given.")
+        Path | None, typer.Argument(help="Records to score on; the run's own if not given.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="The file's column with the text; the run's unless named.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "--label", help="Its column with the answers; '' for none."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -169,7 +176,7 @@ def evaluate(
     from .predict import evaluate_run
     from .report import find_run, metric_title, value_text
 
-    score = evaluate_run(find_run(run), file)
+    score = evaluate_run(find_run(run), file, text=text, target=target)
     if as_json:
         row = {"examples": score.examples, "loss": score.loss, "metric": score.metric}
         typer.echo(json.dumps({**row, **score.metrics}))

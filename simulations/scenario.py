@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,12 +24,13 @@ from ..common.text.benchmarks import BENCHMARKS, spec
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.settled import settled
+from ..server.run_folder import PUBLIC_FILE
+from .copies import check_public, copy_name, on_screen, prepare_files
 from .description import (
     HOLDERS,
     Described,
     Files,
     is_description,
-    prepare_files,
     read_description,
     small_model,
 )
@@ -56,7 +57,14 @@ class Scenario:
 
     @property
     def federation(self) -> str:
-        """The name of the prepared federation, e.g. ``nyt-10``."""
+        """The name of the prepared federation, e.g. ``nyt-10``; with files of one's own it ends in
+        a digest of them.
+
+        Raises:
+            ConfideError: ``data.missing-file`` where they are not there.
+        """
+        if self.files is not None:
+            return copy_name(self.name, self.files, self.holders, self.seed)
         return f"{self.name}-{self.holders}"
 
     def run_config(self) -> dict[str, Scalar]:
@@ -199,10 +207,12 @@ def _value(text: str, like: Scalar) -> Scalar:
     return parsed
 
 
-def prepare(scenario: Scenario) -> Path:
-    """Make or find the scenario's federation in the cache, and return its folder."""
+def prepare(scenario: Scenario, say: Callable[[str], None] = on_screen) -> Path:
+    """Make or find the scenario's federation in the cache, and return its folder. What there is to
+    know of a copy of one's own text is said, a line at a time."""
     if scenario.files is not None:
-        return prepare_files(scenario.federation, scenario.files, scenario.holders, scenario.seed)
+        name, files = scenario.federation, scenario.files
+        return prepare_files(name, files, scenario.holders, scenario.seed, say)
     from .partition import prepare_federation
 
     return prepare_federation(
@@ -224,7 +234,8 @@ def check_text(folder: Path, settings: Settings) -> Path:
     nothing of it.
 
     Raises:
-        ConfideError: ``data.unfit``, by file, and the codes of the readers for the first bad row.
+        ConfideError: ``data.unfit``, by file, ``data.held-out`` where the public text is training
+            text, and the codes of the readers for the first bad row.
     """
     data, task = settings.data, settings.task
     agreed = Contract(
@@ -238,7 +249,9 @@ def check_text(folder: Path, settings: Settings) -> Path:
         high=task.high,
     )
     formats = (CHAT, "text") if task.template == CHAT else ("text",)
-    for file in sorted(folder.glob("holder-*.jsonl")):
+    files = sorted(folder.glob("holder-*.jsonl"))
+    check_public(folder / PUBLIC_FILE, files, data.text)
+    for file in files:
         found = min((misfits(file, replace(agreed, format=f)) for f in formats), key=len)
         if found:
             more = f" and {len(found) - 1} more" if len(found) > 1 else ""
