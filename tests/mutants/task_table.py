@@ -247,9 +247,9 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "task: the best adapter is lost in a restart",
-        "server/rounds.py",
-        "                found.best,\n",
-        "                None,\n",
+        "server/checkpoint.py",
+        "            found.best,\n",
+        "            None,\n",
         _KILLED,
     ),
     Mutant(
