@@ -1,5 +1,5 @@
-"""One trial of a search: a run of the product in this process, ended early where it is not worth going
-on with, and what its events say of it."""
+"""One trial of a search: a run of the product in this process, ended early where it is not worth
+going on with, and what its events say of it."""
 
 from __future__ import annotations
 
