@@ -22,6 +22,7 @@ from ..common.batches import ROOM, EncodedText, Room, forward
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.tasks import Example
+from ..common.tasks.tokens import vocabulary
 from .per_example import PerExample
 
 # Never as many examples as tokens: an axis that is mistaken for the batch shows by its length.
@@ -60,7 +61,7 @@ def check_per_example(engine: PerExample, loaded: LoadedModel, room: Room = ROOM
         parameter.data = values.to(parameter.device)
     with _without_dropout(loaded.model):
         for lengths in _batches(loaded.max_length, room):
-            made_up = loaded.task.made_up(lengths, len(loaded.tokenizer), generator, loaded)
+            made_up = loaded.task.made_up(lengths, vocabulary(loaded), generator, loaded)
             _check(engine, loaded, made_up, max(lengths))
 
 
@@ -89,7 +90,7 @@ def _check(
 ) -> None:
     trained, text = engine.trained, EncodedText(examples, loaded)
     whole = replace(loaded, trunk=loaded.trunk.whole())
-    loaded.model.train()
+    engine.train()
     _backward(loaded, text, range(len(text)))
     engine.check()
     together = [_flat([_rows(p)[i] for p in trained]) for i in range(len(text))]

@@ -8,7 +8,8 @@ a bounded number of records and clipped as a whole, McMahan et al. 2018.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -114,7 +115,7 @@ class Trainer:
         ready: _Prepared,
     ) -> Tensor:
         ready.engine.forget()
-        self._loaded.model.train()
+        ready.engine.train()
         schema = self._loaded.schema
         set_adapter(self._loaded.model, unflatten(adapter, schema.shapes))
         before = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
@@ -209,7 +210,8 @@ def _attached(loaded: LoadedModel) -> _Prepared:
         return known
     engine = PerExample(loaded.model)
     try:
-        ready = _Prepared(engine=engine, footprint=measure(engine, loaded))
+        with _named(loaded):
+            ready = _Prepared(engine=engine, footprint=measure(engine, loaded))
     except BaseException:
         engine.remove_hooks()
         raise
@@ -217,6 +219,22 @@ def _attached(loaded: LoadedModel) -> _Prepared:
         loaded.model.eval()
     vars(loaded.model)["_prepared"] = ready
     return ready
+
+
+@contextmanager
+def _named(loaded: LoadedModel) -> Iterator[None]:
+    """Say which model failed on made-up examples, and at what: no text is in use yet."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = " ".join(str(e).split())
+        raise ConfideError(
+            "train.self-check",
+            f"A model of type {loaded.model.config.model_type!r:.100} fails on made-up examples"
+            f" ({type(e).__name__}: {reason:.200}).",
+            "Choose other lora.targets, another task.pooling or another base model;"
+            " docs/models.md lists what is known to be exact.",
+        ) from None
 
 
 def _checked(loaded: LoadedModel, settings: Settings) -> _Prepared:
@@ -227,7 +245,8 @@ def _checked(loaded: LoadedModel, settings: Settings) -> _Prepared:
     pair = longest_pair(loaded.max_length, room)
     if pair > ready.pair:
         try:
-            check_per_example(ready.engine, loaded, room)
+            with _named(loaded):
+                check_per_example(ready.engine, loaded, room)
             ready.pair = pair
         except BaseException:
             ready.engine.remove_hooks()
