@@ -1,7 +1,8 @@
 """``lora.targets``: which modules of a model get an adapter.
 
 A list of names, PEFT's ``all-linear``, or a regular expression over whole module names, as PEFT
-takes them; empty, PEFT's own table of the model's family decides. Each entry of a list must fit a
+takes them; empty, PEFT's own table of the model's family decides, or else the usual names of query
+and value. Each entry of a list must fit a
 module of the layers that are adapted: an adapter that is silently smaller than what was asked for
 is a wrong answer. A pattern comes from the coordinator and is matched at every holder, so it is
 short, and given up on when it takes too long; PEFT gets the names that it found, never the pattern.
@@ -24,11 +25,11 @@ from .settings import Settings
 
 ALL_LINEAR = "all-linear"
 # Query and value, or what holds them, where PEFT's table has no line for a family: the first of
-# which every name is there (Hu et al. 2021, section 4.2). At the end, of models without attention.
+# which every name is there (Hu et al. 2021, section 4.2). Where there is none: all-linear.
 _USUAL = (
     ("q_proj", "v_proj"), ("query", "value"), ("query_proj", "value_proj"), ("q_lin", "v_lin"),
     ("attn.q", "attn.v"), ("q", "v"), ("wq", "wv"), ("Wq", "Wv"), ("q_attn", "v_attn"),
-    ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("c_attn",), ("in_proj",), ("dense",),
+    ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("c_attn",), ("in_proj",),
 )  # fmt: skip
 # A module in a numbered layer of a stack: encoder.block.3.layer.0.SelfAttention.q
 _LAYER = re.compile(r"(?P<stack>\D+)\.(?P<number>\d+)\.")
@@ -107,8 +108,7 @@ def _usual(base: PreTrainedModel, allowed: Sequence[str]) -> list[str] | str:
         found = [n for n in names if any(_fits(one, n) for one in allowed)]
         if len(found) == len(names):
             return list(names)
-    _refuse("lora.targets is empty, and the family's own targets are not known", base, allowed)
-    raise AssertionError
+    return ALL_LINEAR
 
 
 def _fits(module: str, target: str) -> bool:
