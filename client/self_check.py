@@ -37,6 +37,8 @@ _REASONS = (
     ("num_hashes", "its attention draws hashes anew in each pass"),
     ("block_size", "its attention goes by blocks of the padded length"),
     ("attention_window", "its attention goes by windows of the padded length"),
+    ("conv_kernel_size", "its convolutions reach into the padding behind a text"),
+    ("downsampling_rate", "it shortens a text by convolutions that reach into the padding"),
     ("sliding_window", "its layers attend to windows of the text"),
     ("num_local_experts", "it sends tokens to experts"),
     ("num_experts", "it sends tokens to experts"),
@@ -138,19 +140,20 @@ def _refuse(loaded: LoadedModel, off: float, longest: int, *, apart: bool) -> No
     because = f", perhaps because {why}" if why else ""
     where, hint = (
         (
-            "with its frozen layers computed once is off by {} from that of the whole model",
+            "with frozen layers computed once and by the whole model",
             "Set lora.layers = 0, which computes every layer each time.",
         )
         if apart
         else (
-            "in a batch is off by {} from its gradient alone",
-            "The model or its loss mixes the examples of a batch; another base model may not.",
+            "alone and beside others",
+            "The model or its loss mixes the examples of a batch; another base model may not"
+            " (docs/models.md).",
         )
     )
     raise ConfideError(
         "train.self-check",
-        f"The gradient of a made-up example, in a batch of up to {longest} tokens,"
-        f" {where.format(f'{off:.2g}')} (allowed: {_allowed(loaded):g}). The model is of type"
+        f"The gradient of a made-up example differs by {off:.2g} of its length (allowed:"
+        f" {_allowed(loaded):g}) {where}, texts of up to {longest} tokens. The model is of type"
         f" {config.model_type!r:.100}{because}.",
         hint,
     )

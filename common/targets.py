@@ -32,7 +32,7 @@ _USUAL = (
     ("query_key_value",), ("qkv_proj",), ("Wqkv",), ("c_attn",), ("in_proj",),
 )  # fmt: skip
 # A module in a numbered layer of a stack: encoder.block.3.layer.0.SelfAttention.q
-_LAYER = re.compile(r"(?P<stack>\D+)\.(?P<number>\d+)\.")
+_LAYER = re.compile(r"(?P<stack>.+?)\.(?P<number>\d+)\.")
 _PATTERN = re.compile(r"[^\w.,\s-]")  # what no list of names has
 _MOST_PATTERN, _SECONDS = 500, 0.2
 _SHOWN = 12  # names in a message
@@ -65,9 +65,18 @@ def lora_targets(base: PreTrainedModel, settings: Settings, heads: Sequence[str]
             f"lora.layers = {settings.lora.layers}, but {settings.model.name} has {total} layers.",
             f"Choose 0 (all) to {total}.",
         )
-    # A head alone still travels as a LoRA adapter, the format that every tool can load: one
-    # frozen adapter of rank 1 whose product is zero.
-    layers = 1 if settings.lora.method == "head" else settings.lora.layers
+    layers, own = settings.lora.layers, max((len(one) for one in stacks.values()), default=0)
+    if settings.lora.method == "head":
+        # A head alone still travels as a LoRA adapter, the format that every tool can load: one
+        # frozen adapter of rank 1 whose product is zero.
+        layers = 1 if own >= total else 0
+    if layers and own < total:
+        raise ConfideError(
+            "settings.range",
+            f"lora.layers = {layers}, but the {total} layers of a {base.config.model_type!r:.100}"
+            f" model share the weights of {own}.",
+            "Set lora.layers = 0: an adapter is then in all of them.",
+        )
     allowed = _top(stacks, layers or total)
     wanted = _wanted(base, settings, allowed)
     if isinstance(wanted, list) and not base.config.is_encoder_decoder:

@@ -167,7 +167,7 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
 
         def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
             off = getattr(layer, "disable_adapters", False) or getattr(layer, "merged", False)
-            if off or not layer.training:
+            if off or not self._module.training:
                 return plain(*args, **kwargs)
             if len(args) != 1 or any(value is not None for value in kwargs.values()):
                 _refuse(name, "is called with something else than one input")
@@ -183,8 +183,7 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
 
         def positions(_: Any, query: Tensor, *args: Any, **kwargs: Any) -> Any:
             size = self._size.value
-            layers = [layer for layer in _projections(attention) if _trained(layer)]
-            if query.shape[0] != size * heads or not any(layer.training for layer in layers):
+            if query.shape[0] != size * heads or not self._module.training:
                 return plain(query, *args, **kwargs)
             with ExitStack() as stack:
                 for layer in _projections(attention):

@@ -29,6 +29,14 @@ from ..errors import ConfideError
 _COLUMN_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}", re.ASCII)
 
 
+# What stands in the column of the text.
+_TEXT = "text with something in it"
+_MESSAGES = (
+    "a list of messages that have a role and a content, both text, and nothing else (other keys,"
+    " such as name, weight or tool_calls, are not read: take them out)"
+)
+
+
 class Message(NamedTuple):
     """One turn of a conversation. Not to be printed: it is private text."""
 
@@ -301,7 +309,7 @@ def _record(path: Path, row: _Row, columns: _Columns) -> Record | ConfideError:
     if messages:
         text = "\n".join(message.content for message in messages)
     if not isinstance(text, str) or not text.strip() or not _encodable(text):
-        return _no_value(path, row, columns.text, "text with something in it")
+        return _no_value(path, row, columns.text, _MESSAGES if isinstance(text, list) else _TEXT)
     target = None if columns.target is None else _word(row.values[columns.target])
     if columns.target is not None and not target:
         return _no_value(path, row, columns.target, "a word, a number or a truth value")
