@@ -35,6 +35,9 @@ _EXACT, _HALF = 1e-3, 0.1  # relative, allowed in float32 and in bfloat16
 _REASONS = (
     ("expert_capacity", "its experts take a limited number of tokens, whosever they are"),
     ("num_hashes", "its attention draws hashes anew in each pass"),
+    ("use_expectation", "its attention draws hashes anew in each pass"),
+    ("num_landmarks", "its attention goes by means over the padded length"),
+    ("tpu_short_seq_length", "it mixes the tokens of a text with the padding behind it"),
     ("block_size", "its attention goes by blocks of the padded length"),
     ("attention_window", "its attention goes by windows of the padded length"),
     ("conv_kernel_size", "its convolutions reach into the padding behind a text"),

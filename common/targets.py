@@ -79,7 +79,7 @@ def lora_targets(base: PreTrainedModel, settings: Settings, heads: Sequence[str]
         )
     allowed = _top(stacks, layers or total)
     wanted = _wanted(base, settings, allowed)
-    if isinstance(wanted, list) and not base.config.is_encoder_decoder:
+    if isinstance(wanted, list) and not base.config.is_encoder_decoder and own == total:
         return Targets(wanted, list(range(total - (layers or total), total)))
     # Encoder and decoder may differ in depth: each is counted from its own top, so by names.
     fitting = allowed if layers or isinstance(wanted, list) else _modules_of(base, heads)

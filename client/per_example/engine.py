@@ -167,7 +167,7 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
 
         def forward(layer: Any, *args: Any, **kwargs: Any) -> Any:
             off = getattr(layer, "disable_adapters", False) or getattr(layer, "merged", False)
-            if off or not self._module.training:
+            if off or not layer.training:
                 return plain(*args, **kwargs)
             if len(args) != 1 or any(value is not None for value in kwargs.values()):
                 _refuse(name, "is called with something else than one input")
@@ -183,7 +183,8 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
 
         def positions(_: Any, query: Tensor, *args: Any, **kwargs: Any) -> Any:
             size = self._size.value
-            if query.shape[0] != size * heads or not self._module.training:
+            layers = [layer for layer in _projections(attention) if _trained(layer)]
+            if query.shape[0] != size * heads or not any(layer.training for layer in layers):
                 return plain(query, *args, **kwargs)
             with ExitStack() as stack:
                 for layer in _projections(attention):
@@ -223,8 +224,9 @@ def _side_by_side(layer: nn.Module, size: int) -> Iterator[None]:
     own, plain = vars(layer).get("forward"), layer.forward
 
     def forward(x: Tensor) -> Tensor:
-        y = plain(x.expand(size, *x.shape[1:])) if _trained(layer) else plain(x)
-        return y.expand(size, *y.shape[1:]).transpose(0, 1).reshape(1, x.shape[1], -1)
+        y: Tensor = plain(x.expand(size, *x.shape[1:])) if _trained(layer) else plain(x)
+        y = y.expand(size, *y.shape[1:])  # (B, S, H)
+        return y.transpose(0, 1).reshape(1, x.shape[1], -1)
 
     vars(layer)["forward"] = forward
     try:

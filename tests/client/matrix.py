@@ -21,7 +21,7 @@ from peft import get_peft_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto import modeling_auto
 
 from confide.client.per_example import PerExample
 from confide.client.trainer import Trainer
@@ -34,6 +34,7 @@ from confide.common.tasks.example import IGNORED
 from confide.common.tasks.tokens import vocabulary
 from tests import tiny
 
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "models.md"
 EXACT = 1e-5  # relative, of a text's whole gradient, in float32
 LENGTHS = (3, 40, 17, 9, 28)  # of the texts in one batch; the second is the greatest
 ANSWERS = (4, 2, 9, 3, 6)
@@ -68,10 +69,12 @@ _SIZES: Mapping[str, Any] = {
 _STARTS = {"decoder_start_token_id": PAD}
 _OWN: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("t5", "mt5", "umt5", "longt5", "switch_transformers", "marian"), _STARTS),
-    "codegen": {"rotary_dim": 4},
+    **{kind: {"rotary_dim": 4} for kind in ("codegen", "gptj")},
     "minicpm3": {"num_key_value_heads": 4},
     "xlnet": {"max_position_embeddings": None},
 }
+
+_SHARED = ("albert",)  # one layer's weights in all of them: adapters are in all or in none
 
 TASKS: Mapping[str, Mapping[str, Any]] = {
     "mean": {},
@@ -99,7 +102,7 @@ class Outcome:
 def config_of(kind: str, task: str, size: int) -> Any:
     """A tiny configuration of a model type for a vocabulary of so many words."""
     own, known = dict(_OWN.get(kind, {})), CONFIG_MAPPING[kind]()
-    if task == "causal" and kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+    if task == "causal" and kind in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         own["is_decoder"] = True  # an encoder that was made to foretell
     sizes = {**_SIZES, "vocab_size": size, **own}
     names = [n for n in sizes if n in own or hasattr(known, n)]
@@ -110,18 +113,18 @@ def save(kind: str, task: str, folder: Path) -> Path:
     """A random model of this type, with the task's head, in a folder of the Hub's format."""
     # Room for what the family's tokenizer adds by itself.
     config = config_of(kind, task, tiny.save_tokenizer(folder) + 11)
-    auto = _settings(folder, task)[1].auto_class()
+    auto = _settings(folder, kind, task)[1].auto_class()
     torch.manual_seed(0)
     auto.from_config(config).save_pretrained(str(folder))
     return folder
 
 
-def _settings(folder: Path, task: str) -> tuple[Any, Any]:
+def _settings(folder: Path, kind: str, task: str) -> tuple[Any, Any]:
     from confide.common.tasks import task_for
 
     changes = {
-        "aggregate__method": "lora", "lora__layers": ADAPTED, "train__max_length": max(LENGTHS),
-        **TASKS[task],
+        "aggregate__method": "lora", "train__max_length": max(LENGTHS), **TASKS[task],
+        "lora__layers": 0 if kind in _SHARED else ADAPTED,
     }  # fmt: skip
     settings = from_flat(tiny.config(folder, folder, folder, **changes))
     return settings, task_for(settings.task)
@@ -129,7 +132,7 @@ def _settings(folder: Path, task: str) -> tuple[Any, Any]:
 
 def outcome(kind: str, task: str, folder: Path) -> Outcome:
     """What a holder would do with the model, and how far its gradients are off."""
-    settings, _ = _settings(save(kind, task, folder), task)
+    settings, _ = _settings(save(kind, task, folder), kind, task)
     try:
         loaded = load_model(settings)
         Trainer(loaded).prepare(settings)
@@ -246,26 +249,75 @@ def _off(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
 def tasks_of(kind: str) -> Iterator[str]:
     """The tasks that transformers has a class of this type for."""
     for task in TASKS:
-        with TemporaryDirectory() as folder:
-            auto = _settings(Path(folder), task)[1].auto_class()
+        auto = _settings(Path(), kind, task)[1].auto_class()
         if CONFIG_MAPPING[kind] in auto._model_mapping:
             yield task
 
 
-def main(kinds: Sequence[str]) -> None:
-    """Print the outcome of each type and task."""
+def every_kind() -> list[str]:
+    """Every type of model that transformers has a class for one of the tasks for."""
+    tables = (
+        modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    )
+    return sorted({kind for table in tables for kind in table})
+
+
+def told(page: str) -> dict[tuple[str, str], str]:
+    """What docs/models.md says of each type and task: ``exact``, or ``refused (code)``."""
+    out = {}
+    for line in page.partition("## The table")[2].splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if len(cells) == 3 and cells[0].startswith("`"):
+            kind = cells[0].strip("`")
+            out |= {(kind, task): "exact" for task in cells[1].split(", ") if task}
+            for one in cells[2].split("; "):
+                task, _, code = one.partition(": ")
+                if code:
+                    out[kind, task] = f"refused ({code.strip('`')})"
+    return out
+
+
+def table(found: Mapping[tuple[str, str], str]) -> str:
+    """The same as lines of the page."""
+    lines = []
+    for kind in sorted({kind for kind, _ in found}):
+        own = {task: word for (one, task), word in found.items() if one == kind}
+        exact = ", ".join(task for task in TASKS if own.get(task) == "exact")
+        others = [f"{t}: `{own[t][9:-1]}`" for t in TASKS if own.get(t, "exact") != "exact"]
+        lines.append(f"| `{kind}` | {exact} | {'; '.join(others)} |")
+    return "\n".join(lines)
+
+
+def main(asked: Sequence[str]) -> int:
+    """Print the outcome of each type and task, those of docs/models.md where none is named; 1 where
+    the page says something else."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
-    for kind in kinds:
+    page = told(PAGE.read_text(encoding="utf-8")) if PAGE.exists() else {}
+    found: dict[tuple[str, str], str] = {}
+    for kind in asked or sorted({kind for kind, _ in page}):
         for task in tasks_of(kind):
             with TemporaryDirectory() as folder:
-                try:
-                    found = outcome(kind, task, Path(folder))
-                except Exception as error:  # noqa: BLE001 - what happens is what is asked
-                    found = Outcome(refused=f"[{type(error).__name__}] {error}")
-            reason = " ".join(found.refused.split())
-            print(f"{kind:24} {task:8} {found.word:34} {found.off:.1e} {reason:.220}", flush=True)
+                one = outcome(kind, task, Path(folder))
+            found[kind, task] = one.word
+            mark = (
+                "" if page.get((kind, task)) in (None, one.word) else "  <- not what the page says"
+            )
+            reason = " ".join(one.refused.split())
+            print(f"{kind:24} {task:8} {one.word:34} {one.off:.1e} {reason:.220}{mark}", flush=True)
+    tried = {kind for kind, _ in {**page, **found}}
+    exact = sum(word == "exact" for word in found.values())
+    refused = sum(word.startswith("refused") for word in found.values())
+    print(f"\n{table(found)}\n")
+    print(f"{len(found)} pairs of {len({kind for kind, _ in found})} types: {exact} exact,"
+          f" {refused} refused, {len(found) - exact - refused} WRONG; untried:"
+          f" {', '.join(k for k in every_kind() if k not in tried)}")  # fmt: skip
+    return int(any(page.get(pair, word) != word for pair, word in found.items()))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    sys.exit(main(sys.argv[1:]))
