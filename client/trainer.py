@@ -65,7 +65,8 @@ class Trainer:
             ConfideError: ``train.self-check``, ``train.no-gradient``, ``train.precision``,
                 ``train.unsupported-layer``, ``train.batch-shape`` or ``train.memory``.
         """
-        footprint = _attached(self._loaded).footprint
+        with _named(self._loaded):
+            footprint = _attached(self._loaded).footprint
         # By the greatest length allowed, not by the text's own: whether a task is refused must
         # not tell how long a holder's records are.
         longest = self._loaded.max_length
@@ -77,7 +78,8 @@ class Trainer:
                 f" {settings.train.memory}.",
                 f"Choose {needed} or more, or a smaller train.max-length.",
             )
-        _checked(self._loaded, settings)
+        with _named(self._loaded):
+            _checked(self._loaded, settings)
 
     def train(
         self,
@@ -210,8 +212,7 @@ def _attached(loaded: LoadedModel) -> _Prepared:
         return known
     engine = PerExample(loaded.model)
     try:
-        with _named(loaded):
-            ready = _Prepared(engine=engine, footprint=measure(engine, loaded))
+        ready = _Prepared(engine=engine, footprint=measure(engine, loaded))
     except BaseException:
         engine.remove_hooks()
         raise
@@ -245,8 +246,7 @@ def _checked(loaded: LoadedModel, settings: Settings) -> _Prepared:
     pair = longest_pair(loaded.max_length, room)
     if pair > ready.pair:
         try:
-            with _named(loaded):
-                check_per_example(ready.engine, loaded, room)
+            check_per_example(ready.engine, loaded, room)
             ready.pair = pair
         except BaseException:
             ready.engine.remove_hooks()
