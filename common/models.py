@@ -84,6 +84,24 @@ def load_model(settings: Settings) -> LoadedModel:
     return _load(neutral)
 
 
+def check_model(settings: Settings) -> None:
+    """Say in a second or two what is wrong with the base model: the folder, its configuration, its
+    tokenizer, and whether the task fits it. No weights are read.
+
+    Raises:
+        ConfideError: ``model.missing``, ``model.tokenizer``, ``model.pad-token``, what
+            ``check_folder`` raises, ``task.model``, ``settings.range`` or ``model.chat-template``.
+    """
+    name, task = settings.model.name, task_for(settings.task)
+    folder = model_folder(name)
+    config = _load_config(name, folder)
+    tokenizer = _load_tokenizer(folder or name)
+    check_folder(name, config, tokenizer, writes=not task.by_logits)
+    _check_fits(config, task, tokenizer)
+    if folder and not any(folder.glob("*.safetensors")):
+        raise _missing(name, FileNotFoundError())
+
+
 def models_in_memory() -> int:
     """How many models this process keeps warm."""
     return _load.cache_info().currsize

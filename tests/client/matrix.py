@@ -70,6 +70,24 @@ _STARTS = {"decoder_start_token_id": PAD}
 _OWN: Mapping[str, Mapping[str, Any]] = {
     **dict.fromkeys(("t5", "mt5", "umt5", "longt5", "switch_transformers", "marian"), _STARTS),
     **{kind: {"rotary_dim": 4} for kind in ("codegen", "gptj")},
+    # Relative positions, as in DeBERTa-v3.
+    "deberta-v2": {
+        "relative_attention": True,
+        "position_buckets": 8,
+        "pos_att_type": ["p2c", "c2p"],
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "position_biased_input": False,
+    },
+    "deberta": {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]},
+    # What is drawn at random in training.
+    "mixtral": {"router_jitter_noise": 0.3},
+    "bart": {"encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5, "dropout": 0.3},
+    # Two kinds of attention, by a layer's place.
+    "qwen2": {
+        "use_sliding_window": True,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
     "minicpm3": {"num_key_value_heads": 4},
     "xlnet": {"max_position_embeddings": None},
 }

@@ -12,7 +12,7 @@ import transformers as t
 
 from confide.common.errors import ConfideError
 from confide.common.folder import positions, without_chance
-from confide.common.models import LoadedModel, load_model
+from confide.common.models import LoadedModel, check_model, load_model
 from confide.common.settings import from_flat
 from tests import tiny
 
@@ -27,7 +27,9 @@ def refused(folder: Path, code: str, **changes: Any) -> ConfideError:
         path.unlink()
     with pytest.raises(ConfideError) as caught:
         load(folder, **changes)
-    assert caught.value.code == code
+    with pytest.raises(ConfideError) as early:
+        check_model(from_flat(tiny.config(folder, folder, folder, **changes)))
+    assert (caught.value.code, str(early.value)) == (code, str(caught.value))
     return caught.value
 
 
@@ -147,3 +149,17 @@ def test_a_text_of_any_length_goes_into_xlnet(tmp_path: Path) -> None:
     )
     t.AutoModelForTokenClassification.from_config(config).save_pretrained(tmp_path)
     assert load(tmp_path, train__max_length=600).max_length == 600
+
+
+@pytest.mark.parametrize("wrong", ["nowhere", "no weights", "task"])
+def test_a_model_is_checked_without_its_weights(wrong: str, tmp_path: Path) -> None:
+    folder = tiny.save_model(tmp_path / "model")
+    settings = from_flat(tiny.config(folder, folder, folder))
+    check_model(settings)
+    changes = tiny.TASKS["seq2seq"] if wrong == "task" else {}
+    if wrong == "no weights":
+        (folder / "model.safetensors").unlink()
+    named = tmp_path / "other" if wrong == "nowhere" else folder
+    code = "task.model" if wrong == "task" else "model.missing"
+    with pytest.raises(ConfideError, match=code):
+        check_model(from_flat(tiny.config(named, folder, folder, **changes)))
