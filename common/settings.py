@@ -57,8 +57,9 @@ class ModelSpec:
 @dataclass(frozen=True, kw_only=True)
 class LoraSpec:
     """The adapter. ``layers`` counts from the top, 0 means every layer; ``method = head``
-    trains the task head alone. ``targets`` is a comma-separated list of module names, empty for
-    the attention's query and value projections."""
+    trains the task head alone. ``targets`` is a comma-separated list of module names, a regular
+    expression over whole names, or ``all-linear``; empty: PEFT's own table of the model's family,
+    or else the usual names of the attention's query and value projections."""
 
     method: str = _choice("lora", "lora", "head")
     rank: int = _number(8, 1, 256)
