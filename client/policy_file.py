@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
-from ..common.settings import kind_of
+from ..common.rule import kind_of
 from .contract import Contract, check_contract
 from .policy import SIMULATION, Policy
 

@@ -284,7 +284,8 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
     config = LoraConfig(
         task_type=task.peft_task_type(),
         r=1 if head_only else lora.rank,
-        lora_alpha=lora.alpha,
+        # PEFT's own files have a whole number where it is one.
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0 if head_only else lora.dropout,
         target_modules=top or targets,
         layers_to_transform=None if top else list(range(total - layers, total)),

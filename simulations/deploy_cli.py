@@ -63,7 +63,7 @@ def _config(what: str, changes: list[str]) -> Mapping[str, Scalar]:
     folder = Path(what)
     if (folder / "config.toml").is_file():
         flat = {**run_settings(folder).to_flat(), "run.resume": str(folder.resolve())}
-        return {**flat, **changed(flat, changes)}
+        return {**flat, **changed(changes)}
     return run_config(load_scenario(what), changes)
 
 

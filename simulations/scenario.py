@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 from ..client.check_data import misfits
 from ..client.contract import CHAT, Contract
 from ..common.errors import ConfideError, nearest
-from ..common.settings import Scalar, Settings, known_keys
+from ..common.settings import Scalar, Settings, hint, rules, spelled
 from ..common.text.benchmarks import BENCHMARKS, spec
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
@@ -139,33 +139,31 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
             ``settled`` raises for what was chosen here; values are checked by ``from_flat``.
     """
     defaults, chosen = Settings().to_flat(), scenario.run_config()
-    chosen |= changed(defaults, changes)
+    chosen |= changed(changes)
     return {**defaults, **chosen, **settled(chosen)}
 
 
-def changed(config: Mapping[str, Scalar], changes: Sequence[str]) -> dict[str, Scalar]:
-    """What ``KEY=VALUE`` changes set of a whole flat config.
+def changed(changes: Sequence[str]) -> dict[str, Scalar]:
+    """What ``KEY=VALUE`` changes set, by keys as they are spelled here.
 
     Raises:
         ConfideError: as ``run_config``.
     """
     found = {}
     for change in changes:
-        key, equals, value = change.partition("=")
-        key = key.strip()
+        written, equals, value = change.partition("=")
+        key = spelled(written.strip())
         if not equals:
             raise ConfideError(
                 "settings.unknown-key",
                 f"--set {change!r} gives no value.",
                 f"Write --set {key or 'KEY'}=VALUE, without spaces or in quotes.",
             )
-        if key not in config:
+        if key not in rules():
             raise ConfideError(
-                "settings.unknown-key",
-                f"--set {change!r} changes no setting.",
-                nearest(key, config),
+                "settings.unknown-key", f"--set {change!r:.100} changes no setting.", hint(key)
             )
-        found[key] = _value(value.strip(), config[key])
+        found[key] = rules()[key].parsed(value.strip())
     return found
 
 
@@ -175,7 +173,7 @@ def with_batch(
     """The run config with ``train.batch`` for the text as it was prepared, where neither the
     scenario nor a change chooses it: as many units as the largest holder uses in a step. The text
     of a simulation is public, and so is how much of it there is."""
-    chosen = {**scenario.config, **changed(config, changes)}
+    chosen = {**scenario.config, **changed(changes)}
     if "train.batch" in chosen:
         return dict(config)
     by_person = config["privacy.unit"] == "person"
@@ -186,17 +184,6 @@ def with_batch(
         sizes.append(len({r.person for r in records}) if by_person else len(records))
     most = math.ceil(float(config["train.rate"]) * max(sizes, default=1))
     return {**config, "train.batch": max(1, most)}
-
-
-def _value(text: str, like: Scalar) -> Scalar:
-    """Text as it stands for a text; otherwise what TOML makes of it, or the text to be refused."""
-    if isinstance(like, str):
-        return text.strip("'\"")
-    try:
-        parsed: Scalar = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed
 
 
 def prepare(scenario: Scenario) -> Path:
@@ -300,12 +287,16 @@ def _config(path: Path, content: Mapping[str, Any]) -> dict[str, Scalar]:
     table = content.get("config", {})
     if not isinstance(table, dict):
         _refuse(path, f"has config = {table!r:.100}, which is not a table")
-    config = dict(_flat(table))
-    for key, value in config.items():
-        if key not in known_keys():
-            _refuse(path, f"sets {key!r}, which is no setting", nearest(key, known_keys()))
+    config: dict[str, Scalar] = {}
+    for written, value in _flat(table):
+        key = spelled(written)
+        if key not in rules():
+            _refuse(path, f"sets {written!r}, which is no setting", hint(written))
+        if key in config:
+            _refuse(path, f"sets {key} twice", "Leave one of the two out.")
         if not isinstance(value, (str, int, float, bool)):
             _refuse(path, f"sets {key} to a {type(value).__name__}", "Use text or a number.")
+        config[key] = value
     return config
 
 

@@ -347,7 +347,7 @@ def test_the_command_leaves_a_page_and_a_scenario(
 
 
 def test_a_search_without_noise_says_so(scenario: Scenario, tmp_path: Path) -> None:
-    config = {**scenario.config, "privacy.trust": "off", "privacy.noise-multiplier": 0.0}
+    config = {**scenario.config, "privacy.trust": "off", "privacy.noise-multiplier": "auto"}
     chosen = search(replace(scenario, config=config), tmp_path)
     told = cost_sentence(Outcome(search=chosen, trials=(trial(0),), epsilon=9e9, delta=DELTA))
     assert "NOT DIFFERENTIALLY PRIVATE" in told
