@@ -95,6 +95,11 @@ def models_in_memory() -> int:
     return _load.cache_info().currsize
 
 
+def forget_models() -> None:
+    """Let go of them."""
+    _load.cache_clear()
+
+
 def _trains(method: str) -> str:
     """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
     if method in (*MERGING, PERSONAL):

@@ -12,13 +12,12 @@ import json
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..client.check_data import misfits
-from ..client.contract import CHAT, Contract
 from ..common.errors import ConfideError, nearest
+from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, hint, rules, spelled
 from ..common.text.benchmarks import BENCHMARKS, spec
 from ..common.text.readers import read_records
@@ -205,36 +204,23 @@ def prepare(scenario: Scenario) -> Path:
     )
 
 
-def check_text(folder: Path, settings: Settings) -> Path:
-    """The folder again; refuse a prepared federation of which a record is not what the settings
-    say. They are the contract of every simulated holder, which in a run uses the rest and says
-    nothing of it.
+def text_of(scenario: Scenario, settings: Settings) -> Path:
+    """The folder with the text of a run: the scenario's, made if need be, unless ``data.path`` was
+    set to another one.
 
     Raises:
-        ConfideError: ``data.unfit``, by file, and the codes of the readers for the first bad row.
+        ConfideError: ``data.missing-file``, and what ``prepare`` raises.
     """
-    data, task = settings.data, settings.task
-    agreed = Contract(
-        text=data.text,
-        target=data.target,
-        person=data.person,
-        unit=settings.privacy.unit,
-        tasks=(task.kind,),
-        labels=task.label_names,
-        low=task.low,
-        high=task.high,
-    )
-    formats = (CHAT, "text") if task.template == CHAT else ("text",)
-    for file in sorted(folder.glob("holder-*.jsonl")):
-        found = min((misfits(file, replace(agreed, format=f)) for f in formats), key=len)
-        if found:
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            raise ConfideError(
-                "data.unfit",
-                f"Record {found[0]}{more} of {file.name} is not what the run says of its text"
-                f" ({agreed.in_words(task.kind)}).",
-                "Correct the text, or task.labels, task.low and task.high, data.person.",
-            )
+    if settings.data.path == scenario.federation:
+        return prepare(scenario)
+    folder = local_or_cached(settings.data.path, "federations")
+    if folder is None:
+        raise ConfideError(
+            "data.missing-file",
+            f"data.path = {settings.data.path!r:.200} is neither a folder nor a prepared"
+            " federation.",
+            "Leave it out for the scenario's own text, or name a folder with public.jsonl.",
+        )
     return folder
 
 

@@ -23,14 +23,15 @@ import math
 import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError, missing_extra, nearest
 from ..common.metrics import METRICS
-from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
-from .scenario import Scenario, check_text, prepare, run_config, with_batch
+from ..common.settings import COORDINATORS_OWN, Scalar, Settings, from_flat
+from .ready import check_start, check_text
+from .scenario import Scenario, run_config, text_of, with_batch
 from .space import Dimension
 
 SAMPLERS = ("tpe", "random", "grid")
@@ -138,8 +139,10 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
         )
     settings = from_flat(search.config())
     optuna = _optuna()
+    for one in _models_of(search, settings):
+        check_start(one)
+    data = check_text(text_of(search.scenario, settings), settings)
     study = _study(optuna, search)
-    data = check_text(prepare(search.scenario), settings)
 
     def objective(trial: Any) -> float:
         values = {d.key: d.suggest(trial) for d in search.space}
@@ -166,6 +169,12 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
         epsilon=_spent(search.folder / "holders", delta),
         delta=delta,
     )
+
+
+def _models_of(search: Search, settings: Settings) -> list[Settings]:
+    """The settings with each base model that is tried."""
+    tried = [d.choices for d in search.space if d.key == "model.name"] or [(settings.model.name,)]
+    return [replace(settings, model=replace(settings.model, name=str(n))) for n in tried[0]]
 
 
 def _optuna() -> Any:

@@ -33,7 +33,7 @@ NOISE, DELTA, ROUNDS = 2.0, 1e-3, 2
 def scenario(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Scenario:
-    monkeypatch.setattr(module, "prepare", lambda _: tiny_federation)
+    monkeypatch.setattr(module, "text_of", lambda *_: tiny_federation)
     config = tiny.config(tiny_model, tiny_federation, tmp_path, round__count=ROUNDS)
     config |= {"privacy.noise-multiplier": NOISE}
     return Scenario(name="tiny", source="nyt", holders=3, partition="unit", config=config)
@@ -238,7 +238,7 @@ def test_a_trial_that_fails_is_told_by_its_code_and_the_search_goes_on(
 def test_base_models_are_tried_each_in_a_process_of_its_own(
     scenario: Scenario, tiny_model: Path, tmp_path: Path
 ) -> None:
-    space = f"model.name={tiny_model},{tmp_path}"
+    space = f"model.name={tiny_model},{tiny.save_model(tmp_path / 'other')}"
     (found,) = tune(search(scenario, tmp_path, space, trials=1)).trials
     assert (found.state, found.facts["code"]) == ("complete", "")
     assert found.values == {"model.name": str(tiny_model)}
