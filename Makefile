@@ -47,19 +47,23 @@ assets: venv
 
 # flwr starts a SuperLink of its own, detached, freezes its environment, says nothing of its
 # process id, and returns 0 when the run failed. So: a private home and ports, a wrapper that notes
-# the process id, and a run folder newer than the start with a report in it, or the target fails.
+# the process id, and a run that is given its name beforehand and leaves a report, or the target
+# fails.
 demo: export FLWR_HOME := $(CURDIR)/.flwr
 demo: export FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION := 1
 demo: export FLWR_TELEMETRY_ENABLED := 0
 demo: export FLWR_DISABLE_UPDATE_CHECK := 1
 demo: export RAY_USAGE_STATS_ENABLED := 0
+demo: export RAY_ADDRESS := local
+demo: export no_proxy := $(no_proxy),127.0.0.1,localhost,::1
+demo: export NO_PROXY := $(NO_PROXY),127.0.0.1,localhost,::1
 demo: assets
 	@echo "== demo: flwr run . with $(HOLDERS) holders"
 	mkdir -p "$$FLWR_HOME/bin" runs
 	read -r port control < <(python -c 'import socket as s; a, b = s.socket(), s.socket(); a.bind(("127.0.0.1", 0)); b.bind(("127.0.0.1", 0)); print(a.getsockname()[1], b.getsockname()[1])')
 	export FLWR_LOCAL_SUPERLINK_HTTP_API_PORT=$$port FLWR_LOCAL_CONTROL_API_PORT=$$control
 	pid_file="$$FLWR_HOME/superlink-$$$$.pid"
-	started="$$FLWR_HOME/started-$$$$"
+	run="$$(date -u +%Y%m%d-%H%M%S)-demo-$$$$"
 	wrapper="$$FLWR_HOME/bin/flower-superlink"
 	printf '#!/bin/sh\necho $$$$ > "$$CONFIDE_SUPERLINK_PID"\nexec "$(BIN)/flower-superlink" "$$@"\n' > "$$wrapper"
 	chmod +x "$$wrapper"
@@ -71,24 +75,19 @@ demo: assets
 			for _ in {1..60}; do kill -0 "$$group" 2>/dev/null || break; sleep 0.25; done
 			kill -KILL -- "-$$group" 2>/dev/null || true
 		fi
-		rm -f "$$pid_file" "$$started"
+		rm -f "$$pid_file"
 	}
 	trap end_superlink EXIT
 	trap 'exit 130' INT TERM
-	touch "$$started"
 	PATH="$$FLWR_HOME/bin:$$PATH" flwr run . --stream \
 		--federation-config "num-supernodes=$(HOLDERS) client-resources-num-cpus=1" \
-		--run-config "run.out='$(CURDIR)/runs'"
-	run=""
-	for folder in runs/*/; do
-		if [ "$$folder" -nt "$$started" ] && [ -f "$$folder/report.json" ]; then run="$${folder%/}"; fi
-	done
-	if [ -z "$$run" ]; then
+		--run-config "run.out='$(CURDIR)/runs' run.id='$$run'"
+	if [ ! -f "runs/$$run/report.json" ]; then
 		echo "error [run.failed] The run left no report; the log is $$FLWR_HOME/local-superlink/superlink.log" >&2
 		exit 1
 	fi
-	confide report show "$$run"
-	echo "run folder: $(CURDIR)/$$run"
+	confide report show "runs/$$run"
+	echo "run folder: $(CURDIR)/runs/$$run"
 
 # One name for the rooms: tools that read files rather than import them see .typing/confide.
 .typing: $(wildcard confide/*)

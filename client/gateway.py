@@ -36,13 +36,14 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ..common.errors import ConfideError
 from ..common.kit import Kit, check_current, read_file
+from ..common.network import PROXIES, past_proxies
 from .family import end, end_with_parent, keep_memory_private
 from .journal import Journal
 from .supernode import PINS
 from .users import User, become
 
 # What a bundle's process may know of this machine's environment.
-_PASSED_ON = ("LANG", "LC_ALL", "TZ", "PYTHONPATH", "HTTPS_PROXY", "https_proxy", "NO_PROXY")
+_PASSED_ON = ("LANG", "LC_ALL", "TZ", "PYTHONPATH", *PROXIES)
 _SWITCHES = {
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -160,6 +161,7 @@ def environment(home: Path) -> dict[str, str]:
     tools = str(Path(sys.executable).parent)
     return {
         **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
+        **past_proxies(os.environ),  # its two processes meet on the loopback
         **_SWITCHES,
         "HOME": str(home),
         "FLWR_HOME": str(home),

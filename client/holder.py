@@ -1,11 +1,12 @@
 """A holder: one data set, its ledger, its policy, and the last word on every task.
 
 ``handle`` is the whole of it, in one order: parse, policy and contract, replay, affordable, model,
-**charge**, read, train or sum, release. What comes before the charge looks at the task, the policy,
-the ledger and the model alone, and writes nothing: not one byte of the text is read there, so that
-whether a task is answered, and by which code, cannot depend on it. The charge is durable before the
-text is read, and is never given back. After it nothing that the text holds changes what leaves but
-through the noisy sum: what cannot be read, encoded, trained on or scored contributes zero.
+**charge**, read, train or sum, release. A task that only asks (``Task.dry``) is answered where
+another one is charged. What comes before the charge looks at the task, the policy, the ledger and
+the model alone, and writes nothing: not one byte of the text is read there, so that whether a task
+is answered, and by which code, cannot depend on it. The charge is durable before the text is read,
+and is never given back. After it nothing that the text holds changes what leaves but through the
+noisy sum: what cannot be read, encoded, trained on or scored contributes zero.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Unit
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from ..common.sums import Sum, steps_of_sums, sums_of
-from ..common.wire import Refusal, Reply, Task, Update
+from ..common.wire import Ready, Refusal, Reply, Task, Update
 from .corpus import Corpus, check_readable
 from .policy import Policy, review, review_model, review_plan, review_requests, review_sum
 from .release import release
@@ -99,7 +100,7 @@ class Holder:
         except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
             return Refusal(holder=self.site.name, task_hash=_hash_of(task), code=code_of(error))
 
-    def _answer(self, task: Task) -> Update:
+    def _answer(self, task: Task) -> Update | Ready:
         settings = from_flat(task.settings)
         review(settings, self.site.policy)
         _check_task(task, settings)
@@ -115,6 +116,8 @@ class Holder:
         if kind is not Sum.CLASSES:  # which takes no model
             job = replace(job, share=self._prepare(task, settings))
         check_readable(self.site.data)
+        if task.dry:
+            return Ready(holder=self.site.name, task_hash=task.hash)
         if self.site.new_ledger:
             self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger, create=self.site.new_ledger) as ledger:
@@ -130,6 +133,8 @@ class Holder:
             self._review_run(job, None)
             return None
         with Ledger.open(self.site.ledger, create=False) as ledger:
+            if task.dry and task.round in ledger.charged(task.run):
+                return None  # a resumed run: what was charged is released again at no charge
             seen = ledger.replay(task.hash)
             if seen is None:
                 _check_rounds_left(task, job.settings, ledger.charged(task.run))
@@ -294,7 +299,7 @@ def _check_task(task: Task, settings: Settings) -> None:
         raise ConfideError(
             "task.round", f"Round {task.round} is outside 1 to {settings.round.count}."
         )
-    if settings.task.uncounted:
+    if settings.task.uncounted and not task.dry:  # who only asks has not counted yet
         raise ConfideError(
             "task.uncounted",
             "The task trains with class weights or rates that were not counted yet.",

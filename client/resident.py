@@ -1,9 +1,10 @@
 """The resident: the process that has the text, behind a Unix socket and without a network.
 
-One request is the bytes of a task, one reply those of an update or a refusal; a status can be asked
-for beside it. What comes through the socket is not trusted: it is bounded, parsed strictly and
-reviewed by the policy, and whatever is wrong with it is answered with a code. One task at a time;
-the next one waits unread, so that no more than one is ever in memory. Model and tokens stay warm.
+One request is the bytes of a task, one reply those of an update, a refusal or a yes; a status can
+be asked for beside it. What comes through the socket is not trusted: it is bounded, parsed strictly
+and reviewed by the policy, and whatever is wrong with it is answered with a code. One task at a
+time; the next one waits unread, so that no more than one is ever in memory. Model and tokens stay
+warm.
 Who asks for the status is known by the kernel's word (SO_PEERCRED of unix(7)): another user, as the
 gateway's, is told no more than the coordinator may know.
 A stop waits for the task in hand; a crash loses nothing, since the ledger was charged first and
@@ -24,7 +25,7 @@ from threading import BoundedSemaphore, Lock, Thread
 from typing import Any
 
 from ..common.errors import ConfideError
-from ..common.wire import Refusal, Reply, Update, reply_to_bytes
+from ..common.wire import Ready, Refusal, Reply, Update, reply_to_bytes
 from . import frames
 from .doorway import MOST_CALLERS
 from .journal import Journal
@@ -141,6 +142,8 @@ class Resident:
         if isinstance(reply, Update):
             counts.updates += 1
             said = {"outcome": "update", "run": reply.run, "round": reply.round}
+        elif isinstance(reply, Ready):
+            said = {"outcome": "ready"}
         else:
             counts.refusals += 1
             counts.last_refusal = reply.code

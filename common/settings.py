@@ -56,7 +56,7 @@ __all__ = [
 ]
 
 # What the coordinator keeps to itself: its own paths, and the name that becomes one.
-COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name")
+COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name", "run.id")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -316,6 +316,8 @@ class RunSpec:
     out: str = any_text("runs",
         "The folder of run folders.",
         "HF output_dir")
+    id: str = any_text("",
+        "The run folder's name, by which the command that starts a run knows its events; set by it.")
     resume: str = any_text("",
         "The folder of a run to go on with.",
         "HF resume_from_checkpoint")

@@ -22,8 +22,9 @@ from .errors import ConfideError
 
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
-_TASK_KEYS = {"run", "round", "schema", "settings", "sent", "rest"}
-_REFUSAL_KEYS = {"kind", "holder", "task_hash", "code"}
+_TASK_KEYS = {"run", "round", "schema", "settings", "sent", "rest", "dry"}
+_READY_KEYS = {"kind", "holder", "task_hash"}
+_REFUSAL_KEYS = {*_READY_KEYS, "code"}
 _UPDATE_KEYS = {"kind", "holder", "run", "round", "task_hash", "schema", "encoding", "receipt"}
 _MOST_KEYS = 16
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -42,6 +43,7 @@ class Task:
         rest: digest of those that do not: what every place makes of the seed.
         adapter: the tensors that come along, float32 bytes.
         merged: what was added to the frozen weights, float32 bytes; empty for nothing.
+        dry: only ask whether the task would be worked on: nothing is charged, read or trained.
     """
 
     run: str
@@ -52,10 +54,11 @@ class Task:
     rest: str
     adapter: bytes = field(repr=False)
     merged: bytes = field(default=b"", repr=False)
+    dry: bool = False
 
     @property
     def hash(self) -> str:
-        """sha256 over everything above: what the ledger is charged for."""
+        """sha256 over everything above but ``dry``: what the ledger is charged for."""
         facts = [self.run, self.round, dict(self.settings), self.schema, self.sent, self.rest]
         facts += [hashlib.sha256(self.merged).hexdigest()] if self.merged else []
         head = json.dumps(facts, sort_keys=True).encode()
@@ -101,7 +104,15 @@ class Refusal:
     code: str
 
 
-Reply = Update | Refusal
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """Holder -> coordinator: a task that only asked would be worked on."""
+
+    holder: str
+    task_hash: str
+
+
+Reply = Update | Refusal | Ready
 
 
 def task_to_records(task: Task) -> RecordDict:
@@ -142,13 +153,14 @@ def _task(header: Mapping[str, Any], adapter: bytes, merged: bytes) -> Task:
         rest=_matching(_HASH, header.get("rest")),
         adapter=adapter,
         merged=merged,
+        dry=_truth(header.get("dry")),
     )
 
 
 def reply_to_records(reply: Reply) -> RecordDict:
-    """An update or a refusal as Flower's records."""
-    if isinstance(reply, Refusal):
-        return RecordDict({"reply": ConfigRecord({"kind": "refusal", **asdict(reply)})})
+    """A reply as Flower's records."""
+    if not isinstance(reply, Update):
+        return RecordDict({"reply": ConfigRecord({"kind": _kind(reply), **asdict(reply)})})
     header = {k: v for k, v in asdict(reply).items() if k not in ("values", "receipt")}
     receipt = json.dumps(dict(reply.receipt), sort_keys=True)
     return RecordDict(
@@ -167,6 +179,9 @@ def reply_from_records(records: RecordDict) -> Reply:
     """
     header = _header(records, "reply")
     names = {"holder": _text(header.get("holder")), "task_hash": _text(header.get("task_hash"))}
+    if header.get("kind") == "ready":
+        _exactly(records, {"reply"}, header, _READY_KEYS)
+        return Ready(**names)
     if header.get("kind") == "refusal":
         _exactly(records, {"reply"}, header, _REFUSAL_KEYS)
         return Refusal(**names, code=_text(header.get("code"))[:_CODE_LENGTH])
@@ -207,9 +222,9 @@ def task_from_bytes(data: bytes) -> Task:
 
 
 def reply_to_bytes(reply: Reply) -> bytes:
-    """An update or a refusal as one byte string, in the same form."""
-    if isinstance(reply, Refusal):
-        return _joined({"kind": "refusal", **asdict(reply)}, b"")
+    """A reply as one byte string, in the same form."""
+    if not isinstance(reply, Update):
+        return _joined({"kind": _kind(reply), **asdict(reply)}, b"")
     header = {k: v for k, v in asdict(reply).items() if k != "values"}
     return _joined({"kind": "update", **header}, reply.values)
 
@@ -222,6 +237,8 @@ def reply_from_bytes(data: bytes) -> Reply:
     """
     header, payload = _parted(data)
     names = {"holder": _text(header.get("holder")), "task_hash": _text(header.get("task_hash"))}
+    if header.get("kind") == "ready" and set(header) == _READY_KEYS and not payload:
+        return Ready(**names)
     if header.get("kind") == "refusal" and set(header) == _REFUSAL_KEYS and not payload:
         return Refusal(**names, code=_text(header["code"])[:_CODE_LENGTH])
     if header.get("kind") != "update" or set(header) != _UPDATE_KEYS:
@@ -237,6 +254,10 @@ def reply_from_bytes(data: bytes) -> Reply:
         receipt=header["receipt"],
         values=payload,
     )
+
+
+def _kind(reply: Refusal | Ready) -> str:
+    return "refusal" if isinstance(reply, Refusal) else "ready"
 
 
 def _joined(header: Mapping[str, Any], payload: bytes) -> bytes:
@@ -309,6 +330,12 @@ def _run(value: Any) -> str:
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 2**31:
         raise _malformed("a round number")
+    return value
+
+
+def _truth(value: Any) -> bool:
+    if type(value) is not bool:
+        raise _malformed("true or false")
     return value
 
 

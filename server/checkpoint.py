@@ -18,10 +18,14 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
+from .aggregation import ServerOptimizer
 from .run_folder import RunFolder
 
 FILE = "checkpoint/state.safetensors"
 _OPTIMIZER = "optimizer."
+# Abandoned rounds in a row before a run gives up: each is charged to whoever released in it. Two
+# may be a network's bad minute.
+MOST_ABANDONED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +41,7 @@ class Checkpoint:
         losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
         barred: holders whose ledger went back, whose word is not taken again.
-        silent: the last rounds in which no holder contributed.
+        abandoned: how many rounds were, in a row, up to this one.
         best: the adapter (N,) after the round with the least public loss, where that one is kept.
     """
 
@@ -50,13 +54,62 @@ class Checkpoint:
     receipts: Mapping[str, Receipt] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()
     best: Tensor | None = None
-    silent: int = 0
+    abandoned: int = 0
     merged: Tensor = field(default_factory=lambda: torch.zeros(0))
 
     @property
     def outcome(self) -> Tensor:
         """The adapter (N,) that the run leaves."""
         return self.adapter if self.best is None else self.best
+
+
+@dataclass
+class State:
+    """A run as it goes: the adapter (N,), the step that moves it, and the rest of a checkpoint,
+    with ``round`` as ``done``."""
+
+    adapter: Tensor
+    optimizer: ServerOptimizer
+    merged: Tensor
+    done: int = 0
+    advanced: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    barred: set[str] = field(default_factory=set)
+    best: Tensor | None = None
+    abandoned: int = 0
+
+    @classmethod
+    def of(cls, found: Checkpoint, optimizer: ServerOptimizer) -> State:
+        """As a checkpoint has it. A run that ended since its rounds were abandoned tries again."""
+        return cls(
+            found.adapter,
+            optimizer,
+            found.merged,
+            found.round,
+            found.advanced,
+            dict(found.losses),
+            dict(found.receipts),
+            set(found.barred),
+            found.best,
+            found.abandoned if found.abandoned < MOST_ABANDONED else 0,
+        )
+
+    def checkpoint(self, schema: AdapterSchema) -> Checkpoint:
+        """What a resumed run needs of it."""
+        return Checkpoint(
+            round=self.done,
+            advanced=self.advanced,
+            schema=schema.digest,
+            adapter=self.adapter,
+            merged=self.merged,
+            optimizer=self.optimizer.state(),
+            losses=self.losses,
+            receipts=self.receipts,
+            barred=frozenset(self.barred),
+            best=self.best,
+            abandoned=self.abandoned,
+        )
 
 
 def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
@@ -72,7 +125,7 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
         "losses": list(state.losses.items()),
         "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
         "barred": sorted(state.barred),
-        "silent": state.silent,
+        "abandoned": state.abandoned,
     }
     folder.write(FILE, save(tensors, metadata={"state": json.dumps(header)}))
 
@@ -123,7 +176,7 @@ def _read(path: str) -> Checkpoint:
         losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
         barred=frozenset(header["barred"]),
-        silent=header["silent"],
+        abandoned=header["abandoned"],
     )
 
 
@@ -134,7 +187,7 @@ def _fits(found: Checkpoint, schema: AdapterSchema, merged: int, stepped: int) -
     return (
         type(found.round) is int
         and type(found.advanced) is int
-        and type(found.silent) is int
+        and type(found.abandoned) is int
         and 0 <= found.advanced <= found.round
         and all(a.shape == (schema.size,) and a.dtype == torch.float32 for a in adapters)
         and found.merged.shape == (merged,)

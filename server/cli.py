@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,7 +19,9 @@ def add_commands(app: typer.Typer) -> None:
     report.command("show")(report_show)
     report.command("make")(report_make)
     report.command("verify")(report_verify)
+    report.command("diff")(report_diff)
     app.add_typer(report, name="report")
+    app.command("runs")(list_runs)
     app.command("predict")(predict_texts)
     app.command("explain")(explain_text)
     app.command("evaluate")(evaluate)
@@ -46,6 +48,58 @@ def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> Non
     if page.is_file():
         console.print(f"\nTo read and to print: {page}", markup=False, soft_wrap=True)
     console.print(outcome(report), markup=False, soft_wrap=True)
+
+
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="Where they lie.")] = Path("runs"),
+    as_json: JsonOption = False,
+) -> None:
+    """List the runs of a folder, the newest first: when, how it ended, claim and score."""
+    from rich.console import Console
+
+    from ..common.errors import ConfideError
+    from .report.runs import runs_in, show_runs
+
+    rows = runs_in(folder)
+    if as_json:
+        typer.echo(json.dumps([asdict(row) for row in rows], ensure_ascii=False))
+        return
+    if not rows:
+        raise ConfideError(
+            "run.missing",
+            f"There is no run under {str(folder)!r}.",
+            "Start one with `confide simulate`, or name the folder where runs lie.",
+        )
+    show_runs(rows, Console())
+
+
+def report_diff(
+    one: RunArgument,
+    other: RunArgument,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page, too.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set two runs side by side: claim, scores, and the settings in which they differ."""
+    from rich.console import Console
+
+    from .report import find_run, load_report
+    from .report.build import build_report
+    from .report.runs import beside, beside_page, show_beside
+
+    def report_of(run: str) -> dict[str, Any]:
+        folder = find_run(run)
+        there = (folder / "report.json").is_file()
+        return load_report(folder) if there else build_report(folder, prv=False)
+
+    found = beside(report_of(one), report_of(other))
+    if html:
+        html.write_text(beside_page(found), encoding="utf-8")
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), ensure_ascii=False))
+        return
+    show_beside(found, Console())
+    if html:
+        typer.echo(f"Page: {html}")
 
 
 def report_make(run: RunArgument = "latest") -> None:

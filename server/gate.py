@@ -32,7 +32,7 @@ from ..common.privacy.ledger import Receipt
 from ..common.ranks import padded
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
-from ..common.wire import Refusal, Reply, Task, Update
+from ..common.wire import Ready, Refusal, Reply, Task, Update
 from .senders import ANOTHERS_NAME, NAMELESS, Senders
 
 # A name goes into file names, log lines and the report, and none may look like a nameless node's.
@@ -132,6 +132,8 @@ def _update(
 ) -> Accepted:
     if isinstance(reply, Refusal):
         raise ConfideError(refusal_code(reply), "The holder refused.")
+    if isinstance(reply, Ready):
+        raise ConfideError("gate.task", "Nobody asked whether the holder can take part.")
     if reply.holder in barred:
         raise ConfideError(WENT_BACK, "The ledger went back in an earlier round.")
     return passes(reply, receipts.get(reply.holder))

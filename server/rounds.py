@@ -2,7 +2,9 @@
 
 A round with fewer accepted updates than ``round.min-holders`` is abandoned whole: the adapter
 stays, while the holders that released stay charged. So none is begun before that many holders are
-connected. The checkpoint after each round is all that it takes to go on after a crash.
+connected and said that they can take part (``ready``), and three such rounds in a row, or too few
+who are left, end the run. The checkpoint after each round is all that it takes to go on after a
+crash.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,7 +24,6 @@ from ..common.errors import ConfideError
 from ..common.merged import based_on, product_shapes
 from ..common.models import LoadedModel
 from ..common.parcel import HINT, OTHER_START, pack
-from ..common.privacy.ledger import Receipt
 from ..common.ranks import at_every_rank
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
@@ -30,11 +31,12 @@ from ..common.tensors import flatten, size_of, unflatten
 from ..common.wire import NO_ADAPTER, Task
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, whole
-from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoint import MOST_ABANDONED, State, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge, most_common
 from .ledgers import Ledgers
 from .memory import Memory
+from .ready import Able
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
 from .selection import select, selection_key
@@ -42,29 +44,6 @@ from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
-
-# Rounds in a row without a single accepted update before a run gives up: what they all refuse now
-# they will refuse again, while two such rounds may be a network's bad minute.
-_MOST_SILENT_ROUNDS = 3
-
-
-@dataclass
-class _State:
-    """The adapter (N,), the step that moves it, and what was added to the frozen weights (P,);
-    ``done`` is the last finished round, ``advanced`` counts those that were not abandoned, with
-    the public ``losses`` after each and the ``best`` adapter of them, where that one is kept;
-    ``silent`` counts the last ones in which nobody contributed."""
-
-    adapter: Tensor
-    optimizer: ServerOptimizer
-    merged: Tensor
-    done: int = 0
-    advanced: int = 0
-    losses: dict[int, float] = field(default_factory=dict)
-    receipts: dict[str, Receipt] = field(default_factory=dict)
-    barred: set[str] = field(default_factory=set)
-    best: Tensor | None = None
-    silent: int = 0
 
 
 class Rounds:
@@ -83,13 +62,14 @@ class Rounds:
         self._ledgers = Ledgers(folder, memory)
         self._settings, self._loaded, self._transport = settings, loaded, transport
         self._senders = Senders(transport.nodes, known)
+        self._able = Able(settings, transport, self._senders)
         self._folder, self._evaluator = folder, evaluator
         self._schema = loaded.schema
         self._method = method_of(settings.aggregate.method)
         self._trained = whole(loaded.schema, settings.aggregate.method).trained_shapes
         merging = settings.aggregate.method in MERGING
         self._merged = product_shapes(loaded.schema) if merging else ()
-        self._last_accepted, self._last_codes = 0, list[str]()
+        self._last_codes = list[str]()
         self._counted: dict[str, str] = {}
 
     def run(self, nodes: Sequence[int]) -> Score:
@@ -98,10 +78,15 @@ class Rounds:
 
         Raises:
             ConfideError: ``run.no-round`` when not one round could be finished,
-                ``run.too-few-holders`` when too few are connected for a round; the run can be
-                resumed then; ``run.no-count`` when too few counted their classes.
+                ``run.too-few-holders`` when too few are connected for a round, or can take part in
+                any; the run can be resumed then; ``run.no-count`` when too few counted their
+                classes.
         """
         state = self._begin()
+        if state.done < self._settings.round.count:
+            least, timeout = self._settings.round.min_holders, self._settings.round.timeout
+            there = wait_for_nodes(self._transport, least, timeout)
+            self._able.ask(self._next_task(state), there, self._folder)
         self._count_classes(state)
         # A resumed run has this loss already, or its last round was abandoned and has none.
         score: Score | None = self._evaluate(state, written=not state.done, new=not state.done)
@@ -109,14 +94,19 @@ class Rounds:
             if is_done(list(state.losses.values()), self._settings.round.patience):
                 logger.info("the public loss has not become less; the run ends here")
                 break
+            too_few = self._able.too_few({*nodes, *self._transport.nodes()})
+            if too_few and not state.advanced:
+                raise too_few
+            if too_few or state.abandoned == MOST_ABANDONED:
+                logger.warning("%s", too_few or f"{state.abandoned} rounds in a row were abandoned")
+                break
             if self._round(number, nodes, state):
                 scored, written = measured_after(self._settings, number)
                 score = self._evaluate(state, written=written) if scored else None
-            state.silent = state.silent + 1 if not self._last_accepted else 0
+                state.abandoned = 0
+            else:
+                state.abandoned += 1
             self._save(state)
-            if state.silent == _MOST_SILENT_ROUNDS:
-                logger.warning("no holder contributed in %d rounds; the run ends", state.silent)
-                break
         if not state.advanced:
             least = self._settings.round.min_holders
             raise ConfideError(
@@ -129,7 +119,7 @@ class Rounds:
             )
         return self._finish(state, score)
 
-    def _finish(self, state: _State, score: Score | None) -> Score:
+    def _finish(self, state: State, score: Score | None) -> Score:
         """The score of the adapter that is kept: the last one, or with ``round.patience`` the best
         by public loss, of which metrics.jsonl then tells the round. ``score`` is of the last one,
         where it was measured."""
@@ -142,7 +132,7 @@ class Rounds:
             return score
         return self._measure(kept, adapter, state.merged, written=True)
 
-    def _count_classes(self, state: _State) -> None:
+    def _count_classes(self, state: State) -> None:
         """Before the first round, where class weights or rates are to be counted; once in a run."""
         if not self._settings.task.uncounted:
             return
@@ -162,7 +152,7 @@ class Rounds:
         self._ledgers.take(0, summed.accepted, summed.left_out, state.receipts)
         self._save(state)
 
-    def _measure_at_holders(self, state: _State, adapter: Tensor) -> None:
+    def _measure_at_holders(self, state: State, adapter: Tensor) -> None:
         """After the last round, where a metric of the holders' own text is asked for. The run has
         its outcome by then, so that nobody is waited for. A resumed run gets the same bytes."""
         number = self._settings.round.count + 1
@@ -175,46 +165,34 @@ class Rounds:
         found = sums.measured(summed, self._settings, self._loaded.model)
         sums.record(self._folder, task, summed, self._settings, **found)
 
-    def _sum(self, task: Task, nodes: Sequence[int], state: _State) -> sums.Summed:
+    def _sum(self, task: Task, nodes: Sequence[int], state: State) -> sums.Summed:
         told = state.receipts, state.barred, self._senders
         return sums.ask(task, self._settings, self._transport, nodes, *told)
 
-    def _begin(self) -> _State:
+    def _begin(self) -> State:
         if self._settings.run.resume:
             sizes = size_of(self._merged), size_of(self._trained)
             found = load_checkpoint(self._folder, self._schema, *sizes)
             tensors = unflatten(found.adapter, self._schema.shapes)
             optimizer = ServerOptimizer(flatten(tensors, self._trained), self._settings)
             optimizer.restore(found.optimizer)
-            return _State(
-                found.adapter,
-                optimizer,
-                found.merged,
-                found.round,
-                found.advanced,
-                dict(found.losses),
-                dict(found.receipts),
-                set(found.barred),
-                found.best,
-                found.silent,
-            )
+            return State.of(found, optimizer)
         adapter = self._loaded.initial
         settled = self._method.settle(adapter)
         adapter = dict(settled.adapter) if settled else adapter
         optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
         none = torch.zeros(size_of(self._merged))
-        state = _State(flatten(adapter, self._schema.shapes), optimizer, none)
+        state = State(flatten(adapter, self._schema.shapes), optimizer, none)
         state.receipts = self._ledgers.before()
         self._save(state)
         return state
 
-    def _round(self, number: int, nodes: Sequence[int], state: _State) -> bool:
+    def _round(self, number: int, nodes: Sequence[int], state: State) -> bool:
         settings, started = self._settings, time.monotonic()
         least, timeout = settings.round.min_holders, settings.round.timeout
         connected = wait_for_nodes(self._transport, least, timeout)
-        chosen = select(
-            connected, settings.round.holders, key=selection_key(self._folder), round_number=number
-        )
+        able, key = self._able.of(connected), selection_key(self._folder)
+        chosen = select(able, settings.round.holders, key=key, round_number=number)
         rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
         task = self._task(number, state, rate)
         replies = self._transport.ask(chosen, task, timeout)
@@ -224,6 +202,8 @@ class Rounds:
         ranks = at_every_rank(schema) if settings.aggregate.method in OF_RANKS else None
         told = state.receipts, state.barred, self._senders
         accepted, left_out = judge(replies, task, at_rate, schema, *told, start, ranks)
+        self._able.note(replies, left_out)
+        left_out += self._able.left_out(set(connected) - set(chosen))
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": self._senders.name_of(n), "code": "transport.gone"} for n in gone]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
@@ -233,7 +213,6 @@ class Rounds:
             far = self._advance(state, accepted, schema, rate)
             left_out += [{"holder": holder, "code": OUTLIER} for holder in far]
         state.done = number
-        self._last_accepted = len(accepted)
         self._last_codes = [row["code"] for row in left_out]
         self._record(
             number,
@@ -247,7 +226,13 @@ class Rounds:
         )
         return not abandoned
 
-    def _task(self, number: int, state: _State, rate: float) -> Task:
+    def _next_task(self, state: State) -> Task:
+        """What the next round will send, as far as it is known."""
+        number, losses = state.done + 1, list(state.losses.values())
+        rate = rate_of(self._settings.train, number, self._settings.round.count, losses)
+        return self._task(number, state, rate)
+
+    def _task(self, number: int, state: State, rate: float) -> Task:
         """The task of a round. Holders that step themselves do so at the round's rate: it travels
         as the ``train.lr`` of this task, and no part of the plan depends on it."""
         flat = self._flat()
@@ -273,7 +258,7 @@ class Rounds:
 
     def _advance(
         self,
-        state: _State,
+        state: State,
         accepted: dict[str, Accepted],
         schema: AdapterSchema,
         rate: float,
@@ -300,7 +285,7 @@ class Rounds:
         state.advanced += 1
         return combined.outliers
 
-    def _merge(self, state: _State, changes: Mapping[str, Tensor], rate: float) -> None:
+    def _merge(self, state: State, changes: Mapping[str, Tensor], rate: float) -> None:
         """Move adapter and frozen weights by the mean of the holders' products."""
         state.advanced += 1
         step = rate if self._settings.round.mode == "gradient" else 1.0
@@ -345,7 +330,7 @@ class Rounds:
         if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
-    def _evaluate(self, state: _State, *, written: bool, new: bool = True) -> Score:
+    def _evaluate(self, state: State, *, written: bool, new: bool = True) -> Score:
         """The public score of the adapter as it is now; its loss is kept if it is ``new``. Text
         that is ``written`` takes a pass for each token, while the loss costs one."""
         score = self._measure(state.done, state.adapter, state.merged, written=written)
@@ -379,20 +364,5 @@ class Rounds:
         )
         return score
 
-    def _save(self, state: _State) -> None:
-        save_checkpoint(
-            self._folder,
-            Checkpoint(
-                round=state.done,
-                advanced=state.advanced,
-                schema=self._schema.digest,
-                adapter=state.adapter,
-                merged=state.merged,
-                optimizer=state.optimizer.state(),
-                losses=state.losses,
-                receipts=state.receipts,
-                barred=frozenset(state.barred),
-                best=state.best,
-                silent=state.silent,
-            ),
-        )
+    def _save(self, state: State) -> None:
+        save_checkpoint(self._folder, state.checkpoint(self._schema))

@@ -12,7 +12,8 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +27,24 @@ from ..common.errors import ConfideError
 from ..common.installed import code_hash
 from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
-from ..common.settings import COORDINATORS_OWN, Settings, from_flat
+from ..common.settings import Settings, from_flat
 from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .memory import Memory
 from .outcome import check_size, final_adapter
-from .report import value_text
+from .report import rounds_text, value_text
 from .report.build import write_report
 from .rounds import Rounds
-from .run_folder import RunFolder, now, run_settings, translated
+from .run_folder import RunFolder, now, translated
 from .seal import seal
 from .senders import Known
 from .transport import Transport, wait_for_nodes
 
 logger = logging.getLogger("confide.server")
+
+Check = Callable[[Path, Settings], object]
 
 _SOFTWARE = ("flwr", "torch", "transformers", "opacus", "peft", "dp-accounting")
 
@@ -51,60 +54,61 @@ def run(
     transport: Transport,
     known: Known | None = None,
     memory: Memory | None = None,
+    check: Check | None = None,
 ) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
 
     Args:
         known: the holder's name for each node, where the coordinator knows it.
         memory: of the holders' ledgers over runs, where they are the same ones.
+        check: of the folder ``data.path`` under the run's settings, before anything is trained.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
     """
     folder = _open_folder(config)
-    started = time.monotonic()
+    with folder.held():
+        _held_run(config, folder, partial(_train, transport, folder, known, memory, check))
+    return folder
+
+
+def _held_run(
+    config: Mapping[str, Any], folder: RunFolder, train: Callable[[Settings], None]
+) -> None:
+    started, command = time.monotonic(), str(config.get("run.id", ""))
     try:
-        _train(from_flat(config), transport, folder, known, memory)
+        train(from_flat(config))
     except ConfideError as error:
-        _end(folder, "failed", error.code, started, message=str(error))
+        _end(folder, command, "failed", error.code, started, message=str(error))
         raise
     except BaseException as error:
         code = "run.stopped" if isinstance(error, KeyboardInterrupt) else "run.failed"
-        _end(folder, "stopped" if code == "run.stopped" else "failed", code, started)
+        _end(folder, command, "stopped" if code == "run.stopped" else "failed", code, started)
         raise
-    _end(folder, "finished", "", started)
+    _end(folder, command, "finished", "", started)
     with translated(folder.path):
         report = write_report(folder.path)
     _say_goodbye(folder, report)
-    return folder
 
 
 def _open_folder(config: Mapping[str, Any]) -> RunFolder:
-    """A new folder comes first, so that even refused settings leave their reason there. A folder
-    that is there already is left as it is until the resumed run can go on in it."""
-    if not config.get("run.resume", ""):
-        out, name = config.get("run.out", "runs"), config.get("run.name", "run")
-        return RunFolder.create(str(out), str(name))
-    settings = from_flat(config)
-    folder = RunFolder.reopen(settings.run.resume)
-    asked, then = settings.to_flat(), run_settings(folder.path).to_flat()
-    changed = [key for key in then if key not in COORDINATORS_OWN and asked[key] != then[key]]
-    if changed:
-        raise ConfideError(
-            "run.resume",
-            f"{changed[0]} = {asked[changed[0]]!r}, but the run to be resumed has"
-            f" {then[changed[0]]!r}; its noise and its report are made for that.",
-            "Resume with the settings in the run's config.toml, or start a new run.",
-        )
-    return folder
+    """The folder comes first, so that even refused settings leave their reason there. One that is
+    there already is left as it is until the resumed run can go on in it."""
+    if config.get("run.resume", ""):
+        return RunFolder.reopen(from_flat(config))
+    out, named = str(config.get("run.out", "runs")), str(config.get("run.id", ""))
+    if named:
+        return RunFolder.named(out, named)
+    return RunFolder.create(out, str(config.get("run.name", "run")))
 
 
 def _train(
-    settings: Settings,
     transport: Transport,
     folder: RunFolder,
     known: Known | None,
     memory: Memory | None,
+    check: Check | None,
+    settings: Settings,
 ) -> None:
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
     if data is None:
@@ -113,6 +117,8 @@ def _train(
             f"data.path = {settings.data.path!r} is neither a folder nor a prepared federation.",
             "Run `confide assets fetch`, or name a folder with public.jsonl.",
         )
+    if check is not None:
+        check(data, settings)
     loaded = load_model(settings)
     if settings.aggregate.method in MERGING:
         check_size(loaded.schema)
@@ -120,7 +126,7 @@ def _train(
     evaluator = public_evaluator(loaded, settings, data)
     nodes = wait_for_nodes(transport, wanted, settings.round.timeout)
     if settings.run.resume:
-        folder.event("resume", time=now())
+        folder.event("resume", time=now(), command=settings.run.id)
     else:
         folder.write_config(settings.to_flat())
         warnings = [f"{one.what} {one.why} {one.fix}" for one in both_factors(settings, Facts())]
@@ -167,6 +173,7 @@ def _start(
     return {
         "time": now(),
         "run": folder.id,
+        "command": settings.run.id,
         "model": {
             "name": settings.model.name,
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
@@ -181,13 +188,16 @@ def _start(
     }
 
 
-def _end(folder: RunFolder, status: str, code: str, started: float, *, message: str = "") -> None:
+def _end(
+    folder: RunFolder, command: str, status: str, code: str, started: float, *, message: str = ""
+) -> None:
     """The last event; ``message`` is the coordinator's own, and stays in its own folder."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     try:
         folder.event(
             "end",
             time=now(),
+            command=command,
             status=status,
             code=code,
             message=message,
@@ -212,4 +222,4 @@ def _say_goodbye(folder: RunFolder, report: Mapping[str, Any]) -> None:
         utility["examples"],
     )
     logger.info("%s", claim["sentence"])
-    logger.info("run folder: %s", folder.path)
+    logger.info("run folder: %s%s", folder.path, rounds_text(report))

@@ -2,17 +2,23 @@
 
 Created before anything can go wrong, so that a run that fails leaves its reason. A line of
 ``metrics.jsonl`` is there whole or not at all, files are replaced atomically, and a full disk is
-an error that a person can act on.
+an error that a person can act on. One process at a time writes a run (``RunFolder.held``).
+
+The name of a run is fixed before it begins, by whoever starts it (``run.id``). Its first and last
+events say for which command they were written, so that a command that goes on with a run takes no
+event for its own that another one left.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import re
+import secrets
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +26,7 @@ from typing import Any
 
 from ..common.errors import ConfideError
 from ..common.paths import replace_durably
-from ..common.settings import Settings, from_flat
+from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
@@ -43,16 +49,15 @@ class RunFolder:
 
     @classmethod
     def create(cls, out: str, name: str) -> RunFolder:
-        """A new folder.
+        """A new folder, named by the time in UTC.
 
         Raises:
             ConfideError: ``run.folder`` or ``disk.full`` when it cannot be made.
         """
-        stamp = datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
         base = Path(out).expanduser().resolve()
-        safe = _NAME.sub("-", name).strip("-.")[:60] or "run"
+        first = _stamped(name)
         for attempt in range(100):
-            path = base / (f"{stamp}-{safe}" + (f"-{attempt}" if attempt else ""))
+            path = base / (f"{first}-{attempt}" if attempt else first)
             with translated(path):
                 base.mkdir(parents=True, exist_ok=True)
                 try:
@@ -63,18 +68,78 @@ class RunFolder:
         raise ConfideError("run.folder", f"{base} holds 100 runs of this second.", "Try again.")
 
     @classmethod
-    def reopen(cls, folder: str) -> RunFolder:
-        """The folder of a run to be resumed; what a crash left half written is cut off."""
-        path = Path(folder).expanduser().resolve()
+    def named(cls, out: str, run_id: str) -> RunFolder:
+        """The folder of a run that was given its name before; it is made if it is not there.
+
+        Raises:
+            ConfideError: ``run.id`` for a name that is none, or of a run that began already;
+                ``run.folder`` or ``disk.full``.
+        """
+        if not run_id or _NAME.search(run_id) or run_id.strip("-.") != run_id:
+            raise ConfideError(
+                "run.id",
+                f"run.id = {run_id!r:.140} is no folder's name.",
+                "The commands set it; leave it empty.",
+            )
+        path = Path(out).expanduser().resolve() / run_id
+        if (path / METRICS).exists():
+            raise ConfideError(
+                "run.id",
+                f"{path} is a run already.",
+                "Leave run.id empty, or go on with that run by run.resume.",
+            )
+        with translated(path):
+            path.mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def reopen(cls, settings: Settings) -> RunFolder:
+        """The folder of the run that ``run.resume`` names; nothing is written.
+
+        Raises:
+            ConfideError: ``run.resume`` for a folder without a checkpoint, or of a run with other
+                settings.
+        """
+        path = Path(settings.run.resume).expanduser().resolve()
         if not (path / "checkpoint").is_dir():
             raise ConfideError(
                 "run.resume", f"{path} has no checkpoint.", "Name the folder of a run that trained."
             )
-        metrics = path / METRICS
-        if metrics.is_file():
-            with translated(metrics):
-                os.truncate(metrics, metrics.read_bytes().rfind(b"\n") + 1)
+        asked, then = settings.to_flat(), run_settings(path).to_flat()
+        changed = [key for key in then if key not in COORDINATORS_OWN and asked[key] != then[key]]
+        if changed:
+            raise ConfideError(
+                "run.resume",
+                f"{changed[0]} = {asked[changed[0]]!r}, but the run to be resumed has"
+                f" {then[changed[0]]!r}; its noise and its report are made for that.",
+                "Resume with the settings in the run's config.toml, or start a new run.",
+            )
         return cls(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the one that writes this run. What a crash left half written is cut off.
+
+        Raises:
+            ConfideError: ``run.busy`` when another process is.
+        """
+        handle = os.open(self.path, os.O_RDONLY)  # the folder itself: a lock leaves no file behind
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfideError(
+                    "run.busy",
+                    f"Another process is at work on the run in {self.path}.",
+                    "Wait for its end, or stop it.",
+                ) from None
+            metrics = self.path / METRICS
+            if metrics.is_file():
+                with translated(metrics):
+                    os.truncate(metrics, metrics.read_bytes().rfind(b"\n") + 1)
+            yield
+        finally:
+            os.close(handle)
 
     def event(self, event: str, **fields: Any) -> None:
         """Append one line to metrics.jsonl, whole or not at all."""
@@ -128,9 +193,27 @@ def _lines_of(path: Path) -> list[bytes]:
     return path.read_bytes().splitlines(keepends=True) if path.is_file() else []
 
 
-def folders_in(out: Path) -> set[Path]:
-    """The run folders in ``out``; none when it is not there."""
-    return {path.resolve() for path in out.iterdir() if path.is_dir()} if out.is_dir() else set()
+def new_id(name: str) -> str:
+    """A name for a run that begins elsewhere, which nobody else gives in the same second."""
+    return f"{_stamped(name)}-{secrets.token_hex(3)}"
+
+
+def _stamped(name: str) -> str:
+    safe = _NAME.sub("-", name).strip("-.")[:60].strip("-.") or "run"
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{safe}"
+
+
+def part_of(events: Sequence[Mapping[str, Any]], command: str) -> list[dict[str, Any]]:
+    """The events of the part of a run that one command started: from the first that was written
+    for it (``run.id``) to the last before another command's."""
+    part: list[dict[str, Any]] = []
+    for event in events:
+        named = event.get("command")
+        if part and named not in (None, command):
+            break
+        if part or named == command:
+            part.append(dict(event))
+    return part
 
 
 def run_settings(folder: Path) -> Settings:

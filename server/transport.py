@@ -7,8 +7,10 @@ yardsticks run the same rounds over holders of their own process.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from flwr.app import Message, MessageType
@@ -26,18 +28,26 @@ _POLL_SECONDS = 0.2
 
 
 class Transport(Protocol):
-    """Connected holders by node number, and one exchange with some of them."""
+    """Connected holders by node number, and one exchange with some of them. ``patience`` is how
+    many seconds more of them may come; 0 where all are there from the start."""
+
+    @property
+    def patience(self) -> float: ...
 
     def nodes(self) -> Sequence[int]: ...
 
     def ask(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]: ...
 
+    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
+        """Whether each would work on the task, at no charge to anybody."""
+        ...
+
 
 class GridTransport:
     """A Flower grid as a transport; ``live`` hears of every answer when it comes."""
 
-    def __init__(self, grid: Grid, live: Live = nowhere) -> None:
-        self._grid, self._live = grid, live
+    def __init__(self, grid: Grid, live: Live = nowhere, patience: float = math.inf) -> None:
+        self._grid, self._live, self.patience = grid, live, patience
         self._one_by_one = False
 
     def nodes(self) -> Sequence[int]:
@@ -74,6 +84,10 @@ class GridTransport:
             or _refusal(task, "transport.no-answer" if node in sent else "transport.not-sent")
             for node in nodes
         }
+
+    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
+        """As ``ask``, for a task that only asks."""
+        return self.ask(nodes, replace(task, dry=True), timeout)
 
     def _send(self, nodes: Sequence[int], task: Task, timeout: float) -> dict[str, int]:
         """The node by the number of the message that is on its way to it."""
@@ -133,19 +147,20 @@ def _refusal(task: Task, code: str) -> Refusal:
 
 
 def wait_for_nodes(transport: Transport, wanted: int, timeout: float) -> Sequence[int]:
-    """Wait until at least ``wanted`` holders are connected.
+    """Wait until at least ``wanted`` holders are connected, while more may come.
 
     Rounds that start before all are there would sample from whoever was quickest.
 
     Raises:
         ConfideError: ``run.too-few-holders``.
     """
-    deadline = time.monotonic() + timeout
+    began, patience = time.monotonic(), min(timeout, transport.patience)
     while len(nodes := transport.nodes()) < wanted:
-        if time.monotonic() >= deadline:
+        if time.monotonic() >= began + patience:
+            waited = f" after {patience:g} s" if patience else ""
             raise ConfideError(
                 "run.too-few-holders",
-                f"{len(nodes)} holders are connected after {timeout:g} s; the run needs {wanted}.",
+                f"{len(nodes)} holders are connected{waited}; the run needs {wanted}.",
                 "Wait for the others, lower round.min-holders or round.holders, or in a simulation"
                 f" pass --federation-config 'num-supernodes={wanted}'.",
             )

@@ -190,9 +190,10 @@ def _show_outcome(folder: Path, as_json: bool) -> None:
         utility = report["utility"]
         metric = utility["metric"]
         told = {when: utility[when][metric] for when in ("before", "after")}
-        typer.echo(json.dumps({"run": str(folder), "metric": metric, **told, **claim}))
+        counted = {name: report["run"][name] for name in ("rounds", "rounds_planned")}
+        typer.echo(json.dumps({"run": str(folder), "metric": metric, **told, **claim, **counted}))
         return
-    typer.echo(f"{report['claim']['sentence']}\n{outcome(report)}\nRun folder: {folder}")
+    typer.echo(f"{report['claim']['sentence']}\nRun folder: {folder}\n{outcome(report)}")
 
 
 def bench_utility(

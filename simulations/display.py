@@ -59,7 +59,8 @@ class Display:
         self._facts["holders"] = f"{len(accepted)} holders"
         if event["left_out"]:
             self._facts["holders"] += f", {len(event['left_out'])} left out"
-        spent = max((row["receipt"]["epsilon"] for row in accepted), default=None)
+        told = [row["receipt"]["epsilon"] for row in accepted]
+        spent = max((epsilon for epsilon in told if epsilon is not None), default=None)
         if spent is not None:
             self._facts["epsilon"] = f"ε {spent:.2f} of {self._promise:g}"
         number, moment = event["round"], time.monotonic()

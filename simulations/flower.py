@@ -3,14 +3,15 @@
 Flower's local SuperLink stays behind after a run, serves any user of the machine, installs the
 app's dependencies anew and reports to its makers, all by default; ``flwr run`` returns 0 even when
 the run failed. Here everything is switched off by documented variables, the SuperLink is a child
-that ends with the run, and success is read from the run folder. ``environment`` is what the
-Makefile sets, too.
+that ends with the run, and success is read from the run folder, from what was written there for
+this very call. ``environment`` is what the Makefile sets, too.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -23,11 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import tomli_w
+from joblib import cpu_count
 
 from ..common.errors import ConfideError
-from ..common.settings import Scalar
+from ..common.network import past_proxies
+from ..common.settings import Scalar, from_flat
 from ..server.deploy.flower import SWITCHES as _SWITCHES
-from ..server.run_folder import RunFolder, folders_in, now, read_events
+from ..server.run_folder import RunFolder, new_id, now, part_of, read_events
 
 SWITCHES = {
     **_SWITCHES,
@@ -39,29 +43,28 @@ SWITCHES = {
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.3
-
-_APP = """[project]
-name = "confide-simulation"
-version = "0.1.0"
-description = "A simulated run of an installed confide"
-license = "Apache-2.0"
-
-[tool.flwr.app]
-publisher = "confide"
-
-[tool.flwr.app.components]
-serverapp = "confide.server.app:app"
-clientapp = "confide.client.app:app"
-
-[tool.flwr.app.config]
-"""
+_LOG = "flower.log"  # what Flower said, kept beside a run that it did not bring to its end
+_LONGEST_TMP = 32  # Ray's sockets lie 70 letters below it, and no socket's path has more than 107
+_MOST_WORDS = 300
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_FRAMES = re.compile(r"[\u2500-\u259f]+ ?")
+_TELLING = re.compile(r"error|exception|fail|killed|denied|refused|cannot|no such|not found", re.I)
 
 
 def environment(home: Path, api_port: int, control_port: int) -> dict[str, str]:
-    """The variables of a private Flower; set before its SuperLink starts, which keeps them."""
+    """The variables of a private Flower; set before its SuperLink starts, which keeps them.
+
+    Nothing on the loopback goes through a proxy (slime#757), Ray is one's own whatever another one
+    on the machine left in the environment (levanter#376), and its sockets lie where their paths are
+    short and of plain letters (ray#35010).
+    """
     tools = str(Path(sys.executable).parent)
     return os.environ | {
         **SWITCHES,
+        **past_proxies(os.environ),
+        "RAY_ADDRESS": "local",
+        "RAY_TMPDIR": str(home.parent),
+        "TMPDIR": str(home.parent),
         "FLWR_HOME": str(home),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(api_port),
         "FLWR_LOCAL_CONTROL_API_PORT": str(control_port),
@@ -74,31 +77,56 @@ def simulate(
 ) -> Path:
     """Run the federation that ``config`` describes over ``holders`` simulated holders.
 
-    ``progress`` sees every event of the run's metrics.jsonl. Returns the run folder.
+    ``progress`` sees every event that the run's metrics.jsonl gets for this call. Returns the run
+    folder.
 
     Raises:
-        ConfideError: the run's own code, or ``simulation.flower`` when Flower itself failed.
+        ConfideError: the run's own code; ``run.resume`` or ``run.busy`` before anything is started;
+            ``simulation.flower`` when Flower itself failed.
         KeyboardInterrupt: after everything that was started has ended.
     """
-    resumed = _resumed(config)
-    out = resumed.parent if resumed else Path(str(config["run.out"])).expanduser().resolve()
-    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
+    folder = _folder(config)
+    command = new_id("resumed") if config.get("run.resume") else folder.id
+    watch = _Watch(folder, command, progress)
+    named = {"run.out": str(folder.path.parent), "run.id": command}
+    with tempfile.TemporaryDirectory(prefix="confide-", dir=_short_tmp()) as scratch:
         place = Path(scratch)
-        _write_app(place / "app", {**config, "run.out": str(out)})
-        _write_home(place / "home", holders)
-        watch = _Watch(out, resumed, progress)
         try:
+            _write_app(place / "app", {**config, **named})
+            _write_home(place / "home", holders)
             _run(place, watch)
         except KeyboardInterrupt:
-            watch.stopped()  # now that nothing is left that could still write
+            watch.ended("stopped", "run.stopped", "")  # nothing is left that could still write
             raise
-        if watch.folder is None:
-            raise ConfideError(
-                "simulation.flower",
-                "Flower ended before the run began.",
-                _last_words((place / "flwr.log").read_text(errors="replace")),
-            )
-    return _verdict(watch.folder)
+        except ConfideError as error:
+            watch.ended("failed", error.code, error.message)
+            raise
+        finally:
+            if not watch.finished:
+                _keep_log(place, folder)
+        if not watch.end:
+            watch.ended("failed", "simulation.flower", _last_words(_log_of(place)))
+    return _verdict(folder.path, watch.end)
+
+
+def _folder(config: Mapping[str, Scalar]) -> RunFolder:
+    """The folder of a new run, named before Flower starts, or that of a run to be resumed."""
+    if not config.get("run.resume"):
+        return RunFolder.create(
+            str(config.get("run.out", "runs")), str(config.get("run.name", "run"))
+        )
+    folder = RunFolder.reopen(from_flat(config))
+    with folder.held():  # or somebody else is at work on it
+        return folder
+
+
+def _short_tmp() -> str | None:
+    """A folder for scratch files whose path sockets can have; None for the system's own."""
+    named = tempfile.gettempdir()
+    if named.isascii() and len(named) <= _LONGEST_TMP:
+        return None
+    usual = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 - a folder of a random name is made there
+    return next((path for path in usual if os.access(path, os.W_OK | os.X_OK)), None)
 
 
 def _run(place: Path, watch: _Watch) -> None:
@@ -116,31 +144,42 @@ def _run(place: Path, watch: _Watch) -> None:
             _end(client)
 
 
-def _resumed(config: Mapping[str, Scalar]) -> Path | None:
-    resume = str(config.get("run.resume", ""))
-    return Path(resume).expanduser().resolve() if resume else None
-
-
 def _write_app(folder: Path, config: Mapping[str, Scalar]) -> None:
     """An app of a few lines: the code is the installed one, not a copy that travels."""
     folder.mkdir()
-    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
-    (folder / "pyproject.toml").write_text(_APP + "\n".join(rows) + "\n", encoding="utf-8")
+    app = {
+        "publisher": "confide",
+        "components": {
+            "serverapp": "confide.simulations.app:app",
+            "clientapp": "confide.client.app:app",
+        },
+        "config": dict(config),
+    }
+    project = {
+        "name": "confide-simulation",
+        "version": "0.1.0",
+        "description": "A simulated run of an installed confide",
+        "license": "Apache-2.0",
+    }
+    content = {"project": project, "tool": {"flwr": {"app": app}}}
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
     (folder / "README.md").write_text("A simulated run.\n", encoding="utf-8")
 
 
 def _write_home(home: Path, holders: int) -> None:
+    """A worker for each processor that this process may use, and no more than there are holders."""
     home.mkdir()
-    cpus = os.cpu_count() or 1
-    (home / "config.toml").write_text(
-        '[superlink]\ndefault = "local"\n\n[superlink.local]\naddress = ":local:"\n'
-        f"options.num-supernodes = {holders}\n"
-        "options.backend.client-resources.num-cpus = 1\n"
-        f"options.backend.init-args.num-cpus = {cpus}\n"
-        'options.backend.init-args.logging-level = "error"\n'
-        "options.backend.init-args.log-to-driver = false\n",
-        encoding="utf-8",
-    )
+    backend = {
+        "client-resources": {"num-cpus": 1},
+        "init-args": {
+            "num-cpus": max(1, min(cpu_count(), holders)),
+            "logging-level": "error",
+            "log-to-driver": False,
+        },
+    }
+    local = {"address": ":local:", "options": {"num-supernodes": holders, "backend": backend}}
+    content = {"superlink": {"default": "local", "local": local}}
+    (home / "config.toml").write_text(tomli_w.dumps(content), encoding="utf-8")
 
 
 @contextmanager
@@ -202,54 +241,88 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 class _Watch:
-    """Finds the run's folder and passes on its events until Flower's client has ended."""
+    """Passes on the events of one command's run until Flower's client has ended."""
 
     def __init__(
-        self, out: Path, resumed: Path | None, progress: Callable[[dict[str, Any]], None]
+        self, folder: RunFolder, command: str, progress: Callable[[dict[str, Any]], None]
     ) -> None:
-        self.folder = resumed
-        self._out, self._known, self._progress = out, folders_in(out), progress
-        self._seen = len(read_events(resumed)) if resumed else 0
+        self._folder, self._command, self._progress = folder, command, progress
+        self._events: list[dict[str, Any]] = []
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """The last event, if that is the end; empty before."""
+        last = self._events[-1] if self._events else {}
+        return last if last.get("event") == "end" else {}
+
+    @property
+    def finished(self) -> bool:
+        return self.end.get("status") == "finished"
 
     def follow(self, client: subprocess.Popen[bytes]) -> None:
-        """Return when the run has ended; ``folder`` stays None when no run ever began."""
+        """Return when Flower's client has ended, however long the report takes; where the run let
+        go of its folder and the client lives on, a minute later."""
+        deadline = math.inf
         while True:
-            ended = client.poll() is not None
-            if self.folder is None:
-                self.folder = max(folders_in(self._out) - self._known, default=None)
-            if self.folder is not None:
-                new = read_events(self.folder)[self._seen :]
-                self._seen += len(new)
-                for event in new:
-                    self._progress(event)
-                if new and new[-1]["event"] == "end":
-                    # The report comes after the last event; the client's end says it is there.
-                    client.wait(timeout=_START_SECONDS)
-                    return
-            if ended:
+            over = client.poll() is not None
+            self._look()
+            if over or time.monotonic() > deadline:
                 return
+            if self.end and deadline == math.inf and self._is_free():
+                deadline = time.monotonic() + _START_SECONDS
             time.sleep(_POLL_SECONDS)
 
-    def stopped(self) -> None:
-        """Leave word in the folder that somebody stopped the run."""
-        if self.folder is not None:
-            RunFolder(self.folder).event(
-                "end", time=now(), status="stopped", code="run.stopped", message="", seconds=0.0
+    def ended(self, status: str, code: str, message: str) -> None:
+        """Leave word in the folder of how the run ended, where it left none itself."""
+        self._look()
+        if self.end:
+            return
+        with suppress(ConfideError), self._folder.held():
+            self._folder.event(
+                "end",
+                time=now(),
+                command=self._command,
+                status=status,
+                code=code,
+                message=message,
+                seconds=0.0,
             )
+        self._look()
+
+    def _look(self) -> None:
+        events = part_of(read_events(self._folder.path), self._command)
+        new, self._events = events[len(self._events) :], events
+        for event in new:
+            self._progress(event)
+
+    def _is_free(self) -> bool:
+        with suppress(ConfideError), self._folder.held():
+            return True
+        return False
 
 
-def _verdict(folder: Path) -> Path:
+def _verdict(folder: Path, end: Mapping[str, Any]) -> Path:
     """The folder of a run that finished; otherwise the run's own code as an error."""
-    last = next((e for e in reversed(read_events(folder)) if e["event"] == "end"), None)
-    if last is None or last["status"] != "finished":
-        code = last["code"] if last else "run.stopped"
-        said = (last or {}).get("message") or "The run did not finish."
+    if end.get("status") != "finished":
+        code = end.get("code", "run.stopped")
+        said = end.get("message") or "The run did not finish."
         raise ConfideError(
             code,
             said.removeprefix(f"[{code}] "),
             f"What there is lies in {folder}; a run with a checkpoint goes on with run.resume.",
         )
     return folder
+
+
+def _log_of(place: Path) -> str:
+    """What Flower's processes said, the client's own last."""
+    logs = (place / "superlink.log", place / "flwr.log")
+    return "\n".join(path.read_text(errors="replace") for path in logs if path.is_file())
+
+
+def _keep_log(place: Path, folder: RunFolder) -> None:
+    with suppress(ConfideError):  # a full disk is no second failure
+        folder.write(_LOG, _plain(_log_of(place)).encode())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -277,6 +350,14 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def _plain(log: str) -> str:
+    """A log without colours and the frames around its messages."""
+    return _FRAMES.sub("", _COLOURS.sub("", log))
+
+
 def _last_words(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "It said nothing."
+    """The last line that tells of a failure, else the last one that says anything."""
+    lines = [line.strip() for line in _plain(log).splitlines() if any(map(str.isalpha, line))]
+    telling = [line for line in lines if _TELLING.search(line)]
+    said = (telling or lines or ["It said nothing."])[-1][:_MOST_WORDS]
+    return f"Flower ended, and the run had not: {said}"

@@ -18,11 +18,14 @@ Source: Akiba et al. 2019 (Optuna); Bergstra et al. 2011 (TPE).
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import multiprocessing
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -142,7 +145,14 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
     for one in _models_of(search, settings):
         check_start(one)
     data = check_text(text_of(search.scenario, settings), settings)
-    study = _study(optuna, search)
+    with _study(optuna, search) as study:
+        return _tuned(search, data, study, optuna.TrialPruned, say)
+
+
+def _tuned(
+    search: Search, data: Path, study: Any, pruned: type[Exception], say: Callable[[Trial], None]
+) -> Outcome:
+    """Trials until there are as many as wanted, whoever makes them."""
 
     def objective(trial: Any) -> float:
         values = {d.key: d.suggest(trial) for d in search.space}
@@ -151,13 +161,15 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
         for key, value in outcome.items():
             trial.set_user_attr(key, value)
         if outcome["state"] == "pruned":
-            raise optuna.TrialPruned
+            raise pruned
         if outcome["state"] == "failed":
             raise ConfideError(outcome["code"], outcome["message"])
         return float(outcome["measure"])
 
     def tell(_: Any, frozen: Any) -> None:
         say(_told(frozen))
+        if len(_finished(study)) >= search.wanted:
+            study.stop()
 
     missing = search.wanted - len(_finished(study))
     if missing > 0:
@@ -186,9 +198,28 @@ def _optuna() -> Any:
     return optuna
 
 
-def _study(optuna: Any, search: Search) -> Any:
-    """The study in the folder, new or gone on with; a trial that a crash cut off is given up."""
+@contextmanager
+def _study(optuna: Any, search: Search) -> Iterator[Any]:
+    """The study in the folder, new or gone on with, for as long as it is worked on. Several
+    processes may be at it, and share its trials; whoever finds nobody else there gives up those
+    that a crash cut off."""
     search.folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(search.folder, os.O_RDONLY)  # a lock on the folder leaves no file behind
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone = True
+        except BlockingIOError:
+            fcntl.flock(handle, fcntl.LOCK_SH)
+            alone = False
+        study = _opened(optuna, search, alone=alone)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+        yield study
+    finally:
+        os.close(handle)
+
+
+def _opened(optuna: Any, search: Search, *, alone: bool) -> Any:
     study = optuna.create_study(
         study_name=search.scenario.name,
         storage=_storage(search.folder),
@@ -208,7 +239,8 @@ def _study(optuna: Any, search: Search) -> Any:
             f"{search.folder} holds a search with another space, sampler or configuration.",
             "Go on with the same options, or name another folder with --out.",
         )
-    for cut_off in study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,)):
+    running = (optuna.trial.TrialState.RUNNING,)
+    for cut_off in study.get_trials(deepcopy=False, states=running) if alone else ():
         study.tell(cut_off.number, state=optuna.trial.TrialState.FAIL)
     # A sampler that began again with the same seed would try the same values again.
     seed = hash((search.config()["run.seed"], len(study.trials))) % 2**31
@@ -307,23 +339,18 @@ def one_run(
         hopeless: asked before each round with the last one and its measure; True ends the run.
     """
     from ..server.run import run
+    from ..server.run_folder import RunFolder
     from .inprocess import federation
 
-    before = set(_folders(config))
+    folder = RunFolder.create(str(config["run.out"]), str(config["run.name"]))
     members = federation(sorted(data.glob("holder-*.jsonl")), ledgers)
     state, code, message = "complete", "", ""
     try:
-        run(config, _Watched(members, Path(str(config["run.out"])), hopeless))
+        run({**config, "run.id": folder.id}, _Watched(members, folder.path, hopeless))
     except ConfideError as error:
         code, message = error.code, error.message
         state = "pruned" if code == _PRUNED else "failed"
-    (folder,) = set(_folders(config)) - before
-    return {"state": state, "code": code, "message": message, **_facts(folder)}
-
-
-def _folders(config: Mapping[str, Scalar]) -> list[Path]:
-    out = Path(str(config["run.out"]))
-    return [path for path in out.iterdir() if path.is_dir()] if out.is_dir() else []
+    return {"state": state, "code": code, "message": message, **_facts(folder.path)}
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -362,14 +389,19 @@ def _events(folder: Path) -> list[dict[str, Any]]:
 class _Watched:
     """A transport that ends a run which is not worth going on with, before its next round."""
 
-    def __init__(self, inner: Any, out: Path, hopeless: Callable[[int, float], bool]) -> None:
-        self._inner, self._out, self._hopeless = inner, out, hopeless
+    def __init__(self, inner: Any, run: Path, hopeless: Callable[[int, float], bool]) -> None:
+        self._inner, self._run, self._hopeless = inner, run, hopeless
+
+    patience = 0.0
 
     def nodes(self) -> Sequence[int]:
         return self._inner.nodes()  # type: ignore[no-any-return]
 
+    def ready(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
+        return self._inner.ready(nodes, task, timeout)  # type: ignore[no-any-return]
+
     def ask(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
-        scores = [e for e in _events(self._out / task.run) if e["event"] == "evaluation"]
+        scores = [e for e in _events(self._run) if e["event"] == "evaluation"]
         if (
             scores
             and scores[-1]["round"]

@@ -69,13 +69,14 @@ def _show_search(found: Outcome, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from ..common.paths import replace_durably
     from .tune_page import cost_sentence, grid_sentence, models, render, table
     from .tuned import best_scenario
 
     folder, name = found.search.folder, found.search.scenario.name
     best, page = folder / f"{name}-tuned.toml", folder / "search.html"
-    best.write_text(best_scenario(found), encoding="utf-8")
-    page.write_text(render(found), encoding="utf-8")
+    for file, text in ((best, best_scenario(found)), (page, render(found))):
+        replace_durably(file, text.encode())  # another process may be at the same search
     if as_json:
         values = {"measure": found.best.measure, "values": found.best.values}
         tried = {"trials": len(found.trials), "points": found.search.points}

@@ -10,6 +10,7 @@ written here, so that no spelling of a path ("..", "%2e") means another one behi
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from .federation import Federation
@@ -57,8 +58,7 @@ http {{
     keepalive_timeout 75s;
     upstream superlink {{ server {superlink}; keepalive 16; }}
     server {{
-        listen {port} ssl;
-        listen [::]:{port} ssl;
+{listening}
         ssl_certificate {place}/server.crt;
         ssl_certificate_key {place}/server.key;
         ssl_protocols TLSv1.2 TLSv1.3;
@@ -91,11 +91,29 @@ def configuration(federation: Federation) -> str:
         place=federation.folder / "door",
         logs=federation.logs,
         superlink=federation.superlink,
-        port=federation.port,
+        listening="\n".join(
+            f"        listen {place}:{federation.port} ssl;" for place in _places()
+        ),
         ca=federation.ca,
         body=_MOST_BODY,
         locations="\n".join(_LOCATION.format(call=call) for call in CALLS),
     )
+
+
+def _places() -> list[str]:
+    """Where there is something to listen on: a machine may have either protocol switched off, and
+    nginx would not start (docker-nginx-unprivileged#35)."""
+    every = ((socket.AF_INET, "0.0.0.0", "*"), (socket.AF_INET6, "::", "[::]"))  # noqa: S104
+    return [place for family, address, place in every if _is_there(family, address)] or ["*"]
+
+
+def _is_there(family: socket.AddressFamily, address: str) -> bool:
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def write_door(federation: Federation) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfideError
+from ...common.network import past_proxies
 from .federation import Federation
 from .keys import write_public, write_secret
 
@@ -69,6 +70,7 @@ def environment(federation: Federation) -> dict[str, str]:
     """The variables for every program of Flower; its home is the federation's own."""
     tools = str(Path(sys.executable).parent)
     return os.environ | {
+        **past_proxies(os.environ),  # its programs meet on the loopback
         **SWITCHES,
         FEDERATION: str(federation.folder),
         "FLWR_HOME": str(_home(federation)),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ...common.errors import ConfideError
 from ...common.paths import local_or_cached
 from ...common.settings import Scalar, from_flat
 from ..live import read_live
-from ..run_folder import PUBLIC_FILE, folders_in, read_events
+from ..run_folder import PUBLIC_FILE, RunFolder, new_id, part_of, read_events
 from . import flower
 from .bundle import check_bundle
 from .federation import Federation
@@ -29,8 +29,9 @@ from .members import names
 
 Event = dict[str, Any]
 
-# Which run of Flower's each run folder is now, by its path. It lies in the federation's folder: a
-# run folder may come from anybody, and a run of Flower's that it names would be followed and ended.
+# Which run of Flower's each run folder is now, by its path, and for which command. It lies in the
+# federation's folder: a run folder may come from anybody, and a run of Flower's that it names would
+# be followed and ended.
 _NOTE = "flower/runs.json"
 _MOST_NOTES = 1000
 _POLL_SECONDS = 0.5
@@ -51,7 +52,7 @@ class Watch:
     progress: Callable[[Event], None]
     out: Path
     folder: Path | None = None
-    _known: set[Path] = field(default_factory=set)
+    _command: str = ""
     _seen: int = 0
     _connected: frozenset[int] = frozenset()
     _status: str = ""
@@ -59,8 +60,11 @@ class Watch:
     def run(self) -> Path:
         """From start to report, over as many runs of Flower's as it takes."""
         tries = 0
-        self._seen = len(read_events(self.folder)) if self.folder else 0
-        number = self._running() or self._begin()
+        self._rounds()  # a damaged folder is refused before anything is started
+        number = self._running()
+        if self.folder and (number is None or (self.folder / "checkpoint").is_dir()):
+            RunFolder.reopen(from_flat(self.config))  # and so is one with other settings
+        number = number or self._begin()
         while True:
             before = self._rounds()
             try:
@@ -83,23 +87,27 @@ class Watch:
     def _begin(self) -> int:
         """Start a run of Flower's: anew, or from the checkpoint if there is one."""
         resumed = self.folder if self.folder and (self.folder / "checkpoint").is_dir() else None
-        if resumed is None:
-            self.folder, self._seen = None, 0
-        self._known = folders_in(self.out)
-        flat = {**self.config, "run.out": str(self.out), "run.resume": str(resumed or "")}
-        path = self.federation.folder / "flower" / "run-config.toml"
+        self._command, self._seen = new_id(str(self.config.get("run.name", "run"))), 0
+        self.folder = resumed or self.out / self._command
+        place = {"run.out": str(self.out), "run.resume": str(resumed or "")}
+        flat = {**self.config, **place, "run.id": self._command}
+        path = self.federation.folder / "flower" / f"run-config-{self._command}.toml"
         rows = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in flat.items()]
         write_public(path, ("\n".join(rows) + "\n").encode())
-        number = flower.start_run(self.federation, path)
-        if resumed:
-            self._note(number)
+        try:
+            number = flower.start_run(self.federation, path)
+        finally:
+            path.unlink(missing_ok=True)
+        self._note(number)
         return number
 
     def _running(self) -> int | None:
         """The run of Flower's that this folder belongs to, if it is still under way."""
-        number = self._notes().get(str(self.folder))
-        if number is None:
+        noted = self._notes().get(str(self.folder))
+        if noted is None:
             return None
+        number, self._command = int(noted["run"]), str(noted["command"])
+        self._seen = len(self._events())  # what is told from now on is new
         open_ids = {run.id for run in flower.runs(self.federation) if not run.over}
         return number if number in open_ids else None
 
@@ -111,7 +119,7 @@ class Watch:
             if time.monotonic() - asked >= _ASK_SECONDS:
                 over = self._patiently_over(number)
                 asked = time.monotonic()
-            self._look(number)
+            self._look()
             if not over:
                 time.sleep(_POLL_SECONDS)
 
@@ -136,17 +144,16 @@ class Watch:
         self._status = found[number].status if number in found else "finished:lost"
         return self._status.startswith("finished")
 
-    def _look(self, number: int) -> None:
-        if self.folder is None:
-            self.folder = max(folders_in(self.out) - self._known, default=None)
-            if self.folder is not None:
-                self._note(number)
-        if self.folder is not None:
-            new = read_events(self.folder)[self._seen :]
-            self._seen += len(new)
-            for event in new:
-                self.progress(event)
+    def _look(self) -> None:
+        new = self._events()[self._seen :]
+        self._seen += len(new)
+        for event in new:
+            self.progress(event)
         self._show()
+
+    def _events(self) -> list[Event]:
+        """Those that were written for this command, or for the one whose run it watches."""
+        return part_of(read_events(self.folder), self._command) if self.folder else []
 
     def _show(self) -> None:
         of_round = read_live(self.folder)[1] if self.folder else {}
@@ -170,30 +177,25 @@ class Watch:
 
     def _last_end(self) -> Event | None:
         """The end of the run's newest part, which none of an earlier part is."""
-        events: list[Event] = read_events(self.folder) if self.folder else []
-        for event in reversed(events):
-            if event["event"] == "end":
-                return event
-            if event["event"] in ("start", "resume", "round"):
-                return None
-        return None
+        last = next(reversed(self._events()), None)
+        return last if last and last["event"] == "end" else None
 
     def _rounds(self) -> int:
         events = read_events(self.folder) if self.folder else []
         return max((int(e["round"]) for e in events if e["event"] == "round"), default=0)
 
     def _note(self, number: int) -> None:
-        notes = {path: run for path, run in self._notes().items() if path != str(self._found())}
-        notes[str(self._found())] = number
+        notes = {path: run for path, run in self._notes().items() if path != str(self.folder)}
+        notes[str(self.folder)] = {"run": number, "command": self._command}
         newest = dict(list(notes.items())[-_MOST_NOTES:])
         write_public(self.federation.folder / _NOTE, json.dumps(newest).encode())
 
-    def _notes(self) -> dict[str, int]:
+    def _notes(self) -> dict[str, Event]:
         path = self.federation.folder / _NOTE
         return json.loads(path.read_bytes()) if path.is_file() else {}
 
     def _found(self) -> Path:
-        if self.folder is None:
+        if self.folder is None or not self.folder.is_dir():
             raise ConfideError(
                 "server.flower",
                 "Flower ended the run before it began.",
@@ -231,8 +233,6 @@ def run_over(
     data = _public_text(federation, settings.data.path)
     told = {**config, "data.path": str(data)}
     watch = Watch(federation, told, progress, out, resumed)
-    if resumed:
-        watch._seen = len(read_events(resumed))
     return watch.run()
 
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import datetime
 from html import escape as _escape
 from pathlib import Path
 from typing import Any
@@ -41,10 +43,19 @@ def find_run(name: str, runs: Path | None = None) -> Path:
         raise ConfideError(
             "run.missing",
             f"There is no run under {str(runs)!r}.",
-            "Start one with `flwr run . --stream`, or give the folder of a run.",
+            "Start one with `confide simulate`, or give the folder of a run.",
         )
-    # A run folder's name starts with its time, so that the last name is the newest run.
-    return max(found, key=lambda folder: folder.name)
+    return max(found, key=lambda folder: (began(folder), folder.name))
+
+
+def began(folder: Path) -> float:
+    """When a run began, in seconds since 1970: by the first of its events that says a time, else by
+    its folder's. A name's time may be of another place's clock."""
+    with (folder / "metrics.jsonl").open("rb") as lines:
+        for line in lines:
+            with suppress(ValueError, TypeError, KeyError, RecursionError):
+                return datetime.fromisoformat(json.loads(line)["time"]).timestamp()
+    return folder.stat().st_mtime
 
 
 def load_report(folder: Path) -> dict[str, Any]:
@@ -129,6 +140,15 @@ def kept_text(utility: Mapping[str, Any]) -> str:
         f"The adapter after round {kept} is kept, whose loss was the least; that these records"
         " chose it flatters it."
     )
+
+
+def rounds_text(report: Mapping[str, Any]) -> str:
+    """How many of the planned rounds counted, where some did not; empty where all did, or the run
+    ended early as it was planned to."""
+    run = report["run"]
+    if run["rounds"] >= run["rounds_planned"] or report["utility"].get("kept") is not None:
+        return ""
+    return f" {run['rounds']} of {run['rounds_planned']} rounds counted."
 
 
 def share_of(metric: str, value: float | None, largest: float) -> float:

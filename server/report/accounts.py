@@ -2,21 +2,21 @@
 
 The events are those of a holder's ledger when the folder holds one, otherwise those of its newest
 receipt, plus what it may have charged without our knowing: who timed out, or was turned away at
-the gate, has spent its round or its sum, and only the next receipt would say so. Nothing is
-estimated downwards.
+the gate, has spent its round or its sum, and only the next receipt would say so. What a round
+spends is in the plan of the run, which is the same at every holder. Nothing is estimated downwards.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from ...common.plans import plan_of, planned_steps
 from ...common.privacy import accountant
-from ...common.privacy.accountant import GaussianSteps
 from ...common.privacy.ledger import Receipt
 from ...common.privacy.steps import missing
-from ...common.sums import is_sum, steps_of_sums, sums_of
+from ...common.sums import steps_of_sums
 from .figures import Steps
 from .histories import History, Round
 from .ledgers import LedgerFacts
@@ -32,10 +32,9 @@ NAMELESS = "node-"  # a holder that never answered is known by the number of its
 @dataclass(frozen=True, kw_only=True)
 class Account:
     """What one holder spent in this run. ``basis`` is ledger, receipt or plan; ``open_rounds``
-    counts rounds in which it may have charged without our knowing, and ``unknown`` says that
-    nothing at all is known of what a round of it spends. ``whole`` is what it was to release in
-    this run, all rounds and sums; ``proven`` is epsilon of everything ever released on its text,
-    this run in full, by its own word or ledger; None where nothing is known."""
+    counts rounds in which it may have charged without our knowing. ``whole`` is what it was to
+    release in this run, all rounds and sums; ``proven`` is epsilon of everything ever released on
+    its text, this run in full, by its own word or ledger; None where neither is there."""
 
     name: str
     history: History
@@ -43,7 +42,6 @@ class Account:
     basis: str
     open_rounds: int
     ledger: LedgerFacts | None
-    unknown: bool = False
     whole: Steps = ()
     proven: float | None = None
 
@@ -103,26 +101,24 @@ def _account(
 ) -> Account:
     history = run.histories.get(name, History())
     steps: Steps = history.newest.steps_run if history.newest else ()
-    basis, opened_rounds, unknown = "receipt" if history.newest else "plan", 0, False
+    basis, opened = "receipt" if history.newest else "plan", 0
     proven = history.newest.proven if history.newest else None
     if ledger is not None and not ledger.fault:
         steps, basis, proven = ledger.steps, "ledger", ledger.proven
         whole = ledger.whole
     else:
-        opened_rounds = rounds.of(name, history.last_round)
-        opened = _open_steps(run, steps, opened_rounds)
-        unknown = bool(opened_rounds and not opened)
+        opened = rounds.of(name, history.last_round)
+        trained = plan_of(run.settings).steps(opened)
         summed = steps_of_sums(run.settings, sums.of(name, history.last_round))
-        steps = (*steps, *opened, *summed)
+        steps = (*steps, trained, *summed)
         whole = _whole(run, steps)
     return Account(
         name=name,
         history=history,
         steps=accountant.merge(steps),
         basis=basis,
-        open_rounds=opened_rounds,
+        open_rounds=opened,
         ledger=ledger,
-        unknown=unknown,
         whole=whole,
         proven=proven,
     )
@@ -148,24 +144,11 @@ class _OpenRounds:
         return len(rounds)
 
 
-def _open_steps(run: Run, steps: Steps, rounds: int) -> Steps:
-    """As many steps as the open rounds have, like the holder's last; at rate 1 if there is none."""
-    most = len(sums_of(run.settings))
-    known = [s for s in steps if not (is_sum(s, run.settings) and s.steps <= most)]
-    noise = known[-1].noise_multiplier if known else run.settings.privacy.noise_multiplier
-    if not rounds or not noise:
-        return ()
-    rate, count = known[-1].sampling_rate if known else 1.0, rounds * run.settings.train.steps
-    return (GaussianSteps(noise_multiplier=noise, sampling_rate=rate, steps=count),)
-
-
 def _whole(run: Run, steps: Steps) -> Steps:
-    """What a holder with such steps was to release in the run; at least what it did."""
-    most, count = len(sums_of(run.settings)), run.settings.train.steps * run.settings.round.count
-    kinds = [s for s in steps if not (is_sum(s, run.settings) and s.steps <= most)]
-    rounds = [replace(one, steps=count) for one in kinds]
-    planned = accountant.merge((*rounds, *steps_of_sums(run.settings)))
-    return accountant.merge((*planned, *missing(steps, planned))) if steps else ()
+    """What a holder that was charged ``steps`` was to release in the run; at least what it did."""
+    planned = planned_steps(run.settings)
+    charged = any(step.steps for step in steps)
+    return accountant.merge((*planned, *missing(steps, planned))) if charged else ()
 
 
 def curves(run: Run, accounts: Iterable[Account], spent: dict[str, float]) -> dict[str, Points]:

@@ -101,17 +101,14 @@ def _withdraws(finding: Finding) -> bool:
 
 
 def _held_by(run: Run, accounts: Sequence[Account]) -> list[Held]:
-    """The figures of each holder; where nothing is known of one, the plan's epsilon stands."""
+    """The figures of each holder; none in a run without noise."""
+    if not run.private:
+        return [held(run, account, None, None, None) for account in accounts]
     delta = run.settings.privacy.delta
-    known = [a for a in accounts if run.private and not a.unknown]
-    spent = figures([a.steps for a in known], delta, run.limit)
-    planned = figures([a.whole for a in known], delta, run.limit)
+    spent = figures([a.steps for a in accounts], delta, run.limit)
+    planned = figures([a.whole for a in accounts], delta, run.limit)
     out = []
     for account in accounts:
-        if account not in known:
-            limit = run.limit if run.private else None
-            out.append(held(run, account, limit, limit, None))
-            continue
         ledger, newest = account.ledger, account.newest
         by_ledger = ledger is not None and not ledger.fault
         summed = ledger.epsilon if ledger and by_ledger else newest.epsilon if newest else None
@@ -131,8 +128,7 @@ def _holders(run: Run, held_by: Sequence[Held], *, prv: bool) -> list[Json]:
     """The rows of the holders."""
     delta = run.settings.privacy.delta
     accounts = [one.account for one in held_by]
-    known = [a.steps for a in accounts if run.private and not a.unknown]
-    found = figures(known, delta, run.limit)
+    found = figures([a.steps for a in accounts if run.private], delta, run.limit)
     second = _prvs(found, delta) if prv else {}
     rows = [_holder(run, one, found.get(one.account.steps), second) for one in held_by]
     if run.private:
@@ -147,13 +143,13 @@ def _holder(
     run: Run, one: Held, found: Figure | None, second: Mapping[Steps, float | None]
 ) -> Json:
     account = one.account
-    known = found is not None and run.private and not account.unknown
+    known = found is not None and run.private
     newest, steps = account.newest, account.steps
     return {
         "name": account.name,
         "rounds": account.history.rounds,
         "sums": account.history.sums,
-        "events": [step.to_json() for step in steps if not account.unknown],
+        "events": [step.to_json() for step in steps],
         "basis": account.basis,
         "open_rounds": account.open_rounds,
         "runs": account.runs,

@@ -104,7 +104,7 @@ def held(
 ) -> Held:
     """What a holder's account proves: at least the plan of this run, and the sum of all."""
     parts = [account.proven or 0.0, all_runs or 0.0, planned or 0.0, spent or 0.0]
-    known = run.private and planned is not None and not (account.unknown and run.limit is None)
+    known = run.private and planned is not None
     return Held(
         account=account,
         spent=spent,
@@ -121,7 +121,7 @@ def promise_of(run: Run, holders: Sequence[Held], failed: Sequence[str]) -> Prom
     bounded = run.private and all(e is not None and math.isfinite(e) for e in proven)
     epsilon = max((e for e in proven if e is not None), default=0.0) if bounded else None
     private = bounded and not failed
-    known = [one for one in holders if one.account.whole and not one.account.unknown]
+    known = [one for one in holders if one.account.whole]
     several = [one.proven for one in known if one.account.runs > 1 and one.proven is not None]
     single = [(one.account.whole, one.proven or 0.0) for one in known if one.account.runs == 1]
     return Promise(

@@ -12,7 +12,16 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from . import all_plain, epsilon_text, kept_text, metric_title, percent, plain, value_text
+from . import (
+    all_plain,
+    epsilon_text,
+    kept_text,
+    metric_title,
+    percent,
+    plain,
+    rounds_text,
+    value_text,
+)
 from .checks import FAILED, NOT_CHECKED, PASSED
 from .verify import Verdict
 from .words import told_of_sums
@@ -44,12 +53,13 @@ def outcome(report: Mapping[str, Any]) -> str:
     utility, claim = all_plain(report["utility"]), all_plain(report["claim"])
     name = utility["metric"]
     before, after = (value_text(name, utility[when].get(name)) for when in ("before", "after"))
+    short = rounds_text(report)
     gained = f"{metric_title(name)} {before} before, {after} after"
     if not claim["private"] or claim["epsilon"] is None:
-        return f"{gained}; NOT DIFFERENTIALLY PRIVATE."
+        return f"{gained}; NOT DIFFERENTIALLY PRIVATE.{short}"
     spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
     of_all = f", from all {claim['runs']} runs together" if claim["runs"] > 1 else ""
-    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}{of_all}."
+    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}{of_all}.{short}"
 
 
 def show_verdict(verdict: Verdict, console: Console) -> None:

@@ -7,11 +7,13 @@ decides them; a last line that a kill tore is dropped, and that run is done agai
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...common.errors import ConfideError
 
@@ -64,7 +66,7 @@ class Results:
             return
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("a+b") as opened:
+            with _alone(file) as opened:
                 opened.seek(0)
                 content = opened.read()
                 whole = content[: content.rfind(b"\n") + 1]
@@ -85,8 +87,16 @@ class Results:
         """Keep a result, in the file before the call returns where there is one."""
         self._known[result.of] = result
         if self._file is not None:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(result)) + "\n")
+            with _alone(self._file) as file:
+                file.write((json.dumps(asdict(result)) + "\n").encode())
+
+
+@contextmanager
+def _alone(file: Path) -> Iterator[BinaryIO]:
+    """The file, while no other process reads or writes it: several may keep their results there."""
+    with file.open("a+b") as opened:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield opened
 
 
 def _parsed(line: str) -> Measured | None:

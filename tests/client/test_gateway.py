@@ -86,7 +86,11 @@ def test_a_bundle_inherits_nothing_but_a_short_list(
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "CONFIDE_BUNDLES", "LD_PRELOAD"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("https_proxy", "http://lower:3128")
+    monkeypatch.setenv("no_proxy", "intranet.example")
     env = environment(tmp_path)
+    assert env["https_proxy"] == "http://lower:3128"
+    assert env["NO_PROXY"].split(",")[:2] == ["intranet.example", "127.0.0.1"]
     assert "secret" not in env.values()
     assert env["HTTPS_PROXY"] == "http://proxy:3128"
     assert env["FLWR_HOME"] == env["HOME"] == str(tmp_path)

@@ -276,6 +276,23 @@ def test_no_request_of_the_bank_shows_a_record(make: Make, part: int) -> None:
     assert codes == {"update", "refusal"}
 
 
+@pytest.mark.parametrize("part", range(2))
+def test_who_only_asks_sees_no_record_leaves_nothing_and_is_told_what_a_task_would_be(
+    make: Make, part: int
+) -> None:
+    place = make()
+    lines = lines_of("classification", RECORDS)
+    other = [*lines[:-1], BAD_LINES["another label"]]
+    for changes in BANK[part::4]:
+        asked = place.request(1, **changes)
+        tasks = [dataclasses.replace(asked, dry=True), asked]
+        seen, others = place.watch(lines, tasks), place.watch(other, tasks)
+        assert_alike(seen, others, repr(changes)[:80], units=2)
+        (said, *_), _, left, sums = seen.told[:4]
+        assert (left, sums) == (("no ledger", []), 0), "who only asks leaves nothing"
+        assert (said == "ready") == (seen.told[4][0] == "update"), changes
+
+
 def test_no_row_of_requests_shows_a_record_or_its_past(make: Make) -> None:
     """One holder, asked much: what was asked before, and a text that changed, must not show."""
     place = make()

@@ -21,7 +21,7 @@ from confide.client.policy import Policy
 from confide.client.private_step import PrivateOptimizer
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
-from confide.common.wire import Reply, Task, Update, reply_to_bytes
+from confide.common.wire import Refusal, Reply, Task, Update, reply_to_bytes
 from tests import tiny
 
 SEED = 20261130
@@ -129,7 +129,8 @@ def _told(reply: Reply) -> Any:
     """A reply without its values and what is random in it."""
     size = len(reply_to_bytes(reply))
     if not isinstance(reply, Update):
-        return "refusal", size, dataclasses.asdict(reply)
+        kind = "refusal" if isinstance(reply, Refusal) else "ready"
+        return kind, size, dataclasses.asdict(reply)
     fields = dataclasses.asdict(reply)
     values = fields.pop("values")
     receipt = {k: v for k, v in fields.pop("receipt").items() if k not in OF_ONE_LEDGER}

@@ -11,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from confide.common.encoding import decode_vector, encode_vector, encoded_size, rounding_of
 from confide.common.errors import ConfideError
 from confide.common.wire import (
+    Ready,
     Refusal,
     Task,
     Update,
@@ -49,16 +50,21 @@ def test_tasks_and_replies_come_back_as_they_went() -> None:
     assert task_from_records(task_to_records(TASK)) == TASK
     assert reply_from_records(reply_to_records(UPDATE)) == UPDATE
     refusal = Refusal(holder="h", task_hash="t", code="policy.max-delta")
-    assert reply_from_records(reply_to_records(refusal)) == refusal
+    ready = Ready(holder="h", task_hash="t")
+    for reply in (refusal, ready):
+        assert reply_from_records(reply_to_records(reply)) == reply
+    asks = dataclasses.replace(TASK, dry=True)
+    assert task_from_records(task_to_records(asks)) == asks
     assert Update.from_bytes(UPDATE.to_bytes()) == UPDATE
 
 
 def test_they_come_back_from_bytes_as_well() -> None:
-    for task in (TASK, dataclasses.replace(TASK, merged=b"12345678")):
+    asks = dataclasses.replace(TASK, dry=True)
+    for task in (TASK, asks, dataclasses.replace(TASK, merged=b"12345678")):
         assert task_from_bytes(task_to_bytes(task)) == task
     assert task_from_bytes(task_to_bytes(TASK)).hash == TASK.hash
     refusal = Refusal(holder="h", task_hash="t", code="policy.max-delta")
-    for reply in (UPDATE, refusal):
+    for reply in (UPDATE, refusal, Ready(holder="h", task_hash="t")):
         assert reply_from_bytes(reply_to_bytes(reply)) == reply
 
 
@@ -84,6 +90,8 @@ def _framed(text: str, payload: bytes = b"") -> bytes:
         _framed('{"kind": "update", "holder": "h", "task_hash": "t"}'),
         _framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": "a.b"}', b"more"),
         _framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": 7}'),
+        _framed('{"kind": "ready", "holder": "h", "task_hash": "t", "code": "a.b"}'),
+        _framed('{"kind": "ready", "holder": "h", "task_hash": "t"}', b"more"),
         _framed('{"kind": "note", "holder": "h", "task_hash": "t", "code": "a.b"}'),
         _framed(" " * 70_000 + "{}"),
     ],
@@ -98,7 +106,8 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
 def test_every_part_of_a_task_is_in_its_hash() -> None:
     changes = {"run": "q", "round": 4, "settings": {"a.b": 2}, "schema": "z", "adapter": b"1235"}
     changes |= {"sent": "10", "rest": "1" * 64, "merged": b"5"}
-    assert set(changes) == {f.name for f in dataclasses.fields(Task)}
+    # Whether a task only asks is no part of what a ledger is charged for: a dry one never is.
+    assert {*changes, "dry"} == {f.name for f in dataclasses.fields(Task)}
     hashes = {dataclasses.replace(TASK, **{k: v}).hash for k, v in changes.items()}
     assert len(hashes | {TASK.hash}) == len(changes) + 1
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import tomllib
 from collections.abc import Callable, Mapping
 from datetime import date
@@ -16,9 +17,9 @@ from typing import Any
 import pytest
 
 from confide.common.errors import ConfideError
-from confide.common.settings import Settings
+from confide.common.settings import Settings, from_flat
 from confide.common.wire import NO_ADAPTER, Task
-from confide.server.deploy import flower, members
+from confide.server.deploy import door, flower, members
 from confide.server.deploy import run as module
 from confide.server.deploy.federation import Federation, Holder
 from confide.server.deploy.run import run_over
@@ -67,12 +68,15 @@ class Fake:
 
     # What a ServerApp does.
     def begin(self) -> None:
-        self.folder = RunFolder.create(str(self.configs[-1]["run.out"]), "it")
-        self.folder.event("start", run=self.folder.id)
+        config = self.configs[-1]
+        self.folder = RunFolder.named(str(config["run.out"]), str(config["run.id"]))
+        self.folder.write_config({**config, "run.id": ""})
+        self.folder.event("start", run=self.folder.id, command=config["run.id"])
 
     def go_on(self) -> None:
-        self.folder = RunFolder.reopen(str(self.configs[-1]["run.resume"]))
-        self.folder.event("resume")
+        config = self.configs[-1]
+        self.folder = RunFolder.reopen(from_flat(config))
+        self.folder.event("resume", command=config["run.id"])
 
     def round(self, number: int) -> None:
         assert self.folder is not None
@@ -86,7 +90,8 @@ class Fake:
 
     def end(self, status: str = "finished", code: str = "", message: str = "") -> None:
         assert self.folder is not None
-        self.folder.event("end", status=status, code=code, message=message)
+        command = self.configs[-1]["run.id"]
+        self.folder.event("end", command=command, status=status, code=code, message=message)
         if status == "finished":
             self.folder.write("report.json", b"{}")
 
@@ -233,7 +238,8 @@ def test_a_run_that_died_goes_on_from_its_checkpoint_in_the_same_folder(
     assert fake.configs[0]["run.resume"] == ""
     assert fake.configs[1]["run.resume"] == str(folder)
     assert kinds(shown) == ["start", "round", "again", "resume", "round", "end"]
-    assert json.loads((fed.folder / "flower" / "runs.json").read_text()) == {str(folder): 2}
+    noted = json.loads((fed.folder / "flower" / "runs.json").read_text())
+    assert noted == {str(folder): {"run": 2, "command": fake.configs[1]["run.id"]}}
 
 
 def test_a_run_folder_of_somebody_elses_names_no_run_of_flowers(play: Any, tmp_path: Path) -> None:
@@ -271,7 +277,8 @@ def test_a_run_that_died_before_its_first_checkpoint_begins_anew(play: Any) -> N
 
 def test_a_run_killed_between_its_end_and_its_report_is_finished(play: Any) -> None:
     def no_report(fake: Fake) -> None:
-        fake.folder.event("end", status="finished", code="")  # type: ignore[union-attr]
+        command = fake.configs[-1]["run.id"]
+        fake.folder.event("end", command=command, status="finished", code="")  # type: ignore[union-attr]
 
     fake, call, _ = play([begin, rounds(1), no_report, die], [go_on, end()])
     assert (call() / "report.json").is_file()
@@ -353,3 +360,82 @@ def test_without_public_text_nothing_starts(play: Any, tmp_path: Path) -> None:
         call(data__path=str(tmp_path))
     assert caught.value.code == "data.missing-file"
     assert fake.configs == []
+
+
+# --- the door listens on what there is (docker-nginx-unprivileged#35) ---
+
+
+@pytest.mark.parametrize(
+    ("there", "listens"),
+    [
+        ({socket.AF_INET, socket.AF_INET6}, ["*:1", "[::]:1"]),
+        ({socket.AF_INET}, ["*:1"]),
+        ({socket.AF_INET6}, ["[::]:1"]),
+    ],
+)
+def test_the_door_listens_on_the_protocols_that_the_machine_has(
+    fed: Federation, monkeypatch: pytest.MonkeyPatch, there: set[int], listens: list[str]
+) -> None:
+    monkeypatch.setattr(door, "_is_there", lambda family, _: family in there)
+    lines = door.configuration(fed).splitlines()
+    found = [line.split()[1] for line in lines if line.split()[:1] == ["listen"]]
+    assert found == listens
+
+
+def test_a_protocol_is_there_if_it_can_be_bound() -> None:
+    assert door._is_there(socket.AF_INET, "127.0.0.1")
+    assert not door._is_there(socket.AF_INET, "203.0.113.7"), "an address of another machine"
+
+
+# --- a run is another's only by its name (hydra#2925) ---
+
+
+def test_two_runs_begun_at_once_in_one_folder_each_tell_their_own_outcome(play: Any) -> None:
+    def stranger(fake: Fake) -> None:
+        """Somebody else's run appears in the same folder, with a later name, and fails."""
+        other = RunFolder.create(str(fake.configs[-1]["run.out"]), "zz-later")
+        other.event("start", run=other.id, command="")
+        other.event("end", command="", status="failed", code="run.no-round", message="theirs")
+
+    fake, call, shown = play([stranger, begin, rounds(1), end()])
+    assert call() == fake.folder.path
+    assert kinds(shown) == ["start", "round", "end"]
+
+
+def test_the_end_of_an_earlier_part_is_not_that_of_a_resumed_one(play: Any) -> None:
+    """A resume that fails at once leaves the folder as it was: an old run's figures, no new end."""
+    fake, call, shown = play([begin, rounds(1), end()], [die], [die], [die], [die])
+    folder = call()
+    shown.clear()
+    with pytest.raises(ConfideError) as caught:
+        call(run__resume=str(folder))
+    assert caught.value.code == "run.failed"
+    assert kinds(shown) == ["again"] * 3
+    assert len(fake.configs) == 5
+
+
+def test_a_resume_with_other_settings_is_refused_by_name_before_anything_starts(play: Any) -> None:
+    fake, call, _ = play([begin, rounds(1), end()])
+    folder = call()
+    with pytest.raises(ConfideError, match=r"train\.lr = 0\.5") as caught:
+        call(run__resume=str(folder), train__lr=0.5)
+    assert caught.value.code == "run.resume"
+    assert len(fake.configs) == 1
+
+
+def test_two_starts_at_once_do_not_read_each_others_run_config(
+    play: Any, fed: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, call, _ = play([begin, end()], [begin, end()])
+    paths = []
+    started = flower.start_run
+
+    def start_run(federation: Federation, path: Path) -> int:
+        paths.append(path)
+        return started(federation, path)
+
+    monkeypatch.setattr(flower, "start_run", start_run)
+    call()
+    call()
+    assert len(set(paths)) == 2
+    assert not any(path.exists() for path in paths)

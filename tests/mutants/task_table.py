@@ -64,11 +64,11 @@ TASK_MUTANTS = (
         (f"{_SCHEDULE}::test_an_abandoned_round_before_a_kill_is_no_loss_that_stood_still",),
     ),
     Mutant(
-        "a resumed run forgets in how many rounds nobody contributed",
-        "server/rounds.py",
-        "                found.silent,\n",
+        "a resumed run forgets how many rounds were abandoned",
+        "server/checkpoint.py",
+        "            found.abandoned if found.abandoned < MOST_ABANDONED else 0,\n",
         "",
-        (f"{_SCHEDULE}::test_a_killed_run_still_knows_in_how_many_rounds_nobody_contributed",),
+        (f"{_SCHEDULE}::test_a_killed_run_still_knows_how_many_rounds_were_abandoned",),
     ),
     Mutant(
         "fedsa: the checkpoint is held against what the holders keep",

@@ -6,17 +6,19 @@ import errno
 import json
 import os
 import re
+import time
 import tomllib
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from confide.common.errors import ConfideError
-from confide.common.settings import from_flat
+from confide.common.settings import Settings, from_flat
 from confide.server import run_folder
-from confide.server.run_folder import RunFolder, run_settings
+from confide.server.run_folder import RunFolder, part_of, run_settings
 from tests import tiny
 
 ODD_NAMES = [
@@ -126,20 +128,89 @@ def test_events_are_lines_in_order(folder: RunFolder) -> None:
 
 
 def test_a_resumed_run_does_not_write_behind_half_a_line(folder: RunFolder) -> None:
-    folder.write("checkpoint/state.safetensors", b"")
     folder.event("start", run="r")
     with (folder.path / "metrics.jsonl").open("a") as file:
         file.write('{"event": "rou')
-    again = RunFolder.reopen(str(folder.path))
-    again.event("resume")
+    with folder.held():
+        folder.event("resume")
     lines = (folder.path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["start", "resume"]
+
+
+def resumed(path: Path, **changes: Any) -> Settings:
+    flat = tiny.config(Path("m"), Path("d"), Path("o"), run__resume=str(path), **changes)
+    return from_flat(flat)
 
 
 def test_what_is_not_a_run_cannot_be_reopened(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nothing"):
         with pytest.raises(ConfideError, match=r"run\.resume"):
-            RunFolder.reopen(str(path))
+            RunFolder.reopen(resumed(path))
+
+
+def test_a_run_goes_on_with_its_own_settings_alone(folder: RunFolder) -> None:
+    folder.write("checkpoint/state.safetensors", b"")
+    folder.write_config(resumed(folder.path).to_flat())
+    again = resumed(folder.path, run__id="another-command", run__name="another")
+    assert RunFolder.reopen(again).path == folder.path
+    with pytest.raises(ConfideError, match=r"train\.lr = 9\.0") as caught:
+        RunFolder.reopen(resumed(folder.path, train__lr=9.0))
+    assert caught.value.code == "run.resume"
+
+
+def test_a_run_is_written_by_one_process_at_a_time(folder: RunFolder) -> None:
+    with folder.held():
+        with pytest.raises(ConfideError) as caught, RunFolder(folder.path).held():
+            pass
+        assert caught.value.code == "run.busy"
+    with folder.held():
+        assert list(folder.path.iterdir()) == [], "the lock leaves no file"
+
+
+def test_a_run_that_was_named_before_begins_in_the_folder_of_that_name_once(
+    folder: RunFolder,
+) -> None:
+    out = str(folder.path.parent)
+    assert RunFolder.named(out, folder.id).path == folder.path
+    assert RunFolder.named(out, "not-there-yet").path.is_dir()
+    folder.event("start", run=folder.id)
+    for name in (folder.id, "../elsewhere", "", "a/b", ".hidden", "x\n"):
+        with pytest.raises(ConfideError) as caught:
+            RunFolder.named(out, name)
+        assert caught.value.code == "run.id"
+
+
+def test_the_names_of_two_places_in_two_time_zones_sort_by_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OasisLMF#1936: a run begun later, further west, had the smaller name."""
+    names = []
+    for zone in ("Pacific/Kiritimati", "Pacific/Pago_Pago"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        names.append(RunFolder.create(str(tmp_path), "x").id[: len("20260101-000000")])
+    monkeypatch.undo()
+    time.tzset()
+    one, two = (datetime.strptime(n, "%Y%m%d-%H%M%S").replace(tzinfo=UTC) for n in names)
+    assert abs((two - one).total_seconds()) < 60
+    assert abs((datetime.now(UTC) - one).total_seconds()) < 60
+
+
+EVENTS = [
+    {"event": "start", "command": "one"},
+    {"event": "round", "round": 1},
+    {"event": "end", "command": "one", "status": "finished"},
+    {"event": "resume", "command": "two"},
+    {"event": "round", "round": 2},
+    {"event": "end", "command": "three", "status": "failed"},
+]
+
+
+def test_an_event_counts_for_the_command_that_it_was_written_for() -> None:
+    assert part_of(EVENTS, "one") == EVENTS[:3]
+    assert part_of(EVENTS, "two") == EVENTS[3:5]
+    assert part_of(EVENTS, "three") == EVENTS[5:]
+    assert part_of(EVENTS, "four") == []
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

@@ -300,7 +300,7 @@ def test_an_abandoned_round_before_a_kill_is_no_loss_that_stood_still(
     assert rounds[0] == rounds[1]
 
 
-def test_a_killed_run_still_knows_in_how_many_rounds_nobody_contributed(
+def test_a_killed_run_still_knows_how_many_rounds_were_abandoned(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class Silent(federated.Transport):

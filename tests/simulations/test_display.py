@@ -33,6 +33,18 @@ def test_the_display_shows_round_holders_loss_and_epsilon() -> None:
         assert fact in shown, fact
 
 
+def test_a_run_without_privacy_is_shown_to_its_end() -> None:
+    """FAULTS F14: it ended in a TypeError once two updates were there, and the run was lost."""
+    out = io.StringIO()
+    row = {"holder": "h", "bytes_up": 1, "receipt": {"epsilon": None}}
+    private = {"holder": "i", "bytes_up": 1, "receipt": {"epsilon": 2.5}}
+    with Display(Console(file=out, width=160, force_terminal=True), 2, 8.0) as display:
+        display.show({"event": "round", "round": 1, "accepted": [row, row], "left_out": []})
+        display.show({"event": "round", "round": 2, "accepted": [row, private], "left_out": []})
+    assert "2 holders" in out.getvalue()
+    assert "2.50 of 8" in out.getvalue()
+
+
 def test_a_round_without_any_holder_is_shown_without_an_epsilon() -> None:
     out = io.StringIO()
     with Display(Console(file=out, width=160, force_terminal=True), 2, 8.0) as display:

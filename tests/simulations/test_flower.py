@@ -7,7 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,8 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
-from confide.server.run_folder import read_events
+from confide.common.settings import from_flat
+from confide.server.run_folder import RunFolder, read_events
 from confide.simulations import flower
 from confide.simulations.flower import simulate
 from tests import tiny
@@ -105,6 +109,11 @@ def test_a_failed_run_is_an_error_with_the_runs_own_code_though_flower_says_zero
     assert flower_processes() == set()
 
 
+def with_home(place: Path) -> Path:
+    flower._write_home(place / "home", HOLDERS)
+    return place
+
+
 @pytest.mark.timeout(240)
 def test_plain_flwr_run_does_the_same_job_from_the_checkout(
     root: Path,
@@ -115,8 +124,8 @@ def test_plain_flwr_run_does_the_same_job_from_the_checkout(
 ) -> None:
     config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", round__min_holders=3)
     rows = [f"{k}='{v}'" if isinstance(v, str) else f"{k}={v}" for k, v in config.items()]
-    flower._write_home(tmp_path / "home", HOLDERS)
-    with flower._superlink(tmp_path) as env:
+    short = tempfile.TemporaryDirectory(prefix="confide-", dir=flower._short_tmp())
+    with short as scratch, flower._superlink(with_home(Path(scratch))) as env:
         done = subprocess.run(
             ["flwr", "run", str(root), "--stream", "--run-config", " ".join(rows)],
             env=env,
@@ -149,6 +158,51 @@ def test_the_private_flower_installs_nothing_reports_nothing_and_uses_its_own_po
     assert env["PATH"].split(os.pathsep)[0].endswith("bin")
 
 
+def test_flower_is_ones_own_whatever_the_environment_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """slime#757, levanter#376, ray#35010: proxies, a stale Ray, folders that no socket can have."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "f\u00fcr-alle"))
+    env = flower.environment(tmp_path / "home", 1, 2)
+    assert env["RAY_ADDRESS"] == "local"
+    assert env["RAY_TMPDIR"] == env["TMPDIR"] == str(tmp_path)
+    assert "127.0.0.1" in env["no_proxy"].split(",")
+
+
+@pytest.mark.parametrize("name", ["f\u00fcr-alle", "a" * 60])
+def test_scratch_files_lie_where_a_socket_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    odd = tmp_path / name
+    odd.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(odd))
+    found = flower._short_tmp()
+    assert found is not None
+    assert found.isascii()
+    assert len(found) <= flower._LONGEST_TMP
+
+
+@pytest.mark.parametrize(("usable", "holders", "workers"), [(1, 10, 1), (64, 3, 3), (2, 10, 2)])
+def test_ray_gets_what_this_process_may_use_and_no_more_workers_than_holders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, holders: int, workers: int
+) -> None:
+    """ray#8983: a container with 2 of 64 processors was given 64 workers."""
+    monkeypatch.setattr(flower, "cpu_count", lambda: usable)
+    flower._write_home(tmp_path / "home", holders)
+    local = tomllib.loads((tmp_path / "home" / "config.toml").read_text())["superlink"]["local"]
+    assert local["options"]["num-supernodes"] == holders
+    assert local["options"]["backend"]["init-args"]["num-cpus"] == workers
+
+
+def test_the_processors_that_count_are_those_of_this_process() -> None:
+    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
+    code += "from confide.simulations import flower; print(flower.cpu_count())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]
+
+
 def test_free_ports_are_different() -> None:
     assert len(set(flower._free_ports(5))) == 5
 
@@ -167,6 +221,119 @@ import json, sys
 from confide.simulations.flower import simulate
 simulate(json.loads(sys.argv[1]), 3, lambda event: print(event["event"], flush=True))
 """
+
+
+# --- a run is another's only by its name; what Flower says when it fails ---
+
+CLIENT = """#!{python}
+import json, os, pathlib, sys, time, tomllib
+sys.path.insert(0, {tests!r})
+from confide.common.settings import from_flat
+from confide.server.run_folder import RunFolder
+app = tomllib.loads((pathlib.Path(sys.argv[2]) / "pyproject.toml").read_text("utf-8"))
+config = app["tool"]["flwr"]["app"]["config"]
+command = config["run.id"]
+{body}
+"""
+BEGIN = """
+folder = RunFolder.named(config["run.out"], command)
+folder.event("start", run=folder.id, command=command)
+"""
+FINISH = """
+folder.event("end", command=command, status="finished", code="", message="")
+"""
+STRANGER = """
+other = RunFolder.create(config["run.out"], "zz")
+other.event("start", run=other.id, command="")
+other.event("end", command="", status="finished", code="", message="")
+"""
+
+
+@pytest.fixture
+def played(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_federation: Path
+) -> Callable[..., tuple[Callable[..., Path], list[dict[str, Any]]]]:
+    """``played(body)``: a call of ``simulate`` whose ``flwr run`` is a few lines of Python, and the
+    events that it was told."""
+
+    def play(body: str, **changes: Any) -> tuple[Callable[..., Path], list[dict[str, Any]]]:
+        tools, heard = tmp_path / "tools", list[dict[str, Any]]()
+        tools.mkdir(exist_ok=True)
+        script = CLIENT.format(python=sys.executable, tests=str(Path.cwd()), body=body)
+        (tools / "flwr").write_text(script)
+        (tools / "flwr").chmod(0o755)
+
+        @contextmanager
+        def superlink(place: Path) -> Iterator[dict[str, str]]:
+            env = flower.environment(place / "home", 1, 2)
+            yield env | {"PATH": f"{tools}{os.pathsep}{env['PATH']}"}
+
+        monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setattr(flower, "_superlink", superlink)
+        monkeypatch.setattr(flower, "_POLL_SECONDS", 0.02)
+        config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", **changes)
+
+        def call(**more: Any) -> Path:
+            return simulate({**config, **more}, HOLDERS, heard.append)
+
+        call.config = config  # type: ignore[attr-defined]
+        return call, heard
+
+    return play
+
+
+def test_a_strangers_run_in_the_same_folder_is_not_taken_for_ones_own(played: Any) -> None:
+    """hydra#2925: two began at once, and one told the other's figures."""
+    call, heard = played(STRANGER + BEGIN + FINISH)
+    folder = call()
+    assert [event["event"] for event in heard] == ["start", "end"]
+    assert heard[0]["run"] == folder.name
+
+
+def test_a_run_that_never_began_says_why_and_leaves_its_end_and_its_log(
+    played: Any, tmp_path: Path
+) -> None:
+    """slime#757: the edge of a box was all that was told."""
+    box = (
+        "\\x1b[31m\\u2500\\u2500 Error \\u2500\\u2500\\n\\u2502 no port is free: denied \\u2502\\n"
+    )
+    call, heard = played(f'{STRANGER}print("{box}\\u2570\\u2500\\u256f")\nsys.exit(1)')
+    with pytest.raises(ConfideError) as caught:
+        call()
+    assert caught.value.code == "simulation.flower"
+    assert "no port is free: denied" in caught.value.message
+    assert "\u2500" not in caught.value.message
+    (folder,) = {path for path in (tmp_path / "runs").iterdir() if not path.name.endswith("zz")}
+    assert read_events(folder)[-1]["code"] == "simulation.flower"
+    assert "no port is free" in (folder / "flower.log").read_text()
+    assert [event["event"] for event in heard] == ["end"]
+
+
+def test_a_report_that_takes_long_is_waited_for(played: Any, monkeypatch: Any) -> None:
+    """The run's folder is held until the report is there; only then does a clock start."""
+    monkeypatch.setattr(flower, "_START_SECONDS", 0.1)
+    body = """
+folder = RunFolder.named(config["run.out"], command)
+with folder.held():
+    folder.event("start", run=folder.id, command=command)
+    folder.event("end", command=command, status="finished", code="", message="")
+    time.sleep(1.0)
+    folder.write("report.json", b"{}")
+time.sleep(60)
+"""
+    call, _ = played(body)
+    assert (call() / "report.json").is_file()
+
+
+def test_a_resume_that_fails_at_once_is_no_success_of_the_old_run(played: Any) -> None:
+    call, heard = played(BEGIN + 'folder.write("checkpoint/x", b"")\n' + FINISH)
+    folder = call()
+    RunFolder(folder).write_config(from_flat(call.config).to_flat())
+    call, heard = played("sys.exit('it died at once')")
+    with pytest.raises(ConfideError, match="it died at once") as caught:
+        call(**{"run.resume": str(folder)})
+    assert caught.value.code == "simulation.flower"
+    assert [event["event"] for event in heard] == ["end"]
 
 
 @pytest.mark.slow

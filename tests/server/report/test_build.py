@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 
 from confide.common.errors import ConfideError
+from confide.common.plans import plan_of, planned_steps
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.groups import group_epsilon
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
 from confide.server.report import find_run, load_report, wilson
 from confide.server.report.build import build_report, write_report
-from tests.server.report.conftest import reseal
+from confide.server.report.reading import read_settings
+from tests.server.report.conftest import plan, reseal
 
 MakeRun = Callable[..., Path]
 Lines = list[dict[str, Any]]
@@ -199,7 +201,27 @@ def test_a_node_that_never_told_its_name_may_have_spent_what_was_planned(make_ru
     report = build_report(make_run(stranger), prv=False)
     row = holder(report, "node-99")
     assert row["basis"] == "plan"
-    assert row["epsilon_pld"] == report["claim"]["planned_epsilon"] == report["claim"]["epsilon"]
+    assert row["events"] == [plan().steps(ROUNDS).to_json()]
+    assert row["epsilon_pld"] == row["epsilon_planned"] == report["claim"]["epsilon"]
+    assert row["epsilon_pld"] == epsilon_pld([plan().steps(ROUNDS)], DELTA)
+
+
+@pytest.mark.parametrize("given", [0.0, 3.0])
+@pytest.mark.parametrize("rate", [1.0, 0.25])
+def test_what_a_silent_holder_may_have_spent_is_in_the_plan_of_the_settings(
+    make_run: MakeRun, given: float, rate: float
+) -> None:
+    def silent(lines: Lines) -> None:
+        for line in rounds(lines)[:SOME_ROUNDS]:
+            line["left_out"].append({"holder": "node-99", "code": "transport.no-answer"})
+
+    folder = make_run(silent, privacy__noise_multiplier=given, train__rate=rate)
+    settings = read_settings(folder / "config.toml")
+    row = holder(build_report(folder, prv=False), "node-99")
+    planned = plan_of(settings)
+    assert row["open_rounds"] == SOME_ROUNDS
+    assert row["events"] == [planned.steps(SOME_ROUNDS).to_json()]
+    assert row["epsilon_planned"] == epsilon_pld(planned_steps(settings), DELTA)
 
 
 def test_of_a_round_done_again_the_last_line_counts(make_run: MakeRun) -> None:
@@ -251,9 +273,28 @@ def test_report_json_is_what_was_computed_and_is_found_as_the_latest(run_folder:
     report = write_report(run_folder, prv=False)
     older = run_folder.parent / "20250101-000000-older"
     older.mkdir()
-    (older / "metrics.jsonl").write_text("")
+    (older / "metrics.jsonl").write_text('{"event": "start", "time": "2025-01-01T00:00:00Z"}\n')
     assert load_report(find_run("latest", run_folder.parent)) == json.loads(json.dumps(report))
     assert (run_folder / "report.html").read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize(
+    ("begun", "later"),
+    [
+        ("2026-11-30T23:00:00+14:00", "2026-11-30T10:00:00+00:00"),
+        ("2026-11-30T10:00:00+00:00", "2026-11-30T04:00:00-07:00"),
+    ],
+)
+def test_the_latest_run_is_the_newest_whatever_clock_named_it(
+    tmp_path: Path, begun: str, later: str
+) -> None:
+    """OasisLMF#1936: of runs of two time zones the name that sorts last may be older."""
+    for name, time in (("zzz-first", begun), ("aaa-second", later)):
+        (tmp_path / name).mkdir()
+        lines = [{"event": "start", "time": time}, {"event": "end", "time": "2099-01-01T00:00:00Z"}]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / name / "metrics.jsonl").write_text(text)
+    assert find_run("latest", tmp_path).name == "aaa-second"
 
 
 def test_a_missing_run_and_a_torn_report_are_named(run_folder: Path, tmp_path: Path) -> None:
