@@ -18,10 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-from ..common.errors import ConfideError
-from ..common.text.readers import Record, read_records, records_that_fit
+from ..common.errors import ConfideError, nearest
+from ..common.kinds import KINDS
+from ..common.text.readers import Record, numbered_records, read_records
+from ..common.text.rows import OTHER_ENDS
+from ..common.text.words import alike, in_form, label_places
 from .contract import CHAT, Contract
 
+MOST_TOLD = 20  # rows that are not used, of which the line is said
 MOST_LABELS = 100  # different targets that a proposed contract takes for classes
 SMALL = 200  # units; below, the noise of an ordinary run is larger than what they can teach it
 RARE = 10  # records of a label, or fewer: too few to be learnt under noise
@@ -31,13 +35,15 @@ MOST_OF_A_PERSON = 8  # privacy.records-per-person unless the run says otherwise
 @dataclass(frozen=True, kw_only=True)
 class Findings:
     """Counts of one file. ``unfit`` rows are no record, or not as the contract says; they are in no
-    other figure. ``labels`` holds (name, records); the name is empty where it was not given, and
+    other figure, and ``broken`` says of the first of them which line it is, and why. ``labels``
+    holds (name, records), of a task with classes; the name is empty where it was not given, and
     those come last, largest first. ``words`` is the median, the 95th percentile and the largest
     number of words of a record."""
 
     file: str
     records: int
     unfit: int
+    broken: tuple[str, ...]
     persons: int | None
     most_of_a_person: int | None
     labels: tuple[tuple[str, int], ...]
@@ -52,65 +58,106 @@ def check_data(
     label: str | None = "label",
     person: str | None = None,
     labels: Sequence[str] = (),
+    task: str = "",
     contract: Contract | None = None,
     delta: float = 1e-5,
 ) -> Findings:
     """Read a file as a run would, and count.
 
     Args:
-        label, person: columns, or None for none.
+        text, label, person: columns, or None for none.
         labels: the names that a run would declare in ``task.labels``; public.
-        contract: what the holder says of the text. It takes the place of columns and labels, and
-            rows that do not fit are counted instead of refused.
+        task: a kind of ``common.kinds``; empty: classes, unless every record is a conversation.
+        contract: what the holder says of the text. It takes the place of columns, labels and task,
+            and rows that do not fit are counted instead of refused.
         delta: of the run.
 
     Raises:
         ConfideError: the codes of the readers, none of which quotes a record; with a contract only
-            where no row fits, for the first reason.
+            where no row fits, for the first reason. ``data.task`` for no kind of task.
     """
-    if contract is None:
-        records, unfit = read_records(path, text=text, target=label, person=person), 0
-    else:
-        person, labels = contract.person or None, contract.labels
-        records, unfit = _as_agreed(path, contract)
+    if task not in ("", *KINDS):
+        raise ConfideError("data.task", f"{task!r:.100} is no task.", nearest(task[:100], KINDS))
+    agreed = contract or _plain_contract(text, label, person, labels, task)
+    records, broken = _read(path, agreed, proposed=contract is not None)
+    person, labels = agreed.person or None, agreed.labels
+    kinds = agreed.tasks or (() if all(r.messages for r in records) else ("classification",))
+    counts = _counts(records, labels) if "classification" in kinds else ()
     of_person = Counter(r.person for r in records if r.person is not None)
-    of_label = Counter(r.target for r in records if r.target is not None)
     lengths = sorted(len(r.text.split()) for r in records)
-    named = [(name, of_label.get(name, 0)) for name in labels]
-    others = [("", count) for name, count in of_label.most_common() if name not in labels]
     found = Findings(
         file=str(path),
         records=len(records),
-        unfit=unfit,
+        unfit=len(broken),
+        broken=tuple(broken[:MOST_TOLD]),
         persons=len(of_person) if person else None,
         most_of_a_person=max(of_person.values(), default=0) if person else None,
-        labels=(*named, *others),
+        labels=counts,
         words=(median(lengths), lengths[math.ceil(0.95 * len(lengths)) - 1], lengths[-1]),
         warnings=(),
     )
     whole = contract is not None and contract.unit == "person"
     warnings = (
         *_of_texts(records, found),
+        *_of_forms(records, found),
         *_of_labels(found, labels),
         *_of_privacy(found, delta, whole=whole),
     )
     return replace(found, warnings=warnings)
 
 
-def _as_agreed(path: Path, contract: Contract) -> tuple[list[Record], int]:
-    """The records that the contract holds for in each of its tasks, and how many rows are not."""
+def _plain_contract(
+    text: str, label: str | None, person: str | None, labels: Sequence[str], task: str
+) -> Contract:
+    """What the options of a command say, which nothing is held against."""
+    return Contract(
+        text=text,
+        target=label or "",
+        person=person or "",
+        tasks=(task,) if task else (),
+        labels=tuple(labels),
+    )
+
+
+def _read(path: Path, contract: Contract, *, proposed: bool) -> tuple[list[Record], list[str]]:
+    """The records, and why each other row is not used. Without a contract of the holder's the
+    columns alone count, and a row that is no record is refused."""
+    fitting, errors = list[Record](), list[ConfideError]()
+    for number, row in _numbered(path, contract):
+        why = "" if isinstance(row, ConfideError) or not proposed else _misfit(row, contract)
+        if isinstance(row, ConfideError):
+            errors.append(row)
+        elif why:
+            place = "row" if path.suffix.lower() == ".parquet" else "line"
+            what = f"{path}: {place} {number} is not what [data] in the policy says: {why}."
+            hint = "Correct [data], or the file, or name the right one."
+            errors.append(ConfideError("data.unfit", what, hint))
+        else:
+            fitting.append(row)
+    if errors and not (fitting and proposed):
+        first, more = errors[0], len(errors) - 1
+        also = f" {more} more rows are not in order either." if more else ""
+        raise ConfideError(first.code, first.message + also, first.hint)
+    return fitting, [error.message for error in errors]
+
+
+def _numbered(path: Path, contract: Contract) -> list[tuple[int, Record | ConfideError]]:
     text, target, person = contract.text, contract.target or None, contract.person or None
-    content = path.read_bytes() if path.is_file() else b""
-    rows = records_that_fit(path, content, text=text, target=target, person=person)
-    fitting = [r for r in rows if r is not None and _agreed(r, contract)]
-    if not fitting:
-        read_records(path, text=text, target=target, person=person)
-        raise ConfideError(
-            "data.unfit",
-            f"None of the {len(rows)} rows of {path} is what [data] in the policy says.",
-            "Correct [data], or name the right file.",
-        )
-    return fitting, len(rows) - len(fitting)
+    return numbered_records(path, text=text, target=target, person=person, own_screen=True)
+
+
+def _counts(records: Sequence[Record], labels: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """(name, records) of the labels that were given, then those of others without their names."""
+    place_of = label_places(labels)
+    known, others = Counter[int](), Counter[str]()
+    for label in (in_form(r.target) for r in records if r.target is not None):
+        place = place_of(label)
+        if place is None:
+            others[label] += 1
+        else:
+            known[place] += 1
+    named = [(name, known[place]) for place, name in enumerate(labels)]
+    return (*named, *(("", count) for _, count in others.most_common()))
 
 
 def misfits(path: Path, contract: Contract) -> list[int]:
@@ -120,14 +167,18 @@ def misfits(path: Path, contract: Contract) -> list[int]:
         ConfideError: the codes of the readers, for a row that is no record.
     """
     text, target, person = contract.text, contract.target or None, contract.person or None
-    records = read_records(path, text=text, target=target, person=person)
-    return [place for place, r in enumerate(records, start=1) if not _agreed(r, contract)]
+    records = read_records(path, text=text, target=target, person=person, own_screen=True)
+    return [place for place, r in enumerate(records, start=1) if _misfit(r, contract)]
 
 
-def _agreed(record: Record, contract: Contract) -> bool:
-    """Whether the contract holds for a record in each of its tasks."""
-    somebody = contract.unit != "person" or record.person is not None
-    return somebody and all(contract.fits(record, kind) for kind in contract.tasks)
+def _misfit(record: Record, contract: Contract) -> str:
+    """Why the contract does not hold for a record in each of its tasks; empty where it does."""
+    if contract.unit == "person" and record.person is None:
+        return f"it names no person in {contract.person!r}"
+    for kind in contract.tasks:
+        if not contract.fits(record, kind):
+            return f"for {kind}, {contract.in_words(kind):.300}"
+    return ""
 
 
 def propose_contract(
@@ -142,9 +193,11 @@ def propose_contract(
     Raises:
         ConfideError: the codes of the readers, for a file with a row that is no record.
     """
-    records = read_records(path, text=text, target=label or None, person=person or None)
+    records = read_records(
+        path, text=text, target=label or None, person=person or None, own_screen=True
+    )
     several = bool(person) and max(Counter(r.person for r in records).values()) > 1
-    targets = sorted({r.target for r in records if r.target is not None})
+    targets = sorted({in_form(r.target) for r in records if r.target is not None})
     said = Contract(text=text, target=label, person=person, unit="person" if several else "record")
     if all(record.messages for record in records):
         return replace(said, tasks=("causal",), format=CHAT)
@@ -193,6 +246,31 @@ def _of_texts(records: Sequence[Record], found: Findings) -> list[str]:
     return said
 
 
+def _of_forms(records: Sequence[Record], found: Findings) -> list[str]:
+    """What looks like one and is two; and a line that some programs would have cut."""
+    persons = alike(r.person for r in records if r.person is not None)
+    classes = alike(r.target for r in records if r.target is not None) if found.labels else 0
+    lines = sum(OTHER_ENDS.search(r.text) is not None for r in records)
+    only = "only by case, blanks, invisible characters or the form of letters and numbers"
+    said = []
+    if persons:
+        said.append(
+            f"{persons} persons differ from another {only}, and count as persons of their own: if"
+            " they are one, they are protected as half. Write each person in one way."
+        )
+    if classes:
+        said.append(
+            f"{classes} labels differ from another {only}, and count as labels of their own."
+            " Write each label in one way."
+        )
+    if lines and found.file.lower().endswith(".txt"):
+        said.append(
+            f"{lines} records hold a form feed or another separator that ends lines in some"
+            " programs; here LF, CRLF and CR end a line, and each of these stays one record."
+        )
+    return said
+
+
 def _of_labels(found: Findings, labels: Sequence[str]) -> list[str]:
     said = []
     counts = [count for _, count in found.labels]
@@ -201,14 +279,15 @@ def _of_labels(found: Findings, labels: Sequence[str]) -> list[str]:
         said.append("All records have the same label: there is nothing to tell apart.")
     if len(counts) > max(2, found.records / 2):
         said.append(
-            "Most labels occur once or twice. Check that the label's column is the right one."
+            "Most labels occur once or twice. Check that the label's column is the right one; where"
+            " it holds answers to be written, say so by --task seq2seq or causal."
         )
     elif rare := sum(0 < count < RARE for count in counts):
         said.append(f"{rare} labels have fewer than {RARE} records: too few to be learnt.")
     if labels and strange:
         said.append(
             f"{strange} records have a label that was not named. A run that declares these labels"
-            " alone does not use them; labels are compared letter by letter."
+            " alone does not use them; upper and lower case are different labels."
         )
     return said
 

@@ -12,15 +12,21 @@ The unit of privacy is part of it: a request can neither choose another, nor bin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from os import PathLike
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError
 from ..common.kinds import KINDS
 from ..common.settings import Settings
 from ..common.text.readers import Record
+from ..common.text.rows import columns_of
 from ..common.text.units import UNITS
+from ..common.text.words import in_form, label_places
 
 CHAT = "chat"  # of task.template, too
 FORMATS = ("text", CHAT)
@@ -45,7 +51,9 @@ class Contract:
         format: ``text``, or ``chat`` for lists of messages.
     """
 
-    text: str = _said("text", "The column with the text.")
+    text: str = _said(
+        "text", "The column with the text; of several, with commas between, all of them."
+    )
     target: str = _said("", "The column with what is learnt from a text; empty: the text alone.")
     person: str = _said("", "The column whose equal values are one person; empty: there is none.")
     unit: str = _said(
@@ -77,8 +85,11 @@ class Contract:
         if settings.task.template != CHAT:
             _same("format", "The format without task.template = 'chat'", "text", (self.format,))
         if kind == "classification":
+            place_of, taken = label_places(settings.task.label_names), set[int | None]({None})
             for label in self.labels:
-                _listed("labels", "A label of this text", label, settings.task.label_names)
+                if place_of(label) in taken:  # or two labels of this text would be one class
+                    _unlisted("labels", "A label of this text", label, settings.task.label_names)
+                taken.add(place_of(label))
         low, high = settings.task.low, settings.task.high
         if kind == "regression" and not low <= self.low <= self.high <= high:
             _refuse(
@@ -103,7 +114,7 @@ class Contract:
         if bool(record.messages) != (self.format == CHAT):
             return False
         if kind == "classification":
-            return record.target in self.labels
+            return _places(self.labels)(record.target or "") is not None
         if kind == "regression":
             try:
                 return self.low <= float(record.target or "") <= self.high
@@ -120,7 +131,7 @@ def check_contract(contract: Contract) -> None:
     """
     c = contract
     scored = [kind for kind in c.tasks if KINDS[kind].target == "needed"]
-    needs_labels = "classification" in c.tasks
+    needs_labels, different = "classification" in c.tasks, len({in_form(x) for x in c.labels})
     problems = (
         (not c.text, "text is empty", "Name the column that holds the text."),
         (not c.tasks, "tasks is empty", f"List some of {', '.join(KINDS)}."),
@@ -135,8 +146,8 @@ def check_contract(contract: Contract) -> None:
             "Name the column that holds it, or take that task out of tasks.",
         ),
         (
-            needs_labels and len(set(c.labels)) < 2,
-            f"labels names {len(set(c.labels))} of the classes",
+            needs_labels and different < 2,
+            f"labels names {different} of the classes",
             "List every label that a record may have, at least two.",
         ),
         (
@@ -155,25 +166,68 @@ def check_contract(contract: Contract) -> None:
             raise ConfideError("contract.format", f"In [data], {what}.", hint)
 
 
-def missing() -> ConfideError:
-    """The error of a policy that says nothing of the text."""
+def missing(
+    file: str | PathLike[str] = "FILE", named: Mapping[str, str | None] = MappingProxyType({})
+) -> ConfideError:
+    """The error of a policy that says nothing of the text; ``named`` are columns of it."""
+    options = "".join(f" --{key} {shlex.quote(name)}" for key, name in named.items() if name)
     return ConfideError(
         "contract.missing",
         "This holder's policy has no [data]: it does not say what its text is.",
-        "Run `confide client init DIR --data FILE`, which proposes one, and approve it.",
+        f"Run `confide client init DIR --data {file}{options}`, which proposes one; approve it.",
     )
 
 
+def check_columns(contract: Contract, named: Mapping[str, str | None]) -> None:
+    """Refuse columns that an administrator names and the contract does not: a run reads, and
+    protects, what the contract says.
+
+    Args:
+        named: ``text``, ``target`` and ``person``; None where nothing was named.
+
+    Raises:
+        ConfideError: ``contract.text``, ``contract.target`` or ``contract.person``.
+    """
+    for key, name in named.items():
+        said = getattr(contract, key)
+        if name is None or columns_of(name) == columns_of(said):
+            continue
+        unit = " and unit = 'person'" if key == "person" and name else ""
+        raise ConfideError(
+            f"contract.{key}",
+            f"--{key} is {name!r:.100}, but [data] in the policy has {key} = {said!r:.100}, and a"
+            " run does what stands there.",
+            f"Write {key} = {name!r:.100}{unit} into [data], or leave --{key} out.",
+        )
+    if named.get("person") and contract.unit != "person":
+        raise ConfideError(
+            "contract.unit",
+            f"--person names {contract.person!r:.100}, but [data] in the policy has unit ="
+            f" {contract.unit!r}: single records are protected, not persons.",
+            "Write unit = 'person' into [data], or leave --person out.",
+        )
+
+
+@lru_cache(maxsize=8)
+def _places(labels: tuple[str, ...]) -> Callable[[str], int | None]:
+    """Made once, not for each record."""
+    return label_places(labels)
+
+
 def _same(name: str, what: str, value: str, allowed: Iterable[str]) -> None:
-    if value not in allowed:
+    if columns_of(value) not in map(columns_of, allowed):
         said = " or ".join(repr(word) for word in dict.fromkeys(allowed))
         _refuse(name, f"{what} is {value!r:.100}, this text's is {said}.", "Start a run with that.")
 
 
 def _listed(name: str, what: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
-        said = ", ".join(allowed) or "none"
-        _refuse(name, f"{what}, {value!r:.100}, is none of {said:.300}.", "Start a run that fits.")
+        _unlisted(name, what, value, allowed)
+
+
+def _unlisted(name: str, what: str, value: str, allowed: Iterable[str]) -> NoReturn:
+    said = ", ".join(allowed) or "none"
+    _refuse(name, f"{what}, {value!r:.100}, is none of {said:.300}.", "Start a run that fits.")
 
 
 def _refuse(name: str, message: str, hint: str) -> NoReturn:

@@ -19,6 +19,8 @@ from .terminal import plain
 from .users import GATEWAY, RESIDENT
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from .join import Joining
 
 KitFolder = Annotated[Path, typer.Argument(metavar="KIT", help="The folder of the coordinator's.")]
@@ -28,6 +30,9 @@ Ledger = Annotated[
 ]
 Socket = Annotated[Path, typer.Option(help="The resident's Unix socket.")]
 AnySocket = Annotated[Path | None, typer.Option(help="The resident's Unix socket.")]
+Column = Annotated[
+    str | None, typer.Option(help="The column with the text, as you think that [data] says.")
+]
 AllowNetwork = Annotated[
     bool, typer.Option("--allow-network", help="Serve even if the network cannot be taken away.")
 ]
@@ -49,6 +54,13 @@ def join(
         Path | None, typer.Option(help="Your policy.toml; the kit's if none.")
     ] = None,
     ledger: Ledger = None,
+    text: Column = None,
+    target: Annotated[
+        str | None, typer.Option("--target", "--label", help="The same of what is learnt.")
+    ] = None,
+    person: Annotated[
+        str | None, typer.Option(help="The same of the column that tells persons apart.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     new_ledger: Annotated[
         bool, typer.Option("--new-ledger", help="Start one, for text that never took part.")
@@ -93,8 +105,9 @@ def join(
     if lacks_ledger(joining):
         _agree_to_new_ledger(joining, unasked=yes, agreed=new_ledger)
         joining = replace(joining, new_ledger=True)
+    named = {"text": text, "target": target, "person": person}
     # Root neither parses a file of somebody else's nor follows a link in its folder.
-    for line in as_user(joining.resident, lambda: _consent(joining)):
+    for line in as_user(joining.resident, lambda: _consent(joining, named)):
         typer.echo(plain(line))
     if not yes:
         _confirm("Take part?")
@@ -121,19 +134,22 @@ def _confirm(question: str) -> None:
         raise typer.Exit(1)
 
 
-def _consent(joining: Joining) -> list[str]:
-    """What the administrator says yes to, and what the text gives to think about."""
+def _consent(joining: Joining, named: Mapping[str, str | None]) -> list[str]:
+    """What the administrator says yes to, and what the text gives to think about; ``named`` are
+    columns that the command names, which [data] of the policy has to say, too."""
     from .check_data import check_data
     from .consent import plain_words
-    from .contract import missing
+    from .contract import check_columns, missing
     from .policy_file import load_policy
+    from .setup_cli import of_broken
 
     limits = load_policy(joining.policy)
     if limits.data is None:
-        raise missing()
+        raise missing(joining.data, named)
+    check_columns(limits.data, named)
     found = check_data(joining.data, contract=limits.data, delta=limits.max_delta)
     words = plain_words(joining, found, limits, limits.data)
-    return [*words, *(f"! {warning}" for warning in found.warnings)]
+    return [*words, *(f"! {line}" for line in (*found.warnings, *of_broken(found)))]
 
 
 def status(

@@ -6,7 +6,6 @@ Nothing here looks at a task, or at a text.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import tomllib
@@ -14,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import Field, asdict, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
+
+import tomli_w
 
 from ..common.errors import ConfideError, nearest
 from ..common.rule import kind_of
@@ -108,7 +109,7 @@ def policy_text(contract: Contract | None = None) -> str:
 
 def _commented(limit: Field[Any], value: Any) -> str:
     comment = "".join(f"# {line}\n" for line in limit.metadata["says"].splitlines())
-    return f"{comment}{key_of(limit)} = {_toml(value)}\n"
+    return comment + tomli_w.dumps({key_of(limit): value})
 
 
 def policy_table(policy: Policy) -> dict[str, Any]:
@@ -182,7 +183,7 @@ def _checked(path: Path, key: str, value: Any, limit: Field[Any]) -> Any:
     if type(value) is not type(default):
         _refuse(
             f"{path}: {key} = {value!r:.100} is {kind_of(value)}, but must be {kind_of(default)}.",
-            f"Write for example {key} = {_toml(default)}.",
+            f"Write for example {_line(key, default)}.",
         )
     if rule.get("known") and value not in rule["known"]:
         _refuse(f"{path}: {key} = {value!r:.100}.", nearest(str(value), rule["known"]))
@@ -190,7 +191,7 @@ def _checked(path: Path, key: str, value: Any, limit: Field[Any]) -> Any:
     if "low" in rule and not rule["low"] <= value <= rule["high"]:
         _refuse(
             f"{path}: {key} = {value!r:.100} is outside [{rule['low']:g}, {rule['high']:g}].",
-            f"The default is {_toml(default)}.",
+            f"The default is {_line(key, default)}.",
         )
     return value
 
@@ -200,7 +201,7 @@ def _checked_words(path: Path, key: str, value: Any, limit: Field[Any]) -> tuple
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
         _refuse(
             f"{path}: {key} = {value!r:.100} is not a list of texts.",
-            f"Write for example {key} = {_toml(limit.default or ('a', 'b'))}.",
+            f"Write for example {_line(key, limit.default or ('a', 'b'))}.",
         )
     for word in value:
         if known and word not in known:
@@ -213,11 +214,10 @@ def _checked_words(path: Path, key: str, value: Any, limit: Field[Any]) -> tuple
     return tuple(value)
 
 
-def _toml(value: Any) -> str:
-    """A value as TOML writes it; texts and lists of texts look as in JSON, but for what JSON
-    writes as half a character."""
-    text = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-    return text.replace("\x7f", "\\u007f")
+def _line(key: str, default: Any) -> str:
+    """A default of ours as one line of the file."""
+    line = " ".join(tomli_w.dumps({key.rpartition(".")[2]: default}).split())
+    return line.replace("[ ", "[").replace(", ]", "]")
 
 
 def _refuse(message: str, hint: str) -> NoReturn:

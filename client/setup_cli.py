@@ -14,12 +14,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..common.kinds import KINDS
+
 if TYPE_CHECKING:
     from .check_data import Findings
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Text = Annotated[str, typer.Option(help="The column with the text.")]
-Label = Annotated[str, typer.Option(help="The column with what is learnt; '' for none.")]
+Text = Annotated[
+    str, typer.Option(help="The column with the text; of several, commas between, all of them.")
+]
+Target = Annotated[
+    str | None,
+    typer.Option("--target", "--label", help="The column with what is learnt; '' for none."),
+]
 Person = Annotated[str, typer.Option(help="The column that tells persons apart.")]
 NOTHING_LEFT = "This was read on this machine; nothing of it was sent or kept."
 
@@ -46,7 +53,7 @@ def init(
         Path | None, typer.Option(help="Your text: what it is, [data], is proposed from it.")
     ] = None,
     text: Text = "text",
-    label: Label = "",
+    target: Target = None,
     person: Person = "",
     as_json: AsJson = False,
 ) -> None:
@@ -58,7 +65,7 @@ def init(
     if data is not None:
         from .check_data import propose_contract
 
-        contract = propose_contract(data, text=text, label=label, person=person)
+        contract = propose_contract(data, text=text, label=target or "", person=person)
     path = write_policy(folder, contract)
     if as_json:
         typer.echo(json.dumps({"policy": str(path)}))
@@ -97,8 +104,9 @@ def check_data(
         Path | None, typer.Option(help="Your policy.toml: what its [data] says is checked.")
     ] = None,
     text: Text = "text",
-    label: Label = "label",
+    target: Target = None,
     person: Person = "",
+    task: Annotated[str, typer.Option(help=f"What a run would learn: {', '.join(KINDS)}.")] = "",
     labels: Annotated[
         str, typer.Option(help="The labels of the run, commas between: counted by name.")
     ] = "",
@@ -109,10 +117,13 @@ def check_data(
     from .check_data import check_data as check
     from .policy_file import load_policy
 
+    needs = task not in KINDS or KINDS[task].target == "needed"
+    label = ("label" if needs else "") if target is None else target
     found = check(
         file,
         text=text,
         label=label or None,
+        task=task,
         person=person or None,
         labels=[name.strip() for name in labels.split(",") if name.strip()],
         contract=load_policy(policy).data if policy else None,
@@ -140,6 +151,12 @@ def adapter(
     typer.echo(f"{folder} holds this holder's adapter after round {number}; it stays here.")
 
 
+def of_broken(found: Findings) -> list[str]:
+    """The rows that are not used, a line each: for the administrator's own screen."""
+    more = found.unfit - len(found.broken)
+    return [*found.broken, *([f"{more} more rows are not used, either."] if more else [])]
+
+
 def _print(found: Findings) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -160,4 +177,6 @@ def _print(found: Findings) -> None:
     console.print(table, markup=False)
     for warning in found.warnings:
         console.print(f"! {warning}", markup=False, highlight=False, soft_wrap=True)
+    for line in of_broken(found):
+        console.print(f"! {line}", markup=False, highlight=False, soft_wrap=True)
     console.print(NOTHING_LEFT, markup=False, highlight=False, soft_wrap=True)

@@ -39,6 +39,7 @@ from ..common.sums import Sum, largest_loss
 from ..common.tasks import Example
 from ..common.tensors import unflatten
 from ..common.text.readers import Record
+from ..common.text.words import label_places
 from .private_step import check_noise
 from .scrub import tried
 from .trainer import draws_from
@@ -87,8 +88,8 @@ def clipped_sum(shares: Shares, units: Sequence[Sequence[int]], most: float) -> 
 
 def classes_of(records: Sequence[Record | None], labels: Sequence[str]) -> list[int | None]:
     """The class of each record by its place among the labels; None for one that has none."""
-    place = {name: number for number, name in enumerate(labels)}
-    return [None if r is None or r.target is None else place.get(r.target) for r in records]
+    place_of = label_places(labels)
+    return [None if r is None or r.target is None else place_of(r.target) for r in records]
 
 
 def shares_of_classes(classes: Sequence[int | None], count: int) -> list[Share | None]:

@@ -205,7 +205,7 @@ def _show_settings(chosen: Sequence[tuple[Rule, str]]) -> None:
     console = Console(highlight=False)
     for rule, differs in chosen:
         head = Text(rule.key, style="bold")
-        console.print(head.append(f" = {json.dumps(rule.default)}", style="none"))
+        console.print(head.append(" = " + json.dumps(rule.default), style="none"))
         told = [rule.means, _values_of(rule), _usual_names(rule)]
         told += [f"Note: {differs}."] if "; it " in differs else []
         for line in filter(None, told):

@@ -152,6 +152,13 @@ class Rule:
         return f"{self.word!r} or " if self.word else ""
 
     def _check_text(self, value: str) -> None:
+        if any("\ud800" <= char <= "\udfff" for char in value):
+            raise ConfideError(
+                "settings.range",
+                f"{self.key} = {value!r:.100} is not text in UTF-8: a part of a character stands"
+                " alone.",
+                "Write it in UTF-8.",
+            )
         if len(value) > _MOST_TEXT:
             raise ConfideError(
                 "settings.range",

@@ -30,6 +30,7 @@ from .specs import (
     TrainSpec,
     WireSpec,
 )
+from .text.rows import columns_of
 from .text.settled import settled
 
 __all__ = [
@@ -57,6 +58,8 @@ __all__ = [
 
 # What the coordinator keeps to itself: its own paths, and the name that becomes one.
 COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name", "run.id")
+
+_COLUMNS = ("data.text", "data.target", "data.person")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,8 @@ def from_flat(config: Mapping[str, Any]) -> Settings:
     defaults = Settings()
     values = {key: one.checked(given.get(key, one.default)) for key, one in rules().items()}
     known = {key: one.checked(one.default) for key, one in rules().items()}
+    # A column has one name, or a ledger would be bound to a spelling of it.
+    values |= {key: ",".join(columns_of(values[key])) for key in _COLUMNS}
     values |= settled({key: value for key, value in values.items() if value != known[key]})
     settings = _assembled(defaults, values)
     check_combinations(settings)

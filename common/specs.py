@@ -13,6 +13,7 @@ from .combinations import COUNTED, ROBUST, numbers_in
 from .kinds import KINDS
 from .metrics import METRICS
 from .rule import any_text, choice, number
+from .text.words import in_form
 
 # A table: the default and the bounds, the meaning, the names of others.
 # fmt: off
@@ -109,7 +110,8 @@ class TaskSpec:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        return tuple(name.strip() for name in self.labels.split(",") if name.strip())
+        names = (in_form(name) for name in self.labels.split(","))
+        return tuple(name for name in names if name)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -141,7 +143,7 @@ class DataSpec:
         "In a simulation: the folder of the prepared federation, or its name in the cache.",
         "HF dataset_name (is of the Hub); HF train_file (is one file); HF data_dir")
     text: str = any_text("text",
-        "The column of the text.",
+        "The column of the text; several, with commas between, are one text.",
         "HF dataset_text_field; HF text_column")
     target: str = any_text("label",
         "The column of what is learnt; empty: the text alone.",
@@ -317,7 +319,7 @@ class RunSpec:
         "The folder of run folders.",
         "HF output_dir")
     id: str = any_text("",
-        "The run folder's name, by which the command that starts a run knows its events; set by it.")
+        "The run folder's name, set by the command that starts a run: its events are known by it.")
     resume: str = any_text("",
         "The folder of a run to go on with.",
         "HF resume_from_checkpoint")

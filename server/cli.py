@@ -163,7 +163,14 @@ def predict_texts(
 def evaluate(
     run: RunArgument = "latest",
     file: Annotated[
-        Path | None, typer.Argument(help="Records with the run's columns; its own if not given.")
+        Path | None, typer.Argument(help="Records to score on; the run's own if not given.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option(help="The file's column with the text; the run's unless named.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "--label", help="Its column with the answers; '' for none."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -175,10 +182,11 @@ def evaluate(
     folder = find_run(run)
     if file is not None:
         data = run_settings(folder).data
-        read_records(file, text=data.text, target=data.target or None)
+        columns = (data.text if text is None else text, data.target if target is None else target)
+        read_records(file, text=columns[0], target=columns[1] or None, own_screen=True)
     from .predict import evaluate_run  # and torch with it
 
-    score = evaluate_run(folder, file)
+    score = evaluate_run(folder, file, text=text, target=target)
     if as_json:
         row = {"examples": score.examples, "loss": score.loss, "metric": score.metric}
         typer.echo(json.dumps({**row, **score.metrics}))

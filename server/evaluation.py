@@ -48,14 +48,19 @@ class Evaluator:
 
     Args:
         file: of the public records, in any format that a holder's text may have.
+        own_screen: as for ``read_records``.
 
     Raises:
         ConfideError: the codes of the readers and of the task's ``encode``.
     """
 
-    def __init__(self, loaded: LoadedModel, data: DataSpec, file: Path) -> None:
+    def __init__(
+        self, loaded: LoadedModel, data: DataSpec, file: Path, *, own_screen: bool = False
+    ) -> None:
         self._task, self._loaded = loaded.task, loaded
-        self._records = read_records(file, text=data.text, target=data.target or None)
+        self._records = read_records(
+            file, text=data.text, target=data.target or None, own_screen=own_screen
+        )
         examples = self._task.encode(self._records, loaded.tokenizer, loaded.max_length)
         self._written = not self._task.by_logits and scores.needs_answers(self._task.metrics)
         self._right = targets_of([r.target for r in self._records]) if self._written else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,15 +58,31 @@ def predict(folder: Path, texts: Sequence[str]) -> list[Prediction]:
     return out
 
 
-def evaluate_run(folder: Path, file: Path | None = None) -> Score:
+def evaluate_run(
+    folder: Path, file: Path | None = None, *, text: str | None = None, target: str | None = None
+) -> Score:
     """Score the adapter of the run in ``folder`` on ``file``, or on its federation's public text.
+
+    Args:
+        text, target: columns of ``file``; the run's own where they are None.
 
     Raises:
         ConfideError: ``data.missing-file``, and what ``Evaluator`` and ``open_run`` raise.
     """
+    if file is None and (text, target) != (None, None):
+        raise ConfideError(
+            "data.missing-file",
+            "Columns are named, but no file that has them.",
+            "Name the file of records; the run's own text has the run's own columns.",
+        )
     settings, loaded = open_run(folder)
     if file is not None:
-        return Evaluator(loaded, settings.data, file).score()
+        columns = replace(
+            settings.data,
+            text=settings.data.text if text is None else text,
+            target=settings.data.target if target is None else target,
+        )
+        return Evaluator(loaded, columns, file, own_screen=True).score()
     data = local_or_cached(settings.data.path, "federations")
     if data is None:
         raise ConfideError(

@@ -24,6 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from ..common.errors import ConfideError
 from ..common.paths import replace_durably
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
@@ -157,12 +159,16 @@ class RunFolder:
 
     def write_config(self, flat: Mapping[str, Any]) -> None:
         """config.toml: the settings as nested tables."""
-        tables: dict[str, list[str]] = {}
-        for key, value in flat.items():
-            table, _, name = key.partition(".")
-            tables.setdefault(table, []).append(f"{name} = {_toml(value)}")
-        text = "\n\n".join(f"[{table}]\n" + "\n".join(rows) for table, rows in tables.items())
-        self.write(CONFIG, (text + "\n").encode())
+        self.write(CONFIG, tomli_w.dumps(by_room(flat)).encode())
+
+
+def by_room(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Flat settings as TOML has them: a table for each room."""
+    tables: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = value
+    return tables
 
 
 def read_events(folder: Path) -> list[dict[str, Any]]:
@@ -275,8 +281,3 @@ def _append(path: Path, data: bytes) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def _toml(value: Any) -> str:
-    """JSON's strings, numbers and truth values are TOML's too, but for surrogate pairs and DEL."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -10,8 +10,6 @@ a simulation: a real holder's text is never shared out.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +17,10 @@ from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
 from ..common.kinds import KINDS
-from ..common.paths import cache_dir
 from ..common.settings import Scalar
-from ..common.text.readers import Record, read_records
+from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
-from ..common.text.units import group_units
-from .staging import sha256_of, staged
+from ..common.text.words import in_form
 
 HOLDERS = 4  # where nobody says how many
 # Small models of the kind that a task needs.
@@ -204,8 +200,8 @@ def _labels(path: Path, content: Mapping[str, Any], files: Files | None) -> str:
         return _listed(path, declared)
     if declared is not None or files is None:
         _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
-    found = read_records(files.val, text=files.text, target=files.target)
-    return _listed(files.val, sorted({r.target for r in found if r.target is not None}))
+    found = read_records(files.val, text=files.text, target=files.target, own_screen=True)
+    return _listed(files.val, sorted({in_form(r.target) for r in found if r.target is not None}))
 
 
 def _listed(path: Path, labels: Sequence[str]) -> str:
@@ -230,51 +226,3 @@ def _check_keys(path: Path, found: Mapping[str, Any], known: tuple[str, ...], wh
 
 def _refuse(path: Path, what: str, hint: str = "Correct the file.") -> NoReturn:
     raise ConfideError("scenario.format", f"{path} {what}.", hint)
-
-
-def prepare_files(name: str, files: Files, holders: int, seed: int) -> Path:
-    """Make the folder of the federation, or find the one that the same files made before.
-
-    Raises:
-        ConfideError: the codes of the readers, or ``data.partition``.
-    """
-    folder = cache_dir() / "federations" / name
-    train, val = (_read(path, files) for path in (files.train, files.val))
-    recipe = {
-        "holders": holders,
-        "seed": seed,
-        "files": [sha256_of(files.train), sha256_of(files.val)],
-        "columns": [files.text, files.target, files.person],
-    }
-    manifest = folder / "federation.json"
-    text = json.dumps(recipe, indent=1) + "\n"
-    if manifest.is_file() and manifest.read_text(encoding="utf-8") == text:
-        return folder
-    units = group_units(train, "person" if files.person else "record")
-    if holders > len(units):
-        raise ConfideError(
-            "data.partition",
-            f"holders = {holders}, but {files.train} holds {len(units)} units only.",
-            "Use fewer holders, or more text.",
-        )
-    units.sort(key=lambda unit: hashlib.sha256(f"split:{seed}:{unit[0]}".encode()).digest())
-    with staged(folder) as new:
-        _write(new / "public.jsonl", val)
-        for number in range(holders):
-            mine = sorted(i for unit in units[number::holders] for i in unit)
-            _write(new / f"holder-{number:02d}.jsonl", [train[i] for i in mine])
-        (new / "federation.json").write_text(text, encoding="utf-8", newline="\n")
-    return folder
-
-
-def _read(path: Path, files: Files) -> list[Record]:
-    person = files.person or None
-    return read_records(path, text=files.text, target=files.target or None, person=person)
-
-
-def _write(path: Path, records: list[Record]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for r in records:
-            talk = [message._asdict() for message in r.messages]
-            row = {"text": talk or r.text, "label": r.target, "person": r.person}
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -25,6 +25,7 @@ from ..common.errors import ConfideError, nearest
 from ..common.paths import cache_dir, local_or_cached
 from ..common.settings import Settings
 from ..server.run_folder import PUBLIC_FILE, translated
+from .copies import check_public
 
 # Of a run folder: adapter and checkpoint of the smallest model, ledgers, report.
 _LEAST_DISK = 16 << 20
@@ -194,12 +195,14 @@ def check_text(folder: Path, settings: Settings) -> Path:
     nothing of it.
 
     Raises:
-        ConfideError: ``data.unfit``, by file, and the codes of the readers for the first bad row.
+        ConfideError: ``data.unfit``, by file, ``data.held-out`` where the public text is training
+            text, and the codes of the readers for the first bad row.
     """
-    agreed = agreed_by(settings)
-    for file in sorted(folder.glob("holder-*.jsonl")):
+    agreed, public = agreed_by(settings), folder / PUBLIC_FILE
+    files = sorted(folder.glob("holder-*.jsonl"))
+    check_public(public, files, settings.data.text)
+    for file in files:
         check_file(file, settings, agreed)
-    public = folder / PUBLIC_FILE
     if public.is_file():  # whose persons nobody protects
         check_file(public, settings, replace(agreed, person="", unit="record"))
     return folder

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,12 +23,12 @@ from ..common.text.benchmarks import BENCHMARKS, spec
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.settled import settled
+from .copies import copy_name, on_screen, prepare_files
 from .description import (
     HOLDERS,
     Described,
     Files,
     is_description,
-    prepare_files,
     read_description,
     small_model,
 )
@@ -55,7 +55,14 @@ class Scenario:
 
     @property
     def federation(self) -> str:
-        """The name of the prepared federation, e.g. ``nyt-10``."""
+        """The name of the prepared federation, e.g. ``nyt-10``; with files of one's own it ends in
+        a digest of them.
+
+        Raises:
+            ConfideError: ``data.missing-file`` where they are not there.
+        """
+        if self.files is not None:
+            return copy_name(self.name, self.files, self.holders, self.seed)
         return f"{self.name}-{self.holders}"
 
     def run_config(self) -> dict[str, Scalar]:
@@ -185,10 +192,12 @@ def with_batch(
     return {**config, "train.batch": max(1, most)}
 
 
-def prepare(scenario: Scenario) -> Path:
-    """Make or find the scenario's federation in the cache, and return its folder."""
+def prepare(scenario: Scenario, say: Callable[[str], None] = on_screen) -> Path:
+    """Make or find the scenario's federation in the cache, and return its folder. What there is to
+    know of a copy of one's own text is said, a line at a time."""
     if scenario.files is not None:
-        return prepare_files(scenario.federation, scenario.files, scenario.holders, scenario.seed)
+        name, files = scenario.federation, scenario.files
+        return prepare_files(name, files, scenario.holders, scenario.seed, say)
     from .partition import prepare_federation
 
     return prepare_federation(

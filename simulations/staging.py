@@ -3,7 +3,7 @@
 Whatever this room writes into the cache is made beside its place under a temporary name and
 then moved there by one rename, so that a kill, a full disk or Ctrl-C leaves what was there
 before. What is made here, rather than fetched, is sealed: a file beside it says by which recipe,
-and pins what came out. Never used for anything private: the cache holds public models and text.
+and pins what came out. All of it is public but the copies of one's own text (``copies``).
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from ..common.errors import ConfideError
 
 
 @contextmanager
-def staged(target: Path) -> Iterator[Path]:
+def staged(target: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield an empty folder that becomes ``target`` when the block ends without an error.
 
-    A ``target`` that exists is replaced. The parent of the yielded folder is temporary and
-    vanishes with the block, so scratch files may lie there.
+    A ``target`` that exists is replaced; with ``private`` it is for this user alone to enter. The
+    parent of the yielded folder is temporary and vanishes with the block, so scratch files may lie
+    there.
 
     Raises:
         ConfideError: ``cache.write`` when the disk refuses.
@@ -36,7 +37,7 @@ def staged(target: Path) -> Iterator[Path]:
             prefix=".partial-", dir=target.parent, ignore_cleanup_errors=True
         ) as scratch:
             folder = Path(scratch, "new")
-            folder.mkdir()
+            folder.mkdir(mode=0o700 if private else 0o777)
             yield folder
             _move(folder, target, Path(scratch, "old"))
     except OSError as error:

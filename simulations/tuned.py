@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
+
+import tomli_w
 
 from ..common.settings import COORDINATORS_OWN, Scalar
 from .description import TASKS, Files, task_of
@@ -21,17 +22,18 @@ def best_scenario(outcome: Outcome) -> str:
     own |= set(TASKS.get(str(top.get("task")), ()))
     config = {key: base[key] for key in base if key in own and key not in COORDINATORS_OWN}
     config |= outcome.best.values
+    tables = {
+        **top,
+        **({"data": _data(scenario.files)} if scenario.files else {}),
+        "config": config,
+    }
     lines = [
         f"# The best of {len(outcome.trials)} trials of `confide tune {scenario.name}`: its"
         f" {search.measure} of {outcome.best.measure:.3f} is the best of many on the text",
         "# that chose it, and therefore flatters.",
-        *_rows(top),
-        *(["", "[data]", *_rows(_data(scenario.files))] if scenario.files else []),
-        "",
-        "[config]",
-        *_rows(config),
+        tomli_w.dumps(tables),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines)
 
 
 def _top(scenario: Scenario, kind: str) -> Mapping[str, Scalar]:
@@ -46,12 +48,3 @@ def _data(files: Files) -> Mapping[str, Scalar]:
     """From any folder: the tuned file lies elsewhere than the description."""
     places = {"train": str(files.train.resolve()), "val": str(files.val.resolve())}
     return places | {"text": files.text, "target": files.target, "person": files.person}
-
-
-def _rows(table: Mapping[str, Scalar]) -> list[str]:
-    return [f"{_toml(key)} = {_toml(value)}" for key, value in table.items()]
-
-
-def _toml(value: Scalar) -> str:
-    """JSON's text, numbers and truth values are TOML's, too."""
-    return json.dumps(value, ensure_ascii=False)

@@ -21,6 +21,7 @@ from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
 from ..common.tasks import task_for
 from ..common.text.readers import Record, read_records
+from ..common.text.words import label_places
 from ..server.run import run
 from .inprocess import federation
 
@@ -124,8 +125,8 @@ def _tf_idf(data: Path, settings: Settings) -> dict[str, Any]:
     )
     model.fit([r.text for r in train], [r.target for r in train])
     found, right = model.predict([r.text for r in test]), [r.target for r in test]
-    numbers = {name: i for i, name in enumerate(settings.task.label_names)}
-    answers = [numbers[label] for label in found], [numbers[str(label)] for label in right]
+    place_of = label_places(settings.task.label_names)
+    answers = [place_of(label) for label in found], [place_of(str(label)) for label in right]
     return {
         "name": "TF-IDF + logistic regression",
         **{name: compute(name, *answers) for name in task_for(settings.task).metrics},

@@ -25,7 +25,7 @@ import typer
 
 from confide.__main__ import build_app
 from confide.common.settings import from_flat
-from confide.simulations.cli import _wanted
+from confide.simulations.assets_cli import _wanted
 from confide.simulations.ready import check_text
 from confide.simulations.scenario import changed, load_scenario, prepare, run_config
 from tests import tiny

@@ -17,6 +17,19 @@ PLAIN = ("the", "day", "a", "street", "house", "was", "and", "people", "of", "to
 WORDS = (*GOOD, *BAD, *PLAIN)
 
 
+# Words that a hand-written file of TOML gets wrong, one way or another.
+ODD_WORDS = (
+    "\U0001f600 and \u00fcmlaut \u2028 line",
+    "quoted \"twice\" 'once'",
+    "back\\slash\\n C:\\new",
+    "two\nlines\tand\ra tab",
+    "\x01\x1f\x7f\x85\u200f",
+    "'''\"\"\"[table]\nkey = 1",
+    "123456789012345678901234567890",
+    "1e999",
+)
+
+
 def save_tokenizer(folder: Path) -> int:
     """A word-level tokenizer in the fast format; returns the size of its vocabulary."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

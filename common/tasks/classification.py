@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import ConfideError
 from ..settings import TaskSpec
 from ..text.readers import Record
+from ..text.words import label_places
 from . import pooled
 from .example import Batch, Example, Prediction
 from .scores import chosen
@@ -32,15 +33,16 @@ def class_indices(records: Sequence[Record], labels: Sequence[str]) -> list[int]
     Raises:
         ConfideError: ``data.unknown-label``; it names the record's number, never its content.
     """
-    index, found = {name: i for i, name in enumerate(labels)}, []
+    place_of, found = label_places(labels), list[int]()
     for number, record in enumerate(records, start=1):
-        if record.target is None or record.target not in index:
+        place = None if record.target is None else place_of(record.target)
+        if place is None:
             raise ConfideError(
                 "data.unknown-label",
                 f"The label of record {number} is not one of {', '.join(labels)}.",
                 "Declare every label in task.labels, spelt as in the data.",
             )
-        found.append(index[record.target])
+        found.append(place)
     return found
 
 

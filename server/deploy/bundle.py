@@ -9,43 +9,50 @@ holder pins its SHA-256; it changes when confide's settings do, and then holders
 from __future__ import annotations
 
 import hashlib
-import json
 import tempfile
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
+
+import tomli_w
 
 from ... import __version__
 from ...common.errors import ConfideError
 from ...common.settings import Settings
+from ..run_folder import by_room
 from . import flower
 from .federation import Federation
 from .keys import write_public
 
-_APP = """[project]
-name = "confide-federation"
-version = "{version}"
-description = "Names the confide that each side has installed; contains no code"
-license = "Apache-2.0"
 
-[tool.flwr.app]
-publisher = "confide"
-fab-format-version = 0
-
-[tool.flwr.app.components]
-serverapp = "confide.server.app:app"
-clientapp = "confide.client.app:app"
-
-[tool.flwr.app.config]
-"""
+def _app() -> dict[str, Any]:
+    return {
+        "project": {
+            "name": "confide-federation",
+            "version": __version__,
+            "description": "Names the confide that each side has installed; contains no code",
+            "license": "Apache-2.0",
+        },
+        "tool": {
+            "flwr": {
+                "app": {
+                    "publisher": "confide",
+                    "fab-format-version": 0,
+                    "components": {
+                        "serverapp": "confide.server.app:app",
+                        "clientapp": "confide.client.app:app",
+                    },
+                    "config": by_room(Settings().to_flat()),
+                }
+            }
+        },
+    }
 
 
 def write_app(folder: Path) -> None:
     """Write the app's folder; Flower takes an override only for a key that stands there."""
-    flat = Settings().to_flat()
-    rows = [f"{key} = {json.dumps(value)}" for key, value in flat.items()]
-    text = _APP.format(version=__version__) + "\n".join(rows) + "\n"
-    write_public(folder / "pyproject.toml", text.encode())
+    write_public(folder / "pyproject.toml", tomli_w.dumps(_app()).encode())
     write_public(folder / "README.md", b"The app of a confide federation: no code.\n")
 
 

@@ -6,7 +6,6 @@ Private keys lie in files of their own and are never read here.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import tomllib
@@ -15,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from ...common.errors import ConfideError, nearest
 from .keys import write_public
@@ -27,19 +28,9 @@ _HOLDER = re.compile(r"(?!node-|server$|bundle$)[a-z0-9][a-z0-9._-]{0,31}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
-_TEXT = """# The federation {name}, written by `confide server provision`. The ports may be changed
-# by hand while `confide server start` is not running (kits name the first one).
-schema = "confide-federation/1"
-host = {host}
-port = {port}              # where holders come in
-superlink-port = {inner}    # on 127.0.0.1 alone
-bundle = {bundle}
-"""
-_HOLDER_TEXT = """
-[holders.{name}]
-key = {key}
-expires = {expires}
-revoked = {revoked}
+_HEAD = """# The federation {name}, written by `confide server provision`. The ports may be changed
+# by hand while `confide server start` is not running (kits name the first one). Holders come in at
+# `port`; `superlink-port` is on 127.0.0.1 alone.
 """
 
 
@@ -109,20 +100,19 @@ class Federation:
 
     def save(self) -> None:
         """Write federation.toml, whole or not at all."""
-        text = _TEXT.format(
-            name=self.name,
-            host=json.dumps(self.host),
-            port=self.port,
-            inner=self.superlink_port,
-            bundle=json.dumps(self.bundle),
-        )
-        for holder in self.holders.values():
-            text += _HOLDER_TEXT.format(
-                name=json.dumps(holder.name),
-                key=json.dumps(holder.key),
-                expires=holder.expires.isoformat(),
-                revoked=json.dumps(holder.revoked),
-            )
+        holders = {
+            holder.name: {"key": holder.key, "expires": holder.expires, "revoked": holder.revoked}
+            for holder in self.holders.values()
+        }
+        table = {
+            "schema": "confide-federation/1",
+            "host": self.host,
+            "port": self.port,
+            "superlink-port": self.superlink_port,
+            "bundle": self.bundle,
+            "holders": holders,
+        }
+        text = _HEAD.format(name=self.name) + tomli_w.dumps(table)
         write_public(self.folder / FILE_NAME, text.encode())
 
 

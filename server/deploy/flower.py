@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from ...common.errors import ConfideError
 from ...common.network import past_proxies
 from .federation import Federation
@@ -32,13 +34,6 @@ SWITCHES = {
 FEDERATION = "CONFIDE_FEDERATION"  # whose server started a program: its folder
 _SECRET_BYTES = 32
 _CALL_SECONDS = 60.0
-_CONNECTION = """[superlink]
-default = {name}
-
-[superlink.{name}]
-address = {address}
-root-certificates = {ca}
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +75,9 @@ def environment(federation: Federation) -> dict[str, str]:
 
 def write_home(federation: Federation) -> None:
     """Write what ``flwr`` and the two servers read: the connection, and the shared secret."""
-    text = _CONNECTION.format(
-        name=json.dumps(federation.name),
-        address=json.dumps(federation.superlink),
-        ca=json.dumps(str(federation.ca)),
-    )
+    name = federation.name
+    connection = {"address": federation.superlink, "root-certificates": str(federation.ca)}
+    text = tomli_w.dumps({"superlink": {"default": name, name: connection}})
     write_public(_home(federation) / "config.toml", text.encode())
     if not _secret(federation).is_file():
         write_secret(_secret(federation), os.urandom(_SECRET_BYTES).hex().encode())

@@ -5,26 +5,21 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
+import tomli_w
+
 from ...common.errors import ConfideError
 from .federation import Federation, Holder
 from .keys import write_holder_key, write_public
 
-_KIT = """# The kit of {name}; `confide client join` reads it.
-schema = "confide-kit/1"
-name = {name}
-coordinator = {host}
-fleet = {fleet}
+_BUNDLES = """\
 # SHA-256 of the app bundles that may run here. Anything else is refused before it is unpacked. A
 # bundle holds names and settings: what trains is the confide that you installed, whose own SHA-256
 # `confide client status` shows and the ledger books with every charge.
-bundles = [{bundle}]
-expires = {expires}
 """
 
 _README = """# Joining {host} as {name}
@@ -59,13 +54,15 @@ def write_kit(federation: Federation, holder: Holder, policy: bytes) -> None:
     kit = federation.kit(holder.name)
     host = f"[{federation.host}]" if ":" in federation.host else federation.host
     fleet = f"{host}:{federation.port}"
-    text = _KIT.format(
-        name=json.dumps(holder.name),
-        host=json.dumps(federation.host),
-        fleet=json.dumps(fleet),
-        bundle=json.dumps(federation.bundle),
-        expires=json.dumps(holder.expires.isoformat()),
-    )
+    whose = {
+        "schema": "confide-kit/1",
+        "name": holder.name,
+        "coordinator": federation.host,
+        "fleet": fleet,
+    }
+    until = {"bundles": [federation.bundle], "expires": holder.expires.isoformat()}
+    head = f"# The kit of {holder.name}; `confide client join` reads it.\n"
+    text = head + tomli_w.dumps(whose) + _BUNDLES + tomli_w.dumps(until)
     readme = _README.format(
         host=federation.host, name=holder.name, fleet=fleet, expires=holder.expires
     )

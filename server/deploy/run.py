@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tomli_w
+
 from ...common.errors import ConfideError
 from ...common.paths import local_or_cached
 from ...common.settings import Scalar, from_flat
 from ..live import read_live
-from ..run_folder import PUBLIC_FILE, RunFolder, new_id, part_of, read_events
+from ..run_folder import PUBLIC_FILE, RunFolder, by_room, new_id, part_of, read_events
 from . import flower
 from .bundle import check_bundle
 from .federation import Federation
@@ -92,8 +94,7 @@ class Watch:
         place = {"run.out": str(self.out), "run.resume": str(resumed or "")}
         flat = {**self.config, **place, "run.id": self._command}
         path = self.federation.folder / "flower" / f"run-config-{self._command}.toml"
-        rows = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in flat.items()]
-        write_public(path, ("\n".join(rows) + "\n").encode())
+        write_public(path, tomli_w.dumps(by_room(flat)).encode())
         try:
             number = flower.start_run(self.federation, path)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -117,3 +118,9 @@ def test_nothing_is_ever_unpickled(root: Path, product_files: list[Path]) -> Non
         if isinstance(node, ast.Call) and ast.unparse(node.func) in UNSAFE_CALLS
     ]
     assert found == []
+
+
+def test_toml_is_written_by_the_library_alone(root: Path, product_files: list[Path]) -> None:
+    """yoetz#208: what JSON writes is no TOML for an emoji, a DEL, a large number."""
+    by_hand = re.compile(r"= \{(json\.dumps\(|_?toml\()")
+    assert [p for p in product_files if by_hand.search((root / p).read_text("utf-8"))] == []

@@ -186,7 +186,7 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
     ("model: a URL", {"model.name": "https://example.org/model"}, MODELS),
     ("model: of the Hub", {"model.name": "someone/remote-model"}, MODELS),
     ("model: a NUL", {"model.name": "a\x00b"}, MODELS),
-    ("model: half a character", {"model.name": "a\ud800b"}, MODELS),
+    ("model: half a character", {"model.name": "a\ud800b"}, "settings.range"),
     ("model: right to left", {"model.name": "someone/\u202eledom"}, MODELS),
     ("model: with a pin of its own", {"model.name": "a@sha256:" + "0" * 64}, MODELS),
     ("model: long", {"model.name": LONG}, MODELS),

@@ -19,6 +19,7 @@ from confide.client.policy_file import (
     write_policy,
 )
 from confide.common.errors import ConfideError
+from tests import tiny
 
 PIN = "0123456789abcdef" * 4
 
@@ -253,10 +254,19 @@ def test_every_limit_is_explained_above_its_line() -> None:
     paragraphs = [p for p in paragraphs if not p.startswith("# What your text is")]
     assert len(paragraphs) == len(limits)
     for paragraph, limit in zip(paragraphs, limits, strict=True):
-        *comment, line = paragraph.splitlines()
-        assert line.startswith(f"{key_of(limit)} = ")
+        lines = paragraph.splitlines()
+        comment = [line for line in lines if line.startswith("# ")]
+        value = tomllib.loads("\n".join(lines[len(comment) :]))
+        assert list(value) == [key_of(limit)]
         assert 1 <= len(comment) <= 3
         assert all(c.startswith("# ") and len(c) <= 100 for c in comment)
+
+
+@pytest.mark.parametrize("word", tiny.ODD_WORDS)
+def test_a_label_of_any_characters_is_written_as_it_is(tmp_path: Path, word: str) -> None:
+    """yoetz#208: of an emoji the escapes of JSON made a file that is no TOML."""
+    said = replace(CONTRACT, labels=(word, "other"), text=word)
+    assert load_policy(write_policy(tmp_path, said)).data == said
 
 
 def test_a_policy_is_never_overwritten(tmp_path: Path) -> None:

@@ -204,6 +204,145 @@ def test_a_proposal_is_what_the_file_looks_like(
     assert said.tasks == tasks
 
 
+def test_rows_that_are_not_used_are_told_by_file_and_line(confide: Confide, tmp_path: Path) -> None:
+    """What is broken is told to the administrator, by line, and to nobody else."""
+    path = marked(tmp_path)
+    confide("client", "init", tmp_path, "--data", path, "--label", "label")
+    odd = [f'{{"text": "{MARKER}"}}', "no record", f'{{"text": "{MARKER} a", "label": "b"}}']
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n\n" + "\n".join(odd) + "\n" + "broken\n" * 30)
+    words = ["client", "check-data", path, "--policy", tmp_path / "policy.toml"]
+    found = json.loads(confide(*words, "--json")[1])
+    assert (found["unfit"], len(found["broken"])) == (33, 20)
+    assert all(f"line {303 + i}" in line for i, line in enumerate(found["broken"]))
+    assert all("text.jsonl" in line for line in found["broken"])
+    assert "is not a JSON object" in found["broken"][1]
+    out = confide(*words)[1]
+    assert "line 303" in out
+    assert "line 322" in out
+    assert "13 more rows" in out
+
+
+def test_a_join_tells_which_lines_are_not_used(
+    confide: Confide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joining_alone(monkeypatch)
+    words = [kit(tmp_path / "kit"), *holder(tmp_path), "--yes", "--new-ledger"]
+    with (tmp_path / "text.jsonl").open("a", encoding="utf-8") as file:
+        file.write("no record\n")
+    status, out, _ = confide("client", "join", *words)
+    assert status == 0
+    assert "line 25 is not a JSON object" in out
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        (("--person", "person", "--target", "label", "--text", "text"), "contract.unit"),
+        (("--person", "patient"), "contract.person"),
+        (("--label", "stars"), "contract.target"),
+        (("--text", "review"), "contract.text"),
+    ],
+)
+def test_a_join_that_names_other_columns_than_the_policy_is_refused(
+    confide: Confide,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    code: str,
+) -> None:
+    """Who thinks that persons are protected must not be told "joined" where records are."""
+    started = joining_alone(monkeypatch)
+    words = [kit(tmp_path / "kit"), *holder(tmp_path), "--yes", "--new-ledger"]
+    status, _, err = confide("client", "join", *words, *options)
+    assert (status, f"[{code}]" in err, started) == (FAILED, True, [])
+    assert "[data]" in err
+    by_person = tiny.DATA_TABLE + 'unit = "person"\n'
+    (tmp_path / "own.toml").write_text(by_person, encoding="utf-8")
+    agreed = ("--person", "person", "--label", "label")
+    assert confide("client", "join", *words, *agreed)[0] == 0
+    (tmp_path / "own.toml").write_text("", encoding="utf-8")
+    assert "--person person --data" not in (told := confide("client", "join", *words, *agreed)[2])
+    assert "--target label --person person" in told
+
+
+@pytest.mark.parametrize("header", ["review ,label", "r\u00e9sum\u00e9,label", "Your words?,label"])
+def test_the_administrator_sees_which_columns_there_are(
+    confide: Confide, tmp_path: Path, header: str
+) -> None:
+    path = tmp_path / "text.csv"
+    path.write_text(f"{header}\nfine words,x\n", encoding="utf-8")
+    policy = tmp_path / "policy.toml"
+    policy.write_text(tiny.DATA_TABLE, encoding="utf-8")
+    for options in ((), ("--policy", str(policy))):
+        status, _, err = confide("client", "check-data", path, *options)
+        assert (status, "data.missing-column" in err) == (FAILED, True)
+        assert header.split(",", maxsplit=1)[0].strip() in err
+    name = header.split(",", maxsplit=1)[0].strip()
+    assert confide("client", "check-data", path, "--text", name)[0] == 0
+
+
+ALIKE = [
+    "Ana",
+    "ana",
+    "A na",
+    "Ana\u200b",
+    "\uff21na",
+    "007",
+    "7",
+    "Ben",
+    "Jose\u0301",
+    "Jos\u00e9",
+]
+
+
+def test_persons_and_labels_that_look_like_one_are_told(confide: Confide, tmp_path: Path) -> None:
+    """khmer-ocr#9: what Unicode calls equal is one person; what only looks so is asked about."""
+    rows = [{"text": f"a day {i}", "label": "x", "person": who} for i, who in enumerate(ALIKE)]
+    path = tiny.write_jsonl(tmp_path / "text.jsonl", rows)
+    found = check(confide, path, "--person", "person")
+    assert found["persons"] == len(ALIKE) - 1
+    assert "7 persons differ from another only by case" in " ".join(found["warnings"])
+    rows = [{"text": f"a day {i}", "label": "xX"[i % 2]} for i in range(20)]
+    path = tiny.write_jsonl(tmp_path / "labels.jsonl", rows)
+    assert "2 labels differ from another only by case" in warned(confide, path)
+
+
+def test_answers_are_not_counted_as_classes(confide: Confide, tmp_path: Path) -> None:
+    rows = [
+        {
+            "text": [{"role": "user", "content": f"why {i}"}],
+            "label": f"because of {i}",
+        }
+        for i in range(300)
+    ]
+    path = tiny.write_jsonl(tmp_path / "chat.jsonl", rows)
+    for options in ((), ("--label", ""), ("--task", "causal"), ("--target", "label")):
+        found = check(confide, path, *options)
+        assert found["labels"] == []
+        assert "labels" not in " ".join(found["warnings"])
+    written = tiny.write_jsonl(tmp_path / "w.jsonl", [{**r, "text": str(r["text"])} for r in rows])
+    assert len(check(confide, written)["labels"]) == len(rows)
+    assert check(confide, written, "--task", "seq2seq")["labels"] == []
+    status, _, err = confide("client", "check-data", path, "--task", "casual")
+    assert (status, "causal" in err) == (FAILED, True)
+
+
+def test_half_of_an_instruction_is_refused_with_the_way_out(
+    confide: Confide, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"do {i}", "input": f"with {i}", "output": "so"} for i in range(9)]
+    path = tiny.write_jsonl(tmp_path / "text.jsonl", rows)
+    for command in (("check-data", path), ("init", tmp_path / "own", "--data", path)):
+        half = confide("client", *command, "--text", "instruction", "--target", "output")
+        assert (half[0], "data.half" in half[2], "instruction,input" in half[2]) == (1, True, True)
+        whole = ("--text", "instruction,input", "--target", "output")
+        assert confide("client", *command, *whole)[0] == 0
+    said = load_policy(tmp_path / "own" / "policy.toml").data
+    assert said is not None
+    assert said.text == "instruction,input"
+
+
 def test_a_text_of_which_nothing_fits_is_told(confide: Confide, tmp_path: Path) -> None:
     policy = tmp_path / "policy.toml"
     policy.write_text(tiny.DATA_TABLE, encoding="utf-8")

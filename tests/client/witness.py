@@ -48,6 +48,7 @@ BAD_LINES: Mapping[str, bytes] = {
     "not a number": b'{"text": "a day", "label": NaN, "person": "1"}',
     "infinite": b'{"text": "a day", "label": -Infinity, "person": "1"}',
     "a number beyond all": b'{"text": "a day", "label": 1e999, "person": "1"}',
+    "an exponent beyond all": b'{"text": "a day", "label": 1e99999999999999999999, "person": "1"}',
     "a thousand digits": b'{"text": "a day", "person": "1", "label": ' + b"9" * 1000 + b"}",
     "an empty text": b'{"text": "", "label": "positive", "person": "1"}',
     "blanks": b'{"text": " \\t ", "label": "positive", "person": "1"}',

@@ -155,3 +155,15 @@ def test_a_message_never_repeats_more_of_a_value_than_a_line() -> None:
 
 def test_text_of_the_largest_length_is_taken() -> None:
     assert len(from_flat({**GOOD, "model.name": "x" * 10_000}).model.name) == 10_000
+
+
+def test_a_column_has_one_name() -> None:
+    """A ledger is bound to the name of the column of persons: one spelling of it, then."""
+    told = {"data.text": "ask , more", "data.target": " No\u0302te", "data.person": "who "}
+    data = from_flat({**told, "task.labels": "a,b", "model.name": "m"}).data
+    assert (data.text, data.target, data.person) == ("ask,more", "N\u00f4te", "who")
+
+
+def test_a_part_of_a_character_is_no_setting() -> None:
+    with pytest.raises(ConfideError, match=r"settings\.range.*UTF-8"):
+        from_flat({"run.coordinator": "a\udcff"})

@@ -55,14 +55,21 @@ PROMISE_MUTANTS = (
         ("tests/client/test_holder.py",),
     ),
     Mutant(
+        "one person in two forms of Unicode is two",
+        "common/text/readers.py",
+        '            object.__setattr__(self, "person", person_in_form(self.person))\n',
+        '            object.__setattr__(self, "person", self.person.strip())\n',
+        ("tests/common/text/test_readers.py",),
+    ),
+    Mutant(
         "a row that is no record is a code",
         "common/text/readers.py",
-        "    return [None if isinstance(one, ConfideError) else one for one in found]\n",
-        "    found = list(found)\n"
-        "    for one in found:\n"
+        "    return [None if isinstance(one, ConfideError) else one for _, one in found]\n",
+        "    rows = [one for _, one in found]\n"
+        "    for one in rows:\n"
         "        if isinstance(one, ConfideError):\n"
         "            raise one\n"
-        "    return found\n",
+        "    return rows\n",
         _SEEN,
     ),
     Mutant(

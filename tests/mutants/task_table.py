@@ -178,8 +178,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: a label that is not declared",
         "common/tasks/classification.py",
-        "        if record.target is None or record.target not in index:",
-        "        if record.target is None:",
+        "        place = None if record.target is None else place_of(record.target)\n",
+        "        place = None if record.target is None else place_of(record.target) or 0\n",
         _LABELS,
     ),
     Mutant(

@@ -15,7 +15,7 @@ from confide.common.errors import ConfideError
 from confide.common.models import load_model
 from confide.common.settings import from_flat
 from confide.common.tensors import unflatten
-from confide.server.predict import predict
+from confide.server.predict import evaluate_run, predict
 from confide.server.run_folder import RunFolder
 from tests import tiny
 
@@ -88,3 +88,40 @@ def test_a_run_without_adapter_is_named(folder: Path) -> None:
     (folder / "adapter" / "adapter_model.safetensors").unlink()
     with pytest.raises(ConfideError, match=r"adapter\.missing"):
         predict(folder, TEXTS)
+
+
+def test_a_file_of_other_columns_is_scored_the_same(folder: Path, tmp_path: Path) -> None:
+    rows = tiny.rows(20, seed=2)
+    same = evaluate_run(folder, tiny.write_jsonl(tmp_path / "a.jsonl", rows))
+    other = [{"review": row["text"], "stars": row["label"]} for row in rows]
+    file = tiny.write_jsonl(tmp_path / "b.jsonl", other)
+    assert evaluate_run(folder, file, text="review", target="stars") == same
+    with pytest.raises(ConfideError, match=r"data\.missing-column.*review, stars.*--target"):
+        evaluate_run(folder, file)
+    with pytest.raises(ConfideError, match=r"data\.missing-file"):
+        evaluate_run(folder, text="review")
+
+
+@pytest.mark.parametrize(
+    ("declared", "written"),
+    [
+        ("Jos\u00e9", "Jose\u0301"),
+        ("Jose\u0301", "Jos\u00e9"),
+        ("1", 1.0),
+        ("1.0", 1),
+        ("\U0001f600",) * 2,
+    ],
+)
+def test_a_label_is_the_same_in_every_form(
+    tiny_model: Path, tmp_path: Path, declared: str, written: object
+) -> None:
+    """khmer-ocr#9, yoetz#208: equal where Unicode says so, and where a number is."""
+    settings = from_flat(tiny.config(tiny_model, tmp_path, tmp_path, task__labels=f"0,{declared}"))
+    run = RunFolder.create(str(tmp_path), "form")
+    run.write_config(settings.to_flat())
+    save_adapter(load_model(settings).model, run.path / "adapter", settings.model.name)
+    rows = [{"text": "a lovely day", "label": label} for label in (written, 0)]
+    assert evaluate_run(run.path, tiny.write_jsonl(tmp_path / "a.jsonl", rows)).examples == 2
+    (told,) = predict(run.path, ["a day"])
+    assert told.probabilities is not None
+    assert len(told.probabilities) == 2

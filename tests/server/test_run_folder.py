@@ -21,16 +21,7 @@ from confide.server import run_folder
 from confide.server.run_folder import RunFolder, part_of, run_settings
 from tests import tiny
 
-ODD_NAMES = [
-    "plain",
-    "quoted \"twice\" 'once'",
-    "back\\slash\\n C:\\new",
-    "two\nlines\tand\ra tab",
-    "\x00\x01\x1f\x7f\x85",
-    "emoji \U0001f600 and ümlaut \u2028",
-    "'''\"\"\"[table]\nkey = 1",
-    "",
-]
+ODD_NAMES = ["plain", "\x00", "", *tiny.ODD_WORDS]
 
 
 @pytest.fixture

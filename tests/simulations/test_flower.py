@@ -19,7 +19,7 @@ import pytest
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
-from confide.server.run_folder import RunFolder, read_events
+from confide.server.run_folder import RunFolder, read_events, run_settings
 from confide.simulations import flower
 from confide.simulations.flower import simulate
 from tests import tiny
@@ -72,10 +72,13 @@ def test_a_simulated_run_from_a_foreign_folder_finishes_and_leaves_nothing_runni
     flower_processes: Callable[[], set[str]],
 ) -> None:
     events: list[dict[str, Any]] = []
-    config = tiny.config(tiny_model, tiny_federation, foreign_folder / "runs")
+    odd = 'Klinik \U0001f600 "Süd"\x7f'  # yoetz#208: Flower ended before the run began
+    config = tiny.config(tiny_model, tiny_federation, foreign_folder / "runs", run__coordinator=odd)
     folder = simulate(config, HOLDERS, events.append)
+    assert run_settings(folder).run.coordinator == odd
     assert [e["event"] for e in events] == [
         "start",
+        "ready",
         "evaluation",
         *["round", "evaluation"] * 2,
         "end",
@@ -89,6 +92,15 @@ def test_a_simulated_run_from_a_foreign_folder_finishes_and_leaves_nothing_runni
     assert (folder / "report.html").is_file()
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert flower_processes() == set()
+
+
+@pytest.mark.parametrize("word", tiny.ODD_WORDS)
+def test_the_app_of_a_run_keeps_settings_of_any_characters(tmp_path: Path, word: str) -> None:
+    """yoetz#208: of a label with an emoji Flower was given a file that is no TOML."""
+    config = tiny.config(tmp_path, tmp_path, tmp_path, task__labels=f"{word},other")
+    flower._write_app(tmp_path / "app", config)
+    app = tomllib.loads((tmp_path / "app" / "pyproject.toml").read_text(encoding="utf-8"))
+    assert app["tool"]["flwr"]["app"]["config"] == config
 
 
 @pytest.mark.timeout(240)

@@ -297,6 +297,18 @@ def test_the_best_trial_is_a_scenario_that_simulate_takes(
     from_flat(config)
 
 
+@pytest.mark.parametrize("word", tiny.ODD_WORDS)
+def test_the_best_trial_keeps_labels_of_any_characters(
+    scenario: Scenario, tmp_path: Path, word: str
+) -> None:
+    """yoetz#208: a DEL or an emoji in a label made a file that tomllib refuses."""
+    odd = replace(scenario, config={**scenario.config, "task.labels": f"{word.strip()},other"})
+    best = Outcome(search=search(odd, tmp_path), trials=(trial(0),), epsilon=1.0, delta=DELTA)
+    file = tmp_path / "odd.toml"
+    file.write_text(best_scenario(best), encoding="utf-8", newline="\n")
+    assert load_scenario(str(file)).config["task.labels"] == f"{word.strip()},other"
+
+
 def test_the_page_needs_nothing_else_and_escapes_what_it_is_given(
     scenario: Scenario, tmp_path: Path
 ) -> None:

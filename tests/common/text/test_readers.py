@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from confide.common.errors import ConfideError
-from confide.common.text.readers import Record, read_records
+from confide.common.text.readers import (
+    Record,
+    numbered_records,
+    read_records,
+    records_that_fit,
+)
 
 SECRET = "the secret of patient Zebra"
 ROWS = [
@@ -65,6 +73,168 @@ def test_a_txt_file_is_one_record_a_line_without_target(tmp_path: Path) -> None:
     assert read_records(path) == [Record("one\u2028still one"), Record("two")]
 
 
+ENDS = {"LF": "\n", "CRLF": "\r\n", "CR": "\r"}
+THREE = {
+    "txt": ["one", "two \u2028 and \x0c more", "three"],
+    "jsonl": [f'{{"text": "{word}", "label": "x"}}' for word in ("one", "two \u2028\x85", "three")],
+    "csv": ["text,label", "one,x", '"two \x0b \u2029",x', "three,x"],
+}
+
+
+@pytest.mark.parametrize("suffix", THREE)
+@pytest.mark.parametrize("ends", [*ENDS, "mixed"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_line_ends_with_lf_crlf_or_cr_and_with_nothing_else(
+    tmp_path: Path, suffix: str, ends: str, mark: bytes
+) -> None:
+    """datasets#3910: a text of bare CR was one record, and others were cut at U+2028."""
+    used = [*ENDS.values(), "\n"] if ends == "mixed" else [ENDS[ends]] * 4
+    lines = [line + end for line, end in zip(THREE[suffix], used, strict=False)]
+    content = mark + "".join(lines).encode()
+    path = write(tmp_path / f"a.{suffix}", content)
+    strict = read_records(path)
+    assert [record.text.split()[0] for record in strict] == ["one", "two", "three"]
+    fitting = records_that_fit(path, content, text="text", target="label", person=None)
+    assert fitting == strict, "both readers agree on what a line is"
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
+@pytest.mark.parametrize("end", ["\x85", "\u2028", "\u2029", "\x0b", "\x0c", "\x1e"])
+def test_a_file_of_other_line_ends_is_refused_with_the_reason(
+    tmp_path: Path, suffix: str, end: str
+) -> None:
+    """datasets#3910: three records must not become one without a word."""
+    lines = ["text,label", SECRET, "Zebra"] if suffix != "jsonl" else [json.dumps(ROWS[1])] * 2
+    error = refusal(write(tmp_path / f"a.{suffix}", end.join(lines) + "\n"))
+    assert error.code == "data.format"
+    assert f"U+{ord(end):04X}" in error.message
+    assert "line ends" in error.hint
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "txt"])
+@pytest.mark.parametrize("coding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+def test_a_file_in_wide_characters_is_refused_and_says_so_where_it_has_a_mark(
+    tmp_path: Path, suffix: str, coding: str
+) -> None:
+    error = refusal(write(tmp_path / f"a.{suffix}", f"{SECRET}\nZebra\n".encode(coding)))
+    assert error.code == "data.binary"
+    assert ("UTF-16" in error.message) == (coding in ("utf-16", "utf-32"))
+
+
+NFC, NFD = "Jos\u00e9", "Jose\u0301"
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_person_has_one_form_however_unicode_or_numbers_are_written(
+    tmp_path: Path, suffix: str
+) -> None:
+    """khmer-ocr#9: NFC and NFD of a name were two persons, and each half as well protected."""
+    values: list[object] = [NFC, NFD, f" {NFD} "]
+    numbers: list[object] = ["1", "1.0", "1.00"] if suffix != "jsonl" else [1, 1.0, "1"]
+    path = tmp_path / f"a.{suffix}"
+    rows = [{"text": "a", "label": "x", "who": who} for who in (*values, *numbers)]
+    if suffix == "csv":
+        write(path, "text,label,who\n" + "".join(f"a,x,{row['who']}\n" for row in rows))
+    else:
+        (parquet if suffix == "parquet" else lambda p, r: jsonl(p, *r))(path, rows)
+    found = [record.person for record in read_records(path, person="who")]
+    assert found == [NFC] * 3 + ["1"] * 3
+
+
+def test_numbers_of_a_table_are_the_persons_of_a_csv(tmp_path: Path) -> None:
+    wide: list[dict[str, object]] = [{"text": "a", "label": 1.0, "who": 7.0}]
+    (record,) = read_records(parquet(tmp_path / "a.parquet", wide), person="who")
+    (other,) = read_records(write(tmp_path / "a.csv", "text,label,who\na,1,7\n"), person="who")
+    assert record == other
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("007", "7"), ("ana", "Ana"), ("a b", "a  b"), ("1e3", "1000"), ("٣", "3")]
+)
+def test_what_may_be_meant_stays_apart(one: str, other: str) -> None:
+    assert Record("a", person=one).person != Record("a", person=other).person
+
+
+@pytest.mark.parametrize(
+    "number", ["1e400", "-1e400", "1e99999999999999999999", "NaN", "-Infinity"]
+)
+def test_a_number_that_is_none_is_refused_and_takes_nothing_with_it(
+    tmp_path: Path, number: str
+) -> None:
+    content = f'{{"text": "a", "label": {number}}}\n{{"text": "b", "label": 1e-99999999999}}\n'
+    path = write(tmp_path / "a.jsonl", content)
+    assert refusal(path).code == "data.bad-value"
+    found = records_that_fit(path, content.encode(), text="text", target="label", person=None)
+    assert found == [None, Record("b", "0")]
+
+
+@pytest.mark.parametrize("header", ["text ", " text", f"te{NFD}xt"])
+def test_names_of_columns_are_compared_without_blanks_and_in_one_form(
+    tmp_path: Path, header: str
+) -> None:
+    wanted = header.strip().replace(NFD, NFC)
+    path = write(tmp_path / "a.csv", f"{header},label\none,x\n")
+    assert read_records(path, text=wanted) == [Record("one", "x")]
+    assert read_records(path, text=header) == [Record("one", "x")]
+    assert read_records(jsonl(tmp_path / "a.jsonl", {header: "one", "label": "x"}), text=wanted)
+    rows: list[dict[str, object]] = [{header: "one", "label": "x"}]
+    assert read_records(parquet(tmp_path / "a.parquet", rows), text=wanted)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {NFC: "one", NFD: "two", "label": "x"})
+    assert refusal(path, text=NFC).code == "data.format"
+
+
+@pytest.mark.parametrize("header", ["What did you think?,Stars (1-5)", "r\u00e9view,note"])
+def test_the_owner_of_a_file_sees_the_names_that_are_there(tmp_path: Path, header: str) -> None:
+    path = write(tmp_path / "a.csv", f"{header}\nfine,5\n")
+    with pytest.raises(ConfideError) as caught:
+        read_records(path, own_screen=True)
+    for name in header.split(","):
+        assert name in caught.value.message
+
+
+@pytest.mark.parametrize("rest", ["input", "context"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_half_of_an_instruction_is_refused_and_both_columns_are_read(
+    tmp_path: Path, suffix: str, rest: str
+) -> None:
+    """The rows of Alpaca and Dolly: what is to be translated stood in a column that was dropped."""
+    rows = [{"instruction": "Translate.", rest: "Guten Tag", "output": "Good day"}]
+    rows += [{"instruction": "Greet.", rest: "", "output": "Hello"}]
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+        write(path, "\n".join(lines))
+    else:
+        (parquet if suffix == "parquet" else lambda p, r: jsonl(p, *r))(path, [*rows])
+    error = refusal(path, text="instruction", target="output")
+    assert error.code == "data.half"
+    assert f"instruction,{rest}" in error.hint
+    found = read_records(path, text=f"instruction, {rest}", target="output")
+    assert found == [Record("Translate.\n\nGuten Tag", "Good day"), Record("Greet.", "Hello")]
+    assert (
+        records_that_fit(
+            path, path.read_bytes(), text=f"instruction,{rest}", target="output", person=None
+        )
+        == found
+    )
+
+
+@pytest.mark.parametrize(
+    ("half", "rest"),
+    [("question", "context"), ("premise", "hypothesis"), ("sentence2", "sentence1")],
+)
+def test_half_of_a_pair_is_refused_unless_the_rest_is_read_otherwise(
+    tmp_path: Path, half: str, rest: str
+) -> None:
+    path = jsonl(tmp_path / "a.jsonl", {half: "one", rest: "two", "label": "x"})
+    assert refusal(path, text=half).code == "data.half"
+    assert read_records(path, text=half, target=rest) == [Record("one", "two")]
+    assert read_records(path, text=f"{rest},{half}") == [Record("two\n\none", "x")]
+
+
 def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
     path = write(tmp_path / "a.csv", b"\xef\xbb\xbftext,label\none,x\n")
     assert read_records(path) == [Record("one", "x")]
@@ -82,7 +252,11 @@ def test_a_column_that_is_not_asked_for_is_not_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "target"), [(1, "1"), (0, "0"), (2.5, "2.5"), (True, "true"), (" x ", "x")]
+    ("value", "target"),
+    [
+        *((1, "1"), (1.0, "1"), (0, "0"), (-0.0, "0"), (2.5, "2.5"), (1e22, "1" + "0" * 22)),
+        *((True, "true"), (" x ", "x")),
+    ],
 )
 def test_short_values_become_text(tmp_path: Path, value: object, target: str) -> None:
     path = jsonl(tmp_path / "a.jsonl", {"text": "one", "label": value})
@@ -238,3 +412,55 @@ def test_a_bad_value_of_a_csv_file_is_named_by_its_line_after_blank_lines(tmp_pa
     error = refusal(path)
     assert error.code == "data.bad-value"
     assert "line 7" in error.message
+
+
+_PIECES = st.sampled_from(
+    [
+        *(
+            b"\n",
+            b"\r",
+            b"\r\n",
+            b"\xc2\x85",
+            b"\xe2\x80\xa8",
+            b"\x0b",
+            b"\x0c",
+            b"\xef\xbb\xbf",
+            b"\x00",
+        ),
+        *(
+            b"text,label",
+            b'{"text": "a", "label": 1.0}',
+            b'{"text": "a", "label": 1e9999999999999}',
+        ),
+        *(
+            b"a,x",
+            b'"a,\n',
+            b'"',
+            b",",
+            b"one",
+            b" ",
+            b"\xff",
+            "\u00e9e\u0301".encode(),
+            b"[",
+            b"PAR1",
+        ),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    content=st.lists(_PIECES, max_size=12).map(b"".join),
+    suffix=st.sampled_from(["jsonl", "csv", "txt"]),
+)
+def test_both_readers_agree_and_the_holders_never_refuses(content: bytes, suffix: str) -> None:
+    """Whatever the bytes: one gives a record where the other does, and none where it does not."""
+    with tempfile.TemporaryDirectory() as scratch:
+        path = write(Path(scratch, f"a.{suffix}"), content)
+        fitting = records_that_fit(path, content, text="text", target="label", person=None)
+        try:
+            rows = numbered_records(path, text="text", target="label", person=None)
+        except ConfideError:
+            return
+    assert [None if isinstance(row, ConfideError) else row for _, row in rows] == fitting
+    assert all(number >= 0 for number, _ in rows)
