@@ -21,6 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests import tiny
 
+ROOT = Path(__file__).resolve().parent.parent
 MOST_SECONDS = 150
 LABELS = ["negative", "positive"]
 

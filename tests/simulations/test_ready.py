@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,3 +172,38 @@ def test_other_text_is_used_where_it_is_named(tmp_path: Path) -> None:
     assert text_of(scenario, chosen) == folder
     with pytest.raises(ConfideError, match=r"data\.missing-file"):
         text_of(scenario, from_flat(run_config(scenario, ["data.path=nowhere"])))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "predict nowhere words",
+        "evaluate nowhere",
+        "explain nowhere words",
+        "export nowhere --merged there",
+        "report show nowhere",
+        "report verify nowhere",
+        "simulate nyt --set model.name=/nowhere/base",
+        "tune nyt --set model.name=/nowhere/base",
+        "simulate nyt --set train.learning_rate=1",
+    ],
+)
+def test_what_files_tell_is_told_without_torch(line: str, tmp_path: Path) -> None:
+    """It is most of the seconds that such a message takes."""
+    code = (
+        "import sys; from confide.__main__ import build_app, run; "
+        "status = run(lambda: build_app()()); "
+        "print(status, sorted({'torch', 'transformers', 'peft'} & sys.modules.keys()))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(first_words.ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *line.split()],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout == "1 []\n"
+    assert done.stderr.startswith("error [")
