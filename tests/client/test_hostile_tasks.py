@@ -241,6 +241,7 @@ OF_PATHS = {
     "task.class-rates": "settings.combination",
     "task.template": "settings.combination",
     "data.path": "task.path",
+    "run.id": "task.path",
     "data.text": "contract.text",
     "data.target": "contract.target",
     "data.person": "contract.person",
