@@ -20,6 +20,7 @@ from .holder import Holder, Site
 from .policy_file import load_policy
 from .resident_main import Residence
 from .scrub import code_of, quiet
+from .taken import check_taken
 
 
 class Desk:
@@ -53,15 +54,17 @@ class Desk:
         }
 
     def own_report(self) -> dict[str, Any]:
-        """For root and the resident's own user: what is left, where the ledger lies, and how many
-        records the newest task could not use."""
+        """For root and the resident's own user: what is left, where the files lie, whether the text
+        was changed, and how many records the newest task could not use."""
         residence = self._residence
         return {
             "code": code_hash(),
             "left": _left(residence),
+            "text": _text(residence),
             "unused_records": self._holder.unused,
             "ledger_file": str(residence.ledger.resolve()),
             "policy_file": str(residence.policy.resolve()),
+            "data_file": str(residence.data.resolve()),
         }
 
     def _site(self) -> Site:
@@ -90,6 +93,15 @@ def _spent(path: Path) -> dict[str, Any]:
         "epsilon": epsilon if math.isfinite(epsilon) else None,
         "delta": delta,
     }
+
+
+def _text(residence: Residence) -> str:
+    """Whether the text is as it was taken in."""
+    try:
+        check_taken(residence.data, residence.ledger)
+    except ConfideError as error:
+        return error.code
+    return "as it was taken in"
 
 
 def _left(residence: Residence) -> list[str]:

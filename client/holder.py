@@ -40,6 +40,7 @@ from .runs import check_run
 from .scrub import code_of, quiet
 from .share import Share, share_of
 from .sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
+from .taken import check_taken
 from .trainer import Trainer
 
 
@@ -116,6 +117,7 @@ class Holder:
         if kind is not Sum.CLASSES:  # which takes no model
             job = replace(job, share=self._prepare(task, settings))
         check_readable(self.site.data)
+        check_taken(self.site.data, self.site.ledger)
         if task.dry:
             return Ready(holder=self.site.name, task_hash=task.hash)
         if self.site.new_ledger:

@@ -80,6 +80,7 @@ def join(
     from .budget import make_ledger
     from .join import Joining, check_access, lacks_ledger, run, socket_of
     from .journal import Journal
+    from .taken import take_in
     from .users import as_user, user_named
 
     read = read_kit(kit)
@@ -113,6 +114,7 @@ def join(
         _confirm("Take part?")
     if joining.new_ledger:
         as_user(joining.resident, lambda: make_ledger(joining.ledger))
+    as_user(joining.resident, lambda: take_in(joining.data, joining.ledger))
     raise typer.Exit(run(joining, Journal("join")))
 
 

@@ -48,15 +48,19 @@ def run(residence: Residence) -> None:
     """Serve until a signal asks to stop, and end the process.
 
     Raises:
-        ConfideError: ``resident.*``, ``user.*``, ``policy.*`` or ``ledger.*``, before anything is
-            served: without its ledger what was spent on the text is unknown.
+        ConfideError: ``resident.*``, ``user.*``, ``policy.*``, ``ledger.*`` or
+            ``data.missing-file``, before anything is served: without its ledger what was spent on
+            the text is unknown.
     """
     listener, locks = _settle(residence)
     from ..common.privacy.ledger import Ledger  # brings numpy, and with it threads
     from .policy_file import load_policy
+    from .taken import take_in, was_taken_in
 
     load_policy(residence.policy)  # a mistake is said now, while there is somebody to read it
     Ledger.open(residence.ledger, create=False).close()
+    if not was_taken_in(residence.ledger):
+        take_in(residence.data, residence.ledger)
     journal = Journal("resident")
     journal.write("start", name=residence.name, network_taken_by=locks or "NOTHING")
     silence()

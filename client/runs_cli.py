@@ -1,4 +1,5 @@
-"""``confide client runs``, ``allow`` and ``deny``: the administrator's word on single runs.
+"""``confide client runs``, ``allow``, ``deny`` and ``take-in``: the administrator's word on single
+runs, and on a text that was changed.
 
 On the holder's own machine, beside the ledger, as the user whose the ledger is. Imports no torch,
 and nothing of it goes through the gateway.
@@ -28,6 +29,7 @@ def add_commands(client: typer.Typer) -> None:
     client.command("runs")(runs)
     client.command("allow")(allow)
     client.command("deny")(deny)
+    client.command("take-in")(take_in)
 
 
 def runs(
@@ -83,6 +85,35 @@ def deny(where: Where, run: Run, *, ledger: LedgerFile = None) -> None:
     _decide(where, run, Decision.DENIED, ledger)
 
 
+def take_in(
+    where: Where,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Look at what is in a text that was changed, and let runs use it as it is now."""
+    from .check_data import check_data
+    from .contract import missing
+    from .policy_file import load_policy
+    from .setup_cli import show_findings
+    from .taken import take_in as take
+    from .users import as_owner_of
+
+    report = _own_report(where)
+    data, ledger = Path(report["data_file"]), Path(report["ledger_file"])
+    with as_owner_of(ledger.resolve().parent):
+        limits = load_policy(Path(report["policy_file"]))
+        if limits.data is None:
+            raise missing()
+        found = check_data(data, contract=limits.data, delta=limits.max_delta)
+    show_findings(found)
+    if not yes and not typer.confirm("Shall runs use it as it is now?"):
+        typer.echo("Nothing was changed.")
+        raise typer.Exit(1)
+    with as_owner_of(ledger.resolve().parent):
+        take(data, ledger)
+    typer.echo(f"{data} is taken in as it is now.")
+
+
 def _decide(where: Path, run: str, decision: Decision, ledger: Path | None) -> None:
     from .runs import decide
     from .users import as_owner_of
@@ -99,11 +130,17 @@ def _files(where: Path, ledger: Path | None) -> tuple[Path, Path | None]:
     Raises:
         ConfideError: ``runs.ledger``, or that nobody answers.
     """
+    if ledger is not None:
+        return ledger, None
+    report = _own_report(where)
+    return Path(report["ledger_file"]), Path(report["policy_file"])
+
+
+def _own_report(where: Path) -> dict[str, Any]:
+    """What the running resident says to its own user."""
     from ..common.errors import ConfideError
     from .join import socket_at, status
 
-    if ledger is not None:
-        return ledger, None
     report = status(socket_at(where))
     if "ledger_file" not in report:
         raise ConfideError(
@@ -111,7 +148,7 @@ def _files(where: Path, ledger: Path | None) -> tuple[Path, Path | None]:
             "The resident tells where its ledger lies to root and to its own user alone.",
             "Run this as one of them, or name the ledger with --ledger.",
         )
-    return Path(report["ledger_file"]), Path(report["policy_file"])
+    return report
 
 
 def _finite(epsilon: float) -> float | None:

@@ -132,7 +132,7 @@ def check_data(
     if as_json:
         typer.echo(json.dumps(asdict(found)))
     else:
-        _print(found)
+        show_findings(found)
 
 
 def adapter(
@@ -157,7 +157,8 @@ def of_broken(found: Findings) -> list[str]:
     return [*found.broken, *([f"{more} more rows are not used, either."] if more else [])]
 
 
-def _print(found: Findings) -> None:
+def show_findings(found: Findings) -> None:
+    """Print what ``check_data`` found."""
     from rich.console import Console
     from rich.table import Table
 

@@ -18,6 +18,7 @@ import torch
 from confide.client import holder as holder_module
 from confide.client.holder import Holder
 from confide.client.policy import SIMULATION
+from confide.client.taken import take_in
 from confide.client.trainer import Trainer
 from confide.common import models
 from confide.common.models import load_model
@@ -29,7 +30,7 @@ from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.common.tasks import Classification
 from confide.common.tensors import flatten
-from confide.common.wire import Task, Update, reply_to_records
+from confide.common.wire import Ready, Task, Update, reply_to_records
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching
@@ -422,6 +423,37 @@ def test_a_changed_file_is_read_again(place: Place, handed: list[Any]) -> None:
     tiny.write_jsonl(place.data, tiny.rows(30, seed=9))
     update(place, place.task(2))
     assert [len(units) for units in handed] == [RECORDS, 30]
+
+
+def test_a_text_that_was_changed_since_it_was_taken_in_is_not_used_and_nothing_is_charged(
+    make_place: MakePlace, events: list[str]
+) -> None:
+    place = make_place(round__count=9)
+    update(place, place.task(1))
+    take_in(place.site.data, place.site.ledger)
+    update(place, place.task(2))
+    events.clear()
+    with place.site.data.open("a") as file:
+        file.write('{"text": "warm", "label": "positive"}\n')
+    for dry in (True, False):
+        asked = replace(place.task(3), dry=dry)
+        assert code(place.holder.handle(asked)) == "data.changed"
+    assert events == []
+    take_in(place.site.data, place.site.ledger)
+    update(place, place.task(3))
+
+
+def test_who_only_asks_is_answered_at_no_charge_and_without_a_look_at_the_text(
+    place: Place, events: list[str]
+) -> None:
+    with watching():
+        asked = replace(place.task(1), dry=True)
+        assert place.holder.handle(asked) == Ready(holder=place.site.name, task_hash=asked.hash)
+    assert str(place.data) not in OPENED.names
+    assert OPENED.for_writing == []
+    assert events == []
+    assert not place.site.ledger.exists()
+    update(place, place.task(1))
 
 
 def test_a_tampered_ledger_stops_the_holder(place: Place) -> None:

@@ -18,6 +18,7 @@ from confide.client.budget import make_ledger
 from confide.client.policy import Policy
 from confide.client.runs import Decision, check_run, decisions
 from confide.client.runs_cli import add_commands
+from confide.client.taken import check_taken, take_in
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger
@@ -91,6 +92,30 @@ def test_yes_and_no_are_written_down_for_the_next_request(served: Served, ledger
     assert decisions(ledger) == {"spring": Decision.ALLOWED, "old": Decision.DENIED}
     rows = json.loads(run("runs", served.path, "--json").stdout)["runs"]
     assert {row["run"]: row["said"] for row in rows} == {"old": "denied", "spring": "allowed"}
+
+
+def test_a_changed_text_is_shown_and_taken_in_by_a_yes_alone(
+    served: Served, ledger: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "text.jsonl"
+    rows = [{"text": t, "label": t, "person": t} for t in ("positive", "negative")]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows) + "broken\n")
+    policy = tmp_path / "policy.toml"
+    policy.write_text(tiny.DATA_TABLE)
+    told = {**served.resident._own_report(), "data_file": str(data)}
+    served.resident._own_report = lambda: dict(told)
+    take_in(data, ledger)
+    os.utime(data, (0, 0))
+    with pytest.raises(ConfideError, match=r"data\.changed"):
+        check_taken(data, ledger)
+    app = typer.Typer()
+    add_commands(app)
+    asked = CliRunner().invoke(app, ["take-in", str(served.path)], input="n\n")
+    assert (asked.exit_code, "1 rows that do not fit" in asked.stdout) == (1, True)
+    with pytest.raises(ConfideError, match=r"data\.changed"):
+        check_taken(data, ledger)
+    assert run("take-in", served.path, "--yes").exit_code == 0
+    check_taken(data, ledger)
 
 
 def test_without_a_running_resident_the_ledger_is_named(ledger: Path, tmp_path: Path) -> None:
