@@ -25,11 +25,11 @@ KINDS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step utility lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step first-words utility lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step utility lint format types arrows unit clean"
+	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step first-words utility lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -194,6 +194,11 @@ utility: assets
 bench-step: assets
 	@echo "== bench: time and memory of a private step"
 	confide bench step --threads 1 --epoch
+
+# Seconds until ten mistakes are told, as in docs/benchmarks.md; two minutes.
+first-words: venv
+	@echo "== bench: first words"
+	timeout 1200 python tests/first_words.py
 
 format: venv
 	@ruff check --fix .

@@ -107,6 +107,11 @@ def models_in_memory() -> int:
     return _load.cache_info().currsize
 
 
+def forget_models() -> None:
+    """Let go of them."""
+    _load.cache_clear()
+
+
 def _trains(method: str) -> str:
     """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
     if method in (*MERGING, PERSONAL):
@@ -302,7 +307,8 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task, heads: list[s
     config = LoraConfig(
         task_type=task.peft_task_type(),
         r=1 if head_only else lora.rank,
-        lora_alpha=lora.alpha,
+        # PEFT's own files have a whole number where it is one.
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0 if head_only else lora.dropout,
         target_modules=targets.modules,
         layers_to_transform=targets.layers,

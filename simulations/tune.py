@@ -26,14 +26,15 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError, missing_extra, nearest
 from ..common.metrics import METRICS
-from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
-from .scenario import Scenario, check_text, prepare, run_config, with_batch
+from ..common.settings import COORDINATORS_OWN, Scalar, Settings, from_flat
+from .ready import check_start, check_text
+from .scenario import Scenario, run_config, text_of, with_batch
 from .space import Dimension
 from .trial import PERPLEXITY, one_run
 
@@ -141,7 +142,9 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
         )
     settings = from_flat(search.config())
     optuna = _optuna()
-    data = check_text(prepare(search.scenario), settings)
+    for one in _models_of(search, settings):
+        check_start(one)
+    data = check_text(text_of(search.scenario, settings), settings)
     with _study(optuna, search) as study:
         return _tuned(search, data, study, optuna.TrialPruned, say)
 
@@ -178,6 +181,12 @@ def _tuned(
         epsilon=_spent(search.folder / "holders", delta),
         delta=delta,
     )
+
+
+def _models_of(search: Search, settings: Settings) -> list[Settings]:
+    """The settings with each base model that is tried."""
+    tried = [d.choices for d in search.space if d.key == "model.name"] or [(settings.model.name,)]
+    return [replace(settings, model=replace(settings.model, name=str(n))) for n in tried[0]]
 
 
 def _optuna() -> Any:

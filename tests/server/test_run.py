@@ -29,7 +29,7 @@ from confide.simulations.inprocess import federation
 from tests.server.federated import Transport, config, events, holders, only_folder, received
 
 ROUNDS = 3
-BARE = {"privacy__trust": "off", "privacy__noise_multiplier": 0.0}
+BARE = {"privacy__trust": "off", "privacy__noise_multiplier": "auto"}
 
 
 class Killed(Transport):
@@ -136,7 +136,7 @@ def test_a_method_that_is_not_sound_under_noise_is_warned_of_with_the_reason(
 def test_without_noise_the_run_is_labelled(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
-    off = {"privacy__trust": "off", "privacy__noise_multiplier": 0.0, "round__count": 1}
+    off = {"privacy__trust": "off", "privacy__noise_multiplier": "auto", "round__count": 1}
     flat = config(tiny_model, tiny_federation, tmp_path / "runs", **off)
     folder = run(flat, Transport(holders(tiny_federation, tmp_path / "ledgers")))
     assert "NOT DIFFERENTIALLY PRIVATE" in report(folder)["claim"]["sentence"].upper()

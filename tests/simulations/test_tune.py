@@ -34,7 +34,7 @@ NOISE, DELTA, ROUNDS = 2.0, 1e-3, 2
 def scenario(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Scenario:
-    monkeypatch.setattr(module, "prepare", lambda _: tiny_federation)
+    monkeypatch.setattr(module, "text_of", lambda *_: tiny_federation)
     config = tiny.config(tiny_model, tiny_federation, tmp_path, round__count=ROUNDS)
     config |= {"privacy.noise-multiplier": NOISE}
     return Scenario(name="tiny", source="nyt", holders=3, partition="unit", config=config)
@@ -255,7 +255,7 @@ def test_a_trial_that_fails_is_told_by_its_code_and_the_search_goes_on(
 def test_base_models_are_tried_each_in_a_process_of_its_own(
     scenario: Scenario, tiny_model: Path, tmp_path: Path
 ) -> None:
-    space = f"model.name={tiny_model},{tmp_path}"
+    space = f"model.name={tiny_model},{tiny.save_model(tmp_path / 'other')}"
     (found,) = tune(search(scenario, tmp_path, space, trials=1)).trials
     assert (found.state, found.facts["code"]) == ("complete", "")
     assert found.values == {"model.name": str(tiny_model)}
@@ -376,7 +376,7 @@ def test_the_command_leaves_a_page_and_a_scenario(
 
 
 def test_a_search_without_noise_says_so(scenario: Scenario, tmp_path: Path) -> None:
-    config = {**scenario.config, "privacy.trust": "off", "privacy.noise-multiplier": 0.0}
+    config = {**scenario.config, "privacy.trust": "off", "privacy.noise-multiplier": "auto"}
     chosen = search(replace(scenario, config=config), tmp_path)
     told = cost_sentence(Outcome(search=chosen, trials=(trial(0),), epsilon=9e9, delta=DELTA))
     assert "NOT DIFFERENTIALLY PRIVATE" in told
