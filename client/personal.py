@@ -26,8 +26,9 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema, check_adapter, save_adapter, set_adapter
+from ..common.adapter import AdapterSchema, check_adapter, set_adapter
 from ..common.errors import ConfideError
+from ..common.hub import write_adapter
 from ..common.models import load_model
 from ..common.paths import replace_durably
 from ..common.settings import from_flat
@@ -116,6 +117,5 @@ def export_personal(path: Path, folder: Path) -> int:
     settings = from_flat(personal.settings)
     loaded = load_model(settings)
     set_adapter(loaded.model, personal.adapter)
-    save_adapter(loaded.model, folder, settings.model.name)
-    loaded.tokenizer.save_pretrained(str(folder))
+    write_adapter(settings, loaded, folder)
     return personal.round

@@ -1,23 +1,43 @@
 """The adapter's model card: what it is, how to load it without confide, what is promised.
 
 Written from the report alone, so that the card cannot promise what the report does not. It
-names no path of this machine and no holder. Format: the Hub's README.md with YAML front matter
-(JSON strings are valid YAML, so that no name can break out of its field).
+names no path of this machine and no holder. Format: the Hub's README.md, whose front matter
+``huggingface_hub`` writes. It names no data set: the text is nobody's to find on the Hub.
 """
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from yaml import YAMLError
+
+from ..common.hub import HUB_ID
 from ..common.kinds import KINDS
 from ..common.privacy.statement import delta_text
 from .report import epsilon_text, kept_text, percent, plain, value_text
-from .usage import explained, labels_of, loading_code
+from .usage import explained, labels_of, loading_code, pipeline_tag
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Metrics by the Hub's names, where it has one for ours.
+_METRICS: Mapping[str, str] = {
+    "macro-f1": "f1",
+    "micro-f1": "f1",
+    "mcc": "matthews_correlation",
+    "pearson": "pearsonr",
+    "spearman": "spearmanr",
+    "rouge1": "rouge",
+    "rouge2": "rouge",
+    "rougeL": "rouge",
+    "bleu": "sacrebleu",
+    "exact-match": "exact_match",
+    "token-f1": "f1",
+}
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4})?")
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{1,40}")
 _TAGS = ("confide", "differential-privacy", "federated-learning", "lora")
 
 
@@ -36,14 +56,97 @@ def model_card(report: Mapping[str, Any]) -> str:
 
 
 def _front_matter(report: Mapping[str, Any]) -> str:
-    base = _base(report)
-    lines = ["---"]
-    if _HUB_ID.fullmatch(base):  # the Hub refuses a base_model that is no id of its own
-        lines.append(f"base_model: {json.dumps(base)}")
-    private = report["claim"]["private"]
-    task = KINDS[report["settings"]["task.kind"]].hub
-    tags = [tag for tag in (*_TAGS, task) if private or tag != "differential-privacy"]
-    return "\n".join([*lines, "library_name: peft", "tags:", *(f"- {tag}" for tag in tags), "---"])
+    settings, model = report["settings"], report["run"]["model"]
+    tags = [t for t in _TAGS if report["claim"]["private"] or t != "differential-privacy"]
+    return _yaml(
+        _base(report),
+        base_model_relation="adapter",
+        library_name="peft",
+        license=model.get("license"),
+        language=model.get("language"),
+        pipeline_tag=pipeline_tag(settings, merged=False),
+        tags=tags,
+        **_results(report),
+    )
+
+
+def _yaml(base: str, **told: Any) -> str:
+    known = base if HUB_ID.fullmatch(base) else None  # the Hub refuses what is no id of its own
+    if known is None:
+        told["base_model_relation"] = None
+    data = ModelCardData(base_model=known, **told)
+    return f"---\n{data.to_yaml()}\n---"
+
+
+def _results(report: Mapping[str, Any]) -> dict[str, Any]:
+    """``metrics`` and what becomes the ``model-index``: the main metric on the held-out text."""
+    utility, settings = report["utility"], report["settings"]
+    name, value = utility["metric"], utility["after"].get(utility["metric"])
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return {}
+    metric = _METRICS.get(name, name)
+    result = EvalResult(
+        task_type=KINDS[settings["task.kind"]].hub,
+        dataset_type="held-out",
+        dataset_name="the coordinator's held-out text",
+        metric_type=metric,
+        metric_name=name,
+        metric_value=round(float(value), 6),
+    )
+    called = re.sub(r"[^\w .-]+", "-", plain(report["run"]["name"]), flags=re.ASCII)[:96]
+    return {"metrics": [metric], "model_name": called.strip() or "run", "eval_results": [result]}
+
+
+def merged_card(settings: Mapping[str, Any], base: str) -> str:
+    """The card of a merged export: base and adapter as one model.
+
+    Args:
+        settings: flat, those of the run.
+        base: the base model's public name.
+    """
+    head = _yaml(
+        base,
+        base_model_relation="finetune",
+        library_name="transformers",
+        pipeline_tag=pipeline_tag(settings, merged=True),
+        tags=["confide", "federated-learning"],
+    )
+    why, code = explained(settings, merged=True), loading_code(settings, base, merged=True)
+    return (
+        f"{head}\n\n# {_line(base)} with the adapter of a run of confide, merged\n\n"
+        "The privacy report of the run tells what this model promises.\n\n"
+        f"{_named_by_hand(base)}{why}{' ' if why else ''}To use it:\n\n```python\n{code}```\n"
+    )
+
+
+def terms_of(folder: Path | None) -> dict[str, Any]:
+    """Licence and language that a base model's own card states, which are the adapter's, too; what
+    is no plain identifier is left out."""
+    path = folder / "README.md" if folder else None
+    if path is None or not path.is_file():
+        return {}
+    try:
+        data = ModelCard.load(path, ignore_metadata_errors=True).data
+    except (ValueError, OSError, YAMLError):
+        return {}  # somebody else's file
+    language = data.language if isinstance(data.language, list) else [data.language]
+    spoken = [one for one in language if isinstance(one, str) and _LANGUAGE.fullmatch(one)]
+    known = isinstance(data.license, str) and _LICENCE.fullmatch(data.license)
+    return {
+        **({"license": data.license} if known else {}),
+        **({"language": spoken[:100]} if spoken else {}),
+    }
+
+
+def _named_by_hand(base: str, where: str = "") -> str:
+    """What is to be done before publishing, where nobody else could find the base model."""
+    if HUB_ID.fullmatch(base):
+        return ""
+    return (
+        f"The base model is named by a folder, `{_line(base)}`, or by an id without an owner."
+        f" Before you publish this, write its public id by hand{where}, as `base_model` above, and"
+        " in the code below.\n\n"
+    )
 
 
 def _base(report: Mapping[str, Any]) -> str:
@@ -69,9 +172,10 @@ def _what_it_is(report: Mapping[str, Any]) -> str:
 
 def _loading(report: Mapping[str, Any]) -> str:
     settings = report["settings"]
-    why = explained(settings)
-    code = loading_code(settings, _base(report), merged=False)
-    return f"Plain PEFT is enough. {f'{why[:-1]}:' if why else ''}\n\n```python\n{code}```"
+    why, base = explained(settings, merged=False), _base(report)
+    code = loading_code(settings, base, merged=False)
+    by_hand = _named_by_hand(base, ": as `base_model_name_or_path` in adapter_config.json")
+    return f"{by_hand}Plain PEFT is enough. {why}\n\n```python\n{code}```"
 
 
 def _privacy(report: Mapping[str, Any]) -> str:

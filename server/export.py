@@ -2,19 +2,25 @@
 
 The merged weights are the base's plus the scaled product of LoRA's factors; a trained head takes
 the place of the base's. README.md beside them has the code that loads and uses them: a model with
-``task.pooling = mean`` is a token classifier whose scores are averaged over a text's tokens.
+``task.pooling = mean`` is a token classifier whose scores are averaged over a text's tokens. The
+family's text classifier would read it wrongly and say nothing, so a weight that it alone has lies
+in the file as an empty one, which it refuses (``common.hub`` has more of this).
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from ..common.errors import ConfideError
+from ..common.hub import foreign_weights, public_name, tokenizer_of, with_labels
+from ..common.settings import Settings
+from .card import merged_card
 from .predict import open_run
 from .run_folder import translated
-from .usage import explained, loading_code
 
 
 def export_merged(run: Path, folder: Path) -> None:
@@ -31,19 +37,19 @@ def export_merged(run: Path, folder: Path) -> None:
         )
     settings, loaded = open_run(run)
     # A copy: the model in memory stays warm, with its adapter apart.
-    merged = copy.deepcopy(loaded.model).merge_and_unload()
+    merged: Any = copy.deepcopy(loaded.model).merge_and_unload()
     merged.config.use_cache = True
-    flat = settings.to_flat()
-    code = loading_code(flat, settings.model.name, merged=True)
-    base = json.dumps(Path(settings.model.name).name, ensure_ascii=False)
-    why = explained(flat)
     with translated(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        merged.save_pretrained(str(folder))
-        loaded.tokenizer.save_pretrained(str(folder))
-        text = (
-            f"# {base} with the adapter of a run of confide, merged\n\n"
-            "The privacy report of the run tells what this model promises.\n\n"
-            f"{why}{' ' if why else ''}To use it:\n\n```python\n{code}```\n"
-        )
-        (folder / "README.md").write_text(text, encoding="utf-8")
+        merged.save_pretrained(str(folder), state_dict=_weights(settings, merged))
+        if loaded.task.by_logits:
+            with_labels(settings, merged.config).save_pretrained(str(folder))
+        tokenizer_of(loaded).save_pretrained(str(folder))
+        card = merged_card(settings.to_flat(), public_name(settings.model.name))
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _weights(settings: Settings, merged: Any) -> dict[str, torch.Tensor]:
+    """The weights, with a tensor of no shape that any class takes under a foreign name."""
+    foreign = foreign_weights(settings, merged.config)[:1]
+    return {**merged.state_dict(), **{name: torch.zeros(0) for name in foreign}}

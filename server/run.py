@@ -21,13 +21,14 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
-from ..common.adapter import save_adapter
 from ..common.combinations import MERGING
 from ..common.errors import ConfideError
+from ..common.hub import public_name, write_adapter
 from ..common.installed import code_hash
-from ..common.models import LoadedModel, load_model
+from ..common.models import LoadedModel, load_model, model_folder
 from ..common.paths import local_or_cached
 from ..common.settings import Settings, from_flat
+from .card import terms_of
 from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
@@ -146,11 +147,10 @@ def _save_adapter(
 ) -> None:
     with translated(path):
         try:
-            save_adapter(loaded.model, path, settings.model.name, other)
+            write_adapter(settings, loaded, path, other)
         except SafetensorError as error:  # how safetensors tells of a full disk
             number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
             raise OSError(number, os.strerror(number)) from None
-        loaded.tokenizer.save_pretrained(str(path))
 
 
 def _wanted(settings: Settings, data: Path) -> int:
@@ -177,11 +177,12 @@ def _start(
         "run": folder.id,
         "command": settings.run.id,
         "model": {
-            "name": settings.model.name,
+            "name": public_name(settings.model.name),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "trained": loaded.schema.trained_size,
             "sha256": loaded.sha256,
             **({"head": loaded.head} if loaded.head else {}),
+            **terms_of(model_folder(settings.model.name)),
         },
         "federation": {"holders": holders},
         "code": code_hash(),

@@ -56,11 +56,25 @@ print(tokenizer.decode(written[0]))
 """
 
 
-def explained(settings: Mapping[str, Any]) -> str:
+def explained(settings: Mapping[str, Any], *, merged: bool) -> str:
     """What somebody has to know who reads the code; empty where it speaks for itself."""
-    if _is_pooled(settings) and settings["task.pooling"] == "mean":
-        return "The head scores every token, and the scores of a text are averaged over its tokens."
-    return ""
+    if not _is_pooled(settings):
+        return ""
+    way = "" if merged else "; `confide export` writes a whole model"
+    if settings["task.pooling"] == "model":
+        return "" if merged else f"`pipeline` needs a whole model, with the labels{way[1:]}."
+    return (
+        "The head scores every token, and the scores of a text are averaged over its tokens, as"
+        " below. `pipeline` has no such class, and must not be used: a text classifier of the same"
+        f" family would read the first token with this head{way}."
+    )
+
+
+def pipeline_tag(settings: Mapping[str, Any], *, merged: bool) -> str | None:
+    """The Hub's name of the task, where ``pipeline`` with that name gives the model's answers."""
+    if _is_pooled(settings):
+        return "text-classification" if merged and settings["task.pooling"] == "model" else None
+    return {"causal": "text-generation", "masked": "fill-mask"}.get(settings["task.kind"])
 
 
 def model_class(settings: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from peft import LoraConfig, TaskType, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -19,8 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from confide.common.hub import public_name
 from confide.common.settings import from_flat
-from confide.server.card import model_card
+from confide.server.card import model_card, terms_of
 from confide.server.report import SCHEMA
 from confide.server.usage import literal
 
@@ -75,14 +77,72 @@ def code_of(card: str) -> str:
 
 
 def test_the_front_matter_says_what_the_hub_asks_for() -> None:
-    head = front_matter(model_card(report()))
-    assert f'base_model: "{HUB_ID}"' in head
-    assert "library_name: peft" in head
-    assert "- differential-privacy" in head
+    """As ``huggingface_hub`` reads it, whose rules ``ModelCard.validate`` asks the Hub for."""
+    told = report()
+    told["run"]["model"] |= {"license": "apache-2.0", "language": ["en"]}
+    data = ModelCard(model_card(told)).data
+    assert (data.base_model, data.base_model_relation) == (HUB_ID, "adapter")
+    assert (data.library_name, data.license, data.language) == ("peft", "apache-2.0", ["en"])
+    assert "differential-privacy" in data.tags
+    assert data.datasets is None
+    assert data.metrics == ["accuracy"]
+    assert data.model_name == "editorials"
+    (result,) = data.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.827)
+    assert result.task_type == "text-classification"
+    assert result.dataset_name == "the coordinator's held-out text"
+
+
+@pytest.mark.parametrize(
+    ("kind", "tag"), [("classification", None), ("causal", "text-generation"), ("spans", None)]
+)
+def test_a_pipeline_is_claimed_where_it_works(kind: str, tag: str | None) -> None:
+    told = report()
+    told["settings"]["task.kind"] = kind
+    assert ModelCard(model_card(told)).data.pipeline_tag == tag
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_score_that_is_none_is_no_result(value: float | None) -> None:
+    told = report()
+    told["utility"]["after"]["accuracy"] = value
+    data = ModelCard(model_card(told)).data
+    assert data.eval_results is None
+    assert data.metrics is None
+
+
+def test_terms_are_those_of_the_base_models_card(tmp_path: Path) -> None:
+    def terms(head: str) -> dict[str, Any]:
+        (tmp_path / "README.md").write_text(f"---\n{head}\n---\n# A base\n", encoding="utf-8")
+        return terms_of(tmp_path)
+
+    assert terms("license: mit\nlanguage: [en, de]") == {"license": "mit", "language": ["en", "de"]}
+    assert terms("license: '<b>'\nlanguage: 3") == {}
+    assert terms("license: [mit]\nlanguage: ['x](y)', fr]") == {"language": ["fr"]}
+    for broken in ("a: [", "- list", "license: !!python/object:os.system x"):
+        assert terms(broken) == {}, broken
+    assert terms_of(None) == {}
+    assert terms_of(tmp_path / "nowhere") == {}
 
 
 def test_a_folder_is_no_base_model_of_the_hub() -> None:
-    assert "base_model" not in front_matter(model_card(report(base="my-model")))
+    """MiniCPM#362: the card named a base that nobody else has."""
+    for name in ("my-model", "../base", "./base", "~/base"):
+        card = model_card(report(base=name))
+        assert ModelCard(card).data.base_model is None
+        assert "base_model_relation" not in ModelCard(card).data.to_dict()
+        assert "by hand: as `base_model_name_or_path` in adapter_config.json" in card
+    assert "by hand" not in model_card(report())
+
+
+def test_a_folder_is_known_by_its_last_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("/home/ana/models/base", "~/models/base/", "models/base", "C:\\ana\\base", "base"):
+        (tmp_path / "models" / "base").mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path)
+        assert public_name(name) == "base", name
+    assert public_name(HUB_ID) == HUB_ID
 
 
 def test_the_card_promises_what_the_report_does_and_no_more() -> None:

@@ -176,7 +176,9 @@ def test_the_merged_model_is_the_same_in_plain_transformers(
     auto = getattr(transformers, usage.model_class(settings.to_flat()))
     plain, info = auto.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not info["missing_keys"]
-    assert not info["unexpected_keys"]
+    mean = usage.model_class(settings.to_flat()) == "AutoModelForTokenClassification"
+    spoilt = {"bert.pooler.dense.weight"} if mean else set()  # see tests/server/test_one_liners.py
+    assert set(info["unexpected_keys"]) == spoilt
     frozen = loaded.trunk.frozen
     loaded.trunk.frozen = 0  # the whole model in one go
     batch = hidden_words(loaded)
