@@ -2,15 +2,15 @@
 
 The head of a pooled task with ``task.pooling = mean`` has the name and shape that the same family's
 text classifier reads the first token with, and it would be given to that one without a word
-(FAULTS M10). So a layer that the text classifier has and the token classifier lacks gets a LoRA of
-rank 0, which PEFT refuses to make. A Llama and its kin have no such layer.
+(FAULTS M10). So what the text classifier has and the token classifier lacks is named in the adapter
+such that PEFT stops: a block to put LoRA on, of a kind that takes none, or a layer to be loaded for
+which there are no weights. A Llama and its kin lack nothing.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,10 @@ from torch import Tensor
 
 from .adapter import save_adapter
 from .models import LoadedModel
+from .paths import public_name
 from .settings import Settings
 
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _CONFIG = "adapter_config.json"
-
-
-def public_name(name: str) -> str:
-    """The name of a base model as it may be published: its id on the Hub, or of a folder the last
-    part alone, since the others are of this machine (MiniCPM#362). Whose folder that is nobody else
-    can know: the card asks for its public name."""
-    if HUB_ID.fullmatch(name) and not Path(name).is_dir():
-        return name
-    return re.split(r"[\\/]", name.rstrip("\\/"))[-1]
 
 
 def write_adapter(
@@ -54,13 +45,22 @@ def write_adapter(
         of = {"base_model_class": type(base).__name__, "parent_library": type(base).__module__}
         told["auto_mapping"] = of
     if foreign := foreign_weights(settings, base.config):
-        layer = foreign[0].rpartition(".")[0]
-        told["target_modules"] = sorted([*told["target_modules"], layer])
-        told["rank_pattern"] = {**told["rank_pattern"], layer: 0}
+        _stop(told, foreign[0].rpartition(".")[0])
     path.write_text(json.dumps(told, indent=2, sort_keys=True), encoding="utf-8")
     if loaded.task.by_logits:
         with_labels(settings, base.config).save_pretrained(str(folder))
     tokenizer_of(loaded).save_pretrained(str(folder))
+
+
+def _stop(told: dict[str, Any], layer: str) -> None:
+    """Make PEFT raise where the model has ``layer``, and say nothing where it has not."""
+    block, kept = layer.rpartition(".")[0], told["modules_to_save"]
+    if any(f"{layer}.".startswith(f"{name}.") for name in kept):
+        return  # a head of that name has weights that the file lacks: PEFT raises as it is
+    if block:
+        told["target_modules"] = sorted([*told["target_modules"], block])
+    else:
+        told["modules_to_save"] = sorted([*kept, layer])
 
 
 def foreign_weights(settings: Settings, config: Any) -> list[str]:

@@ -7,8 +7,11 @@ per holder and a public held-out file) under ``federations/<name>``.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from pathlib import Path
+
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def cache_dir() -> Path:
@@ -30,6 +33,15 @@ def local_or_cached(name: str, kind: str) -> Path | None:
         if os.path.isdir(candidate):  # noqa: PTH112
             return candidate.resolve()
     return None
+
+
+def public_name(name: str) -> str:
+    """The name of a base model as it may be published: its id on the Hub, or of a folder the last
+    part alone, since the others are of this machine (MiniCPM#362). Whose folder that is nobody else
+    can know: the card asks for its public name."""
+    if HUB_ID.fullmatch(name) and not Path(name).is_dir():
+        return name
+    return re.split(r"[\\/]", name.rstrip("\\/"))[-1]
 
 
 def replace_durably(path: Path, data: bytes) -> None:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
-from yaml import YAMLError
+from yaml import YAMLError  # type: ignore[import-untyped]
 
-from ..common.hub import HUB_ID
 from ..common.kinds import KINDS
+from ..common.paths import HUB_ID
 from ..common.privacy.statement import delta_text
 from .report import epsilon_text, kept_text, percent, plain, value_text
 from .usage import explained, labels_of, loading_code, pipeline_tag

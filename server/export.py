@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from ..common.errors import ConfideError
-from ..common.hub import foreign_weights, public_name, tokenizer_of, with_labels
+from ..common.hub import foreign_weights, tokenizer_of, with_labels
+from ..common.paths import public_name
 from ..common.settings import Settings
 from .card import merged_card
 from .predict import open_run

@@ -23,10 +23,10 @@ from torch import Tensor
 from .. import __version__
 from ..common.combinations import MERGING
 from ..common.errors import ConfideError
-from ..common.hub import public_name, write_adapter
+from ..common.hub import write_adapter
 from ..common.installed import code_hash
 from ..common.models import LoadedModel, load_model, model_folder
-from ..common.paths import local_or_cached
+from ..common.paths import local_or_cached, public_name
 from ..common.settings import Settings, from_flat
 from .card import terms_of
 from .doctor import Facts

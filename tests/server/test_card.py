@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from confide.common.hub import public_name
+from confide.common.paths import public_name
 from confide.common.settings import from_flat
 from confide.server.card import model_card, terms_of
 from confide.server.report import SCHEMA

@@ -409,7 +409,7 @@ def test_an_adapter_that_cannot_be_written_is_one_sentence(
     def fail(*_: Any) -> None:
         raise fault
 
-    monkeypatch.setattr(run_module, "save_adapter", fail)
+    monkeypatch.setattr(run_module, "write_adapter", fail)
     flat = config(tiny_model, tiny_federation, tmp_path / "runs", round__count=1)
     with pytest.raises(ConfideError) as caught:
         run(flat, Transport(holders(tiny_federation, tmp_path / "ledgers")))
