@@ -10,6 +10,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -339,6 +340,27 @@ def test_a_resume_that_fails_at_once_is_no_success_of_the_old_run(played: Any) -
         call(**{"run.resume": str(folder)})
     assert caught.value.code == "simulation.flower"
     assert [event["event"] for event in heard] == ["end"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_simulations_at_once_in_one_folder_each_tell_their_own_outcome(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    """Promise 38, hydra#2925: the second told the first one's figures, and was killed with it."""
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs")
+    heard: list[list[dict[str, Any]]] = [[], []]
+
+    def begin(number: int) -> Path:
+        return simulate({**config, "run.seed": number}, HOLDERS, heard[number].append)
+
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(begin, range(2))
+    assert first != second
+    for number, folder in enumerate((first, second)):
+        assert heard[number] == read_events(folder)
+        assert run_settings(folder).run.seed == number
+        assert (folder / "report.json").is_file()
 
 
 @pytest.mark.slow
