@@ -64,7 +64,7 @@ def lora_targets(base: PreTrainedModel, settings: Settings, heads: Sequence[str]
         raise ConfideError(
             "settings.range",
             f"lora.layers = {settings.lora.layers}, but {settings.model.name} has {total} layers.",
-            f"Choose 0 (all) to {total}.",
+            f"Choose 0 (all) to {total}; they are counted from the top.",
         )
     layers, own = settings.lora.layers, max((len(one) for one in stacks.values()), default=0)
     if settings.lora.method == "head":
