@@ -11,15 +11,17 @@ import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
+from confide.server.report import rounds_text
 from confide.server.run_folder import RunFolder, read_events, run_settings
 from confide.simulations import flower
 from confide.simulations.flower import simulate
@@ -357,6 +359,34 @@ def test_a_resume_that_fails_at_once_is_no_success_of_the_old_run(played: Any) -
         call(**{"run.resume": str(folder)})
     assert caught.value.code == "simulation.flower"
     assert [event["event"] for event in heard] == ["end"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_worker_that_was_killed_costs_three_rounds_at_most(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    """FAULTS F3: 29 rounds were abandoned and charged, and it ended with an accuracy."""
+    killed: list[int] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "round" and not killed:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "ClientAppActor" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+
+    changes = {"round__count": 30, "round__min_holders": HOLDERS}
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", **changes)
+    folder = simulate(config, HOLDERS, kill)
+    assert killed
+    rounds = [e["abandoned"] for e in read_events(folder) if e["event"] == "round"]
+    assert sum(rounds) <= 3 * (1 + sum(not one for one in rounds[1:]))
+    if rounds[-1]:  # nobody came back
+        assert rounds[-3:] == [True] * 3
+        report = json.loads((folder / "report.json").read_text())
+        assert "of 30 rounds counted" in rounds_text(report)
 
 
 HOSTILE = """
