@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -37,9 +38,10 @@ from cryptography.hazmat.primitives.serialization import (
 from ..common.errors import ConfideError
 from ..common.kit import Kit, check_current, read_file
 from ..common.network import PROXIES, past_proxies
+from .connection import STOPPED, Teller
 from .family import end, end_with_parent, keep_memory_private
 from .journal import Journal
-from .supernode import PINS
+from .supernode import PINS, WORDS
 from .users import User, become
 
 # What a bundle's process may know of this machine's environment.
@@ -54,6 +56,7 @@ _SWITCHES = {
 _POLL_SECONDS = 0.2
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_LINE = 500
+_MOST_WORDS = 64 * 1024  # bytes; a pipe holds no more
 _STOP_SECONDS = 8.0
 
 
@@ -77,46 +80,70 @@ def run(gateway: Gateway) -> int:
     Raises:
         ConfideError: ``kit.*``, ``user.*`` or ``join.gone`` before anything is connected.
     """
-    check_current(gateway.kit, date.today())  # noqa: DTZ011 - the day where the holder is
-    files = {
-        "ca": _in_memory(read_file(gateway.kit.ca)),
-        "key": _in_memory(node_key(gateway.kit.key)),
-        "secret": _in_memory(secrets.token_bytes(32)),
-    }
     journal = Journal("gateway")
+    teller = Teller(gateway.socket, journal)
+    files, problem = _files_of(gateway.kit)
     if gateway.user is not None:
         become(gateway.user)
+    if problem is not None:
+        teller.tell(problem.code)
+        raise problem
     keep_memory_private()
     end_with_parent()
     with tempfile.TemporaryDirectory(prefix="confide-gateway-") as home:
-        return _supervise(gateway, files, Path(home), journal)
+        return _supervise(gateway, files, Path(home), journal, teller)
 
 
-def _supervise(gateway: Gateway, files: Mapping[str, int], home: Path, journal: Journal) -> int:
+def _files_of(kit: Kit) -> tuple[dict[str, int], ConfideError | None]:
+    """What Flower needs of a kit, in memory; or why the kit is no good."""
+    try:
+        check_current(kit, date.today())  # noqa: DTZ011 - the day where the holder is
+        return {
+            "ca": _in_memory(read_file(kit.ca)),
+            "key": _in_memory(node_key(kit.key)),
+            "secret": _in_memory(secrets.token_bytes(32)),
+        }, None
+    except ConfideError as error:
+        return {}, error
+
+
+def _supervise(
+    gateway: Gateway, files: Mapping[str, int], home: Path, journal: Journal, teller: Teller
+) -> int:
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
     port = _free_port()
     env = environment(home)
     said, out = os.pipe()
+    words, theirs = os.pipe()
+    os.set_blocking(words, False)
     processes = [
         _start(
             supernode_command(gateway, files, port),
-            {**env, PINS: " ".join(gateway.kit.bundles)},
+            {**env, PINS: " ".join(gateway.kit.bundles), WORDS: str(theirs)},
             out,
-            list(files.values()),
+            [*files.values(), theirs],
         ),
         _start(executor_command(files, port), env, out, [files["secret"]]),
     ]
-    os.close(out)
+    for number in (out, theirs):
+        os.close(number)
     Thread(target=_write_down, args=(said, journal), daemon=True).start()
     journal.write("start", coordinator=gateway.kit.fleet, bundles=list(gateway.kit.bundles))
     try:
         while not stopping and all(process.poll() is None for process in processes):
+            _pass_on(words, teller)
             time.sleep(_POLL_SECONDS)
     finally:
         codes = [process.poll() for process in processes]
+        _pass_on(words, teller)
+        if stopping:
+            teller.tell(STOPPED)
+        else:
+            teller.ended()
         end(processes, _STOP_SECONDS)
+        os.close(words)
     journal.write("stop", asked=bool(stopping), supernode=codes[0], executor=codes[1])
     return 0 if stopping else 1
 
@@ -214,6 +241,14 @@ def _start(
         stderr=out,
         start_new_session=True,
     )
+
+
+def _pass_on(words: int, teller: Teller) -> None:
+    """The newest of what the SuperNode's process said of the connection meanwhile."""
+    with suppress(BlockingIOError):
+        told = os.read(words, _MOST_WORDS).decode("ascii", errors="replace").split("\n")
+        for code in told[-2:-1]:  # behind the last line's end is nothing
+            teller.tell(code)
 
 
 def _write_down(said: int, journal: Journal) -> None:
