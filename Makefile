@@ -21,14 +21,15 @@ SPREAD = -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 ENDED := timeout --kill-after=60
 UTILITY_SCENARIOS ?= movies r8 shakespeare
 UTILITY_ARGS ?=
+KINDS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all audit kills deployment mutants bench bench-step utility lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step first-words utility lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all audit kills deployment mutants bench bench-step utility lint format types arrows unit clean"
+	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step first-words utility lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -152,6 +153,12 @@ audit: assets
 		tests/common/privacy/test_budget.py tests/common/privacy/test_filters.py \
 		tests/server/report/test_forgeries.py tests/server/report/test_verify.py $(PYTEST_ARGS)
 
+# Per-example gradients of every type of model in docs/models.md against plain PEFT, one text at a
+# time; prints the table, and fails where the page says something else. Half an hour.
+architectures: venv
+	@echo "== architectures: exact, refused, untried"
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 timeout 7200 python -W ignore -m tests.client.matrix $(KINDS)
+
 # Some hundred and forty faults, each of which a test must find; an hour or two.
 mutants: assets
 	@echo "== tests: mutants"
@@ -187,6 +194,11 @@ utility: assets
 bench-step: assets
 	@echo "== bench: time and memory of a private step"
 	confide bench step --threads 1 --epoch
+
+# Seconds until ten mistakes are told, as in docs/benchmarks.md; two minutes.
+first-words: venv
+	@echo "== bench: first words"
+	timeout 1200 python tests/first_words.py
 
 format: venv
 	@ruff check --fix .

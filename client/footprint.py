@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..common.batches import EncodedText, Footprint, forward
 from ..common.models import LoadedModel
+from ..common.tasks.tokens import vocabulary
 from .per_example import PerExample
 
 _IN_BACKWARD = 3  # tensors of the largest size, beyond those that were kept; two were seen
@@ -25,7 +26,7 @@ def measure(engine: PerExample, loaded: LoadedModel) -> Footprint:
     """Bytes for each example and for each of its tokens."""
     longest, task = loaded.max_length, loaded.task
     generator = torch.Generator().manual_seed(0)  # of made-up text
-    made_up = task.made_up([longest], len(loaded.tokenizer), generator, loaded)
+    made_up = task.made_up([longest], vocabulary(loaded), generator, loaded)
     batch = EncodedText(made_up, loaded).together([0])
     own = {_place(t) for t in (*loaded.model.parameters(), *loaded.model.buffers())}
     kept: dict[int, int] = {}
@@ -38,7 +39,7 @@ def measure(engine: PerExample, loaded: LoadedModel) -> Footprint:
             held.append(tensor)
         return tensor
 
-    loaded.model.train()
+    engine.train()
     with torch.autograd.graph.saved_tensors_hooks(note, _as_it_is):
         task.losses(forward(loaded, task, batch), batch.targets).sum()
     engine.forget()

@@ -37,7 +37,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ..common.errors import ConfideError
 from ..common.kit import Kit, check_current, read_file
-from ..common.network import PROXIES, past_proxies
+from ..common.machine import PROXIES, past_proxies
 from .connection import STOPPED, Teller
 from .family import end, end_with_parent, keep_memory_private
 from .journal import Journal

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import tomli_w
 
 from ..common.errors import ConfideError, nearest
-from ..common.settings import kind_of
+from ..common.rule import kind_of
 from .contract import Contract, check_contract
 from .policy import SIMULATION, Policy
 

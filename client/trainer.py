@@ -8,7 +8,8 @@ a bounded number of records and clipped as a whole, McMahan et al. 2018.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -26,17 +27,23 @@ from .footprint import measure
 from .per_example import PerExample
 from .private_step import PrivateOptimizer, empty_step, pull_back, trained_parameters
 from .scrub import tried
-from .self_check import check_per_example
+from .self_check import check_per_example, longest_pair
 
 _MIB = 2**20
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class _Prepared:
-    """A model's per-example gradients, and what an example of it takes of the memory."""
+    """A model's per-example gradients, what an example of it takes of the memory, and up to which
+    length texts were tried beside each other (-1: not checked yet)."""
 
     engine: PerExample
     footprint: Footprint
+    pair: int = -1
+
+    def room(self, settings: Settings) -> Room:
+        """What goes into a physical batch."""
+        return Room(memory=settings.train.memory * _MIB, footprint=self.footprint)
 
 
 class Trainer:
@@ -58,7 +65,8 @@ class Trainer:
             ConfideError: ``train.self-check``, ``train.no-gradient``, ``train.precision``,
                 ``train.unsupported-layer``, ``train.batch-shape`` or ``train.memory``.
         """
-        footprint = _prepared(self._loaded).footprint
+        with _named(self._loaded):
+            footprint = _attached(self._loaded).footprint
         # By the greatest length allowed, not by the text's own: whether a task is refused must
         # not tell how long a holder's records are.
         longest = self._loaded.max_length
@@ -70,6 +78,8 @@ class Trainer:
                 f" {settings.train.memory}.",
                 f"Choose {needed} or more, or a smaller train.max-length.",
             )
+        with _named(self._loaded):
+            _checked(self._loaded, settings)
 
     def train(
         self,
@@ -89,7 +99,7 @@ class Trainer:
         of privacy, none of them for one of which nothing can be used; None: each record is one.
         """
         chosen = units if units is not None else [[i] for i in range(len(text))]
-        ready = _prepared(self._loaded)
+        ready = _checked(self._loaded, settings)
         try:
             return self._train(adapter, text, settings, plan, generator, chosen, ready)
         finally:
@@ -107,7 +117,7 @@ class Trainer:
         ready: _Prepared,
     ) -> Tensor:
         ready.engine.forget()
-        self._loaded.model.train()
+        ready.engine.train()
         schema = self._loaded.schema
         set_adapter(self._loaded.model, unflatten(adapter, schema.shapes))
         before = flatten(get_adapter(self._loaded.model), schema.trained_shapes)
@@ -158,7 +168,7 @@ class Trainer:
         """One private step on the units drawn. Where together they fail they are taken one by one:
         a unit that fails by itself contributes zero, and the others what they would have, so that
         no record decides what becomes of another."""
-        room = Room(memory=settings.train.memory * _MIB, footprint=ready.footprint)
+        room = ready.room(settings)
 
         def add(units: Sequence[Sequence[int]]) -> bool:
             return self._add(optimizer, ready, text.pieces(units, room, draws))
@@ -195,14 +205,13 @@ class Trainer:
         return True
 
 
-def _prepared(loaded: LoadedModel) -> _Prepared:
-    """Made, checked and measured once; kept with the model, so that it goes when the model goes."""
+def _attached(loaded: LoadedModel) -> _Prepared:
+    """Made and measured once; kept with the model, so that it goes when the model goes."""
     known: _Prepared | None = vars(loaded.model).get("_prepared")
     if known is not None:
         return known
     engine = PerExample(loaded.model)
     try:
-        check_per_example(engine, loaded)
         ready = _Prepared(engine=engine, footprint=measure(engine, loaded))
     except BaseException:
         engine.remove_hooks()
@@ -210,6 +219,41 @@ def _prepared(loaded: LoadedModel) -> _Prepared:
     finally:
         loaded.model.eval()
     vars(loaded.model)["_prepared"] = ready
+    return ready
+
+
+@contextmanager
+def _named(loaded: LoadedModel) -> Iterator[None]:
+    """Say which model failed on made-up examples, and at what: no text is in use yet."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+        reason = " ".join(str(e).split())
+        raise ConfideError(
+            "train.self-check",
+            f"A model of type {loaded.model.config.model_type!r:.100} fails on made-up examples"
+            f" ({type(e).__name__}: {reason:.200}).",
+            "Choose other lora.targets, another task.pooling or another base model;"
+            " docs/models.md lists what is known to be exact.",
+        ) from None
+
+
+def _checked(loaded: LoadedModel, settings: Settings) -> _Prepared:
+    """The same, after the self-check, which is made again where more memory lets longer texts lie
+    beside each other."""
+    ready = _attached(loaded)
+    room = ready.room(settings)
+    pair = longest_pair(loaded.max_length, room)
+    if pair > ready.pair:
+        try:
+            check_per_example(ready.engine, loaded, room)
+            ready.pair = pair
+        except BaseException:
+            ready.engine.remove_hooks()
+            vars(loaded.model).pop("_prepared", None)
+            raise
+        finally:
+            loaded.model.eval()
     return ready
 
 

@@ -1,7 +1,5 @@
-"""``confide budget``: what a budget buys, and what steps have spent. Numbers in, numbers out.
-
-No data is read and torch is not imported, except for the PRV figure when ``--prv`` asks for it.
-"""
+"""``confide budget``: what a budget buys, and what steps have spent; ``confide settings``: what
+there is to set. No data is read, and torch is imported for the PRV figure alone, by ``--prv``."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from .privacy.advice import Choice
+    from .rule import Rule
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WithPrv = Annotated[bool, typer.Option("--prv", help="Also Opacus's PRV figure (imports torch).")]
@@ -24,11 +23,12 @@ Steps = Annotated[int, typer.Option(help="Private steps in all: steps a round ti
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Join ``budget`` to the command line."""
+    """Join ``budget`` and ``settings`` to the command line."""
     budget = typer.Typer(help="Plan a privacy budget, or add up what was spent.")
     budget.command("plan")(plan)
     budget.command("spent")(spent)
     app.add_typer(budget, name="budget")
+    app.command("settings")(settings)
 
 
 def plan(
@@ -169,3 +169,59 @@ def _show_advice(choices: Sequence[Choice], chosen: int, title: str) -> None:
         " it is the same for any number of steps; fewer than ten rarely train.",
         highlight=False,
     )
+
+
+def settings(
+    key: Annotated[
+        str, typer.Argument(help="One of them, by any library's name for it, or a room: train.")
+    ] = "",
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print a JSON schema of a .toml file of settings.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every setting: type, range, default, meaning, and its name in Hugging Face (HF), PEFT, Opacus
+    and Flower."""
+    from .errors import ConfideError
+    from .rule import found
+    from .settings import hint, json_schema, rules
+
+    known = list(rules().values())
+    chosen = found(key, known) if key else [(rule, "") for rule in known]
+    if not chosen:
+        raise ConfideError("settings.unknown-key", f"{key!r:.100} is not a setting.", hint(key))
+    if schema or as_json:
+        listed = [rule.to_json() for rule, _ in chosen]
+        typer.echo(json.dumps(json_schema() if schema else listed, ensure_ascii=False))
+        return
+    _show_settings(chosen)
+
+
+def _show_settings(chosen: Sequence[tuple[Rule, str]]) -> None:
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    for rule, differs in chosen:
+        head = Text(rule.key, style="bold")
+        console.print(head.append(" = " + json.dumps(rule.default), style="none"))
+        told = [rule.means, _values_of(rule), _usual_names(rule)]
+        told += [f"Note: {differs}."] if "; it " in differs else []
+        for line in filter(None, told):
+            console.print(Padding(Text(line), (0, 0, 0, 4), expand=False))
+
+
+def _values_of(rule: Rule) -> str:
+    """Type and range in one line; options speak for themselves."""
+    between = rule.range_in_words
+    if rule.options:
+        return f"One of: {between}"
+    return f"{rule.type_in_words[0].upper()}{rule.type_in_words[1:]}{between and f' in {between}'}"
+
+
+def _usual_names(rule: Rule) -> str:
+    if not rule.usual:
+        return ""
+    names = (f"{lib} {name}{differs and f' ({differs})'}" for lib, name, differs in rule.usual)
+    return f"Elsewhere: {'; '.join(names)}"

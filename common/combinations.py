@@ -149,7 +149,7 @@ def _check_privacy(s: Settings, refuse: Refuse) -> None:
         refuse(
             f"privacy.trust = 'off' adds no noise, but privacy.noise-multiplier ="
             f" {s.privacy.noise_multiplier:g}.",
-            "Set it to 0, or privacy.trust = 'local'.",
+            "Set it to 'auto', or privacy.trust = 'local'.",
         )
     if s.lora.dropout and s.privacy.trust != "off":
         refuse(

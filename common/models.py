@@ -2,16 +2,15 @@
 
 The base model is frozen and its dropout is off: noise already regularises, the frozen layers
 can then be computed once per record, and a resumed run repeats itself bit for bit. The adapter's
-initial values come from the public seed; the head starts at zero (a regression's at the middle of
-its scale), since a random head is noise that the privacy budget would have to pay to unlearn.
+initial values come from the public seed; what begins as what of the head is in ``common.heads``,
+what a folder is refused for before its weights are read in ``common.folder``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,35 +21,28 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
 from .combinations import MERGING, OF_RANKS
 from .device import chosen_device
 from .errors import ConfideError
+from .folder import check_folder, positions, without_chance
+from .heads import PEFTS_OWN as PEFTS_HEADS
+from .heads import Head, head_in, heads_of, labelled, settle
 from .leaving import PERSONAL
 from .paths import local_or_cached
-from .settings import Settings, TaskSpec
+from .settings import Settings
+from .targets import lora_targets
 from .tasks import Task, task_for
+from .tasks.generation import settle_language
 from .trunk import Trunk
 
-# Query and value projections by model family, the targets of Hu et al. 2021 (LoRA, section 4.2).
-_TARGETS = {
-    "bert": ("query", "value"),
-    "roberta": ("query", "value"),
-    "distilbert": ("q_lin", "v_lin"),
-    "gpt2": ("c_attn",),
-    "t5": ("q", "v"),
-}
-_OTHER_TARGETS = ("q_proj", "v_proj")
 # The factor of LoRA that a method lets rest.
 _FROZEN = {"ffa": "lora_A", "ffb": "lora_B"}
-# The heads that PEFT trains and saves by itself, by the end of their names.
-_HEADS = ("classifier", "score")
 # What transformers raises of files that are not there or not what they should be.
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
-# A module in a numbered layer of a stack: encoder.block.3.layer.0.SelfAttention.q
-_LAYER = re.compile(r"(?P<stack>\D+)\.(?P<number>\d+)\.")
 # Families whose own classification head reads the first token.
 _FIRST_TOKEN_HEADS = ("bert", "roberta", "distilbert")
 
@@ -65,6 +57,7 @@ class LoadedModel:
             is warm, and every run, check and prediction in this process leaves another one in it.
         trunk: the frozen layers below the first adapter, which can be computed once.
         sha256: of the base weights, as the holder's policy lists them.
+        head: in words, whether the head of a pooled task is the base model's own or new.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -75,6 +68,7 @@ class LoadedModel:
     trunk: Trunk
     max_length: int
     sha256: str
+    head: str = ""
 
 
 def load_model(settings: Settings) -> LoadedModel:
@@ -90,9 +84,32 @@ def load_model(settings: Settings) -> LoadedModel:
     return _load(neutral)
 
 
+def check_model(settings: Settings) -> None:
+    """Say in a second or two what is wrong with the base model: the folder, its configuration, its
+    tokenizer, and whether the task fits it. No weights are read.
+
+    Raises:
+        ConfideError: ``model.missing``, ``model.tokenizer``, ``model.pad-token``, what
+            ``check_folder`` raises, ``task.model``, ``settings.range`` or ``model.chat-template``.
+    """
+    name, task = settings.model.name, task_for(settings.task)
+    folder = model_folder(name)
+    config = _load_config(name, folder)
+    tokenizer = _load_tokenizer(folder or name)
+    check_folder(name, config, tokenizer, writes=not task.by_logits)
+    _check_fits(config, task, tokenizer)
+    if folder and not any(folder.glob("*.safetensors")):
+        raise _missing(name, FileNotFoundError())
+
+
 def models_in_memory() -> int:
     """How many models this process keeps warm."""
     return _load.cache_info().currsize
+
+
+def forget_models() -> None:
+    """Let go of them."""
+    _load.cache_clear()
 
 
 def _trains(method: str) -> str:
@@ -109,8 +126,11 @@ def _load(settings: Settings) -> LoadedModel:
     # First: of a name that leads nowhere the tokenizer would say that the folder lacks its files.
     config = _load_config(settings.model.name, folder)
     tokenizer = _load_tokenizer(folder or settings.model.name)
-    base = _load_base(settings, config, folder, task, tokenizer)
-    model = _attach(base, settings, task).to(chosen_device())
+    check_folder(settings.model.name, config, tokenizer, writes=not task.by_logits)
+    base, head, heads = _load_base(settings, config, folder, task, tokenizer)
+    if not task.by_logits:
+        settle_language(tokenizer, getattr(base, "generation_config", None))
+    model = _attach(base, settings, task, heads).to(chosen_device())
     longest = _longest(base, settings)
     return LoadedModel(
         tokenizer=tokenizer,
@@ -121,6 +141,7 @@ def _load(settings: Settings) -> LoadedModel:
         trunk=Trunk(base, _frozen_layers(base, settings, task), settings.model.dtype),
         max_length=longest,
         sha256=weights_sha256(folder) if folder else "",
+        head=head.words if head else "",
     )
 
 
@@ -188,7 +209,8 @@ def _load_base(
     folder: Path | None,
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
-) -> PreTrainedModel:
+) -> tuple[PreTrainedModel, Head | None, list[str]]:
+    """The model, what became of its head, and the names of the modules that make it up."""
     spec, auto = settings.model, task.auto_class()
     level = transformers_logging.get_verbosity()
     # The head is new by design; the report of missing head weights would look like a fault.
@@ -196,7 +218,7 @@ def _load_base(
     transformers_logging.disable_progress_bar()
     try:
         _check_fits(config, task, tokenizer)
-        _prepare(config, task, tokenizer.pad_token_id or 0)
+        head = _prepare(config, task, tokenizer.pad_token_id or 0)
         with torch.random.fork_rng():
             torch.manual_seed(settings.run.seed)  # new weights are the same at every place
             base, found = auto.from_pretrained(
@@ -216,47 +238,62 @@ def _load_base(
         if isinstance(module, nn.Dropout):  # some heads have one that no config field is for
             module.p = 0.0
     new = {*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])}
-    _check_whole(new, spec.name, task)
-    return base  # type: ignore[no-any-return]
+    heads = heads_of(base, new) if head else []
+    _check_whole(new, heads, spec.name, task)
+    return base, settle(base, head, task.spec, new) if head else None, heads
 
 
 def _check_fits(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase) -> None:
-    known = task.auto_class()._model_mapping
-    if type(config) not in known:
+    if type(config) not in task.auto_class()._model_mapping:
+        other = _other_pooling(config, task)
         raise ConfideError(
             "task.model",
-            f"task.kind = {task.spec.kind!r} does not fit a {config.model_type!r:.100} model.",
-            "An encoder (BERT) classifies and fills masks, a decoder (GPT-2, Llama) generates, and"
-            " a T5 turns one text into another.",
+            f"task.kind = {task.spec.kind!r}"
+            f"{f' with task.pooling = {task.spec.pooling!r}' if other else ''}"
+            f" does not fit a {config.model_type!r:.100} model.",
+            f"Set task.pooling = '{other}', which it has a head for."
+            if other
+            else "An encoder (BERT) classifies and fills masks, a decoder (GPT-2, Llama) generates,"
+            " and a T5 turns one text into another.",
         )
     task.check(config, tokenizer)
 
 
-def _prepare(config: Any, task: Task, pad: int) -> None:
-    """Classes, no dropout, and one padding token for model and batches: a decoder's head looks
-    for the last token that is no padding, and would otherwise see how long the neighbours are."""
-    if task.by_logits:
-        names = dict(enumerate(task.spec.label_names or ("value",)))
-        config.id2label, config.label2id = names, {v: k for k, v in names.items()}
-    else:
-        config.use_cache = False  # nothing is generated while it trains
+def _other_pooling(config: Any, task: Task) -> str:
+    """The other value of ``task.pooling``, where the model fits that."""
+    if not task.by_logits:
+        return ""
+    other = "model" if task.spec.pooling == "mean" else "mean"
+    fits = type(config) in task_for(replace(task.spec, pooling=other)).auto_class()._model_mapping
+    return other if fits else ""
+
+
+def _prepare(config: Any, task: Task, pad: int) -> Head | None:
+    """No chance in training, and one padding token for model and batches: a decoder's head looks
+    for the last token that is no padding, and would otherwise see how long the neighbours are.
+    What is returned says of a pooled task what the folder's head is."""
+    config.use_cache = False  # nothing is generated while it trains
     config.pad_token_id = pad
-    for name, value in list(vars(config).items()):
-        if ("drop" in name) and isinstance(value, float):
-            setattr(config, name, 0.0)
+    without_chance(config)
+    if not task.by_logits:
+        return None
+    made = task.auto_class()._model_mapping[type(config)]
+    head = head_in(config, task.spec, made.__name__)
+    if not head.kept:
+        labelled(config, task.spec)
+    return head
 
 
-def _check_whole(new: set[str], name: str, task: Task) -> None:
+def _check_whole(new: set[str], heads: list[str], name: str, task: Task) -> None:
     """What the folder has no weights for must be trained and travel, or every place would have
-    its own: PEFT sees to that in a head by one of its names (``pre_classifier`` included)."""
-    heads = _HEADS if task.by_logits else ()
-    lost = sorted(key for key in new if not key.split(".")[0].endswith(heads))
+    its own: so the layers of a head may be new, and nothing else."""
+    lost = sorted(key for key in new if key.split(".")[0] not in heads)
     if lost:
-        hint = (
-            "Use a complete model folder; task.pooling = 'mean' needs no pooler."
-            if task.by_logits
-            else f"Use a model that was made with the head of task.kind = {task.spec.kind!r}."
-        )
+        hint = "Use a complete model folder."
+        if task.by_logits and task.spec.pooling == "model":
+            hint = "Use a complete model folder; task.pooling = 'mean' needs no pooler."
+        elif not task.by_logits:
+            hint = f"Use a model that was made with the head of task.kind = {task.spec.kind!r}."
         raise ConfideError(
             "model.weights",
             f"{name!r} lacks {len(lost)} weights of the base model (first: {lost[0]}).",
@@ -264,31 +301,20 @@ def _check_whole(new: set[str], name: str, task: Task) -> None:
         )
 
 
-def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
-    lora, names = settings.lora, [t.strip() for t in settings.lora.targets.split(",") if t.strip()]
-    targets = names or list(_TARGETS.get(base.config.model_type, _OTHER_TARGETS))
-    # Encoder and decoder may differ in depth: each is counted from its own top, so by names.
-    stacks = _stacks(base, targets) if base.config.is_encoder_decoder else {}
-    total = max((len(stack) for stack in stacks.values()), default=base.config.num_hidden_layers)
-    if lora.layers > total:
-        raise ConfideError(
-            "settings.range",
-            f"lora.layers = {lora.layers}, but {settings.model.name} has {total} layers.",
-            f"Choose 0 (all) to {total}.",
-        )
+def _attach(base: PreTrainedModel, settings: Settings, task: Task, heads: list[str]) -> PeftModel:
+    lora, targets = settings.lora, lora_targets(base, settings, heads)
     head_only = lora.method == "head"
-    # A head alone still travels as a LoRA adapter, the format that every tool can load: one
-    # frozen adapter of rank 1 whose product is zero.
-    layers = 1 if head_only else lora.layers or total
-    top = [name for stack in stacks.values() for layer in stack[-layers:] for name in layer]
     config = LoraConfig(
         task_type=task.peft_task_type(),
         r=1 if head_only else lora.rank,
-        lora_alpha=lora.alpha,
+        # PEFT's own files have a whole number where it is one.
+        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0 if head_only else lora.dropout,
-        target_modules=top or targets,
-        layers_to_transform=None if top else list(range(total - layers, total)),
-        fan_in_fan_out=base.config.model_type == "gpt2",  # its Conv1D stores W transposed
+        target_modules=targets.modules,
+        layers_to_transform=targets.layers,
+        modules_to_save=[name for name in heads if not name.endswith(PEFTS_HEADS)] or None,
+        # Conv1D (GPT-2) stores W transposed.
+        fan_in_fan_out=any(isinstance(module, Conv1D) for module in base.modules()),
     )
     with torch.random.fork_rng(), warnings.catch_warnings():
         # PEFT 0.21 asks transformers 5 for a flag by its old name, once per model.
@@ -297,41 +323,18 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task) -> PeftModel:
         try:
             model = get_peft_model(base, config)
         except ValueError as error:
+            reason = " ".join(str(error).split())
             raise ConfideError(
                 "settings.range",
-                f"lora.targets = {settings.lora.targets!r} fits no module of {settings.model.name}"
-                f" ({type(error).__name__}).",
-                "Name modules as the model does, for example query,value.",
+                f"PEFT takes no adapter on lora.targets = {settings.lora.targets!r:.100} of"
+                f" {settings.model.name}: {reason:.300}",
+                "Name linear modules as the model does, for example query,value, or all-linear.",
             ) from None
     for name, parameter in model.named_parameters():
         frozen = head_only or _FROZEN.get(settings.aggregate.method, "lora_A/B") in name
         if frozen and "modules_to_save" not in name:
             parameter.requires_grad_(False)
-    _settle_head(model, settings.task)
     return model.eval()  # dropout of adapters is on for as long as the trainer trains, no longer
-
-
-def _stacks(base: PreTrainedModel, targets: Sequence[str]) -> dict[str, list[list[str]]]:
-    """The modules that may be adapted, by the stack that they are in, layer by layer from below."""
-    found: dict[str, dict[int, list[str]]] = {}
-    for name, _ in base.named_modules():
-        place = _LAYER.match(name)
-        if place and name.endswith(tuple(f".{target}" for target in targets)):
-            stack = found.setdefault(place["stack"], {})
-            stack.setdefault(int(place["number"]), []).append(name)
-    return {name: [stack[n] for n in sorted(stack)] for name, stack in found.items()}
-
-
-def _settle_head(model: PeftModel, task: TaskSpec) -> None:
-    """The last layer of the head starts at zero, it alone: with two layers at zero neither gets a
-    gradient. A regression says the middle of its scale, where its head has a bias."""
-    for name, module in model.named_modules():
-        if name.endswith(tuple(f".{head}.modules_to_save.default" for head in _HEADS)):
-            last = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
-            for parameter in last.parameters():
-                parameter.data.zero_()
-            if task.kind == "regression" and last.bias is not None:
-                last.bias.data.fill_((task.low + task.high) / 2)
 
 
 def _frozen_layers(base: PreTrainedModel, settings: Settings, task: Task) -> int:
@@ -349,16 +352,16 @@ def _frozen_layers(base: PreTrainedModel, settings: Settings, task: Task) -> int
 
 
 def _longest(base: PreTrainedModel, settings: Settings) -> int:
-    longest: Any = getattr(base.config, "max_position_embeddings", None)
+    longest = positions(base.config)
     for name, module in base.named_modules():
         # RoBERTa and its kin count positions from behind the padding index.
         if (
             name.endswith("position_embeddings")
             and getattr(module, "padding_idx", None) is not None
         ):
-            longest = module.num_embeddings - module.padding_idx - 1
+            longest = int(module.num_embeddings) - int(module.padding_idx) - 1
     wanted = settings.train.max_length
-    if isinstance(longest, int) and wanted > longest:
+    if longest is not None and wanted > longest:
         raise ConfideError(
             "settings.range",
             f"train.max-length = {wanted}, but {settings.model.name} reads {longest} tokens.",

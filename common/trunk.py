@@ -3,9 +3,11 @@ are computed once per record and then remembered.
 
 With adapters in the top layers only, everything below is a fixed function of the text. ``lower``
 computes it; ``upper`` runs the rest of the model on it, through the model's own code, by lending
-it a shorter list of layers and an embedding that passes its input through. Nothing here is
-specific to privacy: it changes what is computed again, never what is computed
-(``tests/common/test_trunk.py`` compares with the whole model).
+it layers and an embedding that pass their input through. The list of layers keeps its length: what
+a model decides by a layer's place in it (Qwen2's masks, by two kinds of attention) stays what it
+is. Nothing here is specific to privacy: it changes what is computed again, never what is computed
+(``tests/common/test_trunk.py`` compares with the whole model, and so does every holder before it is
+charged, ``client.self_check``).
 """
 
 from __future__ import annotations
@@ -74,6 +76,24 @@ class _PassThrough(nn.Module):
         return next(a for a in args if isinstance(a, Tensor))
 
 
+class _Skipped(nn.Module):
+    """Stands in for a layer that is not computed here; what a model reads off the layer, such as
+    the kind of its attention, is the layer's own."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        vars(self)["_layer"] = layer  # no submodule: its weights are no part of this one
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(vars(self)["_layer"], name)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden_states
+
+
 class Trunk:
     """A model cut in two below the adapters.
 
@@ -92,7 +112,11 @@ class Trunk:
         family = _FAMILIES.get(base.config.model_type)
         self.frozen = frozen if family else 0
         self.bfloat16 = _fast(base.device) if dtype == "auto" else dtype == "bfloat16"
-        self._base, self._family = base, family
+        self._base, self._family, self._dtype = base, family, dtype
+
+    def whole(self) -> Trunk:
+        """The same model with nothing frozen: what ``lower`` and ``upper`` together must equal."""
+        return Trunk(self._base, 0, self._dtype)
 
     @contextmanager
     def arithmetic(self) -> Iterator[None]:
@@ -112,7 +136,7 @@ class Trunk:
         backbone = self._base.get_submodule(self._family[0])
         with (
             torch.no_grad(),
-            self._lend(slice(None, self.frozen), final_norm=False),
+            self._lend(range(self.frozen), final_norm=False),
             self.arithmetic(),
         ):
             hidden = backbone(input_ids=input_ids, attention_mask=attention_mask)
@@ -121,12 +145,13 @@ class Trunk:
     @contextmanager
     def upper(self) -> Iterator[None]:
         """While open, the model takes ``inputs_embeds`` = the result of ``lower``."""
-        with self._lend(slice(self.frozen, None), final_norm=True, skip_embeddings=True):
+        total = self._base.config.num_hidden_layers
+        with self._lend(range(self.frozen, total), final_norm=True, skip_embeddings=True):
             yield
 
     @contextmanager
     def _lend(
-        self, part: slice, *, final_norm: bool, skip_embeddings: bool = False
+        self, computed: range, *, final_norm: bool, skip_embeddings: bool = False
     ) -> Iterator[None]:
         if not self._family:
             yield
@@ -142,7 +167,11 @@ class Trunk:
             setattr(owner, attribute, module)
 
         try:
-            lend(layers, nn.ModuleList(list(backbone.get_submodule(layers).children())[part]))
+            every = enumerate(backbone.get_submodule(layers).children())
+            lend(
+                layers,
+                nn.ModuleList(one if n in computed else _Skipped(one) for n, one in every),
+            )
             if embeddings and skip_embeddings:
                 lend(embeddings, _PassThrough())
             if norm and not final_norm:

@@ -144,10 +144,12 @@ def predict_texts(
     as_json: JsonOption = False,
 ) -> None:
     """Answer with the adapter of a run: a label, a number, or a text that the model writes."""
-    from .predict import predict
     from .report import find_run
 
-    for text, found in zip(texts, predict(find_run(run), texts), strict=True):
+    folder = find_run(run)
+    from .predict import predict  # and torch with it
+
+    for text, found in zip(texts, predict(folder, texts), strict=True):
         chances, answer = found.probabilities, found.answer
         if as_json:
             label = {"label": answer, "probabilities": chances} if chances else {"answer": answer}
@@ -173,10 +175,18 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score the adapter of a run on a file of public records."""
-    from .predict import evaluate_run
+    from ..common.text.readers import read_records
     from .report import find_run, metric_title, value_text
+    from .run_folder import run_settings
 
-    score = evaluate_run(find_run(run), file, text=text, target=target)
+    folder = find_run(run)
+    if file is not None:
+        data = run_settings(folder).data
+        columns = (data.text if text is None else text, data.target if target is None else target)
+        read_records(file, text=columns[0], target=columns[1] or None, own_screen=True)
+    from .predict import evaluate_run  # and torch with it
+
+    score = evaluate_run(folder, file, text=text, target=target)
     if as_json:
         row = {"examples": score.examples, "loss": score.loss, "metric": score.metric}
         typer.echo(json.dumps({**row, **score.metrics}))
@@ -194,10 +204,12 @@ def export(
     as_json: JsonOption = False,
 ) -> None:
     """Write base model and adapter as one model, which plain transformers loads."""
-    from .export import export_merged
     from .report import find_run
 
-    export_merged(find_run(run), merged)
+    folder = find_run(run)
+    from .export import export_merged  # and torch with it
+
+    export_merged(folder, merged)
     done = (
         json.dumps({"folder": str(merged)})
         if as_json
@@ -213,14 +225,20 @@ def explain_text(
     as_json: JsonOption = False,
 ) -> None:
     """Show which words drove the answer to a text, by integrated gradients."""
+    from importlib.util import find_spec
+
     from rich.console import Console
 
-    from ..common.errors import ConfideError
-    from .explain import explain
-    from .explain_page import render, summary, terminal
+    from ..common.errors import ConfideError, missing_extra
     from .report import find_run
 
-    found = explain(find_run(run), text)
+    folder = find_run(run)
+    if find_spec("captum") is None:
+        raise missing_extra("Captum", "explain")
+    from .explain import explain  # and torch with it
+    from .explain_page import render, summary, terminal
+
+    found = explain(folder, text)
     if html is not None:
         try:
             html.write_text(render(found), encoding="utf-8")

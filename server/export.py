@@ -32,8 +32,7 @@ def export_merged(run: Path, folder: Path) -> None:
     settings, loaded = open_run(run)
     # A copy: the model in memory stays warm, with its adapter apart.
     merged = copy.deepcopy(loaded.model).merge_and_unload()
-    if not loaded.task.by_logits:
-        merged.config.use_cache = True
+    merged.config.use_cache = True
     flat = settings.to_flat()
     code = loading_code(flat, settings.model.name, merged=True)
     base = json.dumps(Path(settings.model.name).name, ensure_ascii=False)

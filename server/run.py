@@ -132,6 +132,8 @@ def _train(
         warnings = [f"{one.what} {one.why} {one.fix}" for one in both_factors(settings, Facts())]
         for warning in warnings:
             logger.warning("%s", warning)
+        if loaded.head:
+            logger.info("%s", loaded.head)
         about = _start(settings, loaded, folder, len(nodes))
         folder.event("start", **about, warnings=warnings)
     Rounds(settings, loaded, transport, folder, evaluator, known, memory).run(nodes)
@@ -179,6 +181,7 @@ def _start(
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "trained": loaded.schema.trained_size,
             "sha256": loaded.sha256,
+            **({"head": loaded.head} if loaded.head else {}),
         },
         "federation": {"holders": holders},
         "code": code_hash(),

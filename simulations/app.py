@@ -11,7 +11,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..server.app import serve
-from .scenario import check_text
+from .ready import check_text
 
 app = ServerApp()
 

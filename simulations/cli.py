@@ -65,14 +65,18 @@ def simulate(
     from ..common.settings import from_flat
     from .display import Display
     from .flower import simulate as run_flower
-    from .scenario import check_text, load_scenario, prepare, run_config, with_batch
+    from .ready import check_model, check_start, check_text
+    from .scenario import load_scenario, run_config, text_of, with_batch
 
     chosen = load_scenario(scenario)
     config = run_config(chosen, changes or [])
     settings = from_flat(config)
-    text = check_text(prepare(chosen), settings)
+    check_start(settings)
+    text = check_text(text_of(chosen, settings), settings)
     config = with_batch(config, chosen, changes or [], text)
     console = Console(stderr=True)
+    with console.status("looking at the model"):
+        check_model(settings)
     with Display(console, settings.round.count, settings.privacy.epsilon) as display:
         try:
             folder = run_flower(config, chosen.holders, display.show)

@@ -43,10 +43,17 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Run a scenario over the real holders, and show them live; Ctrl-C stops the run."""
+    from ..common.settings import from_flat
     from ..server.deploy.federation import find_federation
     from ..server.deploy.run import run_over
+    from .ready import check_model, check_start
 
-    folder = run_over(find_federation(federation), _config(what, changes or []), _say, wait=wait)
+    found, config = find_federation(federation), _config(what, changes or [])
+    settings = from_flat(config)
+    if not settings.run.resume:
+        check_start(settings)
+        check_model(settings)
+    folder = run_over(found, config, _say, wait=wait)
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if as_json:
         claim = {name: report["claim"][name] for name in ("sentence", "epsilon", "delta")}
@@ -63,7 +70,7 @@ def _config(what: str, changes: list[str]) -> Mapping[str, Scalar]:
     folder = Path(what)
     if (folder / "config.toml").is_file():
         flat = {**run_settings(folder).to_flat(), "run.resume": str(folder.resolve())}
-        return {**flat, **changed(flat, changes)}
+        return {**flat, **changed(changes)}
     return run_config(load_scenario(what), changes)
 
 

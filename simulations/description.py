@@ -26,7 +26,7 @@ HOLDERS = 4  # where nobody says how many
 # Small models of the kind that a task needs.
 _ENCODER, _DECODER, _T5 = (
     "sentence-transformers/all-MiniLM-L6-v2",
-    "HuggingFaceTB/SmolLM2-135M",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
     "google-t5/t5-small",
 )
 # The Hub's name -> what the settings are then, unless the description says otherwise.

@@ -2,14 +2,15 @@
 
 A prepared federation, public text in the cache, tells how much each holder has; a model folder in
 the cache how many values are trained. Neither is fetched or changed, and of the text only how many
-records and persons there are is kept.
+records and persons there are is kept. ``objection`` is what a run would end with, told beforehand:
+its folder, its text, and the model, loaded and checked as a holder does before the first charge.
 """
 
 from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,14 +18,23 @@ from typing import Any, NoReturn
 from ..common.combinations import MERGING
 from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
-from ..common.settings import Scalar, Settings, from_flat
+from ..common.settings import Scalar, Settings, from_flat, spelled
 from ..common.text.benchmarks import BENCHMARKS
 from ..server.doctor import Facts, Finding, noise, privacy, sort
 from ..server.doctor.federation import facts_of
 from ..server.doctor.run import examine_run
 from ..server.report import find_run
 from .description import is_description
-from .scenario import load_scenario, run_config
+from .ready import (
+    agreed_by,
+    asset_of,
+    check_file,
+    check_files,
+    check_model,
+    check_place,
+    check_text,
+)
+from .scenario import Scenario, changed, load_scenario, run_config
 
 _DEMO = "nyt"  # its values are those of pyproject.toml, over which Flower lays a run config
 _SCENARIO = {"source", "holders", "partition"}  # the tables that only a scenario has
@@ -33,49 +43,106 @@ _APP = "tool.flwr.app.config."  # where pyproject.toml has them
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was looked at, in words, and what was found, worst first."""
+    """What was looked at, in words, and what was found, worst first; of what has yet to run also
+    its settings, and the scenario if it is one."""
 
     subject: str
     facts: Facts
     findings: tuple[Finding, ...]
+    settings: Settings | None = None
+    scenario: Scenario | None = None
 
 
-def diagnose(target: str) -> Diagnosis:
-    """Examine a scenario's name, a .toml or .json file, a run folder, or ``latest``.
+def diagnose(target: str, changes: Sequence[str] = ()) -> Diagnosis:
+    """Examine a scenario's name, a .toml or .json file, a run folder, or ``latest``; the first two
+    with ``KEY=VALUE`` changes.
 
     Raises:
         ConfideError: ``doctor.target`` for what is none of these, and what reading one raises.
     """
     if target == "latest" or Path(target).is_dir():
+        if changes:
+            _refuse(f"--set {changes[0]!r:.100} changes what is yet to run, and {target} has run")
         folder = find_run(target)
         facts, found = examine_run(folder)
         subject = f"the run {folder.resolve().name}"
         return Diagnosis(subject=subject, facts=facts, findings=tuple(found))
-    subject, settings, holders = _configuration(target)
-    facts = facts_of(settings)
+    subject, settings, scenario = _configuration(target, changes)
+    facts, holders = facts_of(settings), scenario.holders if scenario else 0
     facts = replace(facts, holders=facts.holders or holders, trained=_trained_values(settings))
     rules = (*privacy.rules(settings, facts), *noise.rules(settings, facts))
-    return Diagnosis(subject=subject, facts=facts, findings=tuple(sort(rules)))
+    return Diagnosis(
+        subject=subject,
+        facts=facts,
+        findings=tuple(sort(rules)),
+        settings=settings,
+        scenario=scenario,
+    )
+
+
+def unseen(diagnosis: Diagnosis) -> str:
+    """In words, why the model cannot be looked at: it is not here, and can be had; else empty."""
+    if diagnosis.settings is None:
+        return ""
+    name = diagnosis.settings.model.name
+    asset = "" if local_or_cached(name, "models") else asset_of(name)
+    return f"{name} is not in the cache; run: confide assets fetch {asset}" if asset else ""
+
+
+def objection(diagnosis: Diagnosis, *, with_model: bool = True) -> ConfideError | None:
+    """What a run would end with before or in its first round, as far as that can be told here. A
+    model that is very large may be left out."""
+    settings = diagnosis.settings
+    if settings is None:
+        return None
+    try:
+        check_place(settings)
+        _check_text(settings, diagnosis.scenario)
+        if not unseen(diagnosis):
+            check_files(settings.model.name)
+            if with_model:
+                check_model(settings)
+    except ConfideError as error:
+        return error
+    return None
+
+
+def _check_text(settings: Settings, scenario: Scenario | None) -> None:
+    """The prepared text, or the files that it would be made of."""
+    files = scenario.files if scenario else None
+    if files is None:
+        folder = local_or_cached(settings.data.path, "federations")
+        if folder is not None:
+            check_text(folder, settings)
+        return
+    agreed = replace(agreed_by(settings), text=files.text, target=files.target, person=files.person)
+    for file in (files.train, files.val):
+        check_file(file, settings, agreed)
 
 
 # --- the settings ---
 
 
-def _configuration(target: str) -> tuple[str, Settings, int]:
-    """In words, its settings, and how many holders it names (0: none)."""
+def _configuration(target: str, changes: Sequence[str]) -> tuple[str, Settings, Scenario | None]:
+    """In words, its settings, and the scenario that they are of."""
     if not target.endswith((".toml", ".json")) and "/" in target and target not in BENCHMARKS:
         _refuse(f"There is no folder {target}")
     path = Path(target)
     content = _toml(path) if path.suffix == ".toml" else {}
     if path.suffix != ".toml" or _SCENARIO & content.keys() or is_description(content):
         scenario = load_scenario(target)
-        return f"the scenario {target}", from_flat(run_config(scenario)), scenario.holders
+        return f"the scenario {target}", from_flat(run_config(scenario, changes)), scenario
     flat = _flat(content)
     app = {k.removeprefix(_APP): value for k, value in flat.items() if k.startswith(_APP)}
     flat, demo = (app, {}) if app else (flat, run_config(load_scenario(_DEMO)))
-    missing = len(demo.keys() - flat.keys())
+    missing = len(demo.keys() - {spelled(key) for key in flat})
     words = f", with the demo's values for the {missing} settings that it lacks" if missing else ""
-    return f"the configuration {path}{words}", from_flat({**demo, **flat}), 0
+    given = {spelled(key): value for key, value in flat.items()}
+    return (
+        f"the configuration {path}{words}",
+        from_flat({**demo, **given, **changed(changes)}),
+        None,
+    )
 
 
 def _toml(path: Path) -> dict[str, Any]:

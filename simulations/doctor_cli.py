@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from ..common.errors import ConfideError
     from .doctor import Diagnosis
 
 Target = Annotated[
@@ -25,26 +26,42 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def doctor(
-    target: Target, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+    target: Target,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs; may be repeated."),
+    ] = None,
+    with_model: Annotated[
+        bool, typer.Option("--model/--no-model", help="Load the model and check its gradients.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what is not private or not sound in a configuration or a run, with reason and remedy;
-    status 1 if anything is not private."""
+    """Say what is not private or not sound in a configuration or a run, with reason and remedy, and
+    what a run would end with at once: status 1 if anything is not private, or it could not run."""
     from ..server.doctor import Severity
-    from .doctor import diagnose
+    from .doctor import diagnose, objection, unseen
 
-    diagnosis = diagnose(target)
-    if as_json:
-        typer.echo(json.dumps(_to_json(diagnosis), ensure_ascii=False))
-    else:
+    diagnosis = diagnose(target, changes or [])
+    unknown = unseen(diagnosis)
+    if not as_json:
         _show(diagnosis)
-    if any(finding.severity is Severity.NOT_PRIVATE for finding in diagnosis.findings):
+        if unknown:
+            typer.echo(f"\nThe model was not looked at: {unknown}")
+    error = objection(diagnosis, with_model=with_model)
+    if as_json:
+        typer.echo(json.dumps(_to_json(diagnosis, error), ensure_ascii=False))
+    if error and not as_json:
+        raise error
+    if error or any(f.severity is Severity.NOT_PRIVATE for f in diagnosis.findings):
         raise typer.Exit(1)
 
 
-def _to_json(diagnosis: Diagnosis) -> dict[str, object]:
+def _to_json(diagnosis: Diagnosis, error: ConfideError | None) -> dict[str, object]:
     from ..server.doctor import GUARDS
 
+    told = {"code": error.code, "message": error.message, "hint": error.hint} if error else None
     return {
+        "cannot_run": told,
         "subject": diagnosis.subject,
         "facts": diagnosis.facts.source,
         "findings": [finding.to_json() for finding in diagnosis.findings],

@@ -25,10 +25,9 @@ from typing import Any
 
 import psutil
 import tomli_w
-from joblib import cpu_count
 
 from ..common.errors import ConfideError
-from ..common.network import past_proxies
+from ..common.machine import past_proxies, processors
 from ..common.settings import Scalar, from_flat
 from ..server.deploy.flower import SWITCHES as _SWITCHES
 from ..server.run_folder import RunFolder, new_id, now, part_of, read_events
@@ -172,7 +171,7 @@ def _write_home(home: Path, holders: int) -> None:
     backend = {
         "client-resources": {"num-cpus": 1},
         "init-args": {
-            "num-cpus": max(1, min(cpu_count(), holders)),
+            "num-cpus": max(1, min(processors(), holders)),
             "logging-level": "error",
             "log-to-driver": False,
         },

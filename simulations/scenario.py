@@ -12,20 +12,18 @@ import json
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..client.check_data import misfits
-from ..client.contract import CHAT, Contract
 from ..common.errors import ConfideError, nearest
-from ..common.settings import Scalar, Settings, known_keys
+from ..common.paths import local_or_cached
+from ..common.settings import Scalar, Settings, hint, rules, spelled
 from ..common.text.benchmarks import BENCHMARKS, spec
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.settled import settled
-from ..server.run_folder import PUBLIC_FILE
-from .copies import check_public, copy_name, on_screen, prepare_files
+from .copies import copy_name, on_screen, prepare_files
 from .description import (
     HOLDERS,
     Described,
@@ -147,33 +145,31 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
             ``settled`` raises for what was chosen here; values are checked by ``from_flat``.
     """
     defaults, chosen = Settings().to_flat(), scenario.run_config()
-    chosen |= changed(defaults, changes)
+    chosen |= changed(changes)
     return {**defaults, **chosen, **settled(chosen)}
 
 
-def changed(config: Mapping[str, Scalar], changes: Sequence[str]) -> dict[str, Scalar]:
-    """What ``KEY=VALUE`` changes set of a whole flat config.
+def changed(changes: Sequence[str]) -> dict[str, Scalar]:
+    """What ``KEY=VALUE`` changes set, by keys as they are spelled here.
 
     Raises:
         ConfideError: as ``run_config``.
     """
     found = {}
     for change in changes:
-        key, equals, value = change.partition("=")
-        key = key.strip()
+        written, equals, value = change.partition("=")
+        key = spelled(written.strip())
         if not equals:
             raise ConfideError(
                 "settings.unknown-key",
                 f"--set {change!r} gives no value.",
                 f"Write --set {key or 'KEY'}=VALUE, without spaces or in quotes.",
             )
-        if key not in config:
+        if key not in rules():
             raise ConfideError(
-                "settings.unknown-key",
-                f"--set {change!r} changes no setting.",
-                nearest(key, config),
+                "settings.unknown-key", f"--set {change!r:.100} changes no setting.", hint(key)
             )
-        found[key] = _value(value.strip(), config[key])
+        found[key] = rules()[key].parsed(value.strip())
     return found
 
 
@@ -183,7 +179,7 @@ def with_batch(
     """The run config with ``train.batch`` for the text as it was prepared, where neither the
     scenario nor a change chooses it: as many units as the largest holder uses in a step. The text
     of a simulation is public, and so is how much of it there is."""
-    chosen = {**scenario.config, **changed(config, changes)}
+    chosen = {**scenario.config, **changed(changes)}
     if "train.batch" in chosen:
         return dict(config)
     by_person = config["privacy.unit"] == "person"
@@ -194,17 +190,6 @@ def with_batch(
         sizes.append(len({r.person for r in records}) if by_person else len(records))
     most = math.ceil(float(config["train.rate"]) * max(sizes, default=1))
     return {**config, "train.batch": max(1, most)}
-
-
-def _value(text: str, like: Scalar) -> Scalar:
-    """Text as it stands for a text; otherwise what TOML makes of it, or the text to be refused."""
-    if isinstance(like, str):
-        return text.strip("'\"")
-    try:
-        parsed: Scalar = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-    return parsed
 
 
 def prepare(scenario: Scenario, say: Callable[[str], None] = on_screen) -> Path:
@@ -228,39 +213,23 @@ def prepare(scenario: Scenario, say: Callable[[str], None] = on_screen) -> Path:
     )
 
 
-def check_text(folder: Path, settings: Settings) -> Path:
-    """The folder again; refuse a prepared federation of which a record is not what the settings
-    say. They are the contract of every simulated holder, which in a run uses the rest and says
-    nothing of it.
+def text_of(scenario: Scenario, settings: Settings) -> Path:
+    """The folder with the text of a run: the scenario's, made if need be, unless ``data.path`` was
+    set to another one.
 
     Raises:
-        ConfideError: ``data.unfit``, by file, ``data.held-out`` where the public text is training
-            text, and the codes of the readers for the first bad row.
+        ConfideError: ``data.missing-file``, and what ``prepare`` raises.
     """
-    data, task = settings.data, settings.task
-    agreed = Contract(
-        text=data.text,
-        target=data.target,
-        person=data.person,
-        unit=settings.privacy.unit,
-        tasks=(task.kind,),
-        labels=task.label_names,
-        low=task.low,
-        high=task.high,
-    )
-    formats = (CHAT, "text") if task.template == CHAT else ("text",)
-    files = sorted(folder.glob("holder-*.jsonl"))
-    check_public(folder / PUBLIC_FILE, files, data.text)
-    for file in files:
-        found = min((misfits(file, replace(agreed, format=f)) for f in formats), key=len)
-        if found:
-            more = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            raise ConfideError(
-                "data.unfit",
-                f"Record {found[0]}{more} of {file.name} is not what the run says of its text"
-                f" ({agreed.in_words(task.kind)}).",
-                "Correct the text, or task.labels, task.low and task.high, data.person.",
-            )
+    if settings.data.path == scenario.federation:
+        return prepare(scenario)
+    folder = local_or_cached(settings.data.path, "federations")
+    if folder is None:
+        raise ConfideError(
+            "data.missing-file",
+            f"data.path = {settings.data.path!r:.200} is neither a folder nor a prepared"
+            " federation.",
+            "Leave it out for the scenario's own text, or name a folder with public.jsonl.",
+        )
     return folder
 
 
@@ -313,12 +282,16 @@ def _config(path: Path, content: Mapping[str, Any]) -> dict[str, Scalar]:
     table = content.get("config", {})
     if not isinstance(table, dict):
         _refuse(path, f"has config = {table!r:.100}, which is not a table")
-    config = dict(_flat(table))
-    for key, value in config.items():
-        if key not in known_keys():
-            _refuse(path, f"sets {key!r}, which is no setting", nearest(key, known_keys()))
+    config: dict[str, Scalar] = {}
+    for written, value in _flat(table):
+        key = spelled(written)
+        if key not in rules():
+            _refuse(path, f"sets {written!r}, which is no setting", hint(written))
+        if key in config:
+            _refuse(path, f"sets {key} twice", "Leave one of the two out.")
         if not isinstance(value, (str, int, float, bool)):
             _refuse(path, f"sets {key} to a {type(value).__name__}", "Use text or a number.")
+        config[key] = value
     return config
 
 

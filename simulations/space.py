@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..common.errors import ConfideError, nearest
-from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
+from ..common.errors import ConfideError
+from ..common.settings import COORDINATORS_OWN, Scalar, from_flat, hint, spelled
 from .scenario import Scenario, run_config
 
 # Of a range, an exhaustive search tries this many values: both ends and the middle.
@@ -119,16 +119,15 @@ def _dimension(text: str, scenario: Scenario, config: Mapping[str, Scalar]) -> D
             f"--space {text!r} gives no values.",
             f"Write --space '{key or 'KEY'}=low..high', 'low..high log', or 'a,b,c'.",
         )
-    if key not in config or key in FIXED:
-        why = "is the promise or the run's own, and is not searched" if key in FIXED else "is no"
-        known = [name for name in config if name not in FIXED]
-        hint = (
-            "Set it with --set; `confide bench utility` compares promises."
-            if key in FIXED
-            else nearest(key, known)
+    key = spelled(key)
+    if key in FIXED:
+        raise ConfideError(
+            "tune.space",
+            f"--space {key} is the promise or the run's own, and is not searched.",
+            "Set it with --set; `confide bench utility` compares promises.",
         )
-        what = why if key in FIXED else "is no setting"
-        raise ConfideError("tune.space", f"--space {key} {what}.", hint)
+    if key not in config:
+        raise ConfideError("tune.space", f"--space {key:.100} is no setting.", hint(key))
     if not isinstance(config[key], str) and ".." in values:
         return _range(key, values, whole=type(config[key]) is int)
     choices = [

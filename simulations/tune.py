@@ -23,23 +23,24 @@ import json
 import math
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError, missing_extra, nearest
 from ..common.metrics import METRICS
-from ..common.settings import COORDINATORS_OWN, Scalar, from_flat
-from .scenario import Scenario, check_text, prepare, run_config, with_batch
+from ..common.settings import COORDINATORS_OWN, Scalar, Settings, from_flat
+from .ready import check_start, check_text
+from .scenario import Scenario, run_config, text_of, with_batch
 from .space import Dimension
+from .trial import PERPLEXITY, one_run
 
 SAMPLERS = ("tpe", "random", "grid")
 _TRIALS = 20  # where nobody says how many
-_PRUNED = "tune.pruned"
-_PERPLEXITY, _MINUS_LOSS = "perplexity", "minus loss"
+_MINUS_LOSS = "minus loss"
 # The median of fewer trials than this says little, so none ends early before.
 _TRIALS_BEFORE_PRUNING = 5
 
@@ -79,7 +80,7 @@ class Search:
         from ..common.tasks import task_for
 
         metric = task_for(from_flat(self.config()).task).metrics[0]
-        if metric == _PERPLEXITY:
+        if metric == PERPLEXITY:
             return _MINUS_LOSS
         return f"minus {metric}" if METRICS[metric].less else metric
 
@@ -141,7 +142,9 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
         )
     settings = from_flat(search.config())
     optuna = _optuna()
-    data = check_text(prepare(search.scenario), settings)
+    for one in _models_of(search, settings):
+        check_start(one)
+    data = check_text(text_of(search.scenario, settings), settings)
     with _study(optuna, search) as study:
         return _tuned(search, data, study, optuna.TrialPruned, say)
 
@@ -178,6 +181,12 @@ def _tuned(
         epsilon=_spent(search.folder / "holders", delta),
         delta=delta,
     )
+
+
+def _models_of(search: Search, settings: Settings) -> list[Settings]:
+    """The settings with each base model that is tried."""
+    tried = [d.choices for d in search.space if d.key == "model.name"] or [(settings.model.name,)]
+    return [replace(settings, model=replace(settings.model, name=str(n))) for n in tried[0]]
 
 
 def _optuna() -> Any:
@@ -316,94 +325,6 @@ def _watch(trial: Any) -> Callable[[int, float], bool]:
         return bool(trial.should_prune())
 
     return watch
-
-
-def one_run(
-    config: Mapping[str, Scalar],
-    data: Path,
-    ledgers: Path,
-    hopeless: Callable[[int, float], bool],
-) -> dict[str, Any]:
-    """One run as a plain dict: state, measure, curve, code, and what it took.
-
-    Args:
-        hopeless: asked before each round with the last one and its measure; True ends the run.
-    """
-    from ..server.run import run
-    from ..server.run_folder import RunFolder
-    from .inprocess import federation
-
-    folder = RunFolder.create(str(config["run.out"]), str(config["run.name"]))
-    members = federation(sorted(data.glob("holder-*.jsonl")), ledgers)
-    state, code, message = "complete", "", ""
-    try:
-        run({**config, "run.id": folder.id}, _Watched(members, folder.path, hopeless))
-    except ConfideError as error:
-        code, message = error.code, error.message
-        state = "pruned" if code == _PRUNED else "failed"
-    return {"state": state, "code": code, "message": message, **_facts(folder.path)}
-
-
-def _facts(folder: Path) -> dict[str, Any]:
-    """What the run's events say of it; the peak of memory is the whole process's."""
-    events = _events(folder)
-    by_kind = {event["event"]: event for event in events}  # the last of each kind
-    start, last, end = (by_kind.get(kind, {}) for kind in ("start", "round", "end"))
-    scores = [e for e in events if e["event"] == "evaluation"]
-    # The first has the main metric; one that a round leaves out is not made up for by another.
-    curve = [(e["round"], _measured(e)) for e in scores if e["metric"] == scores[0]["metric"]]
-    return {
-        "measure": curve[-1][1] if scores and scores[-1]["metric"] == scores[0]["metric"] else None,
-        "curve": curve,
-        "run": folder.name,
-        "seconds": end.get("seconds"),
-        "megabytes": end.get("peak_memory_mb"),
-        "bytes_up": last.get("bytes_up"),
-        "bytes_down": last.get("bytes_down"),
-        "parameters": start.get("model", {}).get("parameters"),
-        "trained": start.get("model", {}).get("trained"),
-    }
-
-
-def _measured(evaluation: Mapping[str, Any]) -> float:
-    metric = evaluation["metric"]
-    if metric == _PERPLEXITY:
-        return float(-evaluation["loss"])
-    return float(-evaluation[metric] if METRICS[metric].less else evaluation[metric])
-
-
-def _events(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-class _Watched:
-    """A transport that ends a run which is not worth going on with, before its next round."""
-
-    def __init__(self, inner: Any, run: Path, hopeless: Callable[[int, float], bool]) -> None:
-        self._inner, self._run, self._hopeless = inner, run, hopeless
-
-    patience = 0.0
-
-    def nodes(self) -> Sequence[int]:
-        return self._inner.nodes()  # type: ignore[no-any-return]
-
-    def ready(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
-        return self._inner.ready(nodes, task, timeout)  # type: ignore[no-any-return]
-
-    def ask(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
-        scores = [e for e in _events(self._run) if e["event"] == "evaluation"]
-        if (
-            scores
-            and scores[-1]["round"]
-            and scores[-1]["metric"] == scores[0]["metric"]
-            and self._hopeless(scores[-1]["round"], _measured(scores[-1]))
-        ):
-            raise ConfideError(
-                _PRUNED,
-                f"Ended after round {scores[-1]['round']}: below the median of earlier trials.",
-            )
-        return self._inner.ask(nodes, task, timeout)  # type: ignore[no-any-return]
 
 
 def _spent(ledgers: Path, delta: float) -> float:

@@ -133,7 +133,7 @@ MISTAKES = [
                                                               "another file")),
     Mistake("ledger shwo good.sqlite", 2, ("shwo", "Did you mean 'show'")),
     # runs and reports
-    Mistake("report show", 1, ("no run under 'runs'", "flwr run")),
+    Mistake("report show", 1, ("no run under 'runs'", "confide simulate")),
     Mistake("report show folder", 1, ("'folder' is not a run folder", "below runs/")),
     Mistake("report show text.jsonl", 1, ("'text.jsonl' is not a run folder", "below runs/")),
     Mistake("report verify nowhere", 1, ("'nowhere'", "below runs/")),

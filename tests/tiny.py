@@ -76,6 +76,7 @@ def save_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
         ),
         "llama": lambda: t.LlamaConfig(**common, **bert, num_key_value_heads=1),
         "qwen2": lambda: t.Qwen2Config(**common, **bert, num_key_value_heads=1),
+        "mistral": lambda: t.MistralConfig(**common, **bert, num_key_value_heads=1, head_dim=8),
         "gpt2": lambda: t.GPT2Config(
             **common, n_embd=16, n_layer=3, n_head=2, n_inner=32, n_positions=64
         ),

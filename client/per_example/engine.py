@@ -16,6 +16,7 @@ anywhere outside a layer known here has a ``p.grad``, and one that is never used
 | LayerNorm, RMSNorm, Embedding | Opacus's grad samplers |
 | IA3, VeRA, LoRA on embeddings, trainable tokens, prefix tuning, any other | example by example |
 | prompt tuning, p-tuning | made once, repeated, pulled back example by example |
+| DeBERTa's query and key, on relative positions | each example's beside the others' |
 | batch normalisation, dropout inside a layer of the last two kinds | refused |
 
 Refused, too: parameters of a layer that is not given the examples one by one, such as T5's table
@@ -25,6 +26,7 @@ of relative positions, which all examples share.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 
@@ -44,6 +46,8 @@ from .record import BatchSize
 
 # The inputs by which a batch's size is known, in the order in which they are asked for.
 _INPUTS = ("input_ids", "inputs_embeds", "decoder_input_ids")
+# DeBERTa's method that puts relative positions through the projections of query and key.
+_POSITIONS = "disentangled_attention_bias"
 # What the base class and DPOptimizer hang on parameters.
 _LEFT_BY_OPACUS = ("grad_sample", "summed_grad", "_forward_counter")
 
@@ -82,6 +86,16 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
     def trained(self) -> list[nn.Parameter]:
         """Every parameter that requires a gradient."""
         return [p for p in self._module.parameters() if p.requires_grad]
+
+    def train(self) -> None:
+        """The model as it trains: the layers that have trained parameters in training mode, and
+        all that is frozen at rest, so that nothing in it draws at random (noise on the scores of
+        experts, layers left out, blocks of attention)."""
+        self._module.eval()
+        self._module.training = True
+        for module, name in self._patched:
+            if name == "forward":
+                module.train()
 
     def check(self) -> None:
         """Refuse to go on unless the guarantee holds for the batch that has just gone through.
@@ -129,6 +143,10 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
             forward = self._forward_of(name, module)
             vars(module)["forward"] = MethodType(forward, module)
             self._patched.append((module, "forward"))
+        for module in model.modules():
+            if _has_shared_positions(module):
+                vars(module)[_POSITIONS] = MethodType(self._positions_of(module), module)
+                self._patched.append((module, _POSITIONS))
         if _shares_one_prompt(model):
             vars(model)["get_prompt"] = MethodType(self._prompt_of(model), model)
             self._patched.append((model, "get_prompt"))
@@ -157,6 +175,26 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
 
         return forward
 
+    def _positions_of(self, attention: Any) -> Callable[..., Any]:
+        """DeBERTa's attention projects one table of relative positions for all examples and
+        repeats the outcome. While it does so here, each example's projection stands beside the
+        others' as further heads of one, so that each has a gradient of its own."""
+        plain, heads = getattr(attention, _POSITIONS), attention.num_attention_heads
+
+        def positions(_: Any, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+            size = self._size.value
+            layers = [layer for layer in _projections(attention) if _trained(layer)]
+            if query.shape[0] != size * heads or not any(layer.training for layer in layers):
+                return plain(query, *args, **kwargs)
+            with ExitStack() as stack:
+                for layer in _projections(attention):
+                    stack.enter_context(_side_by_side(layer, size))
+                attention.num_attention_heads = heads * size
+                stack.callback(setattr, attention, "num_attention_heads", heads)
+                return plain(query, *args, **kwargs)
+
+        return positions
+
     def _prompt_of(self, model: Any) -> Callable[..., Any]:
         plain, encoder = model.get_prompt, model.prompt_encoder
         _refuse_dropout("prompt_encoder", encoder)
@@ -167,6 +205,36 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
             return Prompt.apply(plain, batch_size, *_trained(encoder))  # type: ignore[no-untyped-call]
 
         return get_prompt
+
+
+def _has_shared_positions(module: nn.Module) -> bool:
+    return hasattr(module, _POSITIONS) and any(map(_trained, _projections(module)))
+
+
+def _projections(attention: nn.Module) -> list[nn.Module]:
+    """The layers that DeBERTa-v2 and v3 put the table of positions through."""
+    names = ("query_proj", "key_proj", "pos_query_proj", "pos_key_proj")
+    return [getattr(attention, name) for name in names if hasattr(attention, name)]
+
+
+@contextmanager
+def _side_by_side(layer: nn.Module, size: int) -> Iterator[None]:
+    """While open, what the layer makes of one table (1, S, H) for so many examples B is
+    (1, S, B H), by example."""
+    own, plain = vars(layer).get("forward"), layer.forward
+
+    def forward(x: Tensor) -> Tensor:
+        y: Tensor = plain(x.expand(size, *x.shape[1:])) if _trained(layer) else plain(x)
+        y = y.expand(size, *y.shape[1:])  # (B, S, H)
+        return y.transpose(0, 1).reshape(1, x.shape[1], -1)
+
+    vars(layer)["forward"] = forward
+    try:
+        yield
+    finally:
+        vars(layer).pop("forward")
+        if own is not None:
+            vars(layer)["forward"] = own
 
 
 def _layers(module: nn.Module, name: str = "model") -> Iterator[tuple[str, nn.Module]]:

@@ -190,7 +190,7 @@ def _learnt_places(batch: Batch) -> Batch:
 def _context(config: Any) -> int | None:
     """How many tokens the model reads, prompt and answer together; None where it does not say."""
     found = getattr(config, "max_position_embeddings", None)
-    return found if isinstance(found, int) else None
+    return found if isinstance(found, int) and found > 0 else None  # XLNet says -1
 
 
 def _refuse_messages(records: Sequence[Record]) -> None:

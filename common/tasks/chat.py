@@ -60,20 +60,53 @@ def turns(messages: Sequence[Message], tokenizer: Any, number: int) -> tuple[lis
 def _rendered(messages: Sequence[Message], tokenizer: Any, *, answer: bool) -> list[int]:
     if not tokenizer.chat_template:
         _unusable("is missing")
-    rows = [{"role": m.role, "content": m.content} for m in messages]
-    text, reason = "", ""
-    try:
-        text = tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=answer)
-    except Exception as error:  # noqa: BLE001 - a template may raise what it likes, text included
-        reason = f"cannot render a record ({type(error).__name__})"
-    if reason:
-        _unusable(reason)
+    text = _apply([(m.role, m.content) for m in messages], tokenizer, answer=answer)
+    if isinstance(text, Exception):
+        _unusable(*_why_not([m.role for m in messages], tokenizer, text, answer=answer))
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _unusable(reason: str) -> NoReturn:
-    raise ConfideError(
-        "model.chat-template",
-        f"The tokenizer's chat template {reason}.",
-        "Use a model made for chat, or task.template = '{text}'.",
+def _apply(turns: Sequence[tuple[str, str]], tokenizer: Any, *, answer: bool) -> str | Exception:
+    rows = [{"role": role, "content": content} for role, content in turns]
+    try:
+        return str(
+            tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=answer)
+        )
+    except Exception as error:  # noqa: BLE001 - a template may raise what it likes, text included
+        return error.with_traceback(None)
+
+
+def _why_not(
+    roles: Sequence[str], tokenizer: Any, error: Exception, *, answer: bool
+) -> tuple[str, str]:
+    """Why a template does not render a conversation of these roles, and the way out. It is asked
+    again without a word of the record, so that its own reason can be told."""
+    unknown = f"cannot render a record ({type(error).__name__})"
+    if not set(roles) <= _KNOWN_ROLES:  # a role is the record's own word
+        known = ", ".join(sorted(_KNOWN_ROLES))
+        return unknown, f"It may be a role that is none of {known}."
+    found = _apply([(role, _NO_TEXT) for role in roles], tokenizer, answer=answer)
+    if not isinstance(found, Exception):
+        return unknown, _OTHERWISE
+    reason = "".join(c for c in " ".join(str(found).split()) if c.isprintable())
+    said = f"refuses the roles {', '.join(roles[:8])}: {reason:.200}"
+    for role in dict.fromkeys(roles):
+        others = [(one, _NO_TEXT) for one in roles if one != role]
+        if others and not isinstance(_apply(others, tokenizer, answer=answer), Exception):
+            return said, (
+                f"It takes no message of the role {role!r}: put what it says at the beginning of"
+                " the next message, or leave it out."
+            )
+    return said, (
+        "Join messages of one role that follow each other, and begin with the user's; or use a"
+        " model whose template takes them."
     )
+
+
+_KNOWN_ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+_NO_TEXT = "text"
+_OTHERWISE = "Use a model made for chat, or task.template = '{text}'."
+
+
+def _unusable(reason: str, hint: str = _OTHERWISE) -> NoReturn:
+    raise ConfideError("model.chat-template", f"The tokenizer's chat template {reason}.", hint)

@@ -21,7 +21,7 @@ from . import pooled
 from .example import Batch, Example, Prediction
 from .scores import chosen
 from .task import Place
-from .tokens import generates_nothing, random_ids
+from .tokens import generates_nothing
 
 _MANY = ("accuracy", "macro-f1", "micro-f1", "mcc")
 _TWO = ("accuracy", "f1", "macro-f1", "micro-f1", "mcc")
@@ -127,6 +127,6 @@ class Classification:
         self, lengths: Sequence[int], size: int, generator: torch.Generator, place: Place
     ) -> list[Example]:
         return [
-            Example(random_ids(length, size, generator), number % len(self.labels))
+            Example(pooled.made_up_ids(length, size, generator, place), number % len(self.labels))
             for number, length in enumerate(lengths)
         ]

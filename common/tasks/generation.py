@@ -1,4 +1,9 @@
-"""Text that the model makes itself: greedy, or the best of several beams; never sampled."""
+"""Text that the model makes itself: greedy, or the best of several beams; never sampled.
+
+What the folder's generation_config.json says of the text itself counts: which token it begins with
+(of a model of several languages, the language's), with which ones it ends, what may not be in it.
+Length and beams are the run's own.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,19 @@ from typing import Any
 
 import torch
 
+from ..errors import ConfideError
 from .example import padded
 from .task import Place
 from .tokens import bounds
 
 _AT_ONCE = 16  # prompts of similar length
+# What is taken of a folder's generation_config; some of it is about beams alone.
+_KEPT = (
+    "forced_bos_token_id", "forced_eos_token_id", "decoder_start_token_id", "suppress_tokens",
+    "begin_suppress_tokens", "bad_words_ids", "no_repeat_ngram_size", "repetition_penalty",
+    "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens",
+)  # fmt: skip
+_OF_BEAMS = ("length_penalty", "early_stopping")
 
 
 @torch.no_grad()
@@ -46,27 +59,90 @@ def in_words(ids: Sequence[Sequence[int]], place: Place) -> list[str]:
     return [place.tokenizer.decode(list(row), skip_special_tokens=True).strip() for row in ids]
 
 
+def settle_language(tokenizer: Any, folders: Any) -> None:
+    """Tell a tokenizer of several languages which one targets are in, where it does not say so
+    itself: the one that the folder's generation_config makes every text begin with.
+
+    Raises:
+        ConfideError: ``model.tokenizer`` where neither says, or both, and not the same.
+    """
+    if not hasattr(tokenizer, "tgt_lang"):
+        return
+    forced = getattr(folders, "forced_bos_token_id", None)
+    begins = None if forced is None else tokenizer.convert_ids_to_tokens(forced)
+    known = tokenizer.tgt_lang
+    if known is None and begins is None:
+        _refuse_language(
+            "knows several languages, and the folder does not say which one targets are in"
+        )
+    if known is None:
+        tokenizer.tgt_lang = begins
+    elif forced is not None and tokenizer.convert_tokens_to_ids(known) != forced:
+        if known != getattr(tokenizer, "src_lang", None):
+            _refuse_language(f"has tgt_lang = {known!r:.50}, but texts begin with {begins!r:.50}")
+        tokenizer.tgt_lang = begins  # it was never said: the source's stands in for it
+
+
+def _refuse_language(what: str) -> None:
+    raise ConfideError(
+        "model.tokenizer",
+        f"The tokenizer {what}.",
+        "Set tgt_lang in its tokenizer_config.json, and forced_bos_token_id in"
+        " generation_config.json to the number of that token.",
+    )
+
+
 def _config(place: Place, new: int, beams: int) -> Any:
     import transformers
 
-    begin, end = bounds(place.tokenizer)
-    start = getattr(place.model.config, "decoder_start_token_id", None)
+    begin, _ = bounds(place.tokenizer)
+    kept = (*_KEPT, *_OF_BEAMS) if beams > 1 else _KEPT
+    folders = getattr(place.model, "generation_config", None)
+    values = {name: getattr(folders, name, None) for name in kept}
+    for least in ("min_length", "min_new_tokens"):
+        if (values[least] or 0) >= new:
+            del values[least]
+    if values["decoder_start_token_id"] is None:
+        start = getattr(place.model.config, "decoder_start_token_id", None)
+        values["decoder_start_token_id"] = _pad(place) if start is None else start
+    if values["forced_bos_token_id"] is None:
+        values["forced_bos_token_id"] = _language(place.tokenizer)
     return transformers.GenerationConfig(
+        **{name: value for name, value in values.items() if value is not None},
         max_new_tokens=new,
         num_beams=beams,
         do_sample=False,
         use_cache=True,
         bos_token_id=begin,
-        eos_token_id=end,
+        eos_token_id=_ends(place),
         pad_token_id=_pad(place),
-        decoder_start_token_id=_pad(place) if start is None else start,
     )
+
+
+def _language(tokenizer: Any) -> int | None:
+    """The token of the language that targets begin with, where a tokenizer frames them so."""
+    code = getattr(tokenizer, "tgt_lang", None)
+    if code is None:
+        return None
+    first = next(iter(tokenizer(text_target="a")["input_ids"]), None)
+    token = tokenizer.convert_ids_to_tokens(first)
+    return first if isinstance(token, str) and code in token else None
+
+
+def _ends(place: Place) -> list[int]:
+    """Every token that ends a text: the tokenizer's, and those of the folder (a chat model has one
+    for the end of a turn beside that of a text)."""
+    _, end = bounds(place.tokenizer)
+    folders = getattr(place.model, "generation_config", None)
+    known = getattr(folders, "eos_token_id", None)
+    others = known if isinstance(known, list) else [known]
+    return list(dict.fromkeys([end, *(one for one in others if isinstance(one, int))]))
 
 
 def _own(row: Sequence[int], place: Place) -> list[int]:
     """Up to the end of the text; what follows is padding beside a longer neighbour."""
-    _, end = bounds(place.tokenizer)
-    return list(row[: row.index(end)]) if end in row else list(row)
+    ends = set(_ends(place))
+    return list(row[: next((i for i, one in enumerate(row) if one in ends), len(row))])
 
 
 def _pad(place: Place) -> int:

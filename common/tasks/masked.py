@@ -65,7 +65,7 @@ class Masked:
         return [Example(ids, ()) for ids in pooled.token_ids(texts, tokenizer, max_length)]
 
     def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
-        ids, size = list(example.ids), len(place.tokenizer)
+        ids, size = list(example.ids), tokens.vocabulary(place)
         frame = set(place.tokenizer.all_special_ids)
         words = [i for i, token in enumerate(ids) if token not in frame] or list(range(len(ids)))
         chances = torch.rand(len(words), generator=generator).tolist()

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..settings import TaskSpec
 from .example import Batch, Example, padded
 from .task import Place
+from .tokens import random_ids
 
 
 def auto_class(spec: TaskSpec) -> Any:
@@ -56,6 +57,24 @@ def logits(spec: TaskSpec, output: Any, attention_mask: Tensor) -> Tensor:
         weight = attention_mask.unsqueeze(-1).to(scores.dtype)
         scores = (scores * weight).sum(1) / weight.sum(1)
     return scores
+
+
+def made_up_ids(
+    length: int, size: int, generator: torch.Generator, place: Place
+) -> tuple[int, ...]:
+    """Made-up words in the tokenizer's own frame: some heads look for the token that ends a
+    text, and find one in each."""
+    t = place.tokenizer
+    frame = list(t("")["input_ids"])[:length]
+    behind = [token for token in frame if token in (t.eos_token_id, t.sep_token_id)]
+    ahead = [token for token in frame if token not in behind]
+    special = set(t.all_special_ids)
+    word = next(token for token in range(size) if token not in special)
+    words = [
+        word if token in special else token
+        for token in random_ids(length - len(frame), size, generator)
+    ]
+    return (*ahead, *words, *behind)
 
 
 def without_words(

@@ -20,7 +20,7 @@ from . import pooled
 from .example import Batch, Example, Prediction
 from .scores import chosen
 from .task import Place
-from .tokens import generates_nothing, random_ids
+from .tokens import generates_nothing
 
 
 class Regression:
@@ -107,6 +107,9 @@ class Regression:
     ) -> list[Example]:
         span = self.spec.high - self.spec.low
         return [
-            Example(random_ids(length, size, generator), self.spec.low + span / (2 + number))
+            Example(
+                pooled.made_up_ids(length, size, generator, place),
+                self.spec.low + span / (2 + number),
+            )
             for number, length in enumerate(lengths)
         ]

@@ -62,8 +62,9 @@ class Seq2Seq:
             return [Example(source, ()) for source in sources]
         _, end = tokens.bounds(tokenizer)
         most, texts = self.spec.target_length, tokens.targets_of([r.target for r in records])
-        found = pooled.token_ids(texts, tokenizer, most)
-        ended = [ids if ids[-1] == end else (*ids[: most - 1], end) for ids in found]
+        found = _target_ids(texts, tokenizer, most)
+        # A frame may close with the language behind the end (mBART).
+        ended = [ids if end in ids[-2:] else (*ids[: most - 1], end) for ids in found]
         return [Example(i, t) for i, t in zip(sources, ended, strict=True)]
 
     def _sources(self, records: Sequence[Record]) -> list[str]:
@@ -112,6 +113,15 @@ class Seq2Seq:
             )
             for length in lengths
         ]
+
+
+def _target_ids(texts: Sequence[str], tokenizer: Any, most: int) -> list[tuple[int, ...]]:
+    """Token ids in the frame of a target, which is another than a source's where a model has
+    several languages (mBART-50, NLLB) or vocabularies (Marian)."""
+    if not texts:
+        return []
+    found = tokenizer(text_target=list(texts), truncation=True, max_length=most)["input_ids"]
+    return [tuple(ids) for ids in found]
 
 
 def pair_length(example: Example, max_length: int, target_length: int) -> int:

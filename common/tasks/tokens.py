@@ -62,10 +62,21 @@ def pair_batch(examples: Sequence[Example], place: Place) -> Batch:
     pad = place.tokenizer.pad_token_id or 0
     ids, mask = padded([e.ids for e in examples], pad)
     targets, _ = padded([_targets(e) for e in examples], IGNORED)
-    start = place.model.config.decoder_start_token_id
-    before = torch.full_like(targets[:, :1], pad if start is None else start)
-    seen = torch.cat([before, targets[:, :-1].masked_fill(targets[:, :-1] == IGNORED, pad)], 1)
+    seen = _one_to_the_right(targets, place, pad)
     return Batch({"input_ids": ids, "decoder_input_ids": seen}, mask, targets)
+
+
+def _one_to_the_right(targets: Tensor, place: Place, pad: int) -> Tensor:
+    """What the decoder reads, (B, U): by the model's own rule, where it has one (mBART begins with
+    the language that stands at the end of the target)."""
+    model = getattr(place.model, "get_base_model", lambda: place.model)()
+    own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    if own is not None:
+        shifted: Tensor = own(labels=targets)
+        return shifted
+    start = model.config.decoder_start_token_id
+    before = torch.full_like(targets[:, :1], pad if start is None else start)
+    return torch.cat([before, targets[:, :-1].masked_fill(targets[:, :-1] == IGNORED, pad)], 1)
 
 
 def _targets(example: Example) -> tuple[int, ...]:
@@ -91,6 +102,13 @@ def token_counts(targets: Tensor) -> Tensor:
 def nothing_read(task: Any, numbers: Tensor, /) -> list[Any]:
     """For tasks whose answer is written, not read off the logits."""
     return []
+
+
+def vocabulary(place: Place) -> int:
+    """How many token ids tokenizer and model both know."""
+    known = getattr(place.model.config, "vocab_size", None)
+    size = len(place.tokenizer)
+    return min(size, known) if isinstance(known, int) else size
 
 
 def random_ids(length: int, size: int, generator: torch.Generator) -> tuple[int, ...]:

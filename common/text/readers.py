@@ -22,6 +22,13 @@ from ..errors import ConfideError
 from .rows import Columns, Row, check_form, check_suffix, columns_of, content_of, rows_of
 from .words import in_form, number_in_form, person_in_form
 
+# What stands in the column of the text.
+_TEXT = "text with something in it"
+_MESSAGES = (
+    "a list of messages that have a role and a content, both text, and nothing else (other keys,"
+    " such as name, weight or tool_calls, are not read: take them out)"
+)
+
 
 class Message(NamedTuple):
     """One turn of a conversation. Not to be printed: it is private text."""
@@ -140,7 +147,8 @@ def _record(path: Path, row: Row, columns: Columns) -> Record | ConfideError:
     if messages:
         text = "\n".join(message.content for message in messages)
     if not isinstance(text, str) or not text.strip() or not _encodable(text):
-        return _no_value(path, row, ",".join(columns.text), "text with something in it")
+        wanted = _MESSAGES if isinstance(text, list) else _TEXT
+        return _no_value(path, row, ",".join(columns.text), wanted)
     target = None if columns.target is None else _word(row.values[columns.target])
     if columns.target is not None and not target:
         return _no_value(path, row, columns.target, "a word, a number or a truth value")

@@ -20,7 +20,7 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.network import past_proxies
+from ...common.machine import past_proxies
 from .federation import Federation
 from .keys import write_public, write_secret
 

@@ -76,7 +76,7 @@ def _given_noise(settings: Settings, facts: Facts) -> Iterator[Finding]:
         what=f"privacy.noise-multiplier = {given:g} is given, so that privacy.epsilon ="
         f" {settings.privacy.epsilon:g} is not used; it gives {_given_epsilon(settings)}.",
         why="Nobody has agreed to that number, and only the holders' policies limit it.",
-        fix="Set privacy.noise-multiplier = 0; the noise is then calibrated to privacy.epsilon.",
+        fix="Set privacy.noise-multiplier = 'auto'; the noise then follows from privacy.epsilon.",
     )
 
 

@@ -149,6 +149,7 @@ def settings(report: Json) -> str:
         "parameters": _thousands(model.get("parameters")),
         "trained": _thousands(model.get("trained")),
         "sha256 of the base": str(model.get("sha256") or "–")[:16],
+        **({"head": model["head"]} if model.get("head") else {}),
     }
     groups = (
         ("Run", facts),

@@ -34,7 +34,7 @@ from tests.client.opened import OPENED, watching
 MARKER = "zqhostile"
 LONG = "x" * 9000 + MARKER
 PATHS = ("/etc/passwd", "../../etc/passwd", "~/.ssh/id_rsa", "C:\\Windows", "file:///etc/passwd")
-MOST_LOG_LINE = 1500  # a hint may list all settings
+MOST_LOG_LINE = 1500
 
 
 def files(*folders: Path) -> dict[str, str]:
@@ -235,11 +235,13 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
 # A path in every setting that is text: the code by setting; the others know their words.
 OF_PATHS = {
     "model.name": MODELS,
+    "privacy.noise-multiplier": TYPE,  # a word or a number
     "task.labels": "settings.combination",
     "task.class-weights": "settings.combination",
     "task.class-rates": "settings.combination",
     "task.template": "settings.combination",
     "data.path": "task.path",
+    "run.id": "task.path",
     "data.text": "contract.text",
     "data.target": "contract.target",
     "data.person": "contract.person",
@@ -500,7 +502,7 @@ def test_a_changed_task_of_a_round_is_another_task_and_the_rounds_are_counted(
             id="more of the data than a step may use",
         ),
         pytest.param(
-            {"privacy.noise-multiplier": 0.0, "privacy.epsilon": 8.0, "train.rate": 0.05},
+            {"privacy.noise-multiplier": "auto", "privacy.epsilon": 8.0, "train.rate": 0.05},
             {"min_noise_multiplier": 1.0},
             "policy.min-noise-multiplier",
             id="an epsilon that takes too little noise",

@@ -231,6 +231,20 @@ def test_a_private_step_takes_the_clipped_sum_of_the_loops_gradients(model: Any)
     assert (torch.cat(moved) - expected).norm() <= EXACT * expected.norm()
 
 
+def test_while_it_trains_all_that_is_frozen_is_at_rest(model: Any) -> None:
+    """transformers#29429: in training mode a frozen router draws noise, and a layer leaves itself
+    out; neither is any record's doing."""
+    engine = PerExample(model)
+    engine.train()
+    layers = [module for module, name in engine._patched if name == "forward"]
+    own = {id(m) for module in layers for m in module.modules()}
+    assert all(module.training for module in layers)
+    frozen = [m for m in model.modules() if id(m) not in own and m is not model]
+    assert len(frozen) > 9
+    assert not any(module.training for module in frozen)
+    engine.remove_hooks()
+
+
 def test_a_batch_that_reached_every_trained_parameter_passes_the_check(model: Any) -> None:
     with attached(model) as engine:
         backward(model)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from confide.client import self_check
 from confide.client.per_example import PerExample
-from confide.client.self_check import check_per_example
+from confide.client.self_check import check_per_example, longest_pair
 from confide.common import models
+from confide.common.batches import Room
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import Classification
+from confide.common.trunk import Trunk
 from tests import tiny
 
 
@@ -61,6 +66,51 @@ def test_a_loss_that_mixes_examples_is_refused(
     monkeypatch.setattr(Classification, "losses", losses)
     with pytest.raises(ConfideError, match=r"train\.self-check"):
         check(tiny_model)
+
+
+def _shorter(self: Any, computed: range, **how: bool) -> Any:
+    """What a trunk once lent: only the layers that are computed, so that others change place."""
+    layers = self._base.get_submodule(self._family[0]).get_submodule(self._family[2])
+    kept = {name: layers._modules.pop(name) for name in [*layers._modules]}
+    layers._modules.update({str(i): kept[str(n)] for i, n in enumerate(computed)})
+    try:
+        with KNOWN_LEND(self, range(len(computed)), **how):
+            yield
+    finally:
+        layers._modules.clear()
+        layers._modules.update(kept)
+
+
+KNOWN_LEND = Trunk._lend
+
+
+def test_frozen_layers_that_are_not_the_models_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers#35896: both ways through the frozen layers are wrong in the same way, and only
+    for texts longer than the window, so that three short ones, each alone, show nothing."""
+    folder = tiny.save_model(tmp_path, "qwen2")
+    path = folder / "config.json"
+    kinds = {"layer_types": ["full_attention", "full_attention", "sliding_attention"]}
+    window = {"sliding_window": 16, "use_sliding_window": True}
+    path.write_text(json.dumps(json.loads(path.read_text()) | kinds | window))
+    check(folder)  # right as it is
+    models._load.cache_clear()
+    monkeypatch.setattr(Trunk, "_lend", contextmanager(_shorter))
+    with pytest.raises(ConfideError, match=r"with frozen layers .* up to 32 tokens") as caught:
+        check(folder)
+    assert "lora.layers = 0" in caught.value.hint
+    assert "qwen2" in caught.value.message
+    assert "windows" in caught.value.message
+
+
+@pytest.mark.parametrize(("longest", "tokens", "pair"), [(64, 4096, 64), (64, 100, 50), (8, 4, 2)])
+def test_two_texts_lie_beside_each_other_up_to_a_length(
+    longest: int, tokens: int, pair: int
+) -> None:
+    assert longest_pair(longest, Room(tokens=tokens)) == pair
+    lengths = self_check._batches(longest, Room(tokens=tokens))
+    assert max(max(batch) for batch in lengths) == longest, "the greatest length is always tried"
 
 
 def test_a_trained_tensor_that_no_layer_reports_is_refused(tiny_model: Path) -> None:

@@ -298,6 +298,19 @@ def test_a_task_that_fails_halfway_leaves_nothing_for_the_next(
     assert torch.equal(trained_change(bench, bench.text(10, seed=2), USED), expected)
 
 
+def test_a_model_that_fails_on_made_up_examples_is_named_before_anything_is_charged(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """opacus#841's kind: ``holder.failed`` in every round, and no word of why."""
+    models._load.cache_clear()
+    bench = adam(tiny_model, tmp_path)
+    monkeypatch.setattr(Classification, "losses", fail_in_forward)
+    with pytest.raises(ConfideError, match=r"train\.self-check.*'bert' fails") as caught:
+        Trainer(bench.loaded).prepare(bench.settings)
+    assert "RuntimeError: after the forward pass" in caught.value.message
+    assert leftovers(bench) == []
+
+
 def leftovers(bench: Bench) -> list[str]:
     """What of a task's text is still on the model."""
     kept = ("grad", "grad_sample", "summed_grad")

@@ -30,7 +30,7 @@ def test_settings_cannot_be_changed() -> None:
 
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"privacy.epsilom": 8}, "settings.unknown-key", "privacy.epsilon"),
-    ({"zzz": 8}, "settings.unknown-key", "Known:"),
+    ({"zzz": 8}, "settings.unknown-key", "confide settings"),
     ({"privacy.epsilon": "8"}, "settings.type", "a number"),
     ({"round.count": 2.5}, "settings.type", "a whole number"),
     ({"round.count": True}, "settings.type", "a truth value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +20,30 @@ from tests import tiny
 CLOSE = 1e-5
 
 
+WINDOW = 5
+# What kind of attention each of three layers has goes by its place.
+TWO_KINDS = {
+    "sliding_window": WINDOW,
+    "use_sliding_window": True,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
+ONE_WINDOW = {"sliding_window": WINDOW}
+
+
 def loaded_and_text(
-    kind: str, folder: Path, **overrides: object
+    kind: str, folder: Path, *, config: dict[str, Any] | None = None, **overrides: object
 ) -> tuple[LoadedModel, EncodedText, list[torch.Tensor]]:
-    settings = from_flat(tiny.config(tiny.save_model(folder, kind), folder, folder, **overrides))
+    tiny.save_model(folder, kind)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | (config or {})))
+    settings = from_flat(tiny.config(folder, folder, folder, **overrides))
     loaded, task = load_model(settings), task_for(settings.task)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in loaded.model.parameters():
             if parameter.requires_grad:
                 parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
-    records = [Record(r["text"], r["label"], None) for r in tiny.rows(9, seed=5)]
+    records = [Record(r["text"], r["label"], None) for r in tiny.rows(9, seed=5, length=28)]
     examples = task.encode(records, loaded.tokenizer, loaded.max_length)
     whole = []
     with torch.no_grad():
@@ -63,6 +77,27 @@ def test_cached_layers_give_the_whole_models_logits(
         with torch.no_grad():
             found = forward(loaded, task, batch)
         assert torch.allclose(found, torch.stack([whole[i] for i in chunk]), atol=CLOSE)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("kind", "config"), [("qwen2", TWO_KINDS), ("mistral", ONE_WINDOW)])
+def test_a_layer_keeps_its_place_in_the_model(
+    kind: str, config: dict[str, Any], layers: int, tmp_path: Path
+) -> None:
+    """transformers#35896: masks go by the layer's number; a shorter list of layers lends layers
+    the masks of others, which only texts longer than the window show."""
+    loaded, text, whole = loaded_and_text(kind, tmp_path, config=config, lora__layers=layers)
+    assert loaded.trunk.frozen == 3 - layers
+    assert max(text._lengths) > 2 * WINDOW
+    for index, expected in enumerate(whole):
+        with torch.no_grad():
+            found = forward(loaded, loaded.task, text.together([index]))[0]
+        assert torch.allclose(found, expected, atol=CLOSE)
+
+
+def test_a_model_without_frozen_layers_is_the_whole_one(tmp_path: Path) -> None:
+    loaded, _, _ = loaded_and_text("bert", tmp_path, lora__layers=1)
+    assert (loaded.trunk.frozen, loaded.trunk.whole().frozen) == (2, 0)
 
 
 def test_a_head_alone_needs_no_layer_twice(tmp_path: Path) -> None:

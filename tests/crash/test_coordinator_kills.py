@@ -21,7 +21,7 @@ from tests.server.federated import Transport, config, events, holders, only_fold
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 3
 KILLED = -9
-OFF = {"privacy__trust": "off", "privacy__noise_multiplier": 0.0}
+OFF = {"privacy__trust": "off", "privacy__noise_multiplier": "auto"}
 NOISES: dict[str, dict[str, Any]] = {"noise": {}, "no noise": OFF}
 
 

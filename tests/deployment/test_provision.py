@@ -273,7 +273,10 @@ def test_the_bundle_starts_what_the_checkout_starts_and_knows_every_setting(
 ) -> None:
     ours = tomllib.loads((own.app / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
     checkout = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    assert ours["components"] == checkout["components"]
+    assert ours["components"]["clientapp"] == checkout["components"]["clientapp"]
+    # The checkout's is a simulation, which looks at what its holders have.
+    assert ours["components"]["serverapp"] == "confide.server.app:app"
+    assert checkout["components"]["serverapp"] == "confide.simulations.app:app"
     check_bundle(own, known_keys())
 
 

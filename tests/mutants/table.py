@@ -286,10 +286,31 @@ MUTANTS = (
         ("tests/common/tasks/test_classification.py", "tests/client/test_private_step.py"),
     ),
     Mutant(
+        "the self-check looks at short texts alone",
+        "client/self_check.py",
+        "    if pair > max(_LENGTHS):",
+        "    if pair > 10**9:",
+        ("tests/client/test_self_check.py",),
+    ),
+    Mutant(
+        "the self-check holds the frozen layers against themselves",
+        "client/self_check.py",
+        "whole = replace(loaded, trunk=loaded.trunk.whole())",
+        "whole = loaded",
+        ("tests/client/test_self_check.py",),
+    ),
+    Mutant(
+        "the frozen model trains in training mode",
+        "client/per_example/engine.py",
+        "        self._module.eval()\n        self._module.training = True",
+        "        self._module.train()",
+        ("tests/client/test_per_example_state.py",),
+    ),
+    Mutant(
         "gradients are not held against those of each example alone",
         "client/self_check.py",
-        "if not torch.isfinite(difference) or difference > tolerance * size:",
-        "if False:",
+        "        if _off(found, expected) > _allowed(loaded):",
+        "        if False:",
         ("tests/client/test_self_check.py",),
     ),
     Mutant(

@@ -143,7 +143,7 @@ TASK_MUTANTS = (
     Mutant(
         "task: a target without its end",
         "common/tasks/seq2seq.py",
-        "        ended = [ids if ids[-1] == end else (*ids[: most - 1], end) for ids in found]",
+        "        ended = [ids if end in ids[-2:] else (*ids[: most - 1], end) for ids in found]",
         "        ended = [ids[:-1] for ids in found]",
         _LANG,
     ),
@@ -157,7 +157,7 @@ TASK_MUTANTS = (
     Mutant(
         "task: a neighbour's length in an answer",
         "common/tasks/generation.py",
-        "    return list(row[: row.index(end)]) if end in row else list(row)",
+        "    return list(row[: next((i for i, one in enumerate(row) if one in ends), len(row))])",
         "    return list(row)",
         _LANG,
     ),
@@ -219,16 +219,16 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "task: a regression starts at zero",
-        "common/models.py",
-        '            if task.kind == "regression" and last.bias is not None:',
-        '            if task.kind == "none" and last.bias is not None:',
+        "common/heads.py",
+        'if name == "bias" and task.kind == "regression":',
+        'if name == "bias" and task.kind == "none":',
         _MODELS_REG,
     ),
     Mutant(
         "task: layers counted from below",
-        "common/models.py",
-        "for layer in stack[-layers:]",
-        "for layer in stack[:layers]",
+        "common/targets.py",
+        "sorted(layers)[-count:]",
+        "sorted(layers)[:count]",
         _MODELS_T5,
     ),
     Mutant(
@@ -247,9 +247,9 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "task: the best adapter is lost in a restart",
-        "server/rounds.py",
-        "                found.best,\n",
-        "                None,\n",
+        "server/checkpoint.py",
+        "            found.best,\n",
+        "            None,\n",
         _KILLED,
     ),
     Mutant(

@@ -82,7 +82,7 @@ def test_dropout_of_the_adapter_is_off_before_and_after_training(
 ) -> None:
     settings = from_flat(
         {**tiny.config(tiny_model, tmp_path, tmp_path), "lora.dropout": 0.5, "privacy.trust": "off"}
-        | {"privacy.noise-multiplier": 0.0}
+        | {"privacy.noise-multiplier": "auto"}
     )
     loaded = load_model(settings)
     values = torch.randn(loaded.schema.size, generator=torch.Generator().manual_seed(11))

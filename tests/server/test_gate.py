@@ -212,7 +212,7 @@ def test_less_noise_than_the_plan_in_any_step_is_refused(noise: float) -> None:
 
 
 def test_the_noise_and_the_rate_are_the_plans_at_every_holder() -> None:
-    used = settings(privacy__noise_multiplier=0.0, privacy__epsilon=2.0)
+    used = settings(privacy__noise_multiplier="auto", privacy__epsilon=2.0)
     honest = plan_of(used).noise_multiplier
     assert honest == calibrate(epsilon=2.0, delta=1e-3, sampling_rate=0.5, steps=3)
 
@@ -227,13 +227,13 @@ def test_the_noise_and_the_rate_are_the_plans_at_every_holder() -> None:
 
 
 def test_a_last_digit_less_noise_passes_where_it_keeps_the_epsilon() -> None:
-    used = settings(privacy__noise_multiplier=0.0, privacy__epsilon=2.0)
+    used = settings(privacy__noise_multiplier="auto", privacy__epsilon=2.0)
     close = plan_of(used).noise_multiplier * (1 - 1e-9)
     assert check(update(receipt=receipt(steps_run=[steps(noise=close)])), TASK, used, SCHEMA)
 
 
 def test_many_plans_in_one_receipt_cost_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    used = settings(privacy__noise_multiplier=0.0, round__count=100)
+    used = settings(privacy__noise_multiplier="auto", round__count=100)
     honest = plan_of(used).noise_multiplier
     monkeypatch.setattr("confide.server.gate.within", lambda *_: pytest.fail("it was computed"))
     for number in (2, 4, 20):
@@ -242,7 +242,7 @@ def test_many_plans_in_one_receipt_cost_no_time(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_without_noise_by_agreement_a_receipt_states_none() -> None:
-    used = settings(privacy__noise_multiplier=0.0, privacy__trust="off")
+    used = settings(privacy__noise_multiplier="auto", privacy__trust="off")
     told = receipt(steps_run=[steps(noise=0.0)], epsilon=None, proven=None)
     assert check(update(receipt=told), TASK, used, SCHEMA)
     assert code_of(update(receipt=told)) == "gate.noise"
@@ -331,8 +331,8 @@ def test_a_code_is_kept(code: str) -> None:
     [
         {},
         {"round__mode": "steps", "train__steps": 4, "train__lr": 0.1},
-        {"privacy__noise_multiplier": 0.0, "privacy__epsilon": 1.0},
-        {"privacy__noise_multiplier": 0.0, "privacy__trust": "off"},
+        {"privacy__noise_multiplier": "auto", "privacy__epsilon": 1.0},
+        {"privacy__noise_multiplier": "auto", "privacy__trust": "off"},
     ],
 )
 def test_an_honest_change_is_never_too_long_and_ten_times_the_longest_is(

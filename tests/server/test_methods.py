@@ -31,7 +31,7 @@ CLOSE = 1e-2  # relative, of each part; in float32, and the smallest are some 1e
 METHODS = ("lora", "ffa", "fedsvd", "rolora", "hetlora", "flexlora")
 OFF = {
     "privacy__trust": "off",
-    "privacy__noise_multiplier": 0.0,
+    "privacy__noise_multiplier": "auto",
     "privacy__clip": 1e6,  # so long that nothing is clipped
     "aggregate__optimizer": "none",
     "round__min_holders": 1,

@@ -125,9 +125,9 @@ def test_where_too_few_are_left_the_run_says_what_they_answered(
     config = federated.config(tiny_model, data, tmp_path / "runs")
     with pytest.raises(ConfideError) as caught:
         run(config, federated.Transport(members(data, tmp_path / "ledgers")))
-    assert caught.value.code == "run.no-round"
-    assert "contract.labels (1)" in caught.value.message
-    assert "contract.target (1)" in caught.value.message
+    assert caught.value.code == "run.too-few-holders"
+    assert "holder-00 said contract.labels, holder-01 said contract.target" in caught.value.message
+    assert not list((tmp_path / "ledgers").rglob("*.sqlite")), "and nobody was charged"
     assert NEUTRAL not in str(caught.value)
 
 

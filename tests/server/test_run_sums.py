@@ -51,7 +51,7 @@ class Place:
     def __init__(self, model: Path, data: Path, out: Path, **changes: Any) -> None:
         self.out, self.ledgers = out / "runs", out / "ledgers"
         wanted = {
-            "privacy__noise_multiplier": 0.0,
+            "privacy__noise_multiplier": "auto",
             "privacy__epsilon": EPSILON,
             "privacy__delta": DELTA,
             "privacy__sum_noise": NOISE,

@@ -289,3 +289,24 @@ def test_imbalance_options_and_adamw_train_in_local_steps(
     report = json.loads((folder.path / "report.json").read_text())
     assert all(check["state"] != "failed" for check in report["checks"])
     assert {row["events"][0]["steps"] for row in report["holders"]} == {4}
+
+
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_a_merged_export_goes_on_where_its_run_ended(done: Done, task: str, tmp_path: Path) -> None:
+    """peft#577: the next run's base had a trained head for the same labels, which was zeroed."""
+    first = done(task)
+    export_merged(first.path, tmp_path / "merged")
+    data = first.path.parent.parent / "data"
+    config = federated.config(
+        tmp_path / "merged", data, tmp_path / "runs", round__count=1, **tiny.TASKS[task]
+    )
+    config["task.labels"] = ",".join(reversed(config["task.labels"].split(",")))
+    second = run(config, federated.Transport(federated.holders(data, tmp_path / "ledgers")))
+    ended = federated.events(first, "evaluation")[-1]
+    begun = federated.events(second, "evaluation")[0]
+    assert begun["loss"] == pytest.approx(ended["loss"], abs=1e-5)
+    report = json.loads((second.path / "report.json").read_text())
+    assert report["run"]["model"]["head"] == "The head is the base model's own for these labels."
+    assert "own for these labels" in (second.path / "report.html").read_text()
+    new = json.loads((first.path / "report.json").read_text())["run"]["model"]["head"]
+    assert "starts at zero" in new

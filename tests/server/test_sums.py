@@ -187,7 +187,7 @@ def test_a_sum_that_is_none_is_turned_away(changes: dict[str, Any], code: str) -
 
 
 def test_no_more_steps_than_there_are_sums_have_their_noise() -> None:
-    asked = settings(privacy__noise_multiplier=0.0, privacy__epsilon=1.0, privacy__sum_noise=3.0)
+    asked = settings(privacy__noise_multiplier="auto", privacy__epsilon=1.0, privacy__sum_noise=3.0)
     task = dataclasses.replace(TASK, settings=asked.to_flat())
     told = receipt(steps(3.0, count=3)).to_json()
     sent = update(receipt=told, task_hash=task.hash)
@@ -196,8 +196,8 @@ def test_no_more_steps_than_there_are_sums_have_their_noise() -> None:
 
 
 def test_the_longest_honest_change_has_the_noise_that_is_left_beside_sums() -> None:
-    alone = settings(task__class_weights="", privacy__noise_multiplier=0.0)
-    beside = settings(privacy__noise_multiplier=0.0, privacy__sum_noise=1.0)
+    alone = settings(task__class_weights="", privacy__noise_multiplier="auto")
+    beside = settings(privacy__noise_multiplier="auto", privacy__sum_noise=1.0)
     assert largest_norm(beside, 100) > largest_norm(alone, 100)
 
 

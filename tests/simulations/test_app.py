@@ -12,7 +12,7 @@ import pytest
 from confide.common.errors import ConfideError
 from confide.server.run import run
 from confide.simulations import app as module
-from confide.simulations.scenario import check_text
+from confide.simulations.ready import check_text
 from tests import tiny
 from tests.server import federated
 

@@ -17,7 +17,8 @@ from confide.__main__ import build_app
 from confide.common.errors import ConfideError
 from confide.common.text.readers import read_records
 from confide.simulations.copies import prepared
-from confide.simulations.scenario import check_text, load_scenario, prepare, run_config
+from confide.simulations.ready import check_text
+from confide.simulations.scenario import load_scenario, prepare, run_config
 from tests import tiny
 
 Call = Callable[..., Result]

@@ -12,7 +12,7 @@ from confide.common.settings import known_keys
 from confide.server.deploy import federation
 from confide.server.deploy import run as module
 from confide.server.run_folder import RunFolder
-from confide.simulations import deploy_cli
+from confide.simulations import deploy_cli, ready
 from confide.simulations.deploy_cli import _config, _line
 
 
@@ -83,6 +83,8 @@ def test_the_outcome_names_claim_adapter_and_report(
     claim = '{"claim": {"sentence": "At most.", "epsilon": 1.0, "delta": 1e-5}}'
     (tmp_path / "report.json").write_text(claim)
     monkeypatch.setattr(federation, "load_federation", lambda folder: folder)
+    monkeypatch.setattr(ready, "check_start", lambda settings: None)
+    monkeypatch.setattr(ready, "check_model", lambda settings: None)
     monkeypatch.setattr(module, "run_over", lambda *_, wait: tmp_path)
     deploy_cli.run("nyt", federation=tmp_path)
     said = capsys.readouterr().out

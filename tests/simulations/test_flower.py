@@ -10,6 +10,7 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -201,18 +202,11 @@ def test_ray_gets_what_this_process_may_use_and_no_more_workers_than_holders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, usable: int, holders: int, workers: int
 ) -> None:
     """ray#8983: a container with 2 of 64 processors was given 64 workers."""
-    monkeypatch.setattr(flower, "cpu_count", lambda: usable)
+    monkeypatch.setattr(flower, "processors", lambda: usable)
     flower._write_home(tmp_path / "home", holders)
     local = tomllib.loads((tmp_path / "home" / "config.toml").read_text())["superlink"]["local"]
     assert local["options"]["num-supernodes"] == holders
     assert local["options"]["backend"]["init-args"]["num-cpus"] == workers
-
-
-def test_the_processors_that_count_are_those_of_this_process() -> None:
-    code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-    code += "from confide.simulations import flower; print(flower.cpu_count())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["1"]
 
 
 def test_free_ports_are_different() -> None:
@@ -346,6 +340,27 @@ def test_a_resume_that_fails_at_once_is_no_success_of_the_old_run(played: Any) -
         call(**{"run.resume": str(folder)})
     assert caught.value.code == "simulation.flower"
     assert [event["event"] for event in heard] == ["end"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_simulations_at_once_in_one_folder_each_tell_their_own_outcome(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    """Promise 38, hydra#2925: the second told the first one's figures, and was killed with it."""
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs")
+    heard: list[list[dict[str, Any]]] = [[], []]
+
+    def begin(number: int) -> Path:
+        return simulate({**config, "run.seed": number}, HOLDERS, heard[number].append)
+
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(begin, range(2))
+    assert first != second
+    for number, folder in enumerate((first, second)):
+        assert heard[number] == read_events(folder)
+        assert run_settings(folder).run.seed == number
+        assert (folder / "report.json").is_file()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
+from confide.simulations import trial as of_one
 from confide.simulations import tune as module
 from confide.simulations.scenario import Scenario, load_scenario, run_config
 from confide.simulations.space import default_space, parse_space
@@ -33,7 +34,7 @@ NOISE, DELTA, ROUNDS = 2.0, 1e-3, 2
 def scenario(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Scenario:
-    monkeypatch.setattr(module, "prepare", lambda _: tiny_federation)
+    monkeypatch.setattr(module, "text_of", lambda *_: tiny_federation)
     config = tiny.config(tiny_model, tiny_federation, tmp_path, round__count=ROUNDS)
     config |= {"privacy.noise-multiplier": NOISE}
     return Scenario(name="tiny", source="nyt", holders=3, partition="unit", config=config)
@@ -128,11 +129,27 @@ def test_a_trial_that_a_crash_cut_off_is_given_up(scenario: Scenario, tmp_path: 
     import optuna
 
     chosen = search(scenario, tmp_path, trials=1)
-    study = module._study(optuna, chosen)
-    study.ask()
+    with module._study(optuna, chosen) as study:
+        study.ask()
     found = tune(chosen)
     assert [t.number for t in found.trials] == [1]
     assert study.trials[0].state == optuna.trial.TrialState.FAIL  # no sampler learns from it
+
+
+@pytest.mark.usefixtures("made_up")
+def test_two_searches_at_once_in_one_folder_share_the_trials(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    """hydra#2925: the second took the first one's trial for one that a crash had cut off."""
+    import optuna
+
+    chosen = search(scenario, tmp_path, trials=2)
+    with module._study(optuna, chosen) as study:
+        trial = study.ask()
+        found = tune(chosen)
+        assert [t.number for t in found.trials] == [1, 2]
+        assert study.trials[trial.number].state == optuna.trial.TrialState.RUNNING
+        study.tell(trial, 1.0)
 
 
 def test_a_grid_is_every_combination_once(
@@ -195,9 +212,9 @@ def test_a_trial_without_hope_ends_before_its_next_round_and_stays_charged(
 
 
 def test_less_of_an_error_is_a_larger_measure() -> None:
-    assert module._measured({"metric": "token-error", "token-error": 0.2, "loss": 3.0}) == -0.2
-    assert module._measured({"metric": "perplexity", "perplexity": 9.0, "loss": 3.0}) == -3.0
-    assert module._measured({"metric": "accuracy", "accuracy": 0.7, "loss": 3.0}) == 0.7
+    assert of_one._measured({"metric": "token-error", "token-error": 0.2, "loss": 3.0}) == -0.2
+    assert of_one._measured({"metric": "perplexity", "perplexity": 9.0, "loss": 3.0}) == -3.0
+    assert of_one._measured({"metric": "accuracy", "accuracy": 0.7, "loss": 3.0}) == 0.7
 
 
 def test_what_was_not_measured_in_a_round_is_not_made_up_for(tmp_path: Path) -> None:
@@ -209,7 +226,7 @@ def test_what_was_not_measured_in_a_round_is_not_made_up_for(tmp_path: Path) -> 
         ]
         lines = "\n".join(json.dumps(row) for row in rows)
         (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
-        facts = module._facts(tmp_path)
+        facts = of_one._facts(tmp_path)
         assert (facts["measure"], facts["curve"]) == (measure, curve)
 
 
@@ -238,7 +255,7 @@ def test_a_trial_that_fails_is_told_by_its_code_and_the_search_goes_on(
 def test_base_models_are_tried_each_in_a_process_of_its_own(
     scenario: Scenario, tiny_model: Path, tmp_path: Path
 ) -> None:
-    space = f"model.name={tiny_model},{tmp_path}"
+    space = f"model.name={tiny_model},{tiny.save_model(tmp_path / 'other')}"
     (found,) = tune(search(scenario, tmp_path, space, trials=1)).trials
     assert (found.state, found.facts["code"]) == ("complete", "")
     assert found.values == {"model.name": str(tiny_model)}
@@ -359,7 +376,7 @@ def test_the_command_leaves_a_page_and_a_scenario(
 
 
 def test_a_search_without_noise_says_so(scenario: Scenario, tmp_path: Path) -> None:
-    config = {**scenario.config, "privacy.trust": "off", "privacy.noise-multiplier": 0.0}
+    config = {**scenario.config, "privacy.trust": "off", "privacy.noise-multiplier": "auto"}
     chosen = search(replace(scenario, config=config), tmp_path)
     told = cost_sentence(Outcome(search=chosen, trials=(trial(0),), epsilon=9e9, delta=DELTA))
     assert "NOT DIFFERENTIALLY PRIVATE" in told

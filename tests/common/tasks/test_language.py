@@ -351,3 +351,51 @@ def test_where_an_answer_is_written_all_that_costs_nothing_is_measured() -> None
     written = task_for(TaskSpec(kind="causal", metric="bleu")).metrics
     assert written[0] == "bleu"
     assert {"perplexity", "chrf", "exact-match", "token-f1", "rouge1", "rouge2"} < set(written)
+
+
+# A chat template that refuses a conversation
+
+
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    "{% endif %}{% for m in messages %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Roles must alternate user/assistant') }}{% endif %}"
+    "[CLS] {{ m['role'] }} {{ m['content'] }} [SEP] {% endfor %}"
+    "{% if add_generation_prompt %}[CLS] assistant {% endif %}"
+)
+QUOTING = "{{ raise_exception(messages[0]['content'] ~ messages[0]['role']) }}"
+
+
+def said(folder: Path, template: str, *messages: tuple[str, str]) -> ConfideError:
+    loaded = load(folder, "chat")
+    known, loaded.tokenizer.chat_template = loaded.tokenizer.chat_template, template
+    try:
+        with pytest.raises(ConfideError, match=r"model\.chat-template") as caught:
+            encoded(loaded, Record("x", None, None, tuple(Message(*m) for m in messages)))
+    finally:
+        loaded.tokenizer.chat_template = known
+    return caught.value
+
+
+def test_a_template_that_refuses_a_role_is_quoted_and_the_way_out_named(
+    folders: dict[str, Path],
+) -> None:
+    turns = ("system", "SECRET"), ("user", "SECRET"), ("assistant", "SECRET")
+    error = said(folders["causal"], GEMMA, *turns)
+    assert "System role not supported" in error.message
+    assert "'system'" in error.hint
+    assert "next message" in error.hint
+
+
+def test_a_template_that_wants_turns_to_alternate_says_so(folders: dict[str, Path]) -> None:
+    turns = ("user", "SECRET"), ("user", "SECRET"), ("assistant", "SECRET")
+    error = said(folders["causal"], GEMMA, *turns)
+    assert "Roles must alternate" in error.message
+    assert "Join messages" in error.hint
+
+
+@pytest.mark.parametrize("role", ["user", "SECRET"])
+def test_a_template_that_quotes_a_record_is_not_quoted(folders: dict[str, Path], role: str) -> None:
+    error = said(folders["causal"], QUOTING, (role, "SECRET"), ("assistant", "SECRET"))
+    assert "SECRET" not in str(error)

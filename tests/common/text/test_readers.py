@@ -464,3 +464,17 @@ def test_both_readers_agree_and_the_holders_never_refuses(content: bytes, suffix
             return
     assert [None if isinstance(row, ConfideError) else row for _, row in rows] == fitting
     assert all(number >= 0 for number, _ in rows)
+
+
+@pytest.mark.parametrize("key", ["name", "weight", "tool_calls"])
+def test_a_message_with_a_third_key_is_told_what_is_read(tmp_path: Path, key: str) -> None:
+    """Left out it would be another conversation; the message blamed the text."""
+    turns = [{"role": "user", "content": "secret"}, {"role": "assistant", "content": "x"}]
+    turns[1][key] = "1"
+    path = tmp_path / "chat.jsonl"
+    path.write_text(json.dumps({"messages": turns}))
+    with pytest.raises(ConfideError, match=r"data\.bad-value") as caught:
+        read_records(path, text="messages", target=None)
+    assert "a role and a content" in caught.value.message
+    assert "take them out" in caught.value.message
+    assert "secret" not in str(caught.value)

@@ -1,8 +1,11 @@
-"""How programs of one machine reach each other, whatever proxies its environment names."""
+"""What this machine lets a process have: processors, and its own programs past every proxy."""
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 # Programs disagree on the case of these names, and gRPC has one of its own.
@@ -10,6 +13,20 @@ PROXIES = (
     "https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY",
     "grpc_proxy", "no_proxy", "NO_PROXY", "no_grpc_proxy",
 )  # fmt: skip
+
+
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")  # cgroup v2: "max 100000", or microseconds of a period
+
+
+def processors() -> int:
+    """How many processors this process may use, which may be fewer than the machine has: by its
+    affinity (sched_setaffinity(2)) and the quota of its cgroup (cgroups(7)); at least one."""
+    usable = len(os.sched_getaffinity(0))
+    try:
+        quota, period = _QUOTA.read_text().split()
+        return max(1, min(usable, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError, ZeroDivisionError):
+        return usable  # no quota, or another kind of group
 
 
 def past_proxies(env: Mapping[str, str]) -> dict[str, str]:
