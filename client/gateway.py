@@ -10,14 +10,13 @@ time. Where root starts it, it becomes another user than the resident first.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +36,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ..common.errors import ConfideError
 from ..common.kit import Kit, check_current, read_file
-from ..common.machine import PROXIES, past_proxies
+from ..common.last_words import last_words, plain
+from ..common.machine import PROXIES, at_loopback, free_port, loopback, past_proxies
 from .connection import STOPPED, Teller
 from .family import end, end_with_parent, keep_memory_private
 from .journal import Journal
@@ -54,8 +54,8 @@ _SWITCHES = {
     "OMP_NUM_THREADS": "1",
 }
 _POLL_SECONDS = 0.2
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_LINE = 500
+_MOST_LINES = 100
 _MOST_WORDS = 64 * 1024  # bytes; a pipe holds no more
 _STOP_SECONDS = 8.0
 
@@ -113,7 +113,7 @@ def _supervise(
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
-    port = _free_port()
+    port = free_port()
     env = environment(home)
     said, out = os.pipe()
     words, theirs = os.pipe()
@@ -127,9 +127,11 @@ def _supervise(
         ),
         _start(executor_command(files, port), env, out, [files["secret"]]),
     ]
-    for number in (out, theirs):
-        os.close(number)
-    Thread(target=_write_down, args=(said, journal), daemon=True).start()
+    for end_of_theirs in (out, theirs):
+        os.close(end_of_theirs)
+    heard: deque[str] = deque(maxlen=_MOST_LINES)
+    listener = Thread(target=_write_down, args=(said, journal, heard), daemon=True)
+    listener.start()
     journal.write("start", coordinator=gateway.kit.fleet, bundles=list(gateway.kit.bundles))
     try:
         while not stopping and all(process.poll() is None for process in processes):
@@ -144,7 +146,9 @@ def _supervise(
             teller.ended()
         end(processes, _STOP_SECONDS)
         os.close(words)
-    journal.write("stop", asked=bool(stopping), supernode=codes[0], executor=codes[1])
+    listener.join(_POLL_SECONDS)
+    told = {} if stopping else {"said": last_words("\n".join(heard))}
+    journal.write("stop", asked=bool(stopping), supernode=codes[0], executor=codes[1], **told)
     return 0 if stopping else 1
 
 
@@ -167,7 +171,7 @@ def supernode_command(gateway: Gateway, files: Mapping[str, int], port: int) -> 
         *("--auth-supernode-private-key", _path(files["key"])),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", _path(files["secret"])),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--host", loopback(), "--port", str(port)),
         *("--node-config", f'socket="{gateway.socket}"'),
     ]
 
@@ -177,7 +181,7 @@ def executor_command(files: Mapping[str, int], port: int) -> list[str]:
     on the loopback."""
     return [
         *("flower-superexec", "--insecure"),
-        *("--runtime-api-address", f"127.0.0.1:{port}"),
+        *("--runtime-api-address", at_loopback(port)),
         *("--superexec-auth-secret-file", _path(files["secret"])),
         *("--parent-pid", str(os.getpid())),
     ]
@@ -251,16 +255,12 @@ def _pass_on(words: int, teller: Teller) -> None:
             teller.tell(code)
 
 
-def _write_down(said: int, journal: Journal) -> None:
-    """What Flower and the bundle print, line by line; there is no private text that they could."""
+def _write_down(said: int, journal: Journal, heard: deque[str]) -> None:
+    """What Flower and the bundle print, line by line; there is no private text that they could.
+    The newest lines are kept in ``heard``."""
     with os.fdopen(said, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            bare = _COLOURS.sub("", line).strip()
+            bare = plain(line).strip()
             if bare:
+                heard.append(bare[:_LONGEST_LINE])
                 journal.write("flower", said=bare[:_LONGEST_LINE])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

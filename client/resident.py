@@ -1,10 +1,10 @@
 """The resident: the process that has the text, behind a Unix socket and without a network.
 
 One request is the bytes of a task, one reply those of an update, a refusal or a yes; a status can
-be asked for beside it, and the gateway tells how the connection is (``connection``). What comes through the socket is not trusted: it is bounded, parsed strictly
-and reviewed by the policy, and whatever is wrong with it is answered with a code. One task at a
-time; the next one waits unread, so that no more than one is ever in memory. Model and tokens stay
-warm.
+be asked for beside it, and the gateway tells how the connection is (``connection``). What comes
+through the socket is not trusted: it is bounded, parsed strictly and reviewed by the policy, and
+whatever is wrong with it is answered with a code. One task at a time; the next one waits unread, so
+that no more than one is ever in memory. Model and tokens stay warm.
 Who asks for the status is known by the kernel's word (SO_PEERCRED of unix(7)): another user, as the
 gateway's, is told no more than the coordinator may know.
 A stop waits for the task in hand; a crash loses nothing, since the ledger was charged first and

@@ -132,7 +132,7 @@ def tell_of_calls(tell: Callable[[str], None]) -> None:
         tell(code_of_answer(response))
         return response
 
-    httpx.Client.send = told  # type: ignore[method-assign,assignment]
+    httpx.Client.send = told  # type: ignore[method-assign]
 
 
 def code_of_failure(error: BaseException, host: str) -> str:
