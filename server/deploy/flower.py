@@ -87,6 +87,7 @@ def write_home(federation: Federation) -> None:
 def superlink_command(federation: Federation) -> list[str]:
     """The SuperLink: on the loopback alone, with TLS, and with no node but those registered."""
     door = federation.folder / "door"
+    host, port = loopback(), str(federation.superlink_port)
     return [
         _program("flower-superlink"),
         *("--ssl-certfile", str(door / "server.crt")),
@@ -97,7 +98,7 @@ def superlink_command(federation: Federation) -> list[str]:
         *("--superexec-auth-secret-file", str(_secret(federation))),
         "--disable-runtime-dependency-installation",
         *("--database", str(_home(federation) / "superlink.sqlite")),
-        *("--host", loopback(), "--port", str(federation.superlink_port)),
+        *("--host", host, "--port", port),
     ]
 
 
