@@ -86,7 +86,7 @@ def as_saved(settings: Settings, adapter: Mapping[str, Tensor]) -> Settings:
     if settings.aggregate.method not in MERGING:
         return settings
     rank = next(len(value) for name, value in adapter.items() if name.endswith(_A))
-    return replace(settings, lora=replace(settings.lora, rank=rank, alpha=rank))
+    return replace(settings, lora=replace(settings.lora, rank=rank, alpha=float(rank)))
 
 
 def _rows(rows: Tensor, count: int) -> Tensor:

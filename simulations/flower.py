@@ -100,7 +100,8 @@ def simulate(
             if not watch.finished:
                 _keep_log(place, folder)
         if not watch.end:
-            watch.ended("failed", "simulation.flower", _said(place))
+            said = f"Flower ended, and the run had not. {_last_words(place)}"
+            watch.ended("failed", "simulation.flower", said)
     return _verdict(folder.path, watch.end)
 
 
@@ -210,7 +211,12 @@ def _superlink(place: Path) -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
         try:
-            _wait_for_port(api_port, process)
+            if not _answers(api_port, process):
+                raise ConfideError(
+                    "simulation.flower",
+                    f"Flower's SuperLink did not start. {_last_words(place)}",
+                    "Its log is beside the run.",
+                )
             yield env
         finally:
             _end(process)
@@ -224,15 +230,16 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Whether somebody listens on a port before the process ends or time is up."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             probe.settimeout(_POLL_SECONDS)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+                return True
         time.sleep(_POLL_SECONDS)
-    raise ConfideError("simulation.flower", "Flower's SuperLink did not start.")
+    return False
 
 
 class _Watch:
@@ -315,8 +322,8 @@ def _log_of(place: Path) -> str:
     return "\n".join(path.read_text(errors="replace") for path in logs if path.is_file())
 
 
-def _said(place: Path) -> str:
-    return f"Flower ended, and the run had not: {last_words(_log_of(place))}"
+def _last_words(place: Path) -> str:
+    return f"Its last words: {last_words(_log_of(place))}"
 
 
 def _keep_log(place: Path, folder: RunFolder) -> None:

@@ -186,7 +186,7 @@ class Supervisor:
             time.sleep(0.2)
         raise ConfideError(
             "server.start",
-            f"{child.name} did not start: {last_words_in(child.log, child.said)}",
+            f"{child.name} did not start. Its last words: {last_words_in(child.log, child.said)}",
             f"Read {child.log}.",
         )
 

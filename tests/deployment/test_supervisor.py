@@ -50,7 +50,7 @@ def test_the_last_words_of_what_ended_are_told_and_none_of_an_earlier_life(
     assert [(row["status"], row["said"]) for row in ended] == [(3, "bind() failed: in use")]
     with pytest.raises(ConfideError) as caught:
         supervisor._await(fed.port)
-    assert caught.value.message == "door did not start: bind() failed: in use"
+    assert caught.value.message == "door did not start. Its last words: bind() failed: in use"
 
 
 @needs_nginx
