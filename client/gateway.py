@@ -39,7 +39,7 @@ from ..common.kit import Kit, check_current, read_file
 from ..common.last_words import last_words, plain
 from ..common.machine import PROXIES, at_loopback, free_port, loopback, past_proxies
 from .connection import STOPPED, Teller
-from .family import end, end_with_parent, keep_memory_private
+from .family import SUPERVISED, end, end_with_parent, keep_memory_private
 from .journal import Journal
 from .supernode import PINS, WORDS
 from .users import User, become
@@ -121,7 +121,12 @@ def _supervise(
     processes = [
         _start(
             supernode_command(gateway, files, port),
-            {**env, PINS: " ".join(gateway.kit.bundles), WORDS: str(theirs)},
+            {
+                **env,
+                PINS: " ".join(gateway.kit.bundles),
+                WORDS: str(theirs),
+                SUPERVISED: str(os.getpid()),
+            },
             out,
             [*files.values(), theirs],
         ),

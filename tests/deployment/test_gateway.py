@@ -22,6 +22,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
@@ -32,6 +33,7 @@ from tests.client.marked import PLACE_MARKER
 from tests.deployment.conftest import (
     ROOT,
     Coordinator,
+    free_port,
     tools_for_everybody,
     wait_for,
     write_bundle,
@@ -272,6 +274,9 @@ def test_the_status_says_why_a_holder_is_not_connected(
     assert told["since"] >= int(began)
     assert exit_of_status(socket) == (1, "NO")
     text = (kit / "kit.toml").read_text()
+    nobody = text.replace(f":{made.coordinator.port}", f":{free_port()}")
+    (kit / "kit.toml").write_text(nobody)
+    check_told(made, "connection.no-answer")
     (kit / "kit.toml").write_text(text.replace("2999", "2020"))
     check_told(made, "kit.expired")
     (kit / "kit.toml").write_text(text)
@@ -281,13 +286,19 @@ def test_the_status_says_why_a_holder_is_not_connected(
 
 
 def check_told(made: Federation, code: str) -> None:
-    """What a gateway that is started now tells the resident."""
+    """What a gateway that is started now tells the resident; killed, it leaves nothing behind."""
     made.start("ward")
+    gateway = made.gateways["ward"]
+    below: list[psutil.Process] = []
     try:
         wait_for(lambda: status(made.house.socket)["connection"]["code"] == code)
+        if gateway.poll() is None:
+            below = psutil.Process(gateway.pid).children(recursive=True)
     finally:
-        made.gateways["ward"].kill()
-        made.gateways["ward"].wait()
+        gateway.kill()
+        gateway.wait()
+    _, left = psutil.wait_procs(below, timeout=30)
+    assert left == []
 
 
 def exit_of_status(socket: Path) -> tuple[int, str]:
