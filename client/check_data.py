@@ -136,8 +136,8 @@ def _read(path: Path, contract: Contract, *, proposed: bool) -> tuple[list[Recor
             fitting.append(row)
     if errors and not (fitting and proposed):
         first, more = errors[0], len(errors) - 1
-        also = f" {more} more rows are not in order either." if more else ""
-        raise ConfideError(first.code, first.message + also, first.hint)
+        first.message += f" {more} more rows are not in order either." if more else ""
+        raise first
     return fitting, [error.message for error in errors]
 
 

@@ -193,8 +193,8 @@ def check_columns(contract: Contract, named: Mapping[str, str | None]) -> None:
         if name is None or columns_of(name) == columns_of(said):
             continue
         unit = " and unit = 'person'" if key == "person" and name else ""
-        raise ConfideError(
-            f"contract.{key}",
+        _refuse(
+            key,
             f"--{key} is {name!r:.100}, but [data] in the policy has {key} = {said!r:.100}, and a"
             " run does what stands there.",
             f"Write {key} = {name!r:.100}{unit} into [data], or leave --{key} out.",

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from ..common.errors import ConfideError
 
-TASK, REPLY, STATUS, REPORT = b"T", b"R", b"S", b"J"
+TASK, REPLY, STATUS, REPORT, WORD = b"T", b"R", b"S", b"J", b"W"
 MOST_BYTES = 512 * 2**20  # a float32 adapter of 134 million values
 MOST_SECONDS = 120.0
 
@@ -83,7 +83,7 @@ def receive_head(sock: socket.socket) -> tuple[bytes, int]:
             what the system says, a timeout among it.
     """
     magic, kind, size = _HEAD.unpack(_exactly(sock, _HEAD.size))
-    if magic != _MAGIC or kind not in (TASK, REPLY, STATUS, REPORT):
+    if magic != _MAGIC or kind not in (TASK, REPLY, STATUS, REPORT, WORD):
         raise _malformed("the beginning of a frame")
     if size > MOST_BYTES:
         raise ConfideError(

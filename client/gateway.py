@@ -10,15 +10,15 @@ time. Where root starts it, it becomes another user than the resident first.
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -36,10 +36,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ..common.errors import ConfideError
 from ..common.kit import Kit, check_current, read_file
-from ..common.machine import PROXIES, past_proxies
-from .family import end, end_with_parent, keep_memory_private
+from ..common.last_words import last_words, plain
+from ..common.machine import PROXIES, at_loopback, free_port, loopback, past_proxies
+from .connection import STOPPED, Teller
+from .family import SUPERVISED, end, end_with_parent, keep_memory_private
 from .journal import Journal
-from .supernode import PINS
+from .supernode import PINS, WORDS
 from .users import User, become
 
 # What a bundle's process may know of this machine's environment.
@@ -52,8 +54,9 @@ _SWITCHES = {
     "OMP_NUM_THREADS": "1",
 }
 _POLL_SECONDS = 0.2
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_LINE = 500
+_MOST_LINES = 100
+_MOST_WORDS = 64 * 1024  # bytes; a pipe holds no more
 _STOP_SECONDS = 8.0
 
 
@@ -77,47 +80,80 @@ def run(gateway: Gateway) -> int:
     Raises:
         ConfideError: ``kit.*``, ``user.*`` or ``join.gone`` before anything is connected.
     """
-    check_current(gateway.kit, date.today())  # noqa: DTZ011 - the day where the holder is
-    files = {
-        "ca": _in_memory(read_file(gateway.kit.ca)),
-        "key": _in_memory(node_key(gateway.kit.key)),
-        "secret": _in_memory(secrets.token_bytes(32)),
-    }
     journal = Journal("gateway")
+    teller = Teller(gateway.socket, journal)
+    files, problem = _files_of(gateway.kit)
     if gateway.user is not None:
         become(gateway.user)
+    if problem is not None:
+        teller.tell(problem.code)
+        raise problem
     keep_memory_private()
     end_with_parent()
     with tempfile.TemporaryDirectory(prefix="confide-gateway-") as home:
-        return _supervise(gateway, files, Path(home), journal)
+        return _supervise(gateway, files, Path(home), journal, teller)
 
 
-def _supervise(gateway: Gateway, files: Mapping[str, int], home: Path, journal: Journal) -> int:
+def _files_of(kit: Kit) -> tuple[dict[str, int], ConfideError | None]:
+    """What Flower needs of a kit, in memory; or why the kit is no good."""
+    try:
+        check_current(kit, date.today())  # noqa: DTZ011 - the day where the holder is
+        return {
+            "ca": _in_memory(read_file(kit.ca)),
+            "key": _in_memory(node_key(kit.key)),
+            "secret": _in_memory(secrets.token_bytes(32)),
+        }, None
+    except ConfideError as error:
+        return {}, error
+
+
+def _supervise(
+    gateway: Gateway, files: Mapping[str, int], home: Path, journal: Journal, teller: Teller
+) -> int:
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
-    port = _free_port()
+    port = free_port()
     env = environment(home)
     said, out = os.pipe()
+    words, theirs = os.pipe()
+    os.set_blocking(words, False)
     processes = [
         _start(
             supernode_command(gateway, files, port),
-            {**env, PINS: " ".join(gateway.kit.bundles)},
+            {
+                **env,
+                PINS: " ".join(gateway.kit.bundles),
+                WORDS: str(theirs),
+                SUPERVISED: str(os.getpid()),
+            },
             out,
-            list(files.values()),
+            [*files.values(), theirs],
         ),
         _start(executor_command(files, port), env, out, [files["secret"]]),
     ]
-    os.close(out)
-    Thread(target=_write_down, args=(said, journal), daemon=True).start()
+    for end_of_theirs in (out, theirs):
+        os.close(end_of_theirs)
+    heard: deque[str] = deque(maxlen=_MOST_LINES)
+    listener = Thread(target=_write_down, args=(said, journal, heard), daemon=True)
+    listener.start()
     journal.write("start", coordinator=gateway.kit.fleet, bundles=list(gateway.kit.bundles))
     try:
         while not stopping and all(process.poll() is None for process in processes):
+            _pass_on(words, teller)
             time.sleep(_POLL_SECONDS)
     finally:
         codes = [process.poll() for process in processes]
+        _pass_on(words, teller)
+        if stopping:
+            teller.tell(STOPPED)
+        else:
+            teller.ended()
         end(processes, _STOP_SECONDS)
-    journal.write("stop", asked=bool(stopping), supernode=codes[0], executor=codes[1])
+        os.close(words)
+    listener.join(_POLL_SECONDS)
+    told = {} if stopping else {"said": last_words("\n".join(heard))}
+    journal.write("stop", asked=bool(stopping), supernode=codes[0], executor=codes[1], **told)
     return 0 if stopping else 1
 
 
@@ -140,7 +176,7 @@ def supernode_command(gateway: Gateway, files: Mapping[str, int], port: int) -> 
         *("--auth-supernode-private-key", _path(files["key"])),
         *("--isolation", "process"),
         *("--superexec-auth-secret-file", _path(files["secret"])),
-        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--host", loopback(), "--port", str(port)),
         *("--node-config", f'socket="{gateway.socket}"'),
     ]
 
@@ -150,7 +186,7 @@ def executor_command(files: Mapping[str, int], port: int) -> list[str]:
     on the loopback."""
     return [
         *("flower-superexec", "--insecure"),
-        *("--runtime-api-address", f"127.0.0.1:{port}"),
+        *("--runtime-api-address", at_loopback(port)),
         *("--superexec-auth-secret-file", _path(files["secret"])),
         *("--parent-pid", str(os.getpid())),
     ]
@@ -216,16 +252,20 @@ def _start(
     )
 
 
-def _write_down(said: int, journal: Journal) -> None:
-    """What Flower and the bundle print, line by line; there is no private text that they could."""
+def _pass_on(words: int, teller: Teller) -> None:
+    """The newest of what the SuperNode's process said of the connection meanwhile."""
+    with suppress(BlockingIOError):
+        told = os.read(words, _MOST_WORDS).decode("ascii", errors="replace").split("\n")
+        for code in told[-2:-1]:  # behind the last line's end is nothing
+            teller.tell(code)
+
+
+def _write_down(said: int, journal: Journal, heard: deque[str]) -> None:
+    """What Flower and the bundle print, line by line; there is no private text that they could.
+    The newest lines are kept in ``heard``."""
     with os.fdopen(said, encoding="utf-8", errors="replace") as lines:
         for line in lines:
-            bare = _COLOURS.sub("", line).strip()
+            bare = plain(line).strip()
             if bare:
+                heard.append(bare[:_LONGEST_LINE])
                 journal.write("flower", said=bare[:_LONGEST_LINE])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -208,7 +208,7 @@ def _wait_ready(path: Path, resident: Kept, stopping: Sequence[int]) -> bool:
         if resident.ended() or time.monotonic() > deadline:
             raise ConfideError(
                 "join.resident",
-                "The resident did not become ready.",
+                f"The resident did not become ready{resident.how_it_ended()}.",
                 "Its own lines above say why.",
             )
     return False
@@ -248,6 +248,13 @@ class Kept:
     def ended(self) -> bool:
         """Whether it is not running."""
         return self._process is None or self._process.poll() is not None
+
+    def how_it_ended(self) -> str:
+        """In words; nothing while it runs. A signal's number tells what its own lines cannot."""
+        code = self._process.poll() if self._process else None
+        if code is None:
+            return ""
+        return f": signal {-code} ended it" if code < 0 else f": it ended with status {code}"
 
     def look(self) -> None:
         """Note that it ended, or start it again once the pause is over."""

@@ -51,7 +51,7 @@ def join(
     *,
     data: Data,
     policy: Annotated[
-        Path | None, typer.Option(help="Your policy.toml; the kit's if none.")
+        Path | None, typer.Option(help="Your policy.toml; in the kit's folder if none.")
     ] = None,
     ledger: Ledger = None,
     text: Column = None,
@@ -157,22 +157,28 @@ def _consent(joining: Joining, named: Mapping[str, str | None]) -> list[str]:
 def status(
     where: Annotated[Path, typer.Argument(metavar="KIT|SOCKET", help="A kit, or a socket.")],
     *,
+    resident: Annotated[
+        bool,
+        typer.Option("--resident", help="Is the resident well? Whoever is connected or not."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Ask the resident how it is; exit status 1 if nobody answers, or not well."""
+    """Is the resident well, is the coordinator connected, what is left; exit status 1 if one of the
+    two is not so."""
+    from .connection import in_words
     from .join import socket_at
     from .join import status as ask
 
     report = ask(socket_at(where))
+    connected, said = in_words(report.get("connection"))
     if as_json:
         typer.echo(json.dumps(report))
     else:
         for key, value in report.items():
-            lines = value if key == "left" else [value]
-            for line in lines:
+            for line in said if key == "connection" else value if key == "left" else [value]:
                 shown = line if isinstance(line, str) else json.dumps(line)
-                typer.echo(f"{key:<16} {plain(shown)}")
-    if report.get("alive") is not True:
+                typer.echo(f"{'connected' if key == 'connection' else key:<16} {plain(shown)}")
+    if report.get("alive") is not True or not (connected or resident):
         raise typer.Exit(1)
 
 

@@ -1,10 +1,10 @@
 """The resident: the process that has the text, behind a Unix socket and without a network.
 
 One request is the bytes of a task, one reply those of an update, a refusal or a yes; a status can
-be asked for beside it. What comes through the socket is not trusted: it is bounded, parsed strictly
-and reviewed by the policy, and whatever is wrong with it is answered with a code. One task at a
-time; the next one waits unread, so that no more than one is ever in memory. Model and tokens stay
-warm.
+be asked for beside it, and the gateway tells how the connection is (``connection``). What comes
+through the socket is not trusted: it is bounded, parsed strictly and reviewed by the policy, and
+whatever is wrong with it is answered with a code. One task at a time; the next one waits unread, so
+that no more than one is ever in memory. Model and tokens stay warm.
 Who asks for the status is known by the kernel's word (SO_PEERCRED of unix(7)): another user, as the
 gateway's, is told no more than the coordinator may know.
 A stop waits for the task in hand; a crash loses nothing, since the ledger was charged first and
@@ -27,6 +27,7 @@ from typing import Any
 from ..common.errors import ConfideError
 from ..common.wire import Ready, Refusal, Reply, Update, reply_to_bytes
 from . import frames
+from .connection import LONGEST_WORD, Connection
 from .doorway import MOST_CALLERS
 from .journal import Journal
 
@@ -74,6 +75,7 @@ class Resident:
         self._callers = BoundedSemaphore(MOST_CALLERS)
         self._stopping = False
         self._counts = _Counts()
+        self._connection = Connection()
 
     def stop(self, *_: object) -> None:
         """Take no further callers; fit for a signal's handler."""
@@ -116,6 +118,9 @@ class Resident:
                     report = self.status(own=_is_own(caller))
                     frames.send(caller, frames.REPORT, json.dumps(report).encode())
                 return
+            if kind == frames.WORD and size <= LONGEST_WORD:
+                self._connection.hear(frames.receive_body(caller, size))
+                return
             if kind != frames.TASK:
                 raise ConfideError("socket.malformed", "A caller asks for a task or the status.")
             with self._turn:
@@ -151,8 +156,8 @@ class Resident:
         self._journal.write("task", task=reply.task_hash, seconds=round(seconds, 3), **said)
 
     def status(self, *, own: bool) -> dict[str, Any]:
-        """Health: what runs, what was done, what was spent; for this machine's own eyes also what
-        is left, and of how many records nothing could be used."""
+        """Health: what runs, whether the gateway is connected, what was done, what was spent; for
+        this machine's own eyes also what is left, and of how many records nothing could be used."""
         counts = self._counts
         return {
             "alive": not self._stopping,
@@ -162,6 +167,7 @@ class Resident:
             "refusals": counts.refusals,
             "last_refusal": counts.last_refusal,
             "last_task": counts.last_task,
+            "connection": self._connection.report(),
             **self._report(),
             **(self._own_report() if own else {}),
         }

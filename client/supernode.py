@@ -6,6 +6,8 @@ it would is taken over here. A bundle whose bytes do not have a pinned sum is re
 (no bytes of it are stored, unpacked or read) and each of its messages is answered with an error of
 the reason ``bundle.not-pinned``.
 
+How each call to the coordinator went is told to the gateway, by a public function of httpx.
+
 Three private names of ``flwr.supernode.start_client_internal`` are leant on; ``check_flower``
 refuses to start where a newer Flower no longer uses them in the way they are meant here.
 """
@@ -16,21 +18,32 @@ import inspect
 import logging
 import os
 import re
+import socket
+import ssl
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from email.utils import parsedate_to_datetime
 from hashlib import sha256
 from typing import Any
+from urllib.request import getproxies, proxy_bypass
 
+import httpx
 from flwr.app import Error
 from flwr.common.constant import ErrorCode
 from flwr.supercore.fab import Fab
 from flwr.supernode import start_client_internal as start
 
 from ..common.errors import ConfideError
+from .connection import CONNECTED
 from .family import end_with_parent, keep_memory_private
 
 REFUSED = "bundle.not-pinned"
-PINS = "CONFIDE_BUNDLES"  # the sums, spaces between; set by ``gateway``
+PINS = "CONFIDE_BUNDLES"  # the sums, spaces between; set by ``gateway``, as is
+WORDS = "CONFIDE_WORDS"  # the number of the open file that hears how the connection is
+_MOST_APART = 240.0  # seconds between the clocks; Flower allows some minutes
+_HUNG_UP = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)  # by a server that ends
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 logger = logging.getLogger("flwr")  # whose lines the gateway's are among
@@ -43,6 +56,9 @@ def main() -> None:
     keep_memory_private()  # from the bundle, which runs as the same user
     end_with_parent()
     pin(frozenset(os.environ.pop(PINS, "").split()))
+    words = os.environ.pop(WORDS, "")
+    if words:
+        tell_of_calls(_writer(int(words)))
     try:
         flower_supernode()
     finally:
@@ -100,6 +116,78 @@ def pinned(
 def is_pinned(fab: Fab, bundles: frozenset[str]) -> bool:
     """The same question once more, where Flower asks it."""
     return sha256(fab.content).hexdigest() in bundles
+
+
+def tell_of_calls(tell: Callable[[str], None]) -> None:
+    """From now on ``tell`` hears of each call to the coordinator how it went, as a code of
+    ``connection``. Flower itself says it to nobody: of what it tries again it logs that alone."""
+    send = httpx.Client.send
+
+    def told(self: httpx.Client, request: httpx.Request, **given: Any) -> httpx.Response:
+        try:
+            response = send(self, request, **given)
+        except httpx.TransportError as error:
+            tell(code_of_failure(error, request.url.host))
+            raise
+        tell(code_of_answer(response))
+        return response
+
+    httpx.Client.send = told  # type: ignore[method-assign]
+
+
+def code_of_failure(error: BaseException, host: str) -> str:
+    """Why no answer came from a host."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, ssl.SSLError) and not isinstance(cause, _HUNG_UP) for cause in causes):
+        return "connection.certificate"
+    if any(isinstance(cause, httpx.ProxyError) for cause in causes) or _by_proxy(host):
+        return "connection.proxy"
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "connection.name"
+    return "connection.no-answer"
+
+
+def code_of_answer(response: httpx.Response) -> str:
+    """What an answer says of the connection; one about a run that is over is as good as any."""
+    status = response.status_code
+    if status == httpx.codes.UNAUTHORIZED:
+        return "connection.clock" if _clocks_differ(response) else "connection.key"
+    activation = response.request.url.path.endswith("/activate-node")
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR or (activation and response.is_error):
+        return "connection.coordinator"
+    return CONNECTED
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _by_proxy(host: str) -> bool:
+    """Whether the environment has a proxy for it."""
+    proxies = getproxies()
+    return bool(proxies.get("https") or proxies.get("all")) and not proxy_bypass(host)
+
+
+def _clocks_differ(response: httpx.Response) -> bool:
+    try:
+        theirs = parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except (TypeError, ValueError):
+        return False
+    return abs(theirs - time.time()) > _MOST_APART
+
+
+def _writer(number: int) -> Callable[[str], None]:
+    """Writes a line for each word; one that nobody takes is dropped, the next one says the same."""
+    os.set_inheritable(number, False)
+    os.set_blocking(number, False)
+
+    def write(code: str) -> None:
+        with suppress(OSError):
+            os.write(number, f"{code}\n".encode("ascii"))
+
+    return write
 
 
 def check_flower() -> None:

@@ -30,6 +30,8 @@ from .scrub import tried
 from .self_check import check_per_example, longest_pair
 
 _MIB = 2**20
+# What a model raises that cannot be computed as it is asked to be.
+_OF_MODELS = (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, IndexError)
 
 
 @dataclass(kw_only=True)
@@ -227,7 +229,9 @@ def _named(loaded: LoadedModel) -> Iterator[None]:
     """Say which model failed on made-up examples, and at what: no text is in use yet."""
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
+    except _OF_MODELS as e:
+        if type(e) not in _OF_MODELS:  # of a tokenizer or a parser, which may quote what it reads
+            raise
         reason = " ".join(str(e).split())
         raise ConfideError(
             "train.self-check",

@@ -89,7 +89,11 @@ def _never_used(tokenizer: PreTrainedTokenizerBase, *, writes: bool) -> set[int]
 
 def without_chance(config: Any) -> None:
     """Set every rate of what is drawn at random in training to zero, inner configurations
-    included. (The frozen model is never in training mode either, ``client.per_example``.)"""
+    included. (The frozen model is never in training mode either, ``client.per_example``.) BigBird
+    attends in full: its blocks are drawn, and whether it has any goes by the longest text so
+    far."""
+    if getattr(config, "attention_type", None) == "block_sparse":
+        config.attention_type = "original_full"
     for name, value in list(vars(config).items()):
         if isinstance(value, PretrainedConfig):
             without_chance(value)

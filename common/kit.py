@@ -72,7 +72,7 @@ class Kit:
 
     @property
     def policy(self) -> Path:
-        """The limits that came with the kit, for the holder to lower."""
+        """The holder's own limits, where it keeps them with the kit; no kit comes with any."""
         return self.folder / POLICY_FILE
 
 

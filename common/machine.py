@@ -1,9 +1,11 @@
-"""What this machine lets a process have: processors, and its own programs past every proxy."""
+"""What this machine lets a process have: processors, and its own programs at the loopback, past
+every proxy."""
 
 from __future__ import annotations
 
 import math
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,6 +29,37 @@ def processors() -> int:
         return max(1, min(usable, math.ceil(int(quota) / int(period))))
     except (OSError, ValueError, ZeroDivisionError):
         return usable  # no quota, or another kind of group
+
+
+def loopback() -> str:
+    """The address at which programs of this machine meet: 127.0.0.1, or ::1 where that alone is. No
+    name is used, since a name's address is what the machine's files say."""
+    only_six = can_bind(socket.AF_INET6, "::1") and not can_bind(socket.AF_INET, "127.0.0.1")
+    return "::1" if only_six else "127.0.0.1"
+
+
+def at_loopback(port: int) -> str:
+    """``host:port`` there, as it is written in an address."""
+    host = loopback()
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has."""
+    host = loopback()
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def can_bind(family: socket.AddressFamily, address: str) -> bool:
+    """Whether one may listen at an address: a machine may have either protocol switched off."""
+    try:
+        with socket.socket(family) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def past_proxies(env: Mapping[str, str]) -> dict[str, str]:

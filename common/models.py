@@ -308,7 +308,7 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task, heads: list[s
         task_type=task.peft_task_type(),
         r=1 if head_only else lora.rank,
         # PEFT's own files have a whole number where it is one.
-        lora_alpha=int(lora.alpha) if lora.alpha.is_integer() else lora.alpha,  # type: ignore[arg-type]
+        lora_alpha=int(lora.alpha) if float(lora.alpha).is_integer() else lora.alpha,  # type: ignore[arg-type]
         lora_dropout=0.0 if head_only else lora.dropout,
         target_modules=targets.modules,
         layers_to_transform=targets.layers,

@@ -118,7 +118,7 @@ _FLOWER = "Flower's own; it holds numbers of messages, nodes and times"
 _PLAN = "it follows from the settings, which the coordinator sent, and is the same at every holder"
 _LEDGER = "it tells of the holder's other runs"
 _PARTS = "its parts are listed one by one"
-_KIND = "it tells an update from a refusal"
+_KIND = "it tells an update, a refusal, and the yes of who was only asked apart"
 
 OUTGOING = (
     Outgoing(
@@ -165,6 +165,9 @@ OUTGOING = (
         "a constant of the program that tells why; policy, contract, budget or model decide which,"
         " and never what the text holds",
     ),
+    _public("ready", "kind", _KIND),
+    _public("ready", "task_hash"),
+    _outside("ready", "holder", ANSWERS, _WHO),
     _public("message", "run_id"),
     _public("message", "group_id"),
     _public("message", "message_type"),

@@ -33,6 +33,7 @@ _USUAL = (
 )  # fmt: skip
 # A module in a numbered layer of a stack: encoder.block.3.layer.0.SelfAttention.q
 _LAYER = re.compile(r"(?P<stack>.+?)\.(?P<number>\d+)\.")
+_CROSS = re.compile(r"\.(encoder_attn|crossattention)\b")
 _PATTERN = re.compile(r"[^\w.,\s-]")  # what no list of names has
 _MOST_PATTERN, _SECONDS = 500, 0.2
 _SHOWN = 12  # names in a message
@@ -63,7 +64,7 @@ def lora_targets(base: PreTrainedModel, settings: Settings, heads: Sequence[str]
         raise ConfideError(
             "settings.range",
             f"lora.layers = {settings.lora.layers}, but {settings.model.name} has {total} layers.",
-            f"Choose 0 (all) to {total}.",
+            f"Choose 0 (all) to {total}; they are counted from the top.",
         )
     layers, own = settings.lora.layers, max((len(one) for one in stacks.values()), default=0)
     if settings.lora.method == "head":
@@ -78,8 +79,13 @@ def lora_targets(base: PreTrainedModel, settings: Settings, heads: Sequence[str]
             "Set lora.layers = 0: an adapter is then in all of them.",
         )
     allowed = _top(stacks, layers or total)
+    alone = not base.config.is_encoder_decoder
+    if alone and not settings.lora.targets.strip():
+        # A decoder by itself (BART's) has attention to an encoder that is not there.
+        allowed = [name for name in allowed if not _CROSS.search(name)]
+    native = alone and own == total and len(allowed) == len(_top(stacks, layers or total))
     wanted = _wanted(base, settings, allowed)
-    if isinstance(wanted, list) and not base.config.is_encoder_decoder and own == total:
+    if isinstance(wanted, list) and native:
         return Targets(wanted, list(range(total - (layers or total), total)))
     # Encoder and decoder may differ in depth: each is counted from its own top, so by names.
     fitting = allowed if layers or isinstance(wanted, list) else _modules_of(base, heads)

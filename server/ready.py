@@ -71,6 +71,8 @@ class Able:
                 break
             if time.monotonic() >= deadline:
                 break
+            waited = ", ".join(" ".join(said[node]) for node in open_nodes if node in said)
+            logger.info("waiting for %s", waited)
             time.sleep(min(_AGAIN_SECONDS, self._timeout))
         refused = {node: told for node, told in said.items() if told[1]}
         rows = [{"holder": name, "code": code} for _, (name, code) in sorted(refused.items())]

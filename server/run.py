@@ -129,7 +129,7 @@ def _train(
     if settings.run.resume:
         folder.event("resume", time=now(), command=settings.run.id)
     else:
-        folder.write_config(settings.to_flat())
+        folder.write_config({**settings.to_flat(), "run.id": ""})  # of the command, not the run
         warnings = [f"{one.what} {one.why} {one.fix}" for one in both_factors(settings, Facts())]
         for warning in warnings:
             logger.warning("%s", warning)

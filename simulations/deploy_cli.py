@@ -46,6 +46,7 @@ def run(
     from ..common.settings import from_flat
     from ..server.deploy.federation import find_federation
     from ..server.deploy.run import run_over
+    from ..server.report.terminal import outcome
     from .ready import check_model, check_start
 
     found, config = find_federation(federation), _config(what, changes or [])
@@ -57,10 +58,12 @@ def run(
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     if as_json:
         claim = {name: report["claim"][name] for name in ("sentence", "epsilon", "delta")}
-        typer.echo(json.dumps({"run": str(folder), **claim}))
+        counted = {name: report["run"][name] for name in ("rounds", "rounds_planned")}
+        typer.echo(json.dumps({"run": str(folder), **claim, **counted}))
         return
     typer.echo(f"{report['claim']['sentence']}")
     typer.echo(f"Adapter: {folder / 'adapter'}\nReport: {folder / 'report.html'}")
+    typer.echo(outcome(report))
 
 
 def _config(what: str, changes: list[str]) -> Mapping[str, Scalar]:
@@ -96,9 +99,16 @@ def _line(event: Event) -> str:
         return f"the coordinator does not answer, since {event['seconds']} s"
     if kind == "again":
         return f"the run died; it goes on after round {event['round']}"
+    if kind == "ready":
+        return _ready(event)
     if kind == "ledger":
         return f"round {event['round']}: {event['holder']} has another ledger, {event['code']}"
     return f"{kind} {event.get('status', '')} {event.get('code', '')}".strip()
+
+
+def _ready(event: Mapping[str, Any]) -> str:
+    refused = ", ".join(f"{row['holder']} {row['code']}" for row in event["refused"])
+    return f"{event['ready']} holders can take part" + (f"; without {refused}" if refused else "")
 
 
 def _round(event: Mapping[str, Any]) -> str:

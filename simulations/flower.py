@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -27,6 +26,7 @@ import psutil
 import tomli_w
 
 from ..common.errors import ConfideError
+from ..common.last_words import last_words, plain
 from ..common.machine import past_proxies, processors
 from ..common.settings import Scalar, from_flat
 from ..server.deploy.flower import SWITCHES as _SWITCHES
@@ -44,10 +44,6 @@ _STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.3
 _LOG = "flower.log"  # what Flower said, kept beside a run that it did not bring to its end
 _LONGEST_TMP = 32  # Ray's sockets lie 70 letters below it, and no socket's path has more than 107
-_MOST_WORDS = 300
-_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
-_FRAMES = re.compile(r"[\u2500-\u259f]+ ?")
-_TELLING = re.compile(r"error|exception|fail|killed|denied|refused|cannot|no such|not found", re.I)
 
 
 def environment(home: Path, api_port: int, control_port: int) -> dict[str, str]:
@@ -104,7 +100,8 @@ def simulate(
             if not watch.finished:
                 _keep_log(place, folder)
         if not watch.end:
-            watch.ended("failed", "simulation.flower", _last_words(_log_of(place)))
+            said = f"Flower ended, and the run had not. {_last_words(place)}"
+            watch.ended("failed", "simulation.flower", said)
     return _verdict(folder.path, watch.end)
 
 
@@ -214,7 +211,12 @@ def _superlink(place: Path) -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
         try:
-            _wait_for_port(api_port, process)
+            if not _answers(api_port, process):
+                raise ConfideError(
+                    "simulation.flower",
+                    f"Flower's SuperLink did not start. {_last_words(place)}",
+                    "Its log is beside the run.",
+                )
             yield env
         finally:
             _end(process)
@@ -228,15 +230,16 @@ def _free_ports(count: int) -> list[int]:
     return ports
 
 
-def _wait_for_port(port: int, process: subprocess.Popen[bytes]) -> None:
+def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+    """Whether somebody listens on a port before the process ends or time is up."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with socket.socket() as probe:
             probe.settimeout(_POLL_SECONDS)
             if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return
+                return True
         time.sleep(_POLL_SECONDS)
-    raise ConfideError("simulation.flower", "Flower's SuperLink did not start.")
+    return False
 
 
 class _Watch:
@@ -319,9 +322,13 @@ def _log_of(place: Path) -> str:
     return "\n".join(path.read_text(errors="replace") for path in logs if path.is_file())
 
 
+def _last_words(place: Path) -> str:
+    return f"Its last words: {last_words(_log_of(place))}"
+
+
 def _keep_log(place: Path, folder: RunFolder) -> None:
     with suppress(ConfideError):  # a full disk is no second failure
-        folder.write(_LOG, _plain(_log_of(place)).encode())
+        folder.write(_LOG, plain(_log_of(place)).encode())
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -347,16 +354,3 @@ def _tree(pid: int) -> list[psutil.Process]:
         return [top, *top.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def _plain(log: str) -> str:
-    """A log without colours and the frames around its messages."""
-    return _FRAMES.sub("", _COLOURS.sub("", log))
-
-
-def _last_words(log: str) -> str:
-    """The last line that tells of a failure, else the last one that says anything."""
-    lines = [line.strip() for line in _plain(log).splitlines() if any(map(str.isalpha, line))]
-    telling = [line for line in lines if _TELLING.search(line)]
-    said = (telling or lines or ["It said nothing."])[-1][:_MOST_WORDS]
-    return f"Flower ended, and the run had not: {said}"

@@ -195,17 +195,31 @@ def check_text(folder: Path, settings: Settings) -> Path:
     nothing of it.
 
     Raises:
-        ConfideError: ``data.unfit``, by file, ``data.held-out`` where the public text is training
-            text, and the codes of the readers for the first bad row.
+        ConfideError: ``run.too-few-holders``; ``data.unfit``, by file; ``data.held-out`` where the
+            public text is training text; and the codes of the readers for the first bad row.
     """
     agreed, public = agreed_by(settings), folder / PUBLIC_FILE
     files = sorted(folder.glob("holder-*.jsonl"))
+    _check_enough(len(files), settings)
     check_public(public, files, settings.data.text)
     for file in files:
         check_file(file, settings, agreed)
     if public.is_file():  # whose persons nobody protects
         check_file(public, settings, replace(agreed, person="", unit="record"))
     return folder
+
+
+def _check_enough(holders: int, settings: Settings) -> None:
+    """Nobody joins a simulation later: what is not there at its start never will be."""
+    wanted = max(settings.round.min_holders, settings.round.holders)
+    if holders < wanted:
+        name = "min-holders" if wanted == settings.round.min_holders else "holders"
+        raise ConfideError(
+            "run.too-few-holders",
+            f"The federation has {holders} holders, and round.{name} = {wanted}.",
+            f"Share the text out to {wanted} or more (holders = {wanted} in the scenario), or lower"
+            f" round.{name}; a run needs two for its updates to be more than one holder's.",
+        )
 
 
 def agreed_by(settings: Settings) -> Contract:

@@ -68,7 +68,7 @@ def settle_language(tokenizer: Any, folders: Any) -> None:
     """
     if not hasattr(tokenizer, "tgt_lang"):
         return
-    forced = getattr(folders, "forced_bos_token_id", None)
+    forced = _begins_with(tokenizer, folders)
     begins = None if forced is None else tokenizer.convert_ids_to_tokens(forced)
     known = tokenizer.tgt_lang
     if known is None and begins is None:
@@ -81,6 +81,15 @@ def settle_language(tokenizer: Any, folders: Any) -> None:
         if known != getattr(tokenizer, "src_lang", None):
             _refuse_language(f"has tgt_lang = {known!r:.50}, but texts begin with {begins!r:.50}")
         tokenizer.tgt_lang = begins  # it was never said: the source's stands in for it
+
+
+def _begins_with(tokenizer: Any, folders: Any) -> int | None:
+    """The token that makes every text begin in its language: forced, or where the decoder starts
+    (mBART of 25 languages)."""
+    forced: int | None = getattr(folders, "forced_bos_token_id", None)
+    start: int | None = getattr(folders, "decoder_start_token_id", None)
+    plain = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return start if forced is None and start not in plain else forced
 
 
 def _refuse_language(what: str) -> None:

@@ -13,6 +13,7 @@ import os
 import socket
 from pathlib import Path
 
+from ...common.machine import can_bind as _is_there
 from .federation import Federation
 from .keys import write_public
 
@@ -105,15 +106,6 @@ def _places() -> list[str]:
     nginx would not start (docker-nginx-unprivileged#35)."""
     every = ((socket.AF_INET, "0.0.0.0", "*"), (socket.AF_INET6, "::", "[::]"))  # noqa: S104
     return [place for family, address, place in every if _is_there(family, address)] or ["*"]
-
-
-def _is_there(family: socket.AddressFamily, address: str) -> bool:
-    try:
-        with socket.socket(family) as probe:
-            probe.bind((address, 0))
-    except OSError:
-        return False
-    return True
 
 
 def write_door(federation: Federation) -> Path:

@@ -18,6 +18,7 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError, nearest
+from ...common.machine import at_loopback
 from .keys import write_public
 
 FILE_NAME = "federation.toml"
@@ -30,7 +31,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 _HEAD = """# The federation {name}, written by `confide server provision`. The ports may be changed
 # by hand while `confide server start` is not running (kits name the first one). Holders come in at
-# `port`; `superlink-port` is on 127.0.0.1 alone.
+# `port`; `superlink-port` is on the loopback alone.
 """
 
 
@@ -79,7 +80,7 @@ class Federation:
     @property
     def superlink(self) -> str:
         """The address behind the door."""
-        return f"127.0.0.1:{self.superlink_port}"
+        return at_loopback(self.superlink_port)
 
     def public_key(self, holder: str) -> Path:
         """The public half of a holder's key."""

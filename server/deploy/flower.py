@@ -20,7 +20,8 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.machine import past_proxies
+from ...common.last_words import last_words
+from ...common.machine import loopback, past_proxies
 from .federation import Federation
 from .keys import write_public, write_secret
 
@@ -86,7 +87,7 @@ def write_home(federation: Federation) -> None:
 def superlink_command(federation: Federation) -> list[str]:
     """The SuperLink: on the loopback alone, with TLS, and with no node but those registered."""
     door = federation.folder / "door"
-    host, _, port = federation.superlink.partition(":")
+    host, port = loopback(), str(federation.superlink_port)
     return [
         _program("flower-superlink"),
         *("--ssl-certfile", str(door / "server.crt")),
@@ -164,7 +165,7 @@ def build(federation: Federation, place: Path) -> bytes:
     if found is None:
         raise ConfideError(
             "provision.bundle",
-            f"{federation.app} cannot be built: {_last(done.stderr or done.stdout)}",
+            f"{federation.app} cannot be built: {last_words(done.stderr or done.stdout)}",
             "Restore it, or make a new one with `--renew bundle`.",
         )
     return found.read_bytes()
@@ -197,13 +198,8 @@ def _flwr(federation: Federation, *arguments: str) -> Mapping[str, Any]:
             "Flower has known this key before, and takes none twice.",
             "Give the holder a new one: `confide server provision DIR --renew NAME`.",
         )
-    raise ConfideError("server.flower", f"`flwr {' '.join(arguments[:2])}` failed: {_last(text)}")
-
-
-def _last(text: str) -> str:
-    """The last line of what a program said."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing."
+    asked = " ".join(arguments[:2])
+    raise ConfideError("server.flower", f"`flwr {asked}` failed: {last_words(text)}")
 
 
 def _call(

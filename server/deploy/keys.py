@@ -79,7 +79,7 @@ def write_door_certificate(
     issuer = x509.load_pem_x509_certificate(ca_certificate.read_bytes())
     private = ec.generate_private_key(ec.SECP384R1())
     names = x509.SubjectAlternativeName(
-        [general_name(host), x509.DNSName("localhost"), general_name("127.0.0.1")]
+        [general_name(name) for name in dict.fromkeys([host, "localhost", "127.0.0.1", "::1"])]
     )
     signed = (
         _builder(_title(host[:64]), issuer.subject, private.public_key(), DOOR_DAYS)

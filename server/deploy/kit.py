@@ -1,18 +1,15 @@
 """A holder's kit: what its administrator gets, in one folder to be handed over and then deleted.
 
-``common/kit.py`` reads it. Of secrets it holds the holder's private key and nothing else.
+``common/kit.py`` reads it. Of secrets it holds the holder's private key and nothing else. It has no
+policy: that is the holder's own, which ``confide client init`` writes for its text, and a renewed
+kit that is unpacked over the old one leaves it as it was.
 """
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import tomli_w
 
-from ...common.errors import ConfideError
+from ...common.kit import POLICY_FILE
 from .federation import Federation, Holder
 from .keys import write_holder_key, write_public
 
@@ -43,14 +40,18 @@ all the network that it needs.
    `confide client join . --data TEXT.jsonl --policy OWN/policy.toml`
    The first time it asks for a new ledger, which knows what is spent; it lies beside the text.
 
-The kit is good until {expires}. What has been spent of your budget, and what is left:
-`confide client status .`; to say no to a run: `confide client runs .` and `deny`. What your
-coordinator can and cannot see: docs/deploy.md of confide.
+Is this a renewed kit? Copy its files over those of the old one, and compare as in step 3: your
+policy, text and ledger stay as they are, and who is joined is connected again within a minute.
+
+The kit is good until {expires}. Whether you are connected, what has been spent of your budget and
+what is left: `confide client status .`; to say no to a run: `confide client runs .` and `deny`.
+What your coordinator can and cannot see: docs/deploy.md of confide.
 """
 
 
-def write_kit(federation: Federation, holder: Holder, policy: bytes) -> None:
-    """Write everything but the key pair, which ``write_pair`` makes."""
+def write_kit(federation: Federation, holder: Holder) -> None:
+    """Write everything but the key pair, which ``write_pair`` makes. A policy that an older confide
+    put there is taken away."""
     kit = federation.kit(holder.name)
     host = f"[{federation.host}]" if ":" in federation.host else federation.host
     fleet = f"{host}:{federation.port}"
@@ -68,7 +69,7 @@ def write_kit(federation: Federation, holder: Holder, policy: bytes) -> None:
     )
     write_public(kit / "kit.toml", text.encode())
     write_public(kit / "ca.crt", federation.ca.read_bytes())
-    write_public(kit / "policy.toml", policy)
+    (kit / POLICY_FILE).unlink(missing_ok=True)
     write_public(kit / "README.md", readme.encode())
 
 
@@ -77,18 +78,3 @@ def write_pair(federation: Federation, holder: str) -> None:
     kit = federation.kit(holder)
     write_holder_key(kit / "node.key", kit / "node.pub")
     write_public(federation.public_key(holder), (kit / "node.pub").read_bytes())
-
-
-def policy_template() -> bytes:
-    """What ``confide client init`` writes. It is asked as a program: the coordinator's code never
-    imports the holder's.
-
-    Raises:
-        ConfideError: ``provision.policy``.
-    """
-    with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
-        command = [sys.executable, "-m", "confide", "client", "init", scratch]
-        done = subprocess.run(command, capture_output=True, check=False)
-        if done.returncode:
-            raise ConfideError("provision.policy", "`confide client init` wrote no policy.")
-        return (Path(scratch) / "policy.toml").read_bytes()

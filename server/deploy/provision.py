@@ -24,7 +24,7 @@ from .federation import (
 )
 from .flower import write_home
 from .keys import fingerprint, write_ca, write_door_certificate
-from .kit import policy_template, write_kit, write_pair
+from .kit import write_kit, write_pair
 
 HOLDER_DAYS = 365
 PORT = 8443  # the SuperLink has the next one
@@ -70,9 +70,8 @@ def provision(
     write_home(empty)
     write_door(empty)
     federation = replace(empty, bundle=bundle_hash(empty))
-    policy = policy_template()
     for number in range(1, holders + 1):
-        federation = _with_new_key(federation, f"holder-{number}", policy)
+        federation = _with_new_key(federation, f"holder-{number}")
     federation.save()
     return federation
 
@@ -90,7 +89,7 @@ def add(federation: Federation, name: str) -> Federation:
             f"{name} is in the federation already.",
             f"`--renew {name}` gives it a new key, or choose another name.",
         )
-    changed = _with_new_key(federation, name, policy_template())
+    changed = _with_new_key(federation, name)
     changed.save()
     return changed
 
@@ -109,7 +108,7 @@ def renew(federation: Federation, name: str) -> Federation:
         write_app(federation.app)
         changed = replace(federation, bundle=bundle_hash(federation))
     else:
-        changed = _with_new_key(federation, _known(federation, name).name, policy_template())
+        changed = _with_new_key(federation, _known(federation, name).name)
     changed.save()
     return changed
 
@@ -134,10 +133,10 @@ def _known(federation: Federation, name: str) -> Holder:
     return federation.holders[name]
 
 
-def _with_new_key(federation: Federation, name: str, policy: bytes) -> Federation:
+def _with_new_key(federation: Federation, name: str) -> Federation:
     write_pair(federation, name)
     holder = Holder(name=name, key=fingerprint(federation.public_key(name)), expires=_in_a_year())
-    write_kit(federation, holder, policy)
+    write_kit(federation, holder)
     return federation.with_holder(holder)
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
+from ...common.last_words import last_words_in, size_of
 from ...common.paths import local_or_cached
 from ...common.settings import Scalar, from_flat
 from ..live import read_live
@@ -58,6 +59,7 @@ class Watch:
     _seen: int = 0
     _connected: frozenset[int] = frozenset()
     _status: str = ""
+    _said: int = 0  # how much of the log was there before
 
     def run(self) -> Path:
         """From start to report, over as many runs of Flower's as it takes."""
@@ -80,8 +82,9 @@ class Watch:
             if tries > _MOST_TRIES:
                 raise ConfideError(
                     "run.failed",
-                    f"The run died {_MOST_TRIES} times without a round in between.",
-                    f"Read {self.federation.logs / 'superexec.log'}.",
+                    f"The run died {_MOST_TRIES} times without a round in between:"
+                    f" {self._last_words()}",
+                    f"Read {self._log}.",
                 )
             self.progress({"event": "again", "round": self._rounds()})
             number = self._begin()
@@ -93,6 +96,7 @@ class Watch:
         self.folder = resumed or self.out / self._command
         place = {"run.out": str(self.out), "run.resume": str(resumed or "")}
         flat = {**self.config, **place, "run.id": self._command}
+        self._said = size_of(self._log)
         path = self.federation.folder / "flower" / f"run-config-{self._command}.toml"
         write_public(path, tomli_w.dumps(by_room(flat)).encode())
         try:
@@ -199,10 +203,19 @@ class Watch:
         if self.folder is None or not self.folder.is_dir():
             raise ConfideError(
                 "server.flower",
-                "Flower ended the run before it began.",
-                f"Read {self.federation.logs / 'superexec.log'}.",
+                f"Flower ended the run before it began: {self._last_words()}",
+                f"Read {self._log}.",
             )
         return self.folder
+
+    @property
+    def _log(self) -> Path:
+        return self.federation.logs / "superexec.log"
+
+    def _last_words(self) -> str:
+        """What the run itself said of its end, else the program that it ran in."""
+        last = self._last_end() or {}
+        return str(last.get("message") or last_words_in(self._log, self._said))
 
     def _hint(self) -> str:
         return f"What there is lies in {self.folder}; name that folder to go on with the run."

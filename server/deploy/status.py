@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfideError
+from ...common.machine import loopback
 from . import flower
 from .federation import Federation
 from .keys import expiry_of, write_public
@@ -118,7 +119,7 @@ class _Local(http.client.HTTPSConnection):
     """To the door on this machine, under the name that holders use."""
 
     def connect(self) -> None:
-        plain = socket.create_connection(("127.0.0.1", self.port), self.timeout)
+        plain = socket.create_connection((loopback(), self.port), self.timeout)
         self.sock = self._context.wrap_socket(plain, server_hostname=self.host)  # type: ignore[attr-defined]
 
 

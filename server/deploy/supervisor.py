@@ -3,7 +3,8 @@
 The door opens last, when only the keys of federation.toml are known, and what ends is started
 again, ever more slowly. Whatever way this process ends, its children end, too: on a signal in
 order, and when it is killed by the kernel's word to them. Events go to ``log/server.jsonl``, one
-object a line; names, counts and codes are all that they say.
+object a line; names, counts, codes, and of a program that ended its last words, are all that they
+say.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import psutil
 
 from ...common.errors import ConfideError
+from ...common.last_words import last_words_in, size_of
+from ...common.machine import loopback
 from ..run_folder import now
 from . import flower
 from .door import door_command, write_door
@@ -45,10 +49,13 @@ _SET_PDEATHSIG = 1
 
 @dataclass
 class _Child:
-    """A program that is to run, and how often it has ended in a row."""
+    """A program that is to run, and how often it has ended in a row; ``log`` is where what it says
+    goes, and ``said`` how much of it was there before."""
 
     name: str
     command: Sequence[str]
+    log: Path
+    said: int = 0
     process: subprocess.Popen[bytes] | None = None
     since: float = 0.0
     ended: int = 0
@@ -97,11 +104,11 @@ class Supervisor:
             _check_free(port)
         flower.write_home(federation)
         write_door(federation)
-        self._begin(_Child("superlink", flower.superlink_command(federation)))
+        self._begin("superlink", flower.superlink_command(federation))
         self._await(federation.superlink_port)
         self._follow()
-        self._begin(_Child("superexec", flower.superexec_command(federation)))
-        self._begin(_Child("door", door_command(federation, nginx)))
+        self._begin("superexec", flower.superexec_command(federation))
+        self._begin("door", door_command(federation, nginx))
         self._await(federation.port)
         self._event("open", host=federation.host, port=federation.port)
 
@@ -127,12 +134,14 @@ class Supervisor:
             told = {"code": change.code} if change.code else {"node": change.node}
             self._event(change.what, holder=change.name, **told)
 
-    def _begin(self, child: _Child) -> None:
+    def _begin(self, name: str, command: Sequence[str]) -> None:
+        child = _Child(name, command, self.federation.logs / f"{name}.log")
         self._children.append(child)
         self._launch(child)
 
     def _launch(self, child: _Child) -> None:
-        with (self.federation.logs / f"{child.name}.log").open("ab") as log:
+        child.said = size_of(child.log)
+        with child.log.open("ab") as log:
             child.process = subprocess.Popen(
                 child.command,
                 env=flower.environment(self.federation),
@@ -153,7 +162,8 @@ class Supervisor:
                 status, child.process = child.process.returncode, None
                 child.ended = 0 if moment - child.since > _STEADY_SECONDS else child.ended + 1
                 child.again_at = moment + min(2.0**child.ended - 1, _MOST_DELAY)
-                self._event("ended", process=child.name, status=status)
+                said = last_words_in(child.log, child.said)
+                self._event("ended", process=child.name, status=status, said=said)
                 if child.name == "superlink":
                     self._end_runs()
             if child.process is None and moment >= child.again_at:
@@ -176,8 +186,8 @@ class Supervisor:
             time.sleep(0.2)
         raise ConfideError(
             "server.start",
-            f"{child.name} did not start.",
-            f"Read {self.federation.logs / f'{child.name}.log'}.",
+            f"{child.name} did not start. Its last words: {last_words_in(child.log, child.said)}",
+            f"Read {child.log}.",
         )
 
     def _end(self) -> None:
@@ -226,9 +236,9 @@ def _check_free(port: int) -> None:
 
 
 def _answers(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+    with suppress(OSError), socket.create_connection((loopback(), port), 1.0):
+        return True
+    return False
 
 
 def _end_with_parent() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ...common.errors import ConfideError
@@ -93,7 +93,8 @@ def _how_far(folder: Path) -> str:
 
 def show_runs(rows: Iterable[Row], console: Console) -> None:
     """Print the list."""
-    table = Table("run", "began (UTC)", "status", "epsilon", "score", box=None, pad_edge=False)
+    whole = Column("run", no_wrap=True, overflow="fold")  # a name is there to be copied
+    table = Table(whole, "began (UTC)", "status", "epsilon", "score", box=None, pad_edge=False)
     for row in rows:
         cells = (row.name, row.began, row.status, row.claim or _ABSENT, row.score or _ABSENT)
         table.add_row(*map(Text, cells))

@@ -80,6 +80,18 @@ def test_the_executor_takes_tasks_by_the_secret_and_installs_nothing(
     assert not read.runtime_dependency_install
 
 
+def test_its_two_processes_meet_where_there_is_no_ipv4(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway
+) -> None:
+    """docker-nginx-unprivileged#35's kind, the other way round."""
+    monkeypatch.setattr("confide.common.machine.can_bind", lambda _, address: address == "::1")
+    words = supernode_command(gateway, FILES, 4000)
+    read = supernode_options().parse_args(words[4:])
+    assert (read.host, read.port) == ("::1", 4000)
+    monkeypatch.setattr(sys, "argv", executor_command(FILES, 4000))
+    assert executor_options().parse_args().runtime_api_address == "[::1]:4000"
+
+
 def test_a_bundle_inherits_nothing_but_a_short_list(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -205,3 +205,21 @@ def test_the_socket_is_found_without_being_named(
     assert socket_of(joining.kit) == Path("/run/user/1000/confide/ward-7/socket")
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     assert socket_of(joining.kit) == joining.kit.folder.resolve() / "run" / "socket"
+
+
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [("exit 3", ": it ended with status 3"), ("kill -9 $$", ": signal 9 ended it")],
+)
+def test_a_resident_that_dies_before_it_is_ready_is_told_with_how(
+    joining: Joining, monkeypatch: pytest.MonkeyPatch, ends: str, said: str
+) -> None:
+    """What the kernel ends has no line of its own."""
+    monkeypatch.setattr(join_module, "resident_command", lambda _: ["sh", "-c", ends])
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # those of the tests stay
+    with pytest.raises(ConfideError) as caught:
+        run(joining, Journal("t"))
+    assert (caught.value.code, caught.value.message) == (
+        "join.resident",
+        f"The resident did not become ready{said}.",
+    )

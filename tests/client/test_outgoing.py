@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from flwr.app import Context, Message, RecordDict
@@ -25,7 +25,7 @@ from confide.common.outgoing import (
 )
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import known_keys
-from confide.common.wire import Refusal, Update, task_to_records
+from confide.common.wire import Ready, Refusal, Reply, Update, task_to_records
 from tests.client.conftest import Place
 
 
@@ -52,6 +52,8 @@ def ask(place: Place, context: Context, kind: str = "train", **changes: Any) -> 
 def test_every_field_of_the_messages_is_listed() -> None:
     assert listed("update") == {f.name for f in fields(Update)} | {"kind"}
     assert listed("refusal") == {f.name for f in fields(Refusal)} | {"kind"}
+    assert listed("ready") == {f.name for f in fields(Ready)} | {"kind"}
+    assert {type_.__name__.lower() for type_ in get_args(Reply)} <= {field.of for field in OUTGOING}
     assert listed("receipt") == {f.name for f in fields(Receipt)}
     pairs = [(field.of, field.name) for field in OUTGOING]
     assert len(pairs) == len(set(pairs))
@@ -120,6 +122,12 @@ def test_a_refusal_is_what_the_list_says(place: Place, context: Context) -> None
     content = ask(place, context, number=9).content
     assert set(content) == {"reply"}
     assert set(content["reply"]) == listed("refusal")
+
+
+def test_a_yes_is_what_the_list_says(place: Place, context: Context) -> None:
+    content = ask(place, context, dry=True).content
+    assert set(content) == {"reply"}
+    assert set(content["reply"]) == listed("ready")
 
 
 @pytest.mark.parametrize("number", [1, 9])

@@ -104,6 +104,27 @@ def test_frozen_layers_that_are_not_the_models_are_refused(
     assert "windows" in caught.value.message
 
 
+def test_what_only_long_texts_show_is_found(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a limit of experts or a block of attention does: short texts are apart, long ones not."""
+    known = Classification.logits
+
+    def mixed(self: Any, output: Any, attention_mask: Tensor) -> Tensor:
+        logits = known(self, output, attention_mask)
+        return logits - logits.mean(0) if attention_mask.shape[1] > LIMIT else logits
+
+    monkeypatch.setattr(Classification, "logits", mixed)
+    check(tiny_model, train__max_length=LIMIT)
+    models._load.cache_clear()
+    with pytest.raises(ConfideError, match=r"train\.self-check.*alone and beside others") as caught:
+        check(tiny_model, train__max_length=LIMIT + 1)
+    assert f"up to {LIMIT + 1} tokens" in caught.value.message
+
+
+LIMIT = 20
+
+
 @pytest.mark.parametrize(("longest", "tokens", "pair"), [(64, 4096, 64), (64, 100, 50), (8, 4, 2)])
 def test_two_texts_lie_beside_each_other_up_to_a_length(
     longest: int, tokens: int, pair: int

@@ -474,12 +474,19 @@ def test_the_status_of_nobody_is_a_failure_with_what_to_do(
 def test_the_status_is_shown_and_is_the_exit_status(
     confide: Confide, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report = {"alive": True, "name": "ward", "ledger": {"epsilon": 1.5}}
+    connection = {"connected": True, "code": "connected", "since": 1_800_000_000}
+    report = {"alive": True, "connection": connection, "ledger": {"epsilon": 1.5}}
+    report |= {"name": "ward", "left": ["epsilon 6.5 of 8 is left"]}
     monkeypatch.setattr("confide.client.join.status", lambda path: report)
     status, out, _ = confide("client", "status", kit(tmp_path / "kit"))
     assert status == 0
     assert "ward" in out
     assert '{"epsilon": 1.5}' in out
+    assert "epsilon 6.5 of 8 is left" in out
     assert json.loads(confide("client", "status", tmp_path / "kit", "--json")[1]) == report
-    report["alive"] = False
+    for without in ({"alive": False}, {"connection": {**connection, "connected": False}}):
+        monkeypatch.setattr("confide.client.join.status", lambda _, w=without: report | w)
+        assert confide("client", "status", tmp_path / "kit")[0] == FAILED
+    del report["connection"]  # as an older resident answers
+    monkeypatch.setattr("confide.client.join.status", lambda path: report)
     assert confide("client", "status", tmp_path / "kit")[0] == FAILED

@@ -121,6 +121,12 @@ def test_nothing_is_drawn_at_random_in_training() -> None:
     assert (pair.encoder_layerdrop, pair.decoder_layerdrop, pair.dropout) == (0.0, 0.0, 0.0)
 
 
+def test_what_attends_in_drawn_blocks_attends_in_full() -> None:
+    config = t.BigBirdConfig()
+    without_chance(config)
+    assert config.attention_type == "original_full"
+
+
 def test_a_threshold_that_is_called_jitter_stays() -> None:
     config = t.PhimoeConfig(router_jitter_noise=0.01)
     without_chance(config)

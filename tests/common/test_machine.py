@@ -1,7 +1,9 @@
-"""What a process may use (ray#8983), and a loopback past every proxy (slime#757, verl#1120)."""
+"""What a process may use (ray#8983), and a loopback past every proxy (slime#757, verl#1120), of
+whichever protocol there is (docker-nginx-unprivileged#35)."""
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,29 @@ def test_whoever_was_reached_without_a_proxy_still_is_and_this_machine_too(
         ["intranet.example", "10.0.0.1"] if any(env.values()) else []
     )
     assert "no_grpc_proxy" not in found
+
+
+@pytest.mark.parametrize(
+    ("there", "host"),
+    [
+        ({"127.0.0.1", "::1"}, "127.0.0.1"),
+        ({"127.0.0.1"}, "127.0.0.1"),
+        ({"::1"}, "::1"),
+        (set(), "127.0.0.1"),
+    ],
+)
+def test_programs_meet_on_the_loopback_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, there: set[str], host: str
+) -> None:
+    monkeypatch.setattr(machine, "can_bind", lambda _, address: address in there)
+    assert machine.loopback() == host
+    assert machine.at_loopback(99) == {"::1": "[::1]:99"}.get(host, "127.0.0.1:99")
+
+
+def test_a_free_port_can_be_bound_and_is_none_of_another_machines() -> None:
+    with socket.create_server((machine.loopback(), machine.free_port())):
+        pass
+    assert not machine.can_bind(socket.AF_INET, "203.0.113.7")
 
 
 def test_grpcs_own_variable_keeps_what_it_says() -> None:

@@ -151,3 +151,19 @@ def test_without_targets_a_family_has_its_own(
     model.save_pretrained(tmp_path)
     loaded = load(tmp_path, task__pooling="model", lora__layers=0)
     assert {name.rpartition(".")[2] for name in adapted(loaded)} == expected
+
+
+def test_a_decoder_by_itself_is_not_adapted_where_it_would_look_at_an_encoder(
+    tmp_path: Path,
+) -> None:
+    size = tiny.save_tokenizer(tmp_path)
+    config = t.BartConfig(
+        vocab_size=size, d_model=16, encoder_layers=1, decoder_layers=2, decoder_ffn_dim=32,
+        encoder_attention_heads=2, decoder_attention_heads=2, max_position_embeddings=64,
+        pad_token_id=0, bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    t.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    found = adapted(load(tmp_path, **tiny.TASKS["causal"], lora__layers=1))
+    assert {name.partition("layers.")[2] for name in found} == {
+        "1.self_attn.q_proj", "1.self_attn.v_proj",
+    }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+import re
 import shutil
 import signal
 import socket
@@ -85,6 +86,7 @@ class Coordinator:
     folder: Path
     port: int
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    nodes: dict[Path, int] = field(default_factory=dict)
 
     @property
     def env(self) -> dict[str, str]:
@@ -152,8 +154,14 @@ class Coordinator:
             f'schema = "confide-kit/1"\nname = "{name}"\ncoordinator = "localhost"\n'
             f'fleet = "127.0.0.1:{self.port}"\nbundles = [{pins}]\nexpires = "2999-01-01"\n'
         )
-        self.flwr("supernode", "register", str(folder / "node.pub"), "here")
+        said = self.flwr("supernode", "register", str(folder / "node.pub"), "here")
+        (node,) = re.findall(r"\d{10,}", said)
+        self.nodes[folder / "node.pub"] = int(node)
         return read_kit(folder)
+
+    def shut_out(self, public: Path) -> None:
+        """As a coordinator revokes a key."""
+        self.flwr("supernode", "unregister", str(self.nodes[public]), "here")
 
     def stop(self) -> None:
         for process in self.processes:

@@ -9,25 +9,31 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
+from confide.client.join import status
 from confide.common.wire import Update, reply_from_bytes, task_to_bytes
+from confide.server.deploy.keys import write_ca
 from tests.client.marked import PLACE_MARKER
 from tests.deployment.conftest import (
     ROOT,
     Coordinator,
+    free_port,
     tools_for_everybody,
     wait_for,
     write_bundle,
@@ -247,3 +253,57 @@ def test_a_gateway_ends_well_with_all_below_it_and_its_log_is_json(
         lines = made.said(name)
         assert lines[0]["event"] == "start"
         assert (lines[-1]["event"], lines[-1]["asked"]) == ("stop", True)
+
+
+def test_the_status_says_why_a_holder_is_not_connected(
+    federation: tuple[Federation, list[dict[str, Any]]],
+) -> None:
+    """F18: a revoked holder's gateway is started again for ever, and all seemed well."""
+    made, _ = federation
+    kit, socket = made.coordinator.folder / "ward", made.house.socket
+    stopped = status(socket)["connection"]
+    assert (stopped["connected"], stopped["code"]) == (False, "gateway.stopped")
+    made.start("ward")
+    wait_for(lambda: status(socket)["connection"]["connected"])
+    assert exit_of_status(socket) == (0, "yes")
+    began = time.time()
+    made.coordinator.shut_out(kit / "node.pub")
+    assert made.gateways["ward"].wait(60) == 1
+    told = status(socket)["connection"]
+    assert (told["connected"], told["code"]) == (False, "connection.key")
+    assert told["since"] >= int(began)
+    assert exit_of_status(socket) == (1, "NO")
+    text = (kit / "kit.toml").read_text()
+    nobody = text.replace(f":{made.coordinator.port}", f":{free_port()}")
+    (kit / "kit.toml").write_text(nobody)
+    check_told(made, "connection.no-answer")
+    (kit / "kit.toml").write_text(text.replace("2999", "2020"))
+    check_told(made, "kit.expired")
+    (kit / "kit.toml").write_text(text)
+    write_ca(kit / "other.key", kit / "ca.crt", "another")
+    check_told(made, "connection.certificate")
+    assert status(socket)["connection"]["since"] == told["since"], "never connected since"
+
+
+def check_told(made: Federation, code: str) -> None:
+    """What a gateway that is started now tells the resident; killed, it leaves nothing behind."""
+    made.start("ward")
+    gateway = made.gateways["ward"]
+    below: list[psutil.Process] = []
+    try:
+        wait_for(lambda: status(made.house.socket)["connection"]["code"] == code)
+        if gateway.poll() is None:
+            below = psutil.Process(gateway.pid).children(recursive=True)
+    finally:
+        gateway.kill()
+        gateway.wait()
+    _, left = psutil.wait_procs(below, timeout=30)
+    assert left == []
+
+
+def exit_of_status(socket: Path) -> tuple[int, str]:
+    """The exit status of ``client status``, and its first word on the connection."""
+    words = [sys.executable, "-m", "confide", "client", "status", str(socket)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    (said,) = re.findall(r"^connected +(\w+),", done.stdout, re.MULTILINE)
+    return done.returncode, said

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key, load_ssh_public_key
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from confide.client.policy_file import load_policy, policy_text
 from confide.common.errors import ConfideError
+from confide.common.kit import read_kit
 from confide.common.settings import known_keys
 from confide.server.deploy import provision as work
 from confide.server.deploy.bundle import bundle_hash, check_bundle
@@ -114,7 +114,6 @@ def test_a_kit_holds_exactly_what_a_holder_needs(made: Federation) -> None:
         "kit.toml",
         "node.key",
         "node.pub",
-        "policy.toml",
     ]
     assert tomllib.loads((kit / "kit.toml").read_text()) == {
         "schema": "confide-kit/1",
@@ -125,8 +124,6 @@ def test_a_kit_holds_exactly_what_a_holder_needs(made: Federation) -> None:
         "expires": made.holders["holder-1"].expires.isoformat(),
     }
     assert (kit / "ca.crt").read_bytes() == made.ca.read_bytes()
-    assert (kit / "policy.toml").read_text() == policy_text()
-    load_policy(kit / "policy.toml")
     assert len((kit / "README.md").read_text().splitlines()) < 40, "one page"
 
 
@@ -222,6 +219,24 @@ def test_a_renewed_holder_has_another_key_and_the_old_one_no_longer_counts(own: 
     new = hashlib.sha256(changed.public_key("holder-1").read_bytes().strip()).hexdigest()
     assert changed.holders["holder-1"].key == new != old
     assert changed.holders["holder-2"] == own.holders["holder-2"]
+
+
+def test_a_renewed_kit_over_the_old_one_leaves_the_policy_as_it_was(
+    own: Federation, tmp_path: Path
+) -> None:
+    """F21: the defaults of the renewed kit took the place of what the administrator had written."""
+    mine, at_coordinator = tmp_path / "kit", own.kit("holder-1")
+    (at_coordinator / "policy.toml").write_text("# as an older confide gave it\n")
+    shutil.copytree(at_coordinator, mine)
+    (mine / "policy.toml").write_text("max-epsilon = 1.0\n")
+    changed = work.renew(own, "holder-1")
+    assert not (changed.kit("holder-1") / "policy.toml").exists()
+    shutil.copytree(changed.kit("holder-1"), mine, dirs_exist_ok=True)
+    assert (mine / "policy.toml").read_text() == "max-epsilon = 1.0\n"
+    assert read_kit(mine).policy == mine / "policy.toml"
+    new, old = changed.public_key("holder-1"), own.holders["holder-1"].key
+    assert (mine / "node.pub").read_bytes() == new.read_bytes()
+    assert hashlib.sha256(new.read_bytes().strip()).hexdigest() != old
 
 
 def test_a_revoked_or_expired_holder_may_not_connect(own: Federation) -> None:

@@ -362,6 +362,33 @@ def test_without_public_text_nothing_starts(play: Any, tmp_path: Path) -> None:
     assert fake.configs == []
 
 
+# --- what died has last words ---
+
+
+def test_a_run_that_always_dies_ends_with_the_last_words_of_what_it_ran_in(
+    play: Any, fed: Federation
+) -> None:
+    fed.logs.mkdir(parents=True)
+    log = fed.logs / "superexec.log"
+    log.write_text("error of another run\n")
+
+    def die_loudly(fake: Fake) -> None:
+        with log.open("a") as said:
+            said.write("\u2502 ImportError: No module named x \u2502\n\u2570\u2500\u2500\u256f\n")
+        die(fake)
+
+    _, call, _ = play(*([die_loudly] for _ in range(4)))
+    with pytest.raises(ConfideError) as caught:
+        call()
+    assert caught.value.message.endswith(": ImportError: No module named x")
+    broken = end("failed", "run.failed", "IndexError")
+    for last, said in ((die, "It said nothing."), (broken, "IndexError")):
+        _, call, _ = play(*([begin, last] for _ in range(4)))
+        with pytest.raises(ConfideError) as caught:
+            call()
+        assert caught.value.message.endswith(f": {said}"), "not what was there before"
+
+
 # --- the door listens on what there is (docker-nginx-unprivileged#35) ---
 
 

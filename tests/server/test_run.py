@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -26,6 +27,7 @@ from confide.server import run_folder
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import federation
+from tests import tiny
 from tests.server.federated import Transport, config, events, holders, only_folder, received
 
 ROUNDS = 3
@@ -424,3 +426,17 @@ def test_a_run_cannot_start_where_no_folder_can_be_made(
     flat = config(tiny_model, tiny_federation, tmp_path / "runs")
     with pytest.raises(ConfideError, match=r"run\.folder"):
         run(flat, Transport([]))
+
+
+def test_a_bound_on_how_many_there_are_is_never_taken_for_how_many(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """opacus#74, FAULTS F16: two holders of one record each trained, and the claim was withdrawn
+    since train.batch was taken for their number."""
+    data = tiny.save_federation(tmp_path / "data", holders=2, records=1)
+    changes = {"train__batch": 4096, "privacy__delta": 1e-3, "round__min_holders": 2}
+    flat = config(tiny_model, data, tmp_path / "runs", **changes)
+    folder = run(flat, Transport(holders(data, tmp_path / "ledgers")))
+    claim = report(folder)["claim"]
+    assert claim["private"]
+    assert math.isfinite(claim["epsilon"])

@@ -54,5 +54,5 @@ def test_a_run_for_persons_from_the_text_to_a_verified_report(
     assert verify_run(folder.path).agrees
 
     by_record = config(tiny_model, tiny_federation, tmp_path / "again", run__name="again")
-    with pytest.raises(ConfideError, match=r"ledger\.unit \(3\)"):
+    with pytest.raises(ConfideError, match=r"holder-02 said ledger\.unit"):
         run(by_record, federation(files, ledgers))

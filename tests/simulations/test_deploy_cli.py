@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ def test_an_unknown_scenario_is_told(tmp_path: Path) -> None:
             "round 2: accuracy 0.500, loss 0.700",
         ),
         ({"event": "away", "seconds": 15}, "the coordinator does not answer, since 15 s"),
+        (
+            {"event": "ready", "ready": 2, "refused": [{"holder": "n", "code": "policy.max-clip"}]},
+            "2 holders can take part; without n policy.max-clip",
+        ),
         ({"event": "again", "round": 4}, "the run died; it goes on after round 4"),
         ({"event": "end", "status": "failed", "code": "run.no-round"}, "end failed run.no-round"),
     ],
@@ -80,8 +85,14 @@ def test_each_event_is_a_line(event: dict[str, Any], line: str) -> None:
 def test_the_outcome_names_claim_adapter_and_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    claim = '{"claim": {"sentence": "At most.", "epsilon": 1.0, "delta": 1e-5}}'
-    (tmp_path / "report.json").write_text(claim)
+    scores = {"before": {"accuracy": 0.5}, "after": {"accuracy": 0.75}}
+    report = {
+        "claim": {"sentence": "At most.", "epsilon": 1.0, "delta": 1e-5, "private": True, "runs": 1}
+        | {"unit": "record"},
+        "utility": {"metric": "accuracy", "kept": None, **scores},
+        "run": {"rounds": 1, "rounds_planned": 30},
+    }
+    (tmp_path / "report.json").write_text(json.dumps(report))
     monkeypatch.setattr(federation, "load_federation", lambda folder: folder)
     monkeypatch.setattr(ready, "check_start", lambda settings: None)
     monkeypatch.setattr(ready, "check_model", lambda settings: None)
@@ -92,6 +103,8 @@ def test_the_outcome_names_claim_adapter_and_report(
         "At most.",
         f"Adapter: {tmp_path / 'adapter'}",
         f"Report: {tmp_path / 'report.html'}",
+        "Accuracy 50.0 % before, 75.0 % after, for (epsilon, delta) = (1.00, 1e-05) per record."
+        " 1 of 30 rounds counted.",
     ]
 
 

@@ -10,15 +10,18 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
+from confide.server.report import rounds_text
 from confide.server.run_folder import RunFolder, read_events, run_settings
 from confide.simulations import flower
 from confide.simulations.flower import simulate
@@ -314,6 +317,23 @@ def test_a_run_that_never_began_says_why_and_leaves_its_end_and_its_log(
     assert [event["event"] for event in heard] == ["end"]
 
 
+def test_a_superlink_that_does_not_start_is_told_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_federation: Path
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "flower-superlink").write_text("#!/bin/sh\necho 'cannot bind port 7'\nexit 1\n")
+    (tools / "flower-superlink").chmod(0o755)
+    monkeypatch.setattr(flower.shutil, "which", lambda *_, **__: str(tools / "flower-superlink"))
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs")
+    with pytest.raises(ConfideError, match="cannot bind port 7") as caught:
+        simulate(config, HOLDERS, lambda _: None)
+    assert caught.value.code == "simulation.flower"
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert "cannot bind port 7" in (folder / "flower.log").read_text()
+    assert read_events(folder)[-1]["code"] == "simulation.flower"
+
+
 def test_a_report_that_takes_long_is_waited_for(played: Any, monkeypatch: Any) -> None:
     """The run's folder is held until the report is there; only then does a clock start."""
     monkeypatch.setattr(flower, "_START_SECONDS", 0.1)
@@ -339,6 +359,85 @@ def test_a_resume_that_fails_at_once_is_no_success_of_the_old_run(played: Any) -
         call(**{"run.resume": str(folder)})
     assert caught.value.code == "simulation.flower"
     assert [event["event"] for event in heard] == ["end"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_worker_that_was_killed_costs_three_rounds_at_most(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    """FAULTS F3: 29 rounds were abandoned and charged, and it ended with an accuracy."""
+    killed: list[int] = []
+
+    def kill(event: dict[str, Any]) -> None:
+        if event["event"] == "round" and not killed:
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if "ClientAppActor" in " ".join(process.cmdline()):
+                        process.kill()
+                        killed.append(process.pid)
+
+    changes = {"round__count": 30, "round__min_holders": HOLDERS}
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs", **changes)
+    folder = simulate(config, HOLDERS, kill)
+    assert killed
+    rounds = [e["abandoned"] for e in read_events(folder) if e["event"] == "round"]
+    assert sum(rounds) <= 3 * (1 + sum(not one for one in rounds[1:]))
+    if rounds[-1]:  # nobody came back
+        assert rounds[-3:] == [True] * 3
+        report = json.loads((folder / "report.json").read_text())
+        assert "of 30 rounds counted" in rounds_text(report)
+
+
+HOSTILE = """
+import json, sys
+from confide.simulations.flower import simulate
+print(simulate(json.loads(sys.argv[1]), 3, lambda event: None))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_simulation_runs_whatever_its_environment_says(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    """slime#757, levanter#376, ray#35010, ray#8983: a proxy that answers nobody, a Ray long gone,
+    a folder for scratch files that no socket can have, one processor."""
+    odd = tmp_path / f"f\u00fcr-alle-{'x' * 60}"
+    odd.mkdir()
+    env = os.environ | {
+        "http_proxy": "http://127.0.0.1:9",
+        "HTTPS_PROXY": "http://127.0.0.1:9",
+        "RAY_ADDRESS": "127.0.0.1:1",
+        "TMPDIR": str(odd),
+    }
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs")
+    command = ["taskset", "-c", "0", sys.executable, "-c", HOSTILE, json.dumps(config)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    folder = Path(done.stdout.split()[-1])
+    assert read_events(folder)[-1]["status"] == "finished"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_two_simulations_at_once_in_one_folder_each_tell_their_own_outcome(
+    tmp_path: Path, tiny_model: Path, tiny_federation: Path
+) -> None:
+    """Promise 38, hydra#2925: the second told the first one's figures, and was killed with it."""
+    config = tiny.config(tiny_model, tiny_federation, tmp_path / "runs")
+    heard: list[list[dict[str, Any]]] = [[], []]
+
+    def begin(number: int) -> Path:
+        return simulate({**config, "run.seed": number}, HOLDERS, heard[number].append)
+
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(begin, range(2))
+    assert first != second
+    for number, folder in enumerate((first, second)):
+        assert heard[number] == read_events(folder)
+        assert run_settings(folder).run.seed == number
+        assert (folder / "report.json").is_file()
 
 
 @pytest.mark.slow

@@ -207,3 +207,18 @@ def test_what_files_tell_is_told_without_torch(line: str, tmp_path: Path) -> Non
     )
     assert done.stdout == "1 []\n"
     assert done.stderr.startswith("error [")
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"round__holders": 9}, {"round__holders": 3, "round__min_holders": 3}]
+)
+def test_holders_that_a_simulation_will_never_have_are_told_at_once(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """FAULTS F15: one holder, and ten minutes without a word."""
+    data = tiny.save_federation(tmp_path / "data", holders=2 if changes else 1)
+    settings = from_flat(tiny.config(Path("m"), data, tmp_path, **changes))
+    with pytest.raises(ConfideError, match=r"The federation has [12] holders") as caught:
+        ready.check_text(data, settings)
+    assert caught.value.code == "run.too-few-holders"
+    assert "holders = " in caught.value.hint

@@ -22,6 +22,7 @@ from tests import tiny
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 WORDS = [f"▁{word}" for word in (*tiny.WORDS, *(f"word{i}" for i in range(60)))]
 MBART50 = ("en_XX", "de_DE", t.MBart50Tokenizer)
+MBART25 = ("en_XX", "de_DE", t.MBartTokenizer)
 NLLB = ("eng_Latn", "deu_Latn", t.NllbTokenizer)
 
 
@@ -39,7 +40,8 @@ def save_translator(folder: Path, kind: Any, **generation: Any) -> Path:
     sizes = {f"{stack}_{what}": n for stack in ("encoder", "decoder")
              for what, n in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 32))}  # fmt: skip
     special = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    start = {"decoder_start_token_id": 2, "max_position_embeddings": 64}
+    begin = tokenizer.convert_tokens_to_ids(target) if tokenizer_class is t.MBartTokenizer else 2
+    start = {"decoder_start_token_id": begin, "max_position_embeddings": 64}
     if tokenizer_class is t.NllbTokenizer:
         config: Any = t.M2M100Config(
             vocab_size=len(tokenizer), d_model=16, **sizes, **special, **start
@@ -108,6 +110,18 @@ def test_a_translator_that_does_not_say_into_which_language_is_refused(
     with pytest.raises(ConfideError, match=r"model\.tokenizer") as caught:
         load(save_translator(tmp_path, kind, says=False))
     assert "tgt_lang" in caught.value.hint
+
+
+def test_a_decoder_may_begin_with_its_language(tmp_path: Path) -> None:
+    """mBART of 25 languages: the code ends a target, and is where reading begins."""
+    loaded = load(save_translator(tmp_path, MBART25, says=False), task__template="{text}")
+    target = loaded.tokenizer.convert_tokens_to_ids("de_DE")
+    examples = loaded.task.encode([Record("a day", "warm kind")], loaded.tokenizer, 32)
+    assert isinstance(examples[0].target, tuple)
+    assert examples[0].target[-2:] == (2, target)
+    batch = EncodedText(examples, loaded).together([0])
+    assert batch.inputs["decoder_input_ids"][0, 0].item() == target
+    assert continued([examples[0].ids], loaded, new=4, beams=1)[0][:1] != [target]
 
 
 def test_a_tokenizer_that_says_it_needs_no_generation_config(tmp_path: Path) -> None:

@@ -206,10 +206,10 @@ def test_a_node_that_never_told_its_name_may_have_spent_what_was_planned(make_ru
     assert row["epsilon_pld"] == epsilon_pld([plan().steps(ROUNDS)], DELTA)
 
 
-@pytest.mark.parametrize("given", [0.0, 3.0])
+@pytest.mark.parametrize("given", ["auto", 3.0])
 @pytest.mark.parametrize("rate", [1.0, 0.25])
 def test_what_a_silent_holder_may_have_spent_is_in_the_plan_of_the_settings(
-    make_run: MakeRun, given: float, rate: float
+    make_run: MakeRun, given: str | float, rate: float
 ) -> None:
     def silent(lines: Lines) -> None:
         for line in rounds(lines)[:SOME_ROUNDS]:

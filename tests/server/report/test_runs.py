@@ -80,6 +80,12 @@ def test_a_run_without_a_report_says_how_far_it_came(tmp_path: Path) -> None:
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
+def test_a_name_is_shown_whole_in_eighty_columns(two: tuple[Path, Path]) -> None:
+    shown = printed(lambda console: show_runs(runs_in(two[1].parent), console))
+    assert two[1].name in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
 def test_names_of_somebody_elses_are_shown_as_words(tmp_path: Path) -> None:
     (tmp_path / "\x1b[31mred").mkdir()
     (tmp_path / "\x1b[31mred" / "metrics.jsonl").write_text('{"event": "start"}\n')
