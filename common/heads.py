@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import transformers
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -163,3 +164,22 @@ def _backbone(base: PreTrainedModel, children: Mapping[str, nn.Module]) -> str:
 def _last(base: PreTrainedModel, names: Sequence[str]) -> nn.Linear:
     layers = [m for name in names for m in base.get_submodule(name).modules()]
     return [layer for layer in layers if isinstance(layer, nn.Linear)][-1]
+
+
+_OF_TEXTS: dict[type, list[str] | None] = {}
+
+
+def of_texts_alone(config: Any) -> list[str] | None:
+    """The weights that a family's text classifier has and its token classifier lacks; None where it
+    has no text classifier. An empty list means that a head of the one would be taken for a head of
+    the other without a word."""
+    text, kind = transformers.AutoModelForSequenceClassification, type(config)
+    if kind not in _OF_TEXTS:
+        _OF_TEXTS[kind] = None
+        if kind in text._model_mapping:
+            with torch.device("meta"):
+                theirs = text.from_config(config).state_dict()
+                ours = transformers.AutoModelForTokenClassification.from_config(config).state_dict()
+            alone = theirs.keys() - ours.keys()
+            _OF_TEXTS[kind] = sorted(name for name in alone if name.endswith(".weight"))
+    return _OF_TEXTS[kind]

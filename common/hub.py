@@ -4,7 +4,8 @@ The head of a pooled task with ``task.pooling = mean`` has the name and shape th
 text classifier reads the first token with, and it would be given to that one without a word
 (FAULTS M10). So what the text classifier has and the token classifier lacks is named in the adapter
 such that PEFT stops: a block to put LoRA on, of a kind that takes none, or a layer to be loaded for
-which there are no weights. A Llama and its kin lack nothing.
+which there are no weights. A Llama and its kin lack nothing: there a mean is refused before the run
+(``common.models``).
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .adapter import save_adapter
+from .heads import of_texts_alone
 from .models import LoadedModel
 from .paths import public_name
 from .settings import Settings
@@ -66,16 +67,8 @@ def _stop(told: dict[str, Any], layer: str) -> None:
 def foreign_weights(settings: Settings, config: Any) -> list[str]:
     """Where the head reads a mean: the weights that the family's text classifier has and its token
     classifier lacks. None for any other task."""
-    import transformers
-
-    text = transformers.AutoModelForSequenceClassification
     pooled = settings.task.kind in ("classification", "regression")
-    if not pooled or settings.task.pooling != "mean" or type(config) not in text._model_mapping:
-        return []
-    with torch.device("meta"):
-        theirs = text.from_config(config).state_dict()
-        ours = transformers.AutoModelForTokenClassification.from_config(config).state_dict()
-    return sorted(name for name in theirs.keys() - ours.keys() if name.endswith(".weight"))
+    return of_texts_alone(config) or [] if pooled and settings.task.pooling == "mean" else []
 
 
 def with_labels(settings: Settings, config: Any) -> Any:

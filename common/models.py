@@ -30,7 +30,7 @@ from .device import chosen_device
 from .errors import ConfideError
 from .folder import check_folder, positions, without_chance
 from .heads import PEFTS_OWN as PEFTS_HEADS
-from .heads import Head, head_in, heads_of, labelled, settle
+from .heads import Head, head_in, heads_of, labelled, of_texts_alone, settle
 from .leaving import PERSONAL
 from .paths import local_or_cached
 from .settings import Settings
@@ -255,6 +255,14 @@ def _check_fits(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
             if other
             else "An encoder (BERT) classifies and fills masks, a decoder (GPT-2, Llama) generates,"
             " and a T5 turns one text into another.",
+        )
+    if task.by_logits and task.spec.pooling == "mean" and of_texts_alone(config) == []:
+        raise ConfideError(
+            "task.pooling",
+            f"task.pooling = 'mean' with a {config.model_type!r:.100} model: its classifiers of"
+            " texts and of tokens have the same layers, so that Hugging Face's calls would read the"
+            " last token with a head that was trained for the mean, without a word.",
+            "Set task.pooling = 'model', which reads the last token.",
         )
     task.check(config, tokenizer)
 

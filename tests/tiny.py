@@ -141,6 +141,16 @@ _CHAT = (
 )
 
 
+def pooling_of(kind: str) -> str:
+    """How a model of a type is pooled: a Llama and its kin take no mean."""
+    return "model" if kind in ("llama", "qwen2", "mistral") else "mean"
+
+
+def poolings(*kinds: str) -> list[tuple[str, str]]:
+    """Each type with each pooling that it takes."""
+    return [(kind, pooling) for kind in kinds for pooling in sorted({pooling_of(kind), "model"})]
+
+
 def save_task_model(folder: Path, task: str, seed: int = 0) -> Path:
     """A random model with the head that the task needs; for T5 of bytes, for the others of words,
     whose tokenizer has a chat template."""

@@ -67,7 +67,10 @@ def kept(loaded: LoadedModel, settings: Settings, examples: int, tokens: int) ->
 def test_what_is_foreseen_is_enough_and_not_far_too_much(
     tmp_path: Path, kind: str, layers: int
 ) -> None:
-    loaded, settings = made(tiny.save_model(tmp_path, kind), lora__layers=layers)
+    pooling = tiny.pooling_of(kind)
+    loaded, settings = made(
+        tiny.save_model(tmp_path, kind), lora__layers=layers, task__pooling=pooling
+    )
     engine = PerExample(loaded.model)
     foreseen = measure(engine, loaded)
     assert foreseen.example == sum(4 * p.numel() for p in engine.trained)

@@ -64,8 +64,9 @@ def reference(folder: Path, pooling: str = "mean") -> Tensor:
     return torch.stack(out)
 
 
-@pytest.mark.parametrize("pooling", ["mean", "model"])
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama"])
+@pytest.mark.parametrize(
+    ("kind", "pooling"), tiny.poolings("bert", "roberta", "distilbert", "llama")
+)
 def test_a_head_for_the_same_labels_is_kept_whatever_their_order(
     kind: str, pooling: str, tmp_path: Path
 ) -> None:

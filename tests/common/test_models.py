@@ -92,6 +92,18 @@ def test_of_a_head_with_two_layers_only_the_last_starts_at_zero(tmp_path: Path) 
     assert not any("dense.weight" in name for name in zero), "no gradient would ever reach it"
 
 
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "mistral"])
+def test_a_mean_is_refused_where_its_head_would_be_taken_for_the_last_tokens(
+    kind: str, tmp_path: Path
+) -> None:
+    """Promise 39: transformers' text classifier read the last token with it, without a word."""
+    folder = tiny.save_model(tmp_path, kind)
+    with pytest.raises(ConfideError, match="reads the last token") as caught:
+        load(folder, task__pooling="mean")
+    assert caught.value.code == "task.pooling"
+    load(folder, task__pooling="model")
+
+
 @pytest.mark.parametrize("pooling", ["mean", "model"])
 def test_a_regression_starts_in_the_middle_of_its_scale(tiny_model: Path, pooling: str) -> None:
     scale = {"task__low": 1.0, "task__high": 4.0, "run__seed": 78}
@@ -229,8 +241,10 @@ def test_the_base_model_is_frozen(tiny_model: Path) -> None:
             assert not parameter.requires_grad, name
 
 
-@pytest.mark.parametrize("kind", ["bert", "roberta", "distilbert", "llama", "qwen2", "gpt2"])
-@pytest.mark.parametrize("pooling", ["mean", "model"])
+@pytest.mark.parametrize(
+    ("kind", "pooling"),
+    tiny.poolings("bert", "roberta", "distilbert", "llama", "qwen2", "gpt2"),
+)
 def test_dropout_is_off_in_training(kind: str, pooling: str, tmp_path: Path) -> None:
     folder = tiny.save_model(tmp_path / kind, kind)
     rates = json.loads((folder / "config.json").read_text())

@@ -73,7 +73,8 @@ def test_all_linear_takes_every_linear_layer_but_the_head(tiny_model: Path, laye
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "distilbert"])
 def test_all_linear_is_pefts_own(kind: str, tmp_path: Path) -> None:
     folder = tiny.save_model(tmp_path, kind)
-    loaded = load(folder, lora__targets="all-linear", lora__layers=0)
+    pooling = tiny.pooling_of(kind)
+    loaded = load(folder, lora__targets="all-linear", lora__layers=0, task__pooling=pooling)
     base = t.AutoModel.from_pretrained(folder)
     config = LoraConfig(target_modules="all-linear", fan_in_fan_out=kind == "gpt2")
     with warnings.catch_warnings():
