@@ -155,4 +155,40 @@ HOLDER_MUTANTS = (
         "max(0.0, self.limit - self.spent) if self.open",
         ("tests/client/test_budget.py",),
     ),
+    # --- who is asked, and what is taken in ---
+    Mutant(
+        "who only asks is charged",
+        "client/holder.py",
+        "        if task.dry:\n            return Ready",
+        "        if task.round < 0:\n            return Ready",
+        ("tests/client/test_holder.py",),
+    ),
+    Mutant(
+        "a text that was changed is used without a word",
+        "client/holder.py",
+        "        check_taken(self.site.data, self.site.ledger)\n",
+        "",
+        ("tests/client/test_holder.py",),
+    ),
+    Mutant(
+        "nobody is asked before the first charge",
+        "server/rounds.py",
+        "            self._able.ask(self._next_task(state), there, self._folder)\n",
+        "            del there\n",
+        ("tests/server/test_ready.py",),
+    ),
+    Mutant(
+        "abandoned rounds are charged for ever",
+        "server/rounds.py",
+        "state.abandoned == MOST_ABANDONED",
+        "state.abandoned == -1",
+        ("tests/server/test_ready.py",),
+    ),
+    Mutant(
+        "an event of another command counts",
+        "server/run_folder.py",
+        "        if part and named not in (None, command):\n            break\n",
+        "",
+        ("tests/server/test_run_folder.py",),
+    ),
 )
