@@ -154,7 +154,7 @@ audit: assets
 		tests/server/report/test_forgeries.py tests/server/report/test_verify.py $(PYTEST_ARGS)
 
 # Per-example gradients of every type of model in docs/models.md against plain PEFT, one text at a
-# time; prints the table, and fails where the page says something else. Half an hour.
+# time; prints the table, and fails where the page says something else. Two minutes, if nothing else runs.
 architectures: venv
 	@echo "== architectures: exact, refused, untried"
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 timeout 7200 python -W ignore -m tests.client.matrix $(KINDS)

@@ -80,7 +80,6 @@ def join(
     from .budget import make_ledger
     from .join import Joining, check_access, lacks_ledger, run, socket_of
     from .journal import Journal
-    from .taken import take_in
     from .users import as_user, user_named
 
     read = read_kit(kit)
@@ -114,7 +113,7 @@ def join(
         _confirm("Take part?")
     if joining.new_ledger:
         as_user(joining.resident, lambda: make_ledger(joining.ledger))
-    as_user(joining.resident, lambda: take_in(joining.data, joining.ledger))
+    as_user(joining.resident, lambda: _take_in(joining, looked=not yes))
     raise typer.Exit(run(joining, Journal("join")))
 
 
@@ -128,6 +127,15 @@ def _agree_to_new_ledger(joining: Joining, *, unasked: bool, agreed: bool) -> No
         typer.echo(plain(line))
     if not agreed:
         _confirm("Start a new ledger?")
+
+
+def _take_in(joining: Joining, *, looked: bool) -> None:
+    """A text is taken in as somebody just saw it, or where none was before. With ``--yes``, as a
+    service starts again, nobody looks: one that was changed meanwhile stays refused."""
+    from .taken import take_in, was_taken_in
+
+    if looked or not was_taken_in(joining.ledger):
+        take_in(joining.data, joining.ledger)
 
 
 def _confirm(question: str) -> None:

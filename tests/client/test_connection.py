@@ -166,7 +166,9 @@ def test_what_is_the_same_is_told_now_and_then_and_a_new_word_at_once(
 
 
 def test_a_resident_that_is_not_there_ends_no_gateway(tmp_path: Path) -> None:
-    Teller(tmp_path / "nobody", Journal("t")).tell(STOPPED)
+    teller = Teller(tmp_path / "nobody", Journal("t"))
+    teller.tell(STOPPED)
+    assert teller._told == float("-inf"), "it is told again, at once, to one that comes"
 
 
 def test_a_resident_that_says_nothing_of_it_is_not_taken_for_connected() -> None:

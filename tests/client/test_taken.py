@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from confide.client.join_cli import _take_in
 from confide.client.taken import check_taken, take_in, was_taken_in
 from confide.common.errors import ConfideError
 
@@ -55,6 +58,19 @@ def test_another_file_of_the_same_size_in_its_place_is_a_change(text: Path, ledg
     os.utime(other, ns=(0, 0))
     other.replace(text)
     assert code_of(text, ledger) == "data.changed"
+
+
+def test_a_join_that_asks_nobody_takes_in_the_first_text_and_no_changed_one(
+    text: Path, ledger: Path
+) -> None:
+    joining: Any = SimpleNamespace(data=text, ledger=ledger)
+    _take_in(joining, looked=False)
+    assert was_taken_in(ledger)
+    os.utime(text, (0, 0))
+    _take_in(joining, looked=False)
+    assert code_of(text, ledger) == "data.changed", "a service that starts again is nobody's word"
+    _take_in(joining, looked=True)
+    assert code_of(text, ledger) == ""
 
 
 def test_it_is_looked_at_by_the_system_alone(text: Path, ledger: Path) -> None:
