@@ -38,7 +38,6 @@ _ABSENT = {
     "save_steps": "A checkpoint is kept after each round.",
     "save_strategy": "A checkpoint is kept after each round.",
     "push_to_hub": "Nothing is uploaded; adapter/ has the Hub's layout.",
-    "num-supernodes": "A scenario's `holders` says how many holders are simulated.",
 }
 
 

@@ -18,6 +18,9 @@ from .text.words import in_form
 # A table: the default and the bounds, the meaning, the names of others.
 # fmt: off
 
+# How text is shared out: ``simulations.partition`` does it.
+PARTITIONS = ("unit", "iid", "dirichlet")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
@@ -155,6 +158,43 @@ class DataSpec:
     benchmark: str = any_text("",
         "One of GLUE or SuperGLUE, as glue/sst2.",
         "HF task_name; HF dataset_config_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationSpec:
+    """The text of a simulation, and how it is shared out to holders. No real holder is told, and
+    none needs it: its text lies where it is."""
+
+    source: str = any_text("",
+        "Where public text comes from: a source of confide's (nyt), or a benchmark (glue/sst2).")
+    folder: str = any_text("",
+        "Where the suite of that benchmark lies in the Hub's format.")
+    train: str = any_text("",
+        "A file of your own to share out, in place of a source.",
+        "HF train_file")
+    val: str = any_text("",
+        "Its held-out text, which is the coordinator's.",
+        "HF validation_file")
+    text: str = any_text("text", "The column of the two files that holds the text.",
+        "HF dataset_text_field")
+    target: str = any_text("label", "Their column of answers; empty: none.")
+    person: str = any_text("", "Their column that tells persons apart; empty: none.")
+    holders: int = number(4, "[1, 100_000]",
+        "How many holders are simulated.",
+        "Flower num-supernodes")
+    partition: str = choice("unit", PARTITIONS,
+        "How a source's text is shared out: whole persons, records evenly, or by label.",
+        "Flower partitioner (is a class)")
+    alpha: float = number(1.0, "(0, 1_000_000]",
+        "Of the Dirichlet distribution; small is uneven.")
+    seed: int = number(0, "[0, 2_147_483_647]",
+        "Decides who is held out and what lies where.")
+    limit: int = number(0, "[0, 1_000_000_000]",
+        "Training records at most; 0: all.",
+        "HF max_train_samples")
+    public_limit: int = number(0, "[0, 1_000_000_000]",
+        "Held-out records at most; 0: all.",
+        "HF max_eval_samples")
 
 
 @dataclass(frozen=True, kw_only=True)

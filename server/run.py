@@ -46,6 +46,7 @@ from .transport import Transport, wait_for_nodes
 logger = logging.getLogger("confide.server")
 
 Check = Callable[[Path, Settings], object]
+Progress = Callable[[dict[str, Any]], None]
 
 _SOFTWARE = ("flwr", "torch", "transformers", "opacus", "peft", "dp-accounting")
 
@@ -56,6 +57,8 @@ def run(
     known: Known | None = None,
     memory: Memory | None = None,
     check: Check | None = None,
+    progress: Progress | None = None,
+    holders: int | None = None,
 ) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
 
@@ -63,13 +66,17 @@ def run(
         known: the holder's name for each node, where the coordinator knows it.
         memory: of the holders' ledgers over runs, where they are the same ones.
         check: of the folder ``data.path`` under the run's settings, before anything is trained.
+        progress: hears of every event that the run's metrics.jsonl gets.
+        holders: how many there are, where the caller knows it better than the text's folder.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
     """
     folder = _open_folder(config)
+    folder.listener = progress or folder.listener
     with folder.held():
-        _held_run(config, folder, partial(_train, transport, folder, known, memory, check))
+        work = partial(_train, transport, folder, known, memory, check, holders)
+        _held_run(config, folder, work)
     return folder
 
 
@@ -109,6 +116,7 @@ def _train(
     known: Known | None,
     memory: Memory | None,
     check: Check | None,
+    holders: int | None,
     settings: Settings,
 ) -> None:
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
@@ -123,7 +131,7 @@ def _train(
     loaded = load_model(settings)
     if settings.aggregate.method in MERGING:
         check_size(loaded.schema)
-    wanted = _wanted(settings, data)
+    wanted = _wanted(settings, data, holders)
     evaluator = public_evaluator(loaded, settings, data)
     nodes = wait_for_nodes(transport, wanted, settings.round.timeout)
     if settings.run.resume:
@@ -153,12 +161,14 @@ def _save_adapter(
             raise OSError(number, os.strerror(number)) from None
 
 
-def _wanted(settings: Settings, data: Path) -> int:
+def _wanted(settings: Settings, data: Path, holders: int | None) -> int:
     """How many holders must be there: those asked for, else all of a prepared federation."""
     manifest = data / "federation.json"
     least = max(settings.round.holders, settings.round.min_holders)
-    if settings.round.holders or not manifest.is_file():
+    if settings.round.holders or (holders is None and not manifest.is_file()):
         return least
+    if holders is not None:
+        return max(least, holders)
     try:
         return max(least, int(json.loads(manifest.read_text(encoding="utf-8"))["holders"]))
     except (OSError, ValueError, KeyError, TypeError) as error:

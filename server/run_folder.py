@@ -18,7 +18,7 @@ import os
 import re
 import secrets
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -48,6 +48,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = path.name
+        self.listener: Callable[[dict[str, Any]], None] = lambda _: None  # hears of each event
 
     @classmethod
     def create(cls, out: str, name: str) -> RunFolder:
@@ -149,6 +150,7 @@ class RunFolder:
         path = self.path / METRICS
         with translated(path):
             _append(path, line.encode())
+        self.listener(json.loads(line))
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file durably: written beside it, synced, renamed."""

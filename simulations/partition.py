@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.errors import ConfideError, nearest
 from ..common.paths import cache_dir
+from ..common.specs import PARTITIONS
 from ..common.text.readers import Record
 from ..common.text.units import group_units
 from .sources import Split, fingerprint, load_source
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PARTITIONS = ("unit", "iid", "dirichlet")
+
 # Raise it whenever the same arguments give other files than before.
 _SCHEMA = 1
 _MANIFEST = "federation.json"

@@ -22,8 +22,7 @@ from ..common.settings import Scalar, Settings, from_flat
 from ..common.tasks import task_for
 from ..common.text.readers import Record, read_records
 from ..common.text.words import label_places
-from ..server.run import run
-from .inprocess import federation
+from .simulation import in_process
 
 _ONE_HOLDER: Mapping[str, Scalar] = {"round.min-holders": 1, "round.holders": 1}
 
@@ -94,10 +93,10 @@ def _run(
             batch, files = batch * len(files), [pooled]
         name = yardstick.name.lower().replace(",", "").replace(" ", "-")
         out = Path(scratch) / "runs"
-        changed = {"run.out": str(out), "run.name": name, "run.resume": "", "train.batch": batch}
-        overrides = {**config, **changed, **yardstick.settings, "data.path": str(data)}
-        done = run(overrides, federation(files, out / "ledgers"))
-        report = json.loads((done.path / "report.json").read_text(encoding="utf-8"))
+        changed: dict[str, Scalar] = {"run.out": str(out), "run.name": name, "run.resume": ""}
+        changed |= {"data.path": str(data), "train.batch": batch, **yardstick.settings}
+        overrides = {**config, **changed, "run.id": ""}
+        report = in_process(overrides, files).report
     utility = report["utility"]
     private = overrides.get("privacy.trust", "local") != "off"
     return {

@@ -34,9 +34,8 @@ from ...common.leaving import PERSONAL
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
 from ...common.tasks.scores import PERPLEXITY
-from ...server.run import run
-from ..inprocess import federation
 from ..scenario import Scenario, run_config
+from ..simulation import in_process
 from .places import EVERYTHING, Place
 from .results import Measured, Results
 from .rows import Row
@@ -51,8 +50,6 @@ _CHANGES_NOTHING = (*COORDINATORS_OWN, _MEASURED)
 
 # Bit for bit, where every holder trains the run's rank (tests/server/test_ranks.py).
 _WITH_ONE_RANK: Mapping[str, str] = {"hetlora": "ffa", "flexlora": "fedsvd"}
-
-_NO_METRIC = ("event", "time", "round", "examples", "loss", "metric")
 
 # Said, since a scenario's own may be the head alone.
 _LORA: Mapping[str, Scalar] = {"lora.method": "lora"}
@@ -78,7 +75,6 @@ class Table:
         places: where, by partition.
         seeds: runs of each row.
         trials: learning rates that are tried for each method and epsilon; 0 takes the scenario's.
-        changes: settings that differ, ``KEY=VALUE``.
     """
 
     scenario: Scenario
@@ -87,7 +83,6 @@ class Table:
     places: Sequence[Place]
     seeds: int = 5
     trials: int = 0
-    changes: Sequence[str] = ()
 
 
 def utility(
@@ -117,7 +112,7 @@ def utility(
 
 def _left_out(table: Table, where: Place, method: str, epsilon: float | None) -> str:
     """Why there is no such row; nothing where there is one."""
-    config = run_config(table.scenario, table.changes)
+    config = run_config(table.scenario)
     same = _WITH_ONE_RANK.get(method)
     if same in table.methods and where.smallest_rank >= int(config["lora.rank"]):
         return f"where no holder's rank is smaller it is {same}"
@@ -186,7 +181,7 @@ class _Cell:
 
     def config(self, seed: int, rate: float | None = None) -> dict[str, Scalar]:
         """The flat settings of a run."""
-        config = {**run_config(self.table.scenario, self.table.changes), **METHODS[self.method]}
+        config = {**run_config(self.table.scenario), **METHODS[self.method]}
         config |= {"run.seed": seed, _MEASURED: 0, **_privacy(self.epsilon)}
         return config if rate is None else config | {"train.lr": rate}
 
@@ -232,11 +227,10 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
         out = Path(scratch)
         public = where.public(part, config, out / "public")
         changed = {"run.out": str(out / "runs"), "data.path": str(public)}
-        folder = run({**config, **changed}, federation(where.holders, out / "ledgers"))
-        lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
-    first, *_, last = [e for e in events if e["event"] == "evaluation"]
-    rounds = [e for e in events if e["event"] == "round"]
+        done = in_process({**config, **changed}, where.holders)
+        rows = done.metrics
+    first, *_, last = [row for row in rows if "metric" in row]
+    rounds = [row for row in rows if "bytes_up" in row]
     metric = last["metric"]
     if not math.isfinite(last[metric]):
         raise ConfideError("bench.not-finite", f"The {metric} is {last[metric]} after the run.")
@@ -245,7 +239,9 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
         "before": first[metric],
         "value": last[metric],
         "loss": last["loss"],
-        "others": {name: last[name] for name in last if name not in (*_NO_METRIC, metric)},
+        "others": {
+            name: last[name] for name in last if name in (PERPLEXITY, *METRICS) and name != metric
+        },
         "bytes_up": round(statistics.fmean(e["bytes_up"] for e in rounds)),
         "bytes_down": round(statistics.fmean(e["bytes_down"] for e in rounds)),
     }
@@ -254,7 +250,7 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
 def _row(runs: Sequence[Measured], table: Table) -> Row:
     done = [run for run in runs if not run.failed]
     first = done[0] if done else runs[0]
-    tried = rates(float(run_config(table.scenario, table.changes)["train.lr"]), table.trials)
+    tried = rates(float(run_config(table.scenario)["train.lr"]), table.trials)
     return Row(
         partition=first.partition,
         method=first.method,

@@ -235,7 +235,7 @@ def test_the_commands_take_a_description(
     for suffix in (".json", ".toml"):
         file = described(tmp_path, suffix, model=str(model))
         seen = commands.invoke(build_app(), ["doctor", "--json", str(file)])
-        assert json.loads(seen.stdout)["subject"] == f"the scenario {file}"
+        assert json.loads(seen.stdout)["subject"] == f"the settings of {file}"
 
 
 @pytest.mark.parametrize("task", TASKS)
