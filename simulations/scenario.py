@@ -131,7 +131,7 @@ def load_scenario(name: str | Path, changes: Sequence[str] = ()) -> Scenario:
         ConfideError: ``scenario.unknown`` or ``scenario.format``; for a change what ``changed``
             raises.
     """
-    return _loaded(str(name)).with_(changed(changes))
+    return settled_text(_loaded(str(name)).with_(changed(changes)), Path(name))
 
 
 def _loaded(name: str) -> Scenario:
@@ -187,8 +187,6 @@ def _scenario(path: Path, content: dict[str, Any]) -> Scenario:
         chosen = read_description(path, content, _config(path, content.get("config", {})))
     else:
         chosen = _config(path, content)
-        chosen = of_files(path, chosen) if chosen.get("federation.train") else chosen
-    chosen |= _of_benchmark(path, chosen)
     for key in ("federation.folder", "federation.train", "federation.val"):
         if chosen.get(key):
             chosen[key] = str((path.parent / Path(str(chosen[key])).expanduser()).resolve())
@@ -305,6 +303,19 @@ def holders_in(folder: Path) -> int:
             "Set federation.source, or federation.train and federation.val.",
         )
     return count
+
+
+def settled_text(scenario: Scenario, path: Path) -> Scenario:
+    """The scenario with what its text settles: the columns and classes of files of one's own, the
+    benchmark that is a source. ``path`` is what messages call it.
+
+    Raises:
+        ConfideError: as ``load_scenario``, and what ``description.of_files`` raises.
+    """
+    chosen = dict(scenario.config)
+    if chosen.get("federation.train"):
+        chosen = of_files(path, chosen)
+    return scenario.with_({**chosen, **_of_benchmark(path, chosen)})
 
 
 def _of_benchmark(path: Path, chosen: Mapping[str, Scalar]) -> dict[str, Scalar]:

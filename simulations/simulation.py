@@ -19,7 +19,16 @@ from ..common.settings import Scalar, Settings, from_flat, hint, rules, spelled
 from ..server.results import Run
 from ..server.run_folder import PUBLIC_FILE, new_id
 from .ready import check_model, check_start, check_text
-from .scenario import Scenario, changed, holders_in, load_scenario, run_config, text_of, with_batch
+from .scenario import (
+    Scenario,
+    changed,
+    holders_in,
+    load_scenario,
+    run_config,
+    settled_text,
+    text_of,
+    with_batch,
+)
 
 if TYPE_CHECKING:
     from ..server.transport import Transport
@@ -112,7 +121,7 @@ class Simulation:
             return in_process(self.config, self.files, progress=progress)
         from .flower import simulate as by_flower
 
-        if all(file.parent == self.text for file in self.files):
+        if list(self.files) == sorted(self.text.glob("holder-*.jsonl")):
             return Run(by_flower(self.config, len(self.files), progress))
         with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
             config = {**self.config, "data.path": str(self._linked(Path(scratch)))}
@@ -165,19 +174,17 @@ def in_process(
 
 def as_scenario(what: What, changes: Changes = ()) -> Scenario:
     """Settings of any kind as a scenario."""
+    differing = _known(changes) if isinstance(changes, Mapping) else changed(changes)
     if isinstance(what, (str, Path)):
-        found = load_scenario(what)
+        found, path = load_scenario(what), Path(what)
     elif isinstance(what, Scenario):
-        found = what
-    elif isinstance(what, Settings):
-        chosen = {k: v for k, v in what.to_flat().items() if v != rules()[k].default}
-        found = Scenario(name=str(chosen.pop("run.name", "run")), config=chosen)
+        found, path = what, Path(what.name)
     else:
-        chosen = _known(what)
-        found = Scenario(name=str(chosen.pop("run.name", "run")), config=chosen)
-    if isinstance(changes, Mapping):
-        return found.with_(_known(changes))
-    return found.with_(changed(changes))
+        flat = what.to_flat() if isinstance(what, Settings) else _known(what)
+        chosen = {k: v for k, v in flat.items() if v != rules()[k].default}
+        name = str(chosen.pop("run.name", "run"))
+        found, path = Scenario(name=name, config=chosen), Path(name)
+    return settled_text(found.with_(differing), path)
 
 
 def as_settings(what: What, changes: Changes = ()) -> Settings:

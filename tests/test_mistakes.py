@@ -69,7 +69,7 @@ MISTAKES = [
     Mistake("simulate empty.toml", 1, ("model.name", "empty", "Name a Hub id")),
     Mistake("simulate folder.toml", 1, ("folder.toml", "Is a directory", "path of a .toml file")),
     Mistake("simulate latin.toml", 1, ("latin.toml", "is not TOML", "Correct the file")),
-    Mistake("simulate typo.toml", 1, ("typo.toml", "'federation.holder'", "mean 'federation.holders'?")),
+    Mistake("simulate typo.toml", 1, ("typo.toml", "'federation.holder'", "'federation.holders'?")),
     Mistake("simulate key.toml", 1, ("key.toml", "'train.bach'", "Did you mean 'train.batch'?")),
     Mistake("assets fetch minilmm", 1, ("'minilmm'", "Did you mean 'minilm'?")),
     # searches
