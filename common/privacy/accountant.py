@@ -206,9 +206,7 @@ def true_positive_rate(steps: Sequence[GaussianSteps], *, false_positive_rate: f
     merged = merge(steps)
     if not merged:
         return float(false_positive_rate)
-    return (
-        _true_positive_rate(merged, float(false_positive_rate)) if _fits(merged) else 1.0
-    )
+    return _true_positive_rate(merged, float(false_positive_rate)) if _fits(merged) else 1.0
 
 
 @lru_cache(maxsize=4096)

@@ -437,7 +437,7 @@ MUTANTS = (
     Mutant(
         "a repeated task is answered anew",
         _HOLDER,
-        "        if seen is not None:\n            return Update.from_bytes(seen)\n",
+        "        if seen is not None:\n            return reply_from_bytes(seen)\n",
         "",
         _HOLDER_TESTS,
     ),
