@@ -962,7 +962,7 @@ MUTANTS = (
     Mutant(
         "a resumed run forgets the momentum",
         _ROUNDS,
-        "            optimizer.restore(found.optimizer)",
+        "            self._optimizer.restore(found.optimizer)",
         "            pass",
         (
             "tests/server/test_run.py::test_a_run_killed_in_any_round_and_resumed_ends_as_one_never_killed",
