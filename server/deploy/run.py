@@ -19,8 +19,8 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.last_words import last_words_in, size_of
 from ...common.paths import local_or_cached
+from ...common.processes import last_words_in, size_of
 from ...common.settings import Scalar, from_flat
 from ..live import read_live
 from ..run_folder import PUBLIC_FILE, RunFolder, by_room, new_id, part_of, read_events
