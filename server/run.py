@@ -67,7 +67,7 @@ def run(
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
     """
-    folder = _open_folder(config)
+    folder = RunFolder.of(config)
     with folder.held():
         _held_run(config, folder, partial(_train, transport, folder, known, memory, check))
     return folder
@@ -90,17 +90,6 @@ def _held_run(
     with translated(folder.path):
         report = write_report(folder.path)
     _say_goodbye(folder, report)
-
-
-def _open_folder(config: Mapping[str, Any]) -> RunFolder:
-    """The folder comes first, so that even refused settings leave their reason there. One that is
-    there already is left as it is until the resumed run can go on in it."""
-    if config.get("run.resume", ""):
-        return RunFolder.reopen(from_flat(config))
-    out, named = str(config.get("run.out", "runs")), str(config.get("run.id", ""))
-    if named:
-        return RunFolder.named(out, named)
-    return RunFolder.create(out, str(config.get("run.name", "run")))
 
 
 def _train(

@@ -26,8 +26,8 @@ from ..common.errors import ConfideError
 from ..common.machine import answers, free_ports, processors
 from ..common.processes import end, last_words, plain
 from ..common.processes import environment as flower_environment
-from ..common.settings import Scalar, from_flat
-from ..server.run_folder import RunFolder, new_id, now, part_of, read_events
+from ..common.settings import Scalar
+from ..server.run_folder import RunFolder, Tail, new_id, now
 
 _SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -99,11 +99,7 @@ def simulate(
 
 def _folder(config: Mapping[str, Scalar]) -> RunFolder:
     """The folder of a new run, named before Flower starts, or that of a run to be resumed."""
-    if not config.get("run.resume"):
-        return RunFolder.create(
-            str(config.get("run.out", "runs")), str(config.get("run.name", "run"))
-        )
-    folder = RunFolder.reopen(from_flat(config))
+    folder = RunFolder.of(config)
     with folder.held():  # or somebody else is at work on it
         return folder
 
@@ -224,24 +220,18 @@ def _came_up(port: int, process: subprocess.Popen[bytes]) -> bool:
     return False
 
 
-class _Watch:
+class _Watch(Tail):
     """Passes on the events of one command's run until Flower's client has ended."""
 
     def __init__(
         self, folder: RunFolder, command: str, progress: Callable[[dict[str, Any]], None]
     ) -> None:
-        self._folder, self._command, self._progress = folder, command, progress
-        self._events: list[dict[str, Any]] = []
-
-    @property
-    def end(self) -> dict[str, Any]:
-        """The last event, if that is the end; empty before."""
-        last = self._events[-1] if self._events else {}
-        return last if last.get("event") == "end" else {}
+        super().__init__(folder.path, command, progress)
+        self._run = folder
 
     @property
     def finished(self) -> bool:
-        return self.end.get("status") == "finished"
+        return bool(self.end.get("status") == "finished")
 
     def follow(self, client: subprocess.Popen[bytes]) -> None:
         """Return when Flower's client has ended, however long the report takes; where the run let
@@ -249,7 +239,7 @@ class _Watch:
         deadline = math.inf
         while True:
             over = client.poll() is not None
-            self._look()
+            self.look()
             if over or time.monotonic() > deadline:
                 return
             if self.end and deadline == math.inf and self._is_free():
@@ -258,29 +248,23 @@ class _Watch:
 
     def ended(self, status: str, code: str, message: str) -> None:
         """Leave word in the folder of how the run ended, where it left none itself."""
-        self._look()
+        self.look()
         if self.end:
             return
-        with suppress(ConfideError), self._folder.held():
-            self._folder.event(
+        with suppress(ConfideError), self._run.held():
+            self._run.event(
                 "end",
                 time=now(),
-                command=self._command,
+                command=self.command,
                 status=status,
                 code=code,
                 message=message,
                 seconds=0.0,
             )
-        self._look()
-
-    def _look(self) -> None:
-        events = part_of(read_events(self._folder.path), self._command)
-        new, self._events = events[len(self._events) :], events
-        for event in new:
-            self._progress(event)
+        self.look()
 
     def _is_free(self) -> bool:
-        with suppress(ConfideError), self._folder.held():
+        with suppress(ConfideError), self._run.held():
             return True
         return False
 
