@@ -22,6 +22,7 @@ from confide.common.outgoing import (
     Protection,
     in_words,
     not_accounted,
+    public,
     table,
 )
 from confide.common.privacy.ledger import Receipt
@@ -90,6 +91,8 @@ def test_the_consent_tells_of_all_that_is_not_the_coordinators_own(
 def test_the_report_tells_of_all_that_is_outside_the_guarantee() -> None:
     outside = {p.title: p.why for p in PARTS.values() if p.protection is Protection.OUTSIDE}
     assert dict(not_accounted()) == outside
+    known = {p.title: p.why for p in PARTS.values() if p.protection is Protection.PUBLIC}
+    assert dict(public()).items() >= known.items()
     assert len(outside) == 4
 
 
