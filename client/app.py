@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 
 from ..common.errors import ConfideError
 from ..common.installed import code_hash
-from ..common.paths import local_or_cached
+from ..common.paths import local_or_cached, runs_folder
 from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
 from .relay import relay
 from .scrub import code_of, quiet
@@ -96,7 +96,7 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         raise _not_configured()
     name = f"holder-{int(node['partition-id']):02d}"
     federation = local_or_cached(str(run.get("data.path", "")), "federations")
-    folder = _run_folder(task, run)
+    folder = runs_folder(run) / task.run
     if federation is None or not folder.is_dir():
         raise ConfideError(
             "simulation.federation",
@@ -121,10 +121,3 @@ def _not_configured() -> ConfideError:
         'Start the SuperNode with --node-config \'data="..." policy="..."\', once its ledger is'
         " made by `confide ledger new DATA.ledger.sqlite`.",
     )
-
-
-def _run_folder(task: Task, run: Mapping[str, Any]) -> Path:
-    """The run's folder in a simulation: where it was, if it is a resumed one."""
-    resumed = str(run.get("run.resume", ""))
-    out = Path(resumed).expanduser().resolve().parent if resumed else None
-    return (out or Path(str(run.get("run.out", "runs"))).expanduser().resolve()) / task.run

@@ -36,23 +36,24 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ..common.errors import ConfideError
 from ..common.kit import Kit, check_current, read_file
-from ..common.last_words import last_words, plain
-from ..common.machine import PROXIES, at_loopback, free_port, loopback, past_proxies
+from ..common.machine import PROXIES, at_loopback, free_ports, loopback
+from ..common.processes import (
+    SUPERVISED,
+    end,
+    end_with_parent,
+    keep_memory_private,
+    last_words,
+    plain,
+)
+from ..common.processes import environment as flower_environment
 from .connection import STOPPED, Teller
-from .family import SUPERVISED, end, end_with_parent, keep_memory_private
 from .journal import Journal
 from .supernode import PINS, WORDS
 from .users import User, become
 
 # What a bundle's process may know of this machine's environment.
 _PASSED_ON = ("LANG", "LC_ALL", "TZ", "PYTHONPATH", *PROXIES)
-_SWITCHES = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
-    "OMP_NUM_THREADS": "1",
-}
+_SWITCHES = {"FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2", "OMP_NUM_THREADS": "1"}
 _POLL_SECONDS = 0.2
 _LONGEST_LINE = 500
 _MOST_LINES = 100
@@ -113,7 +114,7 @@ def _supervise(
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
-    port = free_port()
+    (port,) = free_ports(1)
     env = environment(home)
     said, out = os.pipe()
     words, theirs = os.pipe()
@@ -194,15 +195,8 @@ def executor_command(files: Mapping[str, int], port: int) -> list[str]:
 
 def environment(home: Path) -> dict[str, str]:
     """All that the processes below get; what else is set here, tokens and passwords, is not."""
-    tools = str(Path(sys.executable).parent)
-    return {
-        **{name: os.environ[name] for name in _PASSED_ON if name in os.environ},
-        **past_proxies(os.environ),  # its two processes meet on the loopback
-        **_SWITCHES,
-        "HOME": str(home),
-        "FLWR_HOME": str(home),
-        "PATH": f"{tools}{os.pathsep}{os.defpath}",
-    }
+    known = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    return {**flower_environment(home, known), **_SWITCHES, "HOME": str(home)}
 
 
 def node_key(path: Path) -> bytes:

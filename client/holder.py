@@ -32,7 +32,7 @@ from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Unit
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from ..common.sums import Sum, steps_of_sums, sums_of
-from ..common.wire import Ready, Refusal, Reply, Task, Update
+from ..common.wire import Ready, Refusal, Reply, Task, Update, reply_from_bytes
 from .corpus import Corpus, check_readable
 from .policy import Policy, review, review_model, review_plan, review_requests, review_sum
 from .release import release
@@ -101,7 +101,7 @@ class Holder:
         except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
             return Refusal(holder=self.site.name, task_hash=_hash_of(task), code=code_of(error))
 
-    def _answer(self, task: Task) -> Update | Ready:
+    def _answer(self, task: Task) -> Reply:
         settings = from_flat(task.settings)
         review(settings, self.site.policy)
         _check_task(task, settings)
@@ -112,7 +112,7 @@ class Holder:
         job = _Job(task=task, settings=settings, kind=kind)
         seen = self._check_ledger(job)
         if seen is not None:
-            return Update.from_bytes(seen)
+            return reply_from_bytes(seen)
         review_requests(self._worked, self.site.policy, time.monotonic())
         if kind is not Sum.CLASSES:  # which takes no model
             job = replace(job, share=self._prepare(task, settings))

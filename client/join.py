@@ -11,23 +11,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError
 from ..common.kit import Kit, read_kit
+from ..common.processes import SUPERVISED, Kept
 from . import frames
-from .family import SUPERVISED, end
 from .journal import Journal
 from .users import User, as_user, may_read, may_write
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a process is started again
-STEADY_SECONDS = 60.0  # after so long a life the next pause is the first again
 _READY_SECONDS = 120.0  # for the resident to import what it needs
 _STATUS_SECONDS = 10.0
 _STOP_SECONDS = 75.0  # more than the resident takes to finish the task in hand
@@ -171,22 +168,30 @@ def run(joining: Joining, journal: Journal) -> int:
     stopping: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda got, _: stopping.append(got))
-    resident = Kept("resident", resident_command(joining), journal)
-    gateway = Kept("gateway", gateway_command(joining), journal)
+    env = {**os.environ, SUPERVISED: str(os.getpid())}
+    resident = Kept("resident", resident_command(joining), env=env)
+    gateway = Kept("gateway", gateway_command(joining), env=env)
     try:
         resident.start()
         if not _wait_ready(joining.socket, resident, stopping):
             return 0
         gateway.start()
         while not stopping:
-            resident.look()
-            gateway.look()
+            _look(resident, journal)
+            _look(gateway, journal)
             time.sleep(_POLL_SECONDS)
     finally:
-        gateway.stop()
-        resident.stop()
+        gateway.stop(_STOP_SECONDS)
+        resident.stop(_STOP_SECONDS)
         journal.write("stop")
     return 0
+
+
+def _look(kept: Kept, journal: Journal) -> None:
+    """Start it again once its pause is over; its end is written down."""
+    if kept.look() == "ended" and kept.process:
+        status = kept.process.returncode
+        journal.write("ended", which=kept.name, status=status, again_in=kept.pause)
 
 
 def _answers(path: Path) -> bool:
@@ -212,69 +217,6 @@ def _wait_ready(path: Path, resident: Kept, stopping: Sequence[int]) -> bool:
                 "Its own lines above say why.",
             )
     return False
-
-
-class Kept:
-    """A process that is started again when it ends, after a pause.
-
-    Args:
-        clock: seconds; for tests.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        command: Sequence[str],
-        journal: Journal,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._name = name
-        self._command = command
-        self._journal = journal
-        self._clock = clock
-        self._process: subprocess.Popen[bytes] | None = None
-        self._began = 0.0
-        self._pause = FIRST_PAUSE
-        self._again: float | None = None
-
-    def start(self) -> None:
-        """Start it, as the leader of a session, so that a Ctrl-C reaches this process alone."""
-        env = {**os.environ, SUPERVISED: str(os.getpid())}
-        self._process = subprocess.Popen(
-            self._command, env=env, stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        self._began, self._again = self._clock(), None
-
-    def ended(self) -> bool:
-        """Whether it is not running."""
-        return self._process is None or self._process.poll() is not None
-
-    def how_it_ended(self) -> str:
-        """In words; nothing while it runs. A signal's number tells what its own lines cannot."""
-        code = self._process.poll() if self._process else None
-        if code is None:
-            return ""
-        return f": signal {-code} ended it" if code < 0 else f": it ended with status {code}"
-
-    def look(self) -> None:
-        """Note that it ended, or start it again once the pause is over."""
-        if not self.ended():
-            return
-        now = self._clock()
-        if self._again is None:
-            if now - self._began >= STEADY_SECONDS:
-                self._pause = FIRST_PAUSE
-            self._again = now + self._pause
-            code = self._process.returncode if self._process else None
-            self._journal.write("ended", which=self._name, status=code, again_in=self._pause)
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
-        elif now >= self._again:
-            self.start()
-
-    def stop(self) -> None:
-        """Ask it to stop, and see to it."""
-        if self._process is not None:
-            end([self._process], _STOP_SECONDS)
 
 
 def resident_command(joining: Joining) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..common.encoding import decode_vector, encode_vector
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Ledger
-from ..common.wire import Task, Update
+from ..common.wire import Task, Update, reply_to_bytes
 
 
 def release(
@@ -55,5 +55,5 @@ def release(
         receipt=ledger.receipt(delta, task.run).to_json(),
         values=values,
     )
-    ledger.release(task.hash, update.to_bytes(), identity)
+    ledger.release(task.hash, reply_to_bytes(update), identity)
     return update

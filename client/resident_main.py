@@ -14,8 +14,8 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..common.processes import end_with_parent
 from .doorway import listen
-from .family import end_with_parent
 from .isolation import isolate
 from .journal import Journal, silence
 from .users import User, become

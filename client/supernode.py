@@ -36,8 +36,8 @@ from flwr.supercore.fab import Fab
 from flwr.supernode import start_client_internal as start
 
 from ..common.errors import ConfideError
+from ..common.processes import end_with_parent, keep_memory_private
 from .connection import CONNECTED
-from .family import end_with_parent, keep_memory_private
 
 REFUSED = "bundle.not-pinned"
 PINS = "CONFIDE_BUNDLES"  # the sums, spaces between; set by ``gateway``, as is

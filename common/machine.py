@@ -7,6 +7,7 @@ import math
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -44,12 +45,22 @@ def at_loopback(port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def free_port() -> int:
-    """A port of the loopback that nobody has."""
-    host = loopback()
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+def free_ports(count: int, host: str = "") -> list[int]:
+    """Different ports that nobody has, at the loopback unless a host is named."""
+    at = host or loopback()
+    family = socket.AF_INET6 if ":" in at else socket.AF_INET
+    sockets = [socket.create_server((at, 0), family=family) for _ in range(count)]
+    ports = [int(one.getsockname()[1]) for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def answers(port: int, host: str = "") -> bool:
+    """Whether somebody listens there, at the loopback unless a host is named."""
+    with suppress(OSError), socket.create_connection((host or loopback(), port), 1.0):
+        return True
+    return False
 
 
 def can_bind(family: socket.AddressFamily, address: str) -> bool:

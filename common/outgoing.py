@@ -85,7 +85,7 @@ PARTS = {
         why="it depends on the machine and on how many records were drawn",
     ),
     ECHO: Part(
-        title="What the coordinator sent itself",
+        title="The settings of the run, and what else the coordinator sent",
         what="of each message the run, round, settings and plan that it answers",
         protection=Protection.PUBLIC,
         why="the coordinator chose them, and they are the same at every holder",
@@ -204,10 +204,24 @@ NOT_SENT = (
 )
 
 
+# What a run shows besides.
+_FROM_NO_HOLDER = (
+    ("The base model and the adapter at the start", "they hold no private text"),
+    ("Scores and loss by round", "measured by the coordinator on public held-out text"),
+)
+
+
 def not_accounted() -> tuple[tuple[str, str], ...]:
     """Title and reason of all that leaves outside the guarantee, for the report."""
     outside = (part for part in PARTS.values() if part.protection is Protection.OUTSIDE)
     return tuple((part.title, part.why) for part in outside)
+
+
+def public() -> tuple[tuple[str, str], ...]:
+    """Title and reason of all that was known before a holder sent it or comes from no holder, for
+    the report."""
+    known = (part for part in PARTS.values() if part.protection is Protection.PUBLIC)
+    return (*((part.title, part.why) for part in known), *_FROM_NO_HOLDER)
 
 
 def in_words(*, unit: str, sums: bool, unprotected: bool) -> list[str]:

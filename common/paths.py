@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
@@ -33,6 +35,22 @@ def local_or_cached(name: str, kind: str) -> Path | None:
         if os.path.isdir(candidate):  # noqa: PTH112
             return candidate.resolve()
     return None
+
+
+def resumed_run(config: Mapping[str, Any]) -> Path | None:
+    """The folder of the run that ``run.resume`` of a flat config names, if it names one."""
+    named = str(config.get("run.resume", ""))
+    return Path(named).expanduser().resolve() if named else None
+
+
+def runs_folder(config: Mapping[str, Any]) -> Path:
+    """The folder in which the run's own lies: that of the resumed run, else ``run.out``."""
+    resumed = resumed_run(config)
+    return (
+        resumed.parent
+        if resumed
+        else Path(str(config.get("run.out", "runs"))).expanduser().resolve()
+    )
 
 
 def public_name(name: str) -> str:

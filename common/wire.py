@@ -1,10 +1,15 @@
-"""Messages between coordinator and holder: one flat array and a small record of scalars.
+"""Messages between coordinator and holder: a small JSON header and one flat array, as bytes.
 
-The array is what of the adapter goes down (``parcel``) and the change of its trained part on its
-way up, as bytes (``encoding``): NumPy's own format would let a message claim any shape. Nothing is
-unpickled, and every length is checked against the schema that both sides know before anything is
-allocated. Only this module of ``common`` knows Flower, and it looks into no array: a gateway hands
-messages on (``task_to_bytes``) without torch.
+    4 bytes    length of the header, big-endian, at most 64 KiB
+    header     a JSON object with exactly the keys of its kind
+    the rest   what of the adapter goes down (``parcel``), behind it what was added to the frozen
+               weights; on the way up the change of what was trained (``encoding``)
+
+One form for every way: Flower's record carries these bytes as its one array, the socket between
+gateway and resident as they are, and the ledger keeps them. NumPy's own format would let a message
+claim any shape. Nothing is unpickled, and every length is checked against the schema that both
+sides know before anything is allocated. Only this module of ``common`` knows Flower, and it looks
+into no array: a gateway hands messages on without torch.
 """
 
 from __future__ import annotations
@@ -16,17 +21,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, RecordDict
 
 from .errors import ConfideError
 
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
-_TASK_KEYS = {"run", "round", "schema", "settings", "sent", "rest", "dry"}
+_TASK_KEYS = {"run", "round", "schema", "settings", "sent", "rest", "dry", "merged"}
 _READY_KEYS = {"kind", "holder", "task_hash"}
 _REFUSAL_KEYS = {*_READY_KEYS, "code"}
 _UPDATE_KEYS = {"kind", "holder", "run", "round", "task_hash", "schema", "encoding", "receipt"}
-_MOST_KEYS = 16
+_RECORD, _ARRAY, _RAW = "message", "values", "confide.raw"  # names within Flower's record
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SENT, _HASH = re.compile(r"[01]*"), re.compile(r"[0-9a-f]{64}")
 
@@ -82,18 +87,6 @@ class Update:
     receipt: Mapping[str, Any]
     values: bytes = field(repr=False)
 
-    def to_bytes(self) -> bytes:
-        """One byte string; equal updates give equal bytes (the ledger keeps them for repeats)."""
-        fields = asdict(self)
-        values: bytes = fields.pop("values")
-        head = json.dumps(fields, sort_keys=True).encode()
-        return len(head).to_bytes(4, "big") + head + values
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Update:
-        size = int.from_bytes(data[:4], "big")
-        return cls(**json.loads(data[4 : 4 + size]), values=data[4 + size :])
-
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
@@ -115,114 +108,40 @@ class Ready:
 Reply = Update | Refusal | Ready
 
 
-def task_to_records(task: Task) -> RecordDict:
-    """A task as Flower's records."""
-    arrays = ("adapter", "merged")
-    header = {k: v for k, v in vars(task).items() if k not in (*arrays, "settings")}
-    records = RecordDict(
-        {
-            "task": ConfigRecord({**header, "settings": json.dumps(dict(task.settings))}),
-            "adapter": _array(task.adapter),
-        }
-    )
-    if task.merged:
-        records["merged"] = _array(task.merged)
-    return records
-
-
-def task_from_records(records: RecordDict) -> Task:
-    """Parse what came from the coordinator.
-
-    Raises:
-        ConfideError: ``wire.malformed``.
-    """
-    header, payload = _header(records, "task"), _body(records, "adapter")
-    added = {"merged"} if "merged" in records else set()
-    _exactly(records, {"task", "adapter", *added}, header, _TASK_KEYS)
-    header = {**header, "settings": _json_object(header.get("settings"))}
-    return _task(header, payload, _body(records, "merged") if added else b"")
-
-
-def _task(header: Mapping[str, Any], adapter: bytes, merged: bytes) -> Task:
-    return Task(
-        run=_run(header.get("run")),
-        round=_count(header.get("round")),
-        settings=header["settings"],
-        schema=_text(header.get("schema")),
-        sent=_matching(_SENT, header.get("sent")),
-        rest=_matching(_HASH, header.get("rest")),
-        adapter=adapter,
-        merged=merged,
-        dry=_truth(header.get("dry")),
-    )
-
-
-def reply_to_records(reply: Reply) -> RecordDict:
-    """A reply as Flower's records."""
-    if not isinstance(reply, Update):
-        return RecordDict({"reply": ConfigRecord({"kind": _kind(reply), **asdict(reply)})})
-    header = {k: v for k, v in asdict(reply).items() if k not in ("values", "receipt")}
-    receipt = json.dumps(dict(reply.receipt), sort_keys=True)
-    return RecordDict(
-        {
-            "reply": ConfigRecord({"kind": "update", **header, "receipt": receipt}),
-            "delta": _array(reply.values),
-        }
-    )
-
-
-def reply_from_records(records: RecordDict) -> Reply:
-    """Parse what came from a holder.
-
-    Raises:
-        ConfideError: ``wire.malformed``.
-    """
-    header = _header(records, "reply")
-    names = {"holder": _text(header.get("holder")), "task_hash": _text(header.get("task_hash"))}
-    if header.get("kind") == "ready":
-        _exactly(records, {"reply"}, header, _READY_KEYS)
-        return Ready(**names)
-    if header.get("kind") == "refusal":
-        _exactly(records, {"reply"}, header, _REFUSAL_KEYS)
-        return Refusal(**names, code=_text(header.get("code"))[:_CODE_LENGTH])
-    payload = _body(records, "delta")
-    _exactly(records, {"reply", "delta"}, header, _UPDATE_KEYS)
-    return Update(
-        **names,
-        run=_run(header.get("run")),
-        round=_count(header.get("round")),
-        schema=_text(header.get("schema")),
-        encoding=_text(header.get("encoding")),
-        receipt=_json_object(header.get("receipt")),
-        values=payload,
-    )
-
-
 def task_to_bytes(task: Task) -> bytes:
-    """A task as one byte string: a header of JSON behind its length, the adapter, and what was
-    added to the frozen weights."""
+    """A task as one byte string; in its header ``merged`` is how many bytes at the end are that."""
     header = {k: v for k, v in vars(task).items() if k != "adapter"}
     header |= {"settings": dict(task.settings), "merged": len(task.merged)}
     return _joined(header, task.adapter + task.merged)
 
 
 def task_from_bytes(data: bytes) -> Task:
-    """Undo ``task_to_bytes``, as strictly as a message of the coordinator is parsed.
+    """Undo ``task_to_bytes``.
 
     Raises:
         ConfideError: ``wire.malformed``.
     """
     header, payload = _parted(data)
-    if set(header) != _TASK_KEYS | {"merged"} or not isinstance(header["settings"], dict):
+    if set(header) != _TASK_KEYS:
         raise _malformed("exactly what it has to have")
     adapter = len(payload) - _count(header["merged"])
     if adapter < 0:
         raise _malformed("arrays of the lengths it claims")
-    return _task(header, payload[:adapter], payload[adapter:])
+    return Task(
+        run=_run(header["run"]),
+        round=_count(header["round"]),
+        settings=_object(header["settings"]),
+        schema=_text(header["schema"]),
+        sent=_matching(_SENT, header["sent"]),
+        rest=_matching(_HASH, header["rest"]),
+        adapter=payload[:adapter],
+        merged=payload[adapter:],
+        dry=_truth(header["dry"]),
+    )
 
 
 def reply_to_bytes(reply: Reply) -> bytes:
-    """A reply as one byte string, in the same form."""
+    """A reply as one byte string; equal replies give equal bytes."""
     if not isinstance(reply, Update):
         return _joined({"kind": _kind(reply), **asdict(reply)}, b"")
     header = {k: v for k, v in asdict(reply).items() if k != "values"}
@@ -243,17 +162,62 @@ def reply_from_bytes(data: bytes) -> Reply:
         return Refusal(**names, code=_text(header["code"])[:_CODE_LENGTH])
     if header.get("kind") != "update" or set(header) != _UPDATE_KEYS:
         raise _malformed("exactly what it has to have")
-    if not isinstance(header["receipt"], dict):
-        raise _malformed("an object of scalars")
     return Update(
         **names,
         run=_run(header["run"]),
         round=_count(header["round"]),
         schema=_text(header["schema"]),
         encoding=_text(header["encoding"]),
-        receipt=header["receipt"],
+        receipt=_object(header["receipt"]),
         values=payload,
     )
+
+
+def task_to_records(task: Task) -> RecordDict:
+    """A task as Flower carries it."""
+    return _carried(task_to_bytes(task))
+
+
+def task_from_records(records: RecordDict) -> Task:
+    """Undo ``task_to_records``.
+
+    Raises:
+        ConfideError: ``wire.malformed``.
+    """
+    return task_from_bytes(_bytes_in(records))
+
+
+def reply_to_records(reply: Reply) -> RecordDict:
+    """A reply as Flower carries it."""
+    return _carried(reply_to_bytes(reply))
+
+
+def reply_from_records(records: RecordDict) -> Reply:
+    """Undo ``reply_to_records``.
+
+    Raises:
+        ConfideError: ``wire.malformed``.
+    """
+    return reply_from_bytes(_bytes_in(records))
+
+
+def _carried(data: bytes) -> RecordDict:
+    array = Array(dtype="uint8", shape=(len(data),), stype=_RAW, data=data)
+    return RecordDict({_RECORD: ArrayRecord({_ARRAY: array})})
+
+
+def _bytes_in(records: RecordDict) -> bytes:
+    """The bytes of the one array of the one record, and nothing beside it: a weight that a holder
+    claims is no update. What the array says of its shape is not read."""
+    record = records.get(_RECORD)
+    if len(records) != 1 or not isinstance(record, ArrayRecord):
+        raise _malformed("its one record")
+    array = record.get(_ARRAY)
+    if len(record) != 1 or array is None:
+        raise _malformed("its one array")
+    if array.stype != _RAW or not isinstance(array.data, bytes):
+        raise _malformed("raw bytes")
+    return array.data
 
 
 def _kind(reply: Refusal | Ready) -> str:
@@ -270,42 +234,10 @@ def _parted(data: bytes) -> tuple[dict[str, Any], bytes]:
     if size > _MAX_HEADER or len(data) < 4 + size:
         raise _malformed("a header of the length it claims")
     try:
-        head = data[4 : 4 + size].decode()
-    except UnicodeDecodeError:
-        raise _malformed("an object of scalars") from None
-    return _json_object(head), data[4 + size :]
-
-
-def _array(payload: bytes) -> ArrayRecord:
-    array = Array(dtype="uint8", shape=(len(payload),), stype="confide.raw", data=payload)
-    return ArrayRecord({"values": array})
-
-
-def _header(records: RecordDict, name: str) -> dict[str, Any]:
-    """A record of scalars, copied only if it is a small one: a message may claim a million keys."""
-    record = records.get(name)
-    if not isinstance(record, ConfigRecord) or len(record) > _MOST_KEYS:
-        raise _malformed(f"the record {name!r}")
-    return dict(record)
-
-
-def _body(records: RecordDict, name: str) -> bytes:
-    """The bytes of the one array of a record. What it says of their shape is not read."""
-    record = records.get(name)
-    if not isinstance(record, ArrayRecord) or set(list(record)[:2]) != {"values"}:
-        raise _malformed(f"the record {name!r} with its one array")
-    array = record["values"]
-    if array.stype != "confide.raw" or not isinstance(array.data, bytes):
-        raise _malformed("raw bytes")
-    return array.data
-
-
-def _exactly(
-    records: RecordDict, wanted: set[str], header: Mapping[str, Any], keys: set[str]
-) -> None:
-    """Nothing beside what a message has: a weight that a holder claims is no update."""
-    if len(records) != len(wanted) or set(records) != wanted or set(header) != keys:
-        raise _malformed("exactly what it has to have")
+        header = json.loads(data[4 : 4 + size].decode())
+    except (ValueError, RecursionError):  # ValueError: no UTF-8, no JSON, a number of 5,000 digits
+        header = None
+    return _object(header), data[4 + size :]
 
 
 def _text(value: Any) -> str:
@@ -339,14 +271,10 @@ def _truth(value: Any) -> bool:
     return value
 
 
-def _json_object(value: Any) -> dict[str, Any]:
-    try:
-        parsed = json.loads(_text(value))
-    except (ValueError, RecursionError):  # ValueError: no JSON, or a number of 5,000 digits
-        parsed = None
-    if not isinstance(parsed, dict):
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
         raise _malformed("an object of scalars")
-    return parsed
+    return value
 
 
 def _malformed(wanted: str) -> ConfideError:

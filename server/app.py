@@ -11,8 +11,8 @@ from flwr.serverapp import Grid, ServerApp
 from ..common.errors import ConfideError
 from .deploy.members import names_here
 from .deploy.receipts import memory_here
-from .live import live_file
 from .run import Check, run
+from .run_folder import live_file
 from .transport import GridTransport
 
 logger = logging.getLogger("flwr")

@@ -1,4 +1,4 @@
-"""After every round, what the coordinator needs to go on: adapter, optimizer state, receipts.
+"""The state of a run, written after every round: adapter, optimizer state, losses, receipts.
 
 One safetensors file, replaced atomically, so a coordinator killed at any instant finds either the
 last round or this one. It holds public values only.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -18,26 +19,29 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
-from .aggregation import ServerOptimizer
 from .run_folder import RunFolder
 
 FILE = "checkpoint/state.safetensors"
+FORMAT = 2  # of the file; what another version of confide has written is not read
+_TENSORS = ("adapter", "merged", "best")
+_PLAIN = ("schema", "round", "advanced", "abandoned")
 _OPTIMIZER = "optimizer."
 # Abandoned rounds in a row before a run gives up: each is charged to whoever released in it. Two
 # may be a network's bad minute.
 MOST_ABANDONED = 3
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Checkpoint:
-    """State after ``round``.
+    """The state of a run after ``round``, which is all that a resumed one needs: rounds change
+    this one object and write it.
 
     Attributes:
         advanced: how many rounds moved the adapter; the others were abandoned.
         schema: the digest of the adapter's schema.
         adapter: the whole adapter (N,).
         merged: what the run has added to the frozen weights (P,); empty where it adds nothing.
-        optimizer: the tensors of the optimizer, by name.
+        optimizer: the tensors of the server's optimizer, by name.
         losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
         barred: holders whose ledger went back, whose word is not taken again.
@@ -45,17 +49,17 @@ class Checkpoint:
         best: the adapter (N,) after the round with the least public loss, where that one is kept.
     """
 
-    round: int
-    advanced: int
     schema: str
     adapter: Tensor
-    optimizer: dict[str, Tensor]
-    losses: Mapping[int, float] = field(default_factory=dict)
-    receipts: Mapping[str, Receipt] = field(default_factory=dict)
-    barred: frozenset[str] = frozenset()
-    best: Tensor | None = None
-    abandoned: int = 0
     merged: Tensor = field(default_factory=lambda: torch.zeros(0))
+    best: Tensor | None = None
+    optimizer: dict[str, Tensor] = field(default_factory=dict)
+    round: int = 0
+    advanced: int = 0
+    abandoned: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
+    receipts: dict[str, Receipt] = field(default_factory=dict)
+    barred: set[str] = field(default_factory=set)
 
     @property
     def outcome(self) -> Tensor:
@@ -63,71 +67,18 @@ class Checkpoint:
         return self.adapter if self.best is None else self.best
 
 
-@dataclass
-class State:
-    """A run as it goes: the adapter (N,), the step that moves it, and the rest of a checkpoint,
-    with ``round`` as ``done``."""
-
-    adapter: Tensor
-    optimizer: ServerOptimizer
-    merged: Tensor
-    done: int = 0
-    advanced: int = 0
-    losses: dict[int, float] = field(default_factory=dict)
-    receipts: dict[str, Receipt] = field(default_factory=dict)
-    barred: set[str] = field(default_factory=set)
-    best: Tensor | None = None
-    abandoned: int = 0
-
-    @classmethod
-    def of(cls, found: Checkpoint, optimizer: ServerOptimizer) -> State:
-        """As a checkpoint has it. A run that ended since its rounds were abandoned tries again."""
-        return cls(
-            found.adapter,
-            optimizer,
-            found.merged,
-            found.round,
-            found.advanced,
-            dict(found.losses),
-            dict(found.receipts),
-            set(found.barred),
-            found.best,
-            found.abandoned if found.abandoned < MOST_ABANDONED else 0,
-        )
-
-    def checkpoint(self, schema: AdapterSchema) -> Checkpoint:
-        """What a resumed run needs of it."""
-        return Checkpoint(
-            round=self.done,
-            advanced=self.advanced,
-            schema=schema.digest,
-            adapter=self.adapter,
-            merged=self.merged,
-            optimizer=self.optimizer.state(),
-            losses=self.losses,
-            receipts=self.receipts,
-            barred=frozenset(self.barred),
-            best=self.best,
-            abandoned=self.abandoned,
-        )
-
-
 def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
     """Replace the run's checkpoint, durably."""
-    tensors = {"adapter": state.adapter.contiguous(), "merged": state.merged.contiguous()}
-    tensors |= {_OPTIMIZER + name: tensor.contiguous() for name, tensor in state.optimizer.items()}
-    if state.best is not None:
-        tensors["best"] = state.best.contiguous()
-    header = {
-        "round": state.round,
-        "advanced": state.advanced,
-        "schema": state.schema,
+    tensors = {name: getattr(state, name) for name in _TENSORS if getattr(state, name) is not None}
+    tensors |= {_OPTIMIZER + name: tensor for name, tensor in state.optimizer.items()}
+    header = {name: getattr(state, name) for name in _PLAIN} | {
+        "format": FORMAT,
         "losses": list(state.losses.items()),
         "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
         "barred": sorted(state.barred),
-        "abandoned": state.abandoned,
     }
-    folder.write(FILE, save(tensors, metadata={"state": json.dumps(header)}))
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    folder.write(FILE, save(whole, metadata={"state": json.dumps(header)}))
 
 
 def load_checkpoint(
@@ -141,15 +92,25 @@ def load_checkpoint(
             some of them at the holders.
 
     Raises:
-        ConfideError: ``run.resume`` when it is missing, unreadable or of another adapter.
+        ConfideError: ``run.resume`` when it is missing, unreadable, of another version of confide
+            or of another adapter.
     """
     path = folder.path / FILE
     try:
-        found = _read(str(path))
+        header, tensors = _read(str(path))
+        found = _checkpoint(header, tensors) if header["format"] == FORMAT else None
     except Exception as error:  # noqa: BLE001 - safetensors raises a type of its own and others
         raise ConfideError(
             "run.resume", f"{path} cannot be read ({type(error).__name__}).", "Start a new run."
         ) from None
+    if found is None:
+        raise ConfideError(
+            "run.resume",
+            f"{path} is of another version of confide: its format is {header['format']!r}, not"
+            f" {FORMAT}.",
+            "Resume with the confide that began the run (its report has the version), or start a"
+            " new run.",
+        )
     if found.schema != schema.digest:
         raise ConfideError(
             "run.resume",
@@ -161,22 +122,26 @@ def load_checkpoint(
     return found
 
 
-def _read(path: str) -> Checkpoint:
+def _read(path: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
         header = json.loads((file.metadata() or {})["state"])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _checkpoint(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Checkpoint:
     return Checkpoint(
-        round=header["round"],
-        advanced=header["advanced"],
-        schema=header["schema"],
-        adapter=tensors.pop("adapter"),
-        best=tensors.pop("best", None),
-        merged=tensors.pop("merged", torch.zeros(0)),
-        optimizer={name.removeprefix(_OPTIMIZER): t for name, t in tensors.items()},
+        **{name: header[name] for name in _PLAIN},
+        adapter=tensors["adapter"],
+        merged=tensors["merged"],
+        best=tensors.get("best"),
+        optimizer={
+            name.removeprefix(_OPTIMIZER): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(_OPTIMIZER)
+        },
         losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
-        barred=frozenset(header["barred"]),
-        abandoned=header["abandoned"],
+        barred=set(header["barred"]),
     )
 
 

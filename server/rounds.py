@@ -31,7 +31,7 @@ from ..common.tensors import flatten, size_of, unflatten
 from ..common.wire import NO_ADAPTER, Task
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, whole
-from .checkpoint import MOST_ABANDONED, State, load_checkpoint, save_checkpoint
+from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import WENT_BACK, Accepted, judge, most_common
 from .ledgers import Ledgers
@@ -83,14 +83,14 @@ class Rounds:
                 classes.
         """
         state = self._begin()
-        if state.done < self._settings.round.count:
+        if state.round < self._settings.round.count:
             least, timeout = self._settings.round.min_holders, self._settings.round.timeout
             there = wait_for_nodes(self._transport, least, timeout)
             self._able.ask(self._next_task(state), there, self._folder)
         self._count_classes(state)
         # A resumed run has this loss already, or its last round was abandoned and has none.
-        score: Score | None = self._evaluate(state, written=not state.done, new=not state.done)
-        for number in range(state.done + 1, self._settings.round.count + 1):
+        score: Score | None = self._evaluate(state, written=not state.round, new=not state.round)
+        for number in range(state.round + 1, self._settings.round.count + 1):
             if is_done(list(state.losses.values()), self._settings.round.patience):
                 logger.info("the public loss has not become less; the run ends here")
                 break
@@ -106,12 +106,12 @@ class Rounds:
                 state.abandoned = 0
             else:
                 state.abandoned += 1
-            self._save(state)
+            save_checkpoint(self._folder, state)
         if not state.advanced:
             least = self._settings.round.min_holders
             raise ConfideError(
                 "run.no-round",
-                f"None of {state.done} rounds had {least} accepted updates; the last answers were"
+                f"None of {state.round} rounds had {least} accepted updates; the last answers were"
                 f" {most_common(self._last_codes)}.",
                 HINT
                 if OTHER_START in self._last_codes
@@ -119,20 +119,20 @@ class Rounds:
             )
         return self._finish(state, score)
 
-    def _finish(self, state: State, score: Score | None) -> Score:
+    def _finish(self, state: Checkpoint, score: Score | None) -> Score:
         """The score of the adapter that is kept: the last one, or with ``round.patience`` the best
         by public loss, of which metrics.jsonl then tells the round. ``score`` is of the last one,
         where it was measured."""
-        kept, adapter = state.done, state.adapter
+        kept, adapter = state.round, state.adapter
         if state.best is not None:
             kept, adapter = best_round(state.losses), state.best
             self._folder.event("kept", round=kept)
         self._measure_at_holders(state, adapter)
-        if score and kept == state.done and score.whole:
+        if score and kept == state.round and score.whole:
             return score
         return self._measure(kept, adapter, state.merged, written=True)
 
-    def _count_classes(self, state: State) -> None:
+    def _count_classes(self, state: Checkpoint) -> None:
         """Before the first round, where class weights or rates are to be counted; once in a run."""
         if not self._settings.task.uncounted:
             return
@@ -150,44 +150,49 @@ class Rounds:
         sums.remember(self._folder, self._counted)
         # Only now: a count that is asked for once more is answered with the very same receipts.
         self._ledgers.take(0, summed.accepted, summed.left_out, state.receipts)
-        self._save(state)
+        save_checkpoint(self._folder, state)
 
-    def _measure_at_holders(self, state: State, adapter: Tensor) -> None:
+    def _measure_at_holders(self, state: Checkpoint, adapter: Tensor) -> None:
         """After the last round, where a metric of the holders' own text is asked for. The run has
         its outcome by then, so that nobody is waited for. A resumed run gets the same bytes."""
         number = self._settings.round.count + 1
         if number not in sums_of(self._settings):
             return
         ended = replace(state, adapter=adapter)
-        last = self._task(max(state.done, 1), ended, self._settings.train.lr)
+        last = self._task(max(state.round, 1), ended, self._settings.train.lr)
         task = replace(last, round=number)
         summed = self._sum(task, self._transport.nodes(), state)
         found = sums.measured(summed, self._settings, self._loaded.model)
         sums.record(self._folder, task, summed, self._settings, **found)
 
-    def _sum(self, task: Task, nodes: Sequence[int], state: State) -> sums.Summed:
+    def _sum(self, task: Task, nodes: Sequence[int], state: Checkpoint) -> sums.Summed:
         told = state.receipts, state.barred, self._senders
         return sums.ask(task, self._settings, self._transport, nodes, *told)
 
-    def _begin(self) -> State:
+    def _begin(self) -> Checkpoint:
         if self._settings.run.resume:
             sizes = size_of(self._merged), size_of(self._trained)
             found = load_checkpoint(self._folder, self._schema, *sizes)
             tensors = unflatten(found.adapter, self._schema.shapes)
-            optimizer = ServerOptimizer(flatten(tensors, self._trained), self._settings)
-            optimizer.restore(found.optimizer)
-            return State.of(found, optimizer)
+            self._optimizer = ServerOptimizer(flatten(tensors, self._trained), self._settings)
+            self._optimizer.restore(found.optimizer)
+            if found.abandoned >= MOST_ABANDONED:  # a run that ended for that tries again
+                found.abandoned = 0
+            return found
         adapter = self._loaded.initial
         settled = self._method.settle(adapter)
         adapter = dict(settled.adapter) if settled else adapter
-        optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
-        none = torch.zeros(size_of(self._merged))
-        state = State(flatten(adapter, self._schema.shapes), optimizer, none)
-        state.receipts = self._ledgers.before()
-        self._save(state)
+        self._optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
+        state = Checkpoint(
+            schema=self._schema.digest,
+            adapter=flatten(adapter, self._schema.shapes),
+            merged=torch.zeros(size_of(self._merged)),
+            receipts=self._ledgers.before(),
+        )
+        save_checkpoint(self._folder, state)
         return state
 
-    def _round(self, number: int, nodes: Sequence[int], state: State) -> bool:
+    def _round(self, number: int, nodes: Sequence[int], state: Checkpoint) -> bool:
         settings, started = self._settings, time.monotonic()
         least, timeout = settings.round.min_holders, settings.round.timeout
         connected = wait_for_nodes(self._transport, least, timeout)
@@ -212,7 +217,7 @@ class Rounds:
         if not abandoned:
             far = self._advance(state, accepted, schema, rate)
             left_out += [{"holder": holder, "code": OUTLIER} for holder in far]
-        state.done = number
+        state.round = number
         self._last_codes = [row["code"] for row in left_out]
         self._record(
             number,
@@ -226,13 +231,13 @@ class Rounds:
         )
         return not abandoned
 
-    def _next_task(self, state: State) -> Task:
+    def _next_task(self, state: Checkpoint) -> Task:
         """What the next round will send, as far as it is known."""
-        number, losses = state.done + 1, list(state.losses.values())
+        number, losses = state.round + 1, list(state.losses.values())
         rate = rate_of(self._settings.train, number, self._settings.round.count, losses)
         return self._task(number, state, rate)
 
-    def _task(self, number: int, state: State, rate: float) -> Task:
+    def _task(self, number: int, state: Checkpoint, rate: float) -> Task:
         """The task of a round. Holders that step themselves do so at the round's rate: it travels
         as the ``train.lr`` of this task, and no part of the plan depends on it."""
         flat = self._flat()
@@ -258,7 +263,7 @@ class Rounds:
 
     def _advance(
         self,
-        state: State,
+        state: Checkpoint,
         accepted: dict[str, Accepted],
         schema: AdapterSchema,
         rate: float,
@@ -274,18 +279,19 @@ class Rounds:
         # What rests in this round does not move.
         change = {name: torch.zeros(shape) for name, shape in self._trained}
         change |= unflatten(combined.change, schema.trained_shapes)
-        trained = state.optimizer.step(flatten(change, self._trained), rate)
+        trained = self._optimizer.step(flatten(change, self._trained), rate)
         tensors = unflatten(state.adapter, self._schema.shapes)
         tensors |= unflatten(trained, self._trained)
         settled = self._method.settle(tensors)
         if settled:
             tensors = dict(settled.adapter)
-            state.optimizer.rewrite(lambda vector: settled.turned(vector, self._trained))
+            self._optimizer.rewrite(lambda vector: settled.turned(vector, self._trained))
+        state.optimizer = self._optimizer.state()
         state.adapter = flatten(tensors, self._schema.shapes)
         state.advanced += 1
         return combined.outliers
 
-    def _merge(self, state: State, changes: Mapping[str, Tensor], rate: float) -> None:
+    def _merge(self, state: Checkpoint, changes: Mapping[str, Tensor], rate: float) -> None:
         """Move adapter and frozen weights by the mean of the holders' products."""
         state.advanced += 1
         step = rate if self._settings.round.mode == "gradient" else 1.0
@@ -330,13 +336,13 @@ class Rounds:
         if facts["abandoned"]:
             logger.warning("round %d abandoned: %d updates", number, len(accepted))
 
-    def _evaluate(self, state: State, *, written: bool, new: bool = True) -> Score:
+    def _evaluate(self, state: Checkpoint, *, written: bool, new: bool = True) -> Score:
         """The public score of the adapter as it is now; its loss is kept if it is ``new``. Text
         that is ``written`` takes a pass for each token, while the loss costs one."""
-        score = self._measure(state.done, state.adapter, state.merged, written=written)
+        score = self._measure(state.round, state.adapter, state.merged, written=written)
         if new:
-            state.losses[state.done] = score.loss
-        if self._settings.round.patience and best_round(state.losses) == state.done > 0:
+            state.losses[state.round] = score.loss
+        if self._settings.round.patience and best_round(state.losses) == state.round > 0:
             state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
         return score
 
@@ -363,6 +369,3 @@ class Rounds:
             score.examples,
         )
         return score
-
-    def _save(self, state: State) -> None:
-        save_checkpoint(self._folder, state.checkpoint(self._schema))

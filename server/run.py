@@ -72,7 +72,7 @@ def run(
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
     """
-    folder = _open_folder(config)
+    folder = RunFolder.of(config)
     folder.listener = progress or folder.listener
     with folder.held():
         work = partial(_train, transport, folder, known, memory, check, holders)
@@ -97,17 +97,6 @@ def _held_run(
     with translated(folder.path):
         report = write_report(folder.path)
     _say_goodbye(folder, report)
-
-
-def _open_folder(config: Mapping[str, Any]) -> RunFolder:
-    """The folder comes first, so that even refused settings leave their reason there. One that is
-    there already is left as it is until the resumed run can go on in it."""
-    if config.get("run.resume", ""):
-        return RunFolder.reopen(from_flat(config))
-    out, named = str(config.get("run.out", "runs")), str(config.get("run.id", ""))
-    if named:
-        return RunFolder.named(out, named)
-    return RunFolder.create(out, str(config.get("run.name", "run")))
 
 
 def _train(

@@ -19,19 +19,23 @@ import re
 import secrets
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.paths import replace_durably
+from ..common.paths import replace_durably, resumed_run, runs_folder
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
+
+if TYPE_CHECKING:
+    from ..common.wire import Task
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
+LIVE = "live.json"  # who of a round's holders has answered so far
 PUBLIC_FILE = "public.jsonl"  # the coordinator's own text, in the folder of data.path
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 # What is looked at while a run is watched or resumed; the report reads more, and looks itself.
@@ -40,6 +44,9 @@ _TOLD: Mapping[str, Mapping[str, type]] = {
     "end": {"status": str, "code": str},
 }
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+TRAINING, DONE = "training", "done"  # anything else is a refusal's code
+
+Live = Callable[["Task", Mapping[int, str]], None]
 
 
 class RunFolder:
@@ -49,6 +56,22 @@ class RunFolder:
         self.path = path
         self.id = path.name
         self.listener: Callable[[dict[str, Any]], None] = lambda _: None  # hears of each event
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> RunFolder:
+        """The folder of the run that a flat config describes: the resumed one's as it is, else a
+        new one, by the name that ``run.id`` gives it or one of its own. It needs no settings that
+        are valid, so that refused ones can leave their reason there.
+
+        Raises:
+            ConfideError: as ``reopen``, ``named`` and ``create``.
+        """
+        if config.get("run.resume"):
+            return cls.reopen(from_flat(config))
+        out, named = str(runs_folder(config)), str(config.get("run.id", ""))
+        return (
+            cls.named(out, named) if named else cls.create(out, str(config.get("run.name", "run")))
+        )
 
     @classmethod
     def create(cls, out: str, name: str) -> RunFolder:
@@ -103,7 +126,7 @@ class RunFolder:
             ConfideError: ``run.resume`` for a folder without a checkpoint, or of a run with other
                 settings.
         """
-        path = Path(settings.run.resume).expanduser().resolve()
+        path = resumed_run(settings.to_flat()) or Path()
         if not (path / "checkpoint").is_dir():
             raise ConfideError(
                 "run.resume", f"{path} has no checkpoint.", "Name the folder of a run that trained."
@@ -162,6 +185,42 @@ class RunFolder:
     def write_config(self, flat: Mapping[str, Any]) -> None:
         """config.toml: the settings as nested tables."""
         self.write(CONFIG, tomli_w.dumps(by_room(flat)).encode())
+
+
+class Tail:
+    """The events that a run's folder gets for one command, handed on as they are written.
+
+    Args:
+        progress: hears each of them once.
+        from_now: whether those that are there already were heard before.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        command: str,
+        progress: Callable[[dict[str, Any]], None],
+        *,
+        from_now: bool = False,
+    ) -> None:
+        self.folder, self.command, self._progress = folder, command, progress
+        self.events = self._read() if from_now else []
+
+    def look(self) -> None:
+        """Hand on what is new."""
+        events = self._read()
+        new, self.events = events[len(self.events) :], events
+        for event in new:
+            self._progress(event)
+
+    @property
+    def end(self) -> dict[str, Any]:
+        """The last event, if that is the end; empty before."""
+        last = self.events[-1] if self.events else {}
+        return last if last.get("event") == "end" else {}
+
+    def _read(self) -> list[dict[str, Any]]:
+        return part_of(read_events(self.folder), self.command)
 
 
 def by_room(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -264,6 +323,32 @@ def translated(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({error.strerror}).",
             "Set run.out to a folder that can be written.",
         ) from None
+
+
+def nowhere(task: Task, states: Mapping[int, str]) -> None:
+    """For runs that nobody watches."""
+
+
+def live_file(config: Mapping[str, Any]) -> Live:
+    """Writes the states of a round's nodes beside the run's other files, for whoever watches it; no
+    report and no resume reads it, and a disk that refuses it ends no round."""
+    out = runs_folder(config)
+
+    def write(task: Task, states: Mapping[int, str]) -> None:
+        row = {"round": task.round, "nodes": {str(node): state for node, state in states.items()}}
+        with suppress(ConfideError):
+            RunFolder(out / task.run).write(LIVE, json.dumps(row).encode())
+
+    return write
+
+
+def read_live(folder: Path) -> tuple[int, dict[int, str]]:
+    """The round and the states of its nodes; round 0 and none before the first."""
+    try:
+        row = json.loads((folder / LIVE).read_text(encoding="utf-8"))
+        return int(row["round"]), {int(node): str(state) for node, state in row["nodes"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return 0, {}
 
 
 def now() -> str:

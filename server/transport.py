@@ -20,7 +20,7 @@ from flwr.serverapp import Grid
 from ..common.errors import ConfideError
 from ..common.wire import Refusal, Reply, Task, reply_from_records, task_to_records
 from .gate import refusal_code
-from .live import DONE, TRAINING, Live, nowhere
+from .run_folder import DONE, TRAINING, Live, nowhere
 
 logger = logging.getLogger("confide.server")
 

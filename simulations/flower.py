@@ -12,9 +12,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,26 +20,24 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.last_words import last_words, plain
-from ..common.machine import past_proxies, processors
-from ..common.settings import Scalar, from_flat
-from ..server.deploy.flower import SWITCHES as _SWITCHES
-from ..server.run_folder import RunFolder, new_id, now, part_of, read_events
+from ..common.machine import answers, free_ports, processors
+from ..common.processes import end, last_words, plain
+from ..common.processes import environment as flower_environment
+from ..common.settings import Scalar
+from ..server.run_folder import RunFolder, Tail, new_id, now
 
-SWITCHES = {
-    **_SWITCHES,
+_SWITCHES = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Ray's own warning about a future default, and half a CPU's worth of threads an actor.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "OMP_NUM_THREADS": "1",
 }
 _START_SECONDS = 60.0
-_STOP_SECONDS = 10.0
 _POLL_SECONDS = 0.3
+_HOST = "127.0.0.1"  # where `flwr` looks for a local SuperLink
 _LOG = "flower.log"  # what Flower said, kept beside a run that it did not bring to its end
 _LONGEST_TMP = 32  # Ray's sockets lie 70 letters below it, and no socket's path has more than 107
 
@@ -53,17 +49,13 @@ def environment(home: Path, api_port: int, control_port: int) -> dict[str, str]:
     on the machine left in the environment (levanter#376), and its sockets lie where their paths are
     short and of plain letters (ray#35010).
     """
-    tools = str(Path(sys.executable).parent)
-    return os.environ | {
-        **SWITCHES,
-        **past_proxies(os.environ),
+    return flower_environment(home) | {
+        **_SWITCHES,
         "RAY_ADDRESS": "local",
         "RAY_TMPDIR": str(home.parent),
         "TMPDIR": str(home.parent),
-        "FLWR_HOME": str(home),
         "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(api_port),
         "FLWR_LOCAL_CONTROL_API_PORT": str(control_port),
-        "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
     }
 
 
@@ -107,11 +99,7 @@ def simulate(
 
 def _folder(config: Mapping[str, Scalar]) -> RunFolder:
     """The folder of a new run, named before Flower starts, or that of a run to be resumed."""
-    if not config.get("run.resume"):
-        return RunFolder.create(
-            str(config.get("run.out", "runs")), str(config.get("run.name", "run"))
-        )
-    folder = RunFolder.reopen(from_flat(config))
+    folder = RunFolder.of(config)
     with folder.held():  # or somebody else is at work on it
         return folder
 
@@ -137,7 +125,7 @@ def _run(place: Path, watch: _Watch) -> None:
         try:
             watch.follow(client)
         finally:
-            _end(client)
+            end([client])
 
 
 def _write_app(folder: Path, config: Mapping[str, Scalar]) -> None:
@@ -181,7 +169,7 @@ def _write_home(home: Path, holders: int) -> None:
 @contextmanager
 def _superlink(place: Path) -> Iterator[dict[str, str]]:
     """A SuperLink that ends when the block does; yields the environment to talk to it."""
-    api_port, control_port = _free_ports(2)
+    api_port, control_port = free_ports(2, _HOST)
     env = environment(place / "home", api_port, control_port)
     command = [
         "flower-superlink",
@@ -191,11 +179,11 @@ def _superlink(place: Path) -> Iterator[dict[str, str]]:
         "subprocess",
         "--disable-runtime-dependency-installation",
         "--host",
-        "127.0.0.1",
+        _HOST,
         "--port",
         str(api_port),
         "--control-api-address",
-        f"127.0.0.1:{control_port}",
+        f"{_HOST}:{control_port}",
     ]
     executable = shutil.which(command[0], path=env["PATH"])
     if executable is None:
@@ -211,7 +199,7 @@ def _superlink(place: Path) -> Iterator[dict[str, str]]:
             start_new_session=True,
         )
         try:
-            if not _answers(api_port, process):
+            if not _came_up(api_port, process):
                 raise ConfideError(
                     "simulation.flower",
                     f"Flower's SuperLink did not start. {_last_words(place)}",
@@ -219,47 +207,31 @@ def _superlink(place: Path) -> Iterator[dict[str, str]]:
                 )
             yield env
         finally:
-            _end(process)
+            end([process])
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def _answers(port: int, process: subprocess.Popen[bytes]) -> bool:
+def _came_up(port: int, process: subprocess.Popen[bytes]) -> bool:
     """Whether somebody listens on a port before the process ends or time is up."""
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
-        with socket.socket() as probe:
-            probe.settimeout(_POLL_SECONDS)
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                return True
+        if answers(port, _HOST):
+            return True
         time.sleep(_POLL_SECONDS)
     return False
 
 
-class _Watch:
+class _Watch(Tail):
     """Passes on the events of one command's run until Flower's client has ended."""
 
     def __init__(
         self, folder: RunFolder, command: str, progress: Callable[[dict[str, Any]], None]
     ) -> None:
-        self._folder, self._command, self._progress = folder, command, progress
-        self._events: list[dict[str, Any]] = []
-
-    @property
-    def end(self) -> dict[str, Any]:
-        """The last event, if that is the end; empty before."""
-        last = self._events[-1] if self._events else {}
-        return last if last.get("event") == "end" else {}
+        super().__init__(folder.path, command, progress)
+        self._run = folder
 
     @property
     def finished(self) -> bool:
-        return self.end.get("status") == "finished"
+        return bool(self.end.get("status") == "finished")
 
     def follow(self, client: subprocess.Popen[bytes]) -> None:
         """Return when Flower's client has ended, however long the report takes; where the run let
@@ -267,7 +239,7 @@ class _Watch:
         deadline = math.inf
         while True:
             over = client.poll() is not None
-            self._look()
+            self.look()
             if over or time.monotonic() > deadline:
                 return
             if self.end and deadline == math.inf and self._is_free():
@@ -276,29 +248,23 @@ class _Watch:
 
     def ended(self, status: str, code: str, message: str) -> None:
         """Leave word in the folder of how the run ended, where it left none itself."""
-        self._look()
+        self.look()
         if self.end:
             return
-        with suppress(ConfideError), self._folder.held():
-            self._folder.event(
+        with suppress(ConfideError), self._run.held():
+            self._run.event(
                 "end",
                 time=now(),
-                command=self._command,
+                command=self.command,
                 status=status,
                 code=code,
                 message=message,
                 seconds=0.0,
             )
-        self._look()
-
-    def _look(self) -> None:
-        events = part_of(read_events(self._folder.path), self._command)
-        new, self._events = events[len(self._events) :], events
-        for event in new:
-            self._progress(event)
+        self.look()
 
     def _is_free(self) -> bool:
-        with suppress(ConfideError), self._folder.held():
+        with suppress(ConfideError), self._run.held():
             return True
         return False
 
@@ -329,28 +295,3 @@ def _last_words(place: Path) -> str:
 def _keep_log(place: Path, folder: RunFolder) -> None:
     with suppress(ConfideError):  # a full disk is no second failure
         folder.write(_LOG, plain(_log_of(place)).encode())
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a child that we started and everything below it, and wait until it is gone.
-
-    Flower's simulation and Ray start sessions of their own and would linger for some seconds,
-    so the tree is listed while it still hangs together.
-    """
-    tree = _tree(process.pid)
-    for stop in (psutil.Process.terminate, psutil.Process.kill):
-        for member in tree:
-            with suppress(psutil.NoSuchProcess):
-                stop(member)
-        _, tree = psutil.wait_procs(tree, timeout=_STOP_SECONDS)
-        if not tree:
-            break
-    process.wait()
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    try:
-        top = psutil.Process(pid)
-        return [top, *top.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return []

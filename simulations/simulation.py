@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..common.errors import ConfideError, nearest
+from ..common.paths import resumed_run, runs_folder
 from ..common.settings import Scalar, Settings, from_flat, hint, rules, spelled
 from ..server.results import Run
 from ..server.run_folder import PUBLIC_FILE, new_id
@@ -162,11 +163,11 @@ def in_process(
     from ..server.run import run  # and torch with it
     from .inprocess import federation
 
-    resumed = str(config.get("run.resume", ""))
+    resumed = resumed_run(config)
     named = str(config.get("run.id", "")) or new_id(
         "resumed" if resumed else str(config["run.name"])
     )
-    folder = Path(resumed or Path(str(config["run.out"])) / named).expanduser().resolve()
+    folder = resumed or runs_folder(config) / named
     members = watched(federation(files, ledgers or folder / "holders"))
     config = {**config, "run.id": named}
     return Run(run(config, members, progress=progress, holders=len(files)).path)

@@ -15,7 +15,7 @@ wherever z is not large; what it saves is computing (McMahan et al. 2018, De et 
 Ponomareva et al. 2023 found the same by training). Not in the figure: that small batches differ by
 chance, and that a gradient turns as the model moves, for which a handful of steps is too few.
 
-Noise is calibrated on the coarse grid (``coarse``), which errs upwards by half a per cent.
+Noise is calibrated on the coarse grid (``COARSE``), which errs upwards by half a per cent.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
-from . import coarse
-from .accountant import GaussianSteps, calibrate
+from .accountant import COARSE, GaussianSteps, calibrate, epsilon_pld
 
 _HALVINGS = 5  # rows of a table below the largest batch
 _CLOSE = 0.005  # of log noise at which the search ends
@@ -108,7 +107,7 @@ def _multiplier(epsilon: float, delta: float, rate: float, steps: int) -> float:
 
     def enough(log_noise: float) -> bool:
         one = GaussianSteps(noise_multiplier=math.exp(log_noise), sampling_rate=rate, steps=steps)
-        return coarse.epsilon([one], delta) <= epsilon
+        return epsilon_pld([one], delta, interval=COARSE) <= epsilon
 
     # All units in every step need no less noise, but for the error of the coarse grid.
     whole = calibrate(epsilon=epsilon, delta=delta, sampling_rate=1.0, steps=steps)

@@ -20,18 +20,12 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.last_words import last_words
-from ...common.machine import loopback, past_proxies
+from ...common.machine import loopback
+from ...common.processes import environment as flower_environment
+from ...common.processes import last_words
 from .federation import Federation
 from .keys import write_public, write_secret
 
-SWITCHES = {
-    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 FEDERATION = "CONFIDE_FEDERATION"  # whose server started a program: its folder
 _SECRET_BYTES = 32
 _CALL_SECONDS = 60.0
@@ -64,14 +58,7 @@ class FlowerRun:
 
 def environment(federation: Federation) -> dict[str, str]:
     """The variables for every program of Flower; its home is the federation's own."""
-    tools = str(Path(sys.executable).parent)
-    return os.environ | {
-        **past_proxies(os.environ),  # its programs meet on the loopback
-        **SWITCHES,
-        FEDERATION: str(federation.folder),
-        "FLWR_HOME": str(_home(federation)),
-        "PATH": f"{tools}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
+    return {**flower_environment(_home(federation)), FEDERATION: str(federation.folder)}
 
 
 def write_home(federation: Federation) -> None:

@@ -19,11 +19,10 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.last_words import last_words_in, size_of
-from ...common.paths import local_or_cached
+from ...common.paths import local_or_cached, resumed_run, runs_folder
+from ...common.processes import last_words_in, size_of
 from ...common.settings import Scalar, from_flat
-from ..live import read_live
-from ..run_folder import PUBLIC_FILE, RunFolder, by_room, new_id, part_of, read_events
+from ..run_folder import PUBLIC_FILE, RunFolder, Tail, by_room, new_id, read_events, read_live
 from . import flower
 from .bundle import check_bundle
 from .federation import Federation
@@ -55,8 +54,7 @@ class Watch:
     progress: Callable[[Event], None]
     out: Path
     folder: Path | None = None
-    _command: str = ""
-    _seen: int = 0
+    _tail: Tail | None = None
     _connected: frozenset[int] = frozenset()
     _status: str = ""
     _said: int = 0  # how much of the log was there before
@@ -92,27 +90,28 @@ class Watch:
     def _begin(self) -> int:
         """Start a run of Flower's: anew, or from the checkpoint if there is one."""
         resumed = self.folder if self.folder and (self.folder / "checkpoint").is_dir() else None
-        self._command, self._seen = new_id(str(self.config.get("run.name", "run"))), 0
-        self.folder = resumed or self.out / self._command
+        command = new_id(str(self.config.get("run.name", "run")))
+        self.folder = resumed or self.out / command
+        self._tail = Tail(self.folder, command, self.progress)
         place = {"run.out": str(self.out), "run.resume": str(resumed or "")}
-        flat = {**self.config, **place, "run.id": self._command}
+        flat = {**self.config, **place, "run.id": command}
         self._said = size_of(self._log)
-        path = self.federation.folder / "flower" / f"run-config-{self._command}.toml"
+        path = self.federation.folder / "flower" / f"run-config-{command}.toml"
         write_public(path, tomli_w.dumps(by_room(flat)).encode())
         try:
             number = flower.start_run(self.federation, path)
         finally:
             path.unlink(missing_ok=True)
-        self._note(number)
+        self._note(number, command)
         return number
 
     def _running(self) -> int | None:
         """The run of Flower's that this folder belongs to, if it is still under way."""
         noted = self._notes().get(str(self.folder))
-        if noted is None:
+        if noted is None or self.folder is None:
             return None
-        number, self._command = int(noted["run"]), str(noted["command"])
-        self._seen = len(self._events())  # what is told from now on is new
+        number, command = int(noted["run"]), str(noted["command"])
+        self._tail = Tail(self.folder, command, self.progress, from_now=True)
         open_ids = {run.id for run in flower.runs(self.federation) if not run.over}
         return number if number in open_ids else None
 
@@ -150,15 +149,9 @@ class Watch:
         return self._status.startswith("finished")
 
     def _look(self) -> None:
-        new = self._events()[self._seen :]
-        self._seen += len(new)
-        for event in new:
-            self.progress(event)
+        if self._tail:
+            self._tail.look()
         self._show()
-
-    def _events(self) -> list[Event]:
-        """Those that were written for this command, or for the one whose run it watches."""
-        return part_of(read_events(self.folder), self._command) if self.folder else []
 
     def _show(self) -> None:
         of_round = read_live(self.folder)[1] if self.folder else {}
@@ -173,25 +166,24 @@ class Watch:
         last = self._last_end()
         if self._status == "finished:stopped":
             raise ConfideError("run.stopped", "Somebody stopped the run.", self._hint())
-        if last is None or last["code"] in _DIED:
+        if not last or last["code"] in _DIED:
             return False
         if last["status"] != "finished":
             said = str(last.get("message") or "The run did not finish.")
             raise ConfideError(last["code"], said.removeprefix(f"[{last['code']}] "), self._hint())
         return (self._found() / "report.json").is_file()
 
-    def _last_end(self) -> Event | None:
-        """The end of the run's newest part, which none of an earlier part is."""
-        last = next(reversed(self._events()), None)
-        return last if last and last["event"] == "end" else None
+    def _last_end(self) -> Event:
+        """The end of the run's newest part, which none of an earlier part is; empty before."""
+        return self._tail.end if self._tail else {}
 
     def _rounds(self) -> int:
         events = read_events(self.folder) if self.folder else []
         return max((int(e["round"]) for e in events if e["event"] == "round"), default=0)
 
-    def _note(self, number: int) -> None:
+    def _note(self, number: int, command: str) -> None:
         notes = {path: run for path, run in self._notes().items() if path != str(self.folder)}
-        notes[str(self.folder)] = {"run": number, "command": self._command}
+        notes[str(self.folder)] = {"run": number, "command": command}
         newest = dict(list(notes.items())[-_MOST_NOTES:])
         write_public(self.federation.folder / _NOTE, json.dumps(newest).encode())
 
@@ -214,8 +206,7 @@ class Watch:
 
     def _last_words(self) -> str:
         """What the run itself said of its end, else the program that it ran in."""
-        last = self._last_end() or {}
-        return str(last.get("message") or last_words_in(self._log, self._said))
+        return str(self._last_end().get("message") or last_words_in(self._log, self._said))
 
     def _hint(self) -> str:
         return f"What there is lies in {self.folder}; name that folder to go on with the run."
@@ -240,14 +231,11 @@ def run_over(
     settings = from_flat(config)
     check_bundle(federation, config)
     progress = _once(progress)
-    resumed = Path(settings.run.resume).expanduser().resolve() if settings.run.resume else None
-    out = resumed.parent if resumed else Path(settings.run.out).expanduser().resolve()
     least = max(settings.round.min_holders, settings.round.holders)
     _await_holders(federation, least, wait, progress)
     data = _public_text(federation, settings.data.path)
     told = {**config, "data.path": str(data)}
-    watch = Watch(federation, told, progress, out, resumed)
-    return watch.run()
+    return Watch(federation, told, progress, runs_folder(config), resumed_run(config)).run()
 
 
 def _once(progress: Callable[[Event], None]) -> Callable[[Event], None]:

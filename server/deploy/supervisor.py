@@ -9,27 +9,21 @@ say.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import json
 import shutil
 import signal
-import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import psutil
-
 from ...common.errors import ConfideError
-from ...common.last_words import last_words_in, size_of
-from ...common.machine import loopback
+from ...common.machine import answers
+from ...common.processes import Kept, end
 from ..run_folder import now
 from . import flower
 from .door import door_command, write_door
@@ -38,28 +32,9 @@ from .members import follow
 from .status import collect, write_metrics
 
 _START_SECONDS = 240.0  # a busy machine takes ten times as long as a quiet one
-_STOP_SECONDS = 10.0
 _TICK_SECONDS = 1.0
 _FOLLOW_SECONDS = 3600.0  # also when nothing changed: a key may have expired
 _METRICS_SECONDS = 30.0
-_MOST_DELAY = 30.0
-_STEADY_SECONDS = 60.0  # who ran so long is started again at once
-_SET_PDEATHSIG = 1
-
-
-@dataclass
-class _Child:
-    """A program that is to run, and how often it has ended in a row; ``log`` is where what it says
-    goes, and ``said`` how much of it was there before."""
-
-    name: str
-    command: Sequence[str]
-    log: Path
-    said: int = 0
-    process: subprocess.Popen[bytes] | None = None
-    since: float = 0.0
-    ended: int = 0
-    again_at: float = 0.0
 
 
 @dataclass
@@ -69,7 +44,7 @@ class Supervisor:
     federation: Federation
     say: Callable[[dict[str, Any]], None]
     _stop: threading.Event = field(default_factory=threading.Event)
-    _children: list[_Child] = field(default_factory=list)
+    _children: list[Kept] = field(default_factory=list)
 
     def run(self) -> None:
         """Start everything, keep it running, and end it on SIGTERM or SIGINT.
@@ -135,65 +110,52 @@ class Supervisor:
             self._event(change.what, holder=change.name, **told)
 
     def _begin(self, name: str, command: Sequence[str]) -> None:
-        child = _Child(name, command, self.federation.logs / f"{name}.log")
+        here, log = self.federation.folder, self.federation.logs / f"{name}.log"
+        env = flower.environment(self.federation)
+        child = Kept(name, command, env=env, log=log, cwd=here)
         self._children.append(child)
-        self._launch(child)
+        child.start()
+        self._started(child)
 
-    def _launch(self, child: _Child) -> None:
-        child.said = size_of(child.log)
-        with child.log.open("ab") as log:
-            child.process = subprocess.Popen(
-                child.command,
-                env=flower.environment(self.federation),
-                cwd=self.federation.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                preexec_fn=_end_with_parent,
-            )
-        child.since = time.monotonic()
-        self._event("started", process=child.name, pid=child.process.pid)
+    def _started(self, child: Kept) -> None:
+        self._event("started", process=child.name, pid=child.process.pid if child.process else 0)
 
     def _revive(self) -> None:
-        moment = time.monotonic()
         for child in self._children:
-            if child.process is not None and child.process.poll() is not None:
-                status, child.process = child.process.returncode, None
-                child.ended = 0 if moment - child.since > _STEADY_SECONDS else child.ended + 1
-                child.again_at = moment + min(2.0**child.ended - 1, _MOST_DELAY)
-                said = last_words_in(child.log, child.said)
+            change = child.look()
+            if change == "started":
+                self._started(child)
+            if change == "ended":
+                status = child.process.returncode if child.process else None
+                said = child.last_words()
                 self._event("ended", process=child.name, status=status, said=said)
                 if child.name == "superlink":
                     self._end_runs()
-            if child.process is None and moment >= child.again_at:
-                self._launch(child)
 
     def _end_runs(self) -> None:
         """Flower gives its runs up with the SuperLink; no ServerApp may write on beside the one
         that goes on from the checkpoint."""
         for child in self._children:
             if child.name == "superexec" and child.process is not None:
-                end_tree(child.process)
+                end([child.process])
 
     def _await(self, port: int) -> None:
         child, deadline = self._children[-1], time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and not self._stop.is_set():
-            if child.process is None or child.process.poll() is not None:
+            if child.ended():
                 break
-            if _answers(port):
+            if answers(port):
                 return
             time.sleep(0.2)
         raise ConfideError(
             "server.start",
-            f"{child.name} did not start. Its last words: {last_words_in(child.log, child.said)}",
+            f"{child.name} did not start. Its last words: {child.last_words()}",
             f"Read {child.log}.",
         )
 
     def _end(self) -> None:
         for child in reversed(self._children):
-            if child.process is not None:
-                end_tree(child.process)
+            if child.stop():
                 self._event("stopped", process=child.name)
 
     @contextmanager
@@ -227,37 +189,9 @@ def _alone(federation: Federation) -> Iterator[None]:
 
 
 def _check_free(port: int) -> None:
-    if _answers(port):
+    if answers(port):
         raise ConfideError(
             "server.port",
             f"Port {port} is taken on this machine.",
             f"End what listens there, or change the port in {FILE_NAME}.",
         )
-
-
-def _answers(port: int) -> bool:
-    with suppress(OSError), socket.create_connection((loopback(), port), 1.0):
-        return True
-    return False
-
-
-def _end_with_parent() -> None:
-    """In the child: the kernel ends it when this process is gone (prctl(2))."""
-    ctypes.CDLL(None).prctl(_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def end_tree(process: subprocess.Popen[bytes]) -> None:
-    """End a child that we started and everything below it, and wait until it is gone."""
-    try:
-        top = psutil.Process(process.pid)
-        tree = [top, *top.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        tree = []
-    for stop in (psutil.Process.terminate, psutil.Process.kill):
-        for member in tree:
-            with suppress(psutil.NoSuchProcess):
-                stop(member)
-        _, tree = psutil.wait_procs(tree, timeout=_STOP_SECONDS)
-        if not tree:
-            break
-    process.wait()

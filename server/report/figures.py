@@ -14,8 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ...common.privacy import accountant, coarse
-from ...common.privacy.accountant import GaussianSteps
+from ...common.privacy.accountant import COARSE, INTERVAL, GaussianSteps, epsilon_pld
 
 MOST_EXACT = 32
 Steps = tuple[GaussianSteps, ...]
@@ -31,8 +30,8 @@ class Figure:
 
 def figure(steps: Steps, delta: float, *, exact: bool) -> Figure:
     """The figure of one history, on the grid asked for."""
-    compute = accountant.epsilon_pld if exact else coarse.epsilon
-    return Figure(epsilon=compute(steps, delta), exact=exact)
+    epsilon = epsilon_pld(steps, delta, interval=INTERVAL if exact else COARSE)
+    return Figure(epsilon=epsilon, exact=exact)
 
 
 def figures(histories: Iterable[Steps], delta: float, limit: float | None) -> dict[Steps, Figure]:

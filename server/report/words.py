@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ...common.outgoing import not_accounted
+from ...common.outgoing import not_accounted, public
 from ...common.privacy.plan import Unit
 from . import Json, group_text, metric_title, value_text
 from .accounts import Account
@@ -29,7 +29,7 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
     bare = [] if run.private else left
     return {
         "accounted": _things(left if run.private else []),
-        "public": _things(_PUBLIC),
+        "public": _things(public()),
         "not_accounted": _things([*bare, *not_accounted()]),
     }
 
@@ -104,13 +104,6 @@ _SUMS = {
 
 def _things(pairs: Iterable[tuple[str, str]]) -> list[Json]:
     return [{"what": what, "why": why} for what, why in pairs]
-
-
-_PUBLIC = (
-    ("The base model and the adapter at the start", "they hold no private text"),
-    ("The settings of the run", "chosen by the coordinator"),
-    ("Scores and loss by round", "measured by the coordinator on public held-out text"),
-)
 
 
 def not_protected(run: Run, groups: Sequence[Json]) -> list[Json]:

@@ -26,6 +26,7 @@ from confide.common.wire import (
 )
 from tests import tiny
 from tests.client.conftest import Place, code
+from tests.messages import altered, framed, opened, record
 
 Node = dict[str, Any]
 
@@ -187,28 +188,27 @@ def test_a_policy_that_is_missing_refuses(place: Place, deployed: Node) -> None:
 
 def with_header(**changes: Any) -> Callable[[Task], RecordDict]:
     def records(task: Task) -> RecordDict:
-        content = task_to_records(task)
-        for name, value in changes.items():
-            content["task"][name] = value
-        return content
+        return altered(task_to_records(task), **changes)
 
     return records
 
 
 GARBAGE: list[Callable[[Task], RecordDict]] = [
     lambda _: RecordDict(),
-    lambda _: RecordDict({"task": ConfigRecord({"run": "r"})}),
-    lambda task: RecordDict({"adapter": task_to_records(task)["adapter"]}),
-    lambda task: RecordDict({"task": task_to_records(task)["task"]}),
-    with_header(settings="[1, 2"),
-    with_header(settings="[" * 30_000),
-    with_header(settings='{"train.batch": ' + "9" * 10_000 + "}"),
+    lambda _: RecordDict({"message": ConfigRecord({"run": "r"})}),
+    lambda _: record(framed('{"run": "r"}')),
+    lambda task: record(opened(task_to_records(task))[1]),
+    lambda task: altered(task_to_records(task), without=["run"]),
+    lambda _: record(framed("[1, 2")),
+    lambda _: record(framed("[" * 30_000)),
+    lambda _: record(framed('{"settings": {"train.batch": ' + "9" * 10_000 + "}}")),
+    with_header(settings=[1, 2]),
     with_header(settings="x" * 100_000),
     with_header(settings=3),
     with_header(round="1"),
     with_header(round=-1),
     with_header(round=True),
-    with_header(schema=b"bytes"),
+    with_header(schema=[1]),
     with_header(run=""),
     with_header(run=".."),
     with_header(run="../../elsewhere"),

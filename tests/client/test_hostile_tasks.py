@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
@@ -30,6 +30,7 @@ from confide.common.wire import Refusal, Task, Update, task_to_records
 from tests import tiny
 from tests.client.conftest import Place, code
 from tests.client.opened import OPENED, watching
+from tests.messages import altered, framed, opened, record
 
 MARKER = "zqhostile"
 LONG = "x" * 9000 + MARKER
@@ -341,19 +342,14 @@ def test_hostile_tasks_are_refused_in_process_and_as_a_message(
 
 def header(**entries: Any) -> Callable[[RecordDict], RecordDict]:
     def make(content: RecordDict) -> RecordDict:
-        for name, value in entries.items():
-            content["task"][name] = value
-        return content
+        return altered(content, **entries)
 
     return make
 
 
-def without(name: str) -> Callable[[RecordDict], RecordDict]:
-    def make(content: RecordDict) -> RecordDict:
-        del content[name]
-        return content
-
-    return make
+def raw(text: str | bytes) -> Callable[[RecordDict], RecordDict]:
+    """A header of any text, before the honest payload."""
+    return lambda content: record(framed(text, opened(content)[1]))
 
 
 def extra(content: RecordDict) -> RecordDict:
@@ -362,22 +358,24 @@ def extra(content: RecordDict) -> RecordDict:
 
 
 def big_keys(content: RecordDict) -> RecordDict:
-    return header(settings=json.dumps({f"k{i}": 0 for i in range(1_000_000)}))(content)
+    return header(settings={f"k{i}": 0 for i in range(1_000_000)})(content)
 
 
 RECORDS: dict[str, Callable[[RecordDict], RecordDict]] = {
     "message empty": lambda _: RecordDict(),
-    "message without adapter": without("adapter"),
-    "message without header": without("task"),
+    "message without an array": lambda _: RecordDict({"message": ArrayRecord()}),
+    "message without header": lambda content: record(opened(content)[1]),
+    "message without a run": lambda content: altered(content, without=["run"]),
+    "header no text": raw(b"\xff\xfe"),
+    "header broken": raw('{"train.batch": '),
+    "header nested without end": raw("[" * 30_000),
+    "header a number of 10,000 digits": raw('{"run": ' + "9" * 10_000 + "}"),
     "message with one record more": extra,
-    "settings of 10 MB": header(settings=json.dumps({"model.name": "x" * 10_000_000 + MARKER})),
+    "settings of 10 MB": header(settings={"model.name": "x" * 10_000_000 + MARKER}),
     "settings of a million keys": big_keys,
-    "settings nested without end": header(settings="[" * 30_000),
-    "settings a list": header(settings="[1, 2]"),
+    "settings a list": header(settings=[1, 2]),
     "settings a number": header(settings=3),
-    "settings bytes": header(settings=b"{}"),
-    "settings broken": header(settings='{"train.batch": '),
-    "settings a number of 10,000 digits": header(settings='{"train.batch": ' + "9" * 10_000 + "}"),
+    "settings a text": header(settings="{}"),
     "run a path": header(run="../../elsewhere"),
     "run absolute": header(run="/etc/passwd"),
     "run a folder up": header(run=".."),
@@ -390,7 +388,7 @@ RECORDS: dict[str, Callable[[RecordDict], RecordDict]] = {
     "round a fraction": header(round=1.5),
     "round a list": header(round=[1]),
     "round beyond all": header(round=2**40),
-    "schema bytes": header(schema=b"bytes"),
+    "schema a list": header(schema=[1]),
     "hash of another task": header(task_hash="0" * 64),
     "code in a key": header(code="import os"),
 }

@@ -8,7 +8,7 @@ import json
 from confide.client.corpus import identity_of
 from confide.client.holder import Holder
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Update
+from confide.common.wire import Update, reply_to_bytes
 from tests.client.conftest import Place
 
 
@@ -26,7 +26,7 @@ def test_the_text_is_named_by_a_hash_that_nobody_without_the_ledgers_key_can_tes
     for public in (name, name.lower(), "", identity, *json.loads(told)[0].values()):
         assert identity != identity_of(content, str(public).encode())
     for secret in (key.hex(), identity):
-        assert secret.encode() not in reply.to_bytes()
+        assert secret.encode() not in reply_to_bytes(reply)
     assert key.hex() not in told
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import sys
 import tempfile
@@ -17,7 +16,6 @@ from confide.client import join as join_module
 from confide.client.budget import make_ledger
 from confide.client.join import (
     Joining,
-    Kept,
     check_access,
     gateway_command,
     lacks_ledger,
@@ -137,48 +135,6 @@ def test_the_residents_user_makes_the_ledger_and_not_root(apart: Joining) -> Non
     found = apart.ledger.stat()
     assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (TEXT_OF.uid, TEXT_OF.gid, 0o600)
     assert not lacks_ledger(apart)
-
-
-def test_a_process_that_ends_is_started_again_after_pauses_that_double(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    now = [0.0]
-    count = tmp_path / "count"
-    command = ["/bin/sh", "-c", f"echo >> {count}; exit 3"]
-    kept = Kept("gateway", command, Journal("join"), clock=lambda: now[0])
-    kept.start()
-    for pause in (1, 2, 4, 8, 16, 32, 60, 60):
-        while not kept.ended():
-            pass
-        kept.look()
-        now[0] += pause - 0.1
-        kept.look()
-        assert kept.ended()
-        now[0] += 0.2
-        kept.look()
-    while not kept.ended():
-        pass
-    kept.stop()
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["again_in"] for line in lines] == [1, 2, 4, 8, 16, 32, 60, 60]
-    assert {line["status"] for line in lines} == {3}
-    assert count.read_text().count("\n") == 9
-
-
-def test_after_a_steady_life_the_pause_is_short_again(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    now = [0.0]
-    kept = Kept("gateway", ["/bin/true"], Journal("join"), clock=lambda: now[0])
-    for life in (0.0, 0.0, 61.0):
-        kept.start()
-        while not kept.ended():
-            pass
-        now[0] += life
-        kept.look()
-    kept.stop()
-    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
-    assert [line["again_in"] for line in lines] == [1, 2, 1]
 
 
 def test_a_join_beside_a_resident_that_answers_starts_nothing(joining: Joining) -> None:

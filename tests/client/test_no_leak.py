@@ -40,7 +40,7 @@ from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan
 from confide.common.tasks import Classification
 from confide.common.text import readers
-from confide.common.wire import Update, reply_from_records, task_to_records
+from confide.common.wire import reply_from_records, task_to_records
 from confide.server.run import run
 from tests import tiny
 from tests.client.conftest import Place, code
@@ -121,7 +121,7 @@ POINTS: list[tuple[Any, str]] = [
     (holder_module, "release"),
     (release_module, "encode_vector"),
     (release_module, "decode_vector"),
-    (Update, "to_bytes"),
+    (release_module, "reply_to_bytes"),
 ]
 
 

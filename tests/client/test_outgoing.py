@@ -13,6 +13,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import app
+from confide.common.models import load_model
 from confide.common.outgoing import (
     NOT_SENT,
     OUTGOING,
@@ -21,12 +22,14 @@ from confide.common.outgoing import (
     Protection,
     in_words,
     not_accounted,
+    public,
     table,
 )
 from confide.common.privacy.ledger import Receipt
-from confide.common.settings import known_keys
+from confide.common.settings import from_flat, known_keys
 from confide.common.wire import Ready, Refusal, Reply, Update, task_to_records
 from tests.client.conftest import Place
+from tests.messages import opened
 
 
 def listed(of: str) -> set[str]:
@@ -88,6 +91,8 @@ def test_the_consent_tells_of_all_that_is_not_the_coordinators_own(
 def test_the_report_tells_of_all_that_is_outside_the_guarantee() -> None:
     outside = {p.title: p.why for p in PARTS.values() if p.protection is Protection.OUTSIDE}
     assert dict(not_accounted()) == outside
+    known = {p.title: p.why for p in PARTS.values() if p.protection is Protection.PUBLIC}
+    assert dict(public()).items() >= known.items()
     assert len(outside) == 4
 
 
@@ -103,16 +108,14 @@ def test_the_table_for_coordinators_and_holders_is_made_from_the_list(root: Path
 def test_an_update_is_what_the_list_says_byte_for_byte(place: Place, context: Context) -> None:
     reply = ask(place, context)
     assert not reply.has_error()
-    content = reply.content
-    assert set(content) == {"reply", "delta"}
-    assert content.metric_records == {}
-    header = dict(content.config_records["reply"])
+    header, values = opened(reply.content)
     assert set(header) == listed("update") - {"values"}
-    assert set(content.array_records["delta"]) == {"values"}
-    array = content.array_records["delta"]["values"]
+    array = reply.content["message"]["values"]
     told = {n: value for n, value in vars(array).items() if n not in ("data", "_is_dirty")}
     assert told == {"dtype": "uint8", "shape": (len(array.data),), "stype": "confide.raw"}
-    receipt = place.holder.handle(place.task()).receipt  # type: ignore[union-attr]
+    schema = load_model(from_flat(place.settings)).schema
+    assert len(values) == 4 * schema.trained_size, "the change, and not a byte more"
+    receipt = header["receipt"]
     assert set(receipt) == listed("receipt")
     assert [set(step) for step in receipt["steps_run"]] == [listed("steps")]
     assert len(context.state) == 0
@@ -120,14 +123,14 @@ def test_an_update_is_what_the_list_says_byte_for_byte(place: Place, context: Co
 
 def test_a_refusal_is_what_the_list_says(place: Place, context: Context) -> None:
     content = ask(place, context, number=9).content
-    assert set(content) == {"reply"}
-    assert set(content["reply"]) == listed("refusal")
+    header, payload = opened(content)
+    assert (set(header), payload) == (listed("refusal"), b"")
 
 
 def test_a_yes_is_what_the_list_says(place: Place, context: Context) -> None:
     content = ask(place, context, dry=True).content
-    assert set(content) == {"reply"}
-    assert set(content["reply"]) == listed("ready")
+    header, payload = opened(content)
+    assert (set(header), payload) == (listed("ready"), b"")
 
 
 @pytest.mark.parametrize("number", [1, 9])

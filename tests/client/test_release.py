@@ -15,7 +15,7 @@ from confide.common.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
-from confide.common.wire import Task
+from confide.common.wire import Task, reply_to_bytes
 
 DELTA = 1e-5
 SIZE = 5
@@ -49,7 +49,7 @@ def out(ledger: Ledger, change: torch.Tensor, encoding: str = "fp32") -> bytes:
     reply = release(
         change, TASK, ledger, holder="h", encoding=encoding, delta=DELTA, identity=IDENTITY
     )
-    return reply.to_bytes()
+    return reply_to_bytes(reply)
 
 
 def test_what_leaves_is_what_was_booked(charged: Ledger) -> None:

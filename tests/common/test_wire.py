@@ -24,6 +24,7 @@ from confide.common.wire import (
     task_to_bytes,
     task_to_records,
 )
+from tests.messages import altered, framed, opened, record
 
 TASK = Task(
     run="r",
@@ -55,7 +56,6 @@ def test_tasks_and_replies_come_back_as_they_went() -> None:
         assert reply_from_records(reply_to_records(reply)) == reply
     asks = dataclasses.replace(TASK, dry=True)
     assert task_from_records(task_to_records(asks)) == asks
-    assert Update.from_bytes(UPDATE.to_bytes()) == UPDATE
 
 
 def test_they_come_back_from_bytes_as_well() -> None:
@@ -68,10 +68,6 @@ def test_they_come_back_from_bytes_as_well() -> None:
         assert reply_from_bytes(reply_to_bytes(reply)) == reply
 
 
-def _framed(text: str, payload: bytes = b"") -> bytes:
-    return len(text).to_bytes(4, "big") + text.encode() + payload
-
-
 @pytest.mark.parametrize(
     "data",
     [
@@ -79,21 +75,23 @@ def _framed(text: str, payload: bytes = b"") -> bytes:
         b"\x00\x00\x00",
         b"\xff\xff\xff\xff{}",
         b"\x00\x00\x00\x09{}",
-        _framed("[]"),
-        _framed("[" * 5000),
+        framed("[]"),
+        framed("[" * 5000),
         b"\x00\x00\x00\x02\xff\xff",
-        _framed('{"run": "r", "round": 1, "schema": "s"}'),
-        _framed('{"run": "r", "round": 1, "schema": "s", "settings": []}'),
-        _framed('{"run": "r", "round": 1, "schema": "s", "settings": {}, "more": 1}'),
-        _framed('{"run": "../r", "round": 1, "schema": "s", "settings": {}}'),
-        _framed('{"run": "r", "round": true, "schema": "s", "settings": {}}'),
-        _framed('{"kind": "update", "holder": "h", "task_hash": "t"}'),
-        _framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": "a.b"}', b"more"),
-        _framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": 7}'),
-        _framed('{"kind": "ready", "holder": "h", "task_hash": "t", "code": "a.b"}'),
-        _framed('{"kind": "ready", "holder": "h", "task_hash": "t"}', b"more"),
-        _framed('{"kind": "note", "holder": "h", "task_hash": "t", "code": "a.b"}'),
-        _framed(" " * 70_000 + "{}"),
+        framed('{"run": "r", "round": 1, "schema": "s"}'),
+        framed('{"run": "r", "round": 1, "schema": "s", "settings": []}'),
+        framed('{"run": "r", "round": 1, "schema": "s", "settings": {}, "more": 1}'),
+        framed('{"run": "../r", "round": 1, "schema": "s", "settings": {}}'),
+        framed('{"run": "r", "round": true, "schema": "s", "settings": {}}'),
+        framed('{"kind": "update", "holder": "h", "task_hash": "t"}'),
+        framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": "a.b"}', b"more"),
+        framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": 7}'),
+        framed('{"kind": "ready", "holder": "h", "task_hash": "t", "code": "a.b"}'),
+        framed('{"kind": "ready", "holder": "h", "task_hash": "t"}', b"more"),
+        framed('{"kind": "note", "holder": "h", "task_hash": "t", "code": "a.b"}'),
+        framed(" " * 70_000 + "{}"),
+        framed("1" * 5000),
+        framed('{"run": ' + "9" * 5000 + "}"),
     ],
 )
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
@@ -149,13 +147,20 @@ def numpy_array() -> ArrayRecord:
     )
 
 
+RAW = Array(dtype="uint8", shape=(4,), stype="confide.raw", data=b"1234")
 MALFORMED = [
     RecordDict(),
-    RecordDict({"reply": ConfigRecord({"kind": "update"})}),
-    RecordDict({"reply": ConfigRecord({"kind": 3})}),
-    RecordDict({"reply": reply_to_records(UPDATE)["reply"]}),
-    RecordDict({"reply": reply_to_records(UPDATE)["reply"], "delta": numpy_array()}),
-    RecordDict({"reply": ConfigRecord({"kind": "refusal", "holder": "h", "task_hash": "t"})}),
+    RecordDict({"message": ConfigRecord({"kind": "update"})}),
+    RecordDict({"message": ArrayRecord()}),
+    RecordDict({"message": numpy_array()}),
+    RecordDict({"other": reply_to_records(UPDATE)["message"]}),
+    RecordDict({**reply_to_records(UPDATE), "metrics": ConfigRecord({"num-examples": 1e12})}),
+    RecordDict({"message": ArrayRecord({**reply_to_records(UPDATE)["message"], "more": RAW})}),
+    RecordDict({"message": ArrayRecord({"other": RAW})}),
+    record(framed('{"kind": "update"}')),
+    record(framed('{"kind": 3}')),
+    record(framed('{"kind": "refusal", "holder": "h", "task_hash": "t"}')),
+    altered(reply_to_records(UPDATE), **{"num-examples": 1e12}),
 ]
 
 
@@ -167,13 +172,11 @@ def test_a_malformed_reply_is_refused(records: RecordDict) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("round", -1), ("round", True), ("receipt", "[]"), ("receipt", "{"), ("run", "x" * 10**6)],
+    [("round", -1), ("round", True), ("receipt", []), ("receipt", "{}"), ("run", "x" * 10**6)],
 )
 def test_a_field_of_the_wrong_kind_is_refused(field: str, value: object) -> None:
-    records = reply_to_records(UPDATE)
-    records["reply"][field] = value
     with pytest.raises(ConfideError, match=r"wire\.malformed"):
-        reply_from_records(records)
+        reply_from_records(altered(reply_to_records(UPDATE), **{field: value}))
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,18 @@ def test_a_field_of_the_wrong_kind_is_refused(field: str, value: object) -> None
      ("rest", "G" * 64)],
 )  # fmt: skip
 def test_a_task_that_does_not_say_what_it_leaves_out_is_refused(field: str, value: object) -> None:
-    records = task_to_records(TASK)
-    records["task"][field] = value
     with pytest.raises(ConfideError, match=r"wire\.malformed"):
-        task_from_records(records)
+        task_from_records(altered(task_to_records(TASK), **{field: value}))
+
+
+def test_lengths_are_what_they_claim_and_the_header_is_small() -> None:
+    for merged in (-1, 5, 2**31, True, "4"):  # of four bytes that are there
+        with pytest.raises(ConfideError, match=r"wire\.malformed"):
+            task_from_records(altered(task_to_records(TASK), merged=merged))
+    for records in (task_to_records(TASK), reply_to_records(UPDATE)):
+        header, payload = opened(records)
+        assert payload in (TASK.adapter, UPDATE.values)
+        large = altered(records, **{next(iter(header)): "x" * 70_000})
+        for parse in (task_from_records, reply_from_records):
+            with pytest.raises(ConfideError, match=r"wire\.malformed"):
+                parse(large)

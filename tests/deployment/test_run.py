@@ -23,8 +23,7 @@ from confide.server.deploy import door, flower, members
 from confide.server.deploy import run as module
 from confide.server.deploy.federation import Federation, Holder
 from confide.server.deploy.run import run_over
-from confide.server.live import DONE, TRAINING, live_file
-from confide.server.run_folder import RunFolder
+from confide.server.run_folder import DONE, TRAINING, RunFolder, live_file
 
 NAMES = {11: "north", 22: "south"}
 Step = Callable[["Fake"], None]

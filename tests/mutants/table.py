@@ -437,7 +437,7 @@ MUTANTS = (
     Mutant(
         "a repeated task is answered anew",
         _HOLDER,
-        "        if seen is not None:\n            return Update.from_bytes(seen)\n",
+        "        if seen is not None:\n            return reply_from_bytes(seen)\n",
         "",
         _HOLDER_TESTS,
     ),
@@ -962,7 +962,7 @@ MUTANTS = (
     Mutant(
         "a resumed run forgets the momentum",
         _ROUNDS,
-        "            optimizer.restore(found.optimizer)",
+        "            self._optimizer.restore(found.optimizer)",
         "            pass",
         (
             "tests/server/test_run.py::test_a_run_killed_in_any_round_and_resumed_ends_as_one_never_killed",

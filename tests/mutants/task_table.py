@@ -59,15 +59,15 @@ TASK_MUTANTS = (
     Mutant(
         "a resumed run takes a loss that it has for a new one",
         "server/rounds.py",
-        "written=not state.done, new=not state.done)",
-        "written=not state.done)",
+        "written=not state.round, new=not state.round)",
+        "written=not state.round)",
         (f"{_SCHEDULE}::test_an_abandoned_round_before_a_kill_is_no_loss_that_stood_still",),
     ),
     Mutant(
         "a resumed run forgets how many rounds were abandoned",
         "server/checkpoint.py",
-        "            found.abandoned if found.abandoned < MOST_ABANDONED else 0,\n",
-        "",
+        ', "advanced", "abandoned")',
+        ', "advanced")',
         (f"{_SCHEDULE}::test_a_killed_run_still_knows_how_many_rounds_were_abandoned",),
     ),
     Mutant(
@@ -248,8 +248,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: the best adapter is lost in a restart",
         "server/checkpoint.py",
-        "            found.best,\n",
-        "            None,\n",
+        '("adapter", "merged", "best")',
+        '("adapter", "merged")',
         _KILLED,
     ),
     Mutant(
@@ -262,8 +262,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: no text is written at the end",
         "server/rounds.py",
-        "        if score and kept == state.done and score.whole:",
-        "        if score and kept == state.done:",
+        "        if score and kept == state.round and score.whole:",
+        "        if score and kept == state.round:",
         _WRITTEN,
     ),
     Mutant(

@@ -29,6 +29,7 @@ from confide.server.aggregation import OUTLIER, Combined, combine
 from confide.server.gate import judge
 from confide.server.run import run
 from tests import tiny
+from tests.messages import altered, opened
 from tests.server.federated import Transport, config, events, holders
 from tests.server.test_gate import receipt
 
@@ -97,8 +98,7 @@ def weighted(weight: float) -> Payload:
     """An update that is honest but for the weight that it claims."""
 
     def payload(node: int, change: Tensor) -> RecordDict:
-        records = sent(node, encode_vector(change, "fp32"))
-        records["reply"]["num-examples"] = weight
+        records = altered(sent(node, encode_vector(change, "fp32")), **{"num-examples": weight})
         records["metrics"] = ConfigRecord({"num-examples": weight})
         return records
 
@@ -115,14 +115,14 @@ def shaped(size: int) -> Payload:
 
 def without_values(node: int, change: Tensor) -> RecordDict:
     records = sent(node, encode_vector(change, "fp32"))
-    del records["delta"]
+    del records["message"]["values"]
     return records
 
 
 def with_more_values(node: int, change: Tensor) -> RecordDict:
     records = sent(node, encode_vector(change, "fp32"))
     more = Array(dtype="uint8", shape=(4,), stype="confide.raw", data=b"1234")
-    records["delta"] = ArrayRecord({"values": records["delta"]["values"], "backdoor": more})
+    records["message"] = ArrayRecord({**records["message"], "backdoor": more})
     return records
 
 
@@ -197,6 +197,14 @@ def test_the_hostile_holder_is_named_and_the_aggregate_is_the_honest_one(
         assert far == 0
 
 
+def _with_honest_header(made: RecordDict, update: Update) -> RecordDict:
+    """All but the payload is this update's, where the payload is a message at all."""
+    if set(made) != {"message"} or set(made["message"]) != {"values"}:
+        return made
+    header, _ = opened(reply_to_records(update))
+    return altered(made, **header)
+
+
 class _Hostile(Transport):
     """``bad`` holders, after the first, send another payload in each round."""
 
@@ -214,8 +222,7 @@ class _Hostile(Transport):
         assert isinstance(update, Update)
         change = decode_vector(update.values, "fp32", len(update.values) // 4)
         made = payload(1, change)
-        made["reply"].update(reply_to_records(update)["reply"])  # all but the payload is honest
-        return parsed(made)
+        return parsed(_with_honest_header(made, update))
 
 
 @pytest.mark.parametrize(("count", "bad"), FEDERATIONS)

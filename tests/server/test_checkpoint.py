@@ -18,7 +18,7 @@ from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps
 from confide.common.privacy.ledger import Receipt
 from confide.server import run_folder
-from confide.server.checkpoint import FILE, Checkpoint, load_checkpoint, save_checkpoint
+from confide.server.checkpoint import FILE, FORMAT, Checkpoint, load_checkpoint, save_checkpoint
 from confide.server.run_folder import RunFolder
 
 SCHEMA = AdapterSchema(shapes=(("frozen", (4,)), ("head", (2, 3))), trained=frozenset({"head"}))
@@ -164,7 +164,16 @@ def test_a_state_that_no_run_can_go_on_from_is_refused(
     assert refused(folder) == "run.resume"
 
 
-@pytest.mark.parametrize("header", ["", "{}", '{"round": 1}', "[]", "x"])
+def test_a_file_of_another_format_is_refused_and_says_whose_it_is(folder: RunFolder) -> None:
+    fields = {"format": 1, "round": 1, "advanced": 1, "schema": SCHEMA.digest}
+    for header in (fields, fields | {"format": "3"}, fields | {"format": None}):
+        body = save({"adapter": torch.zeros(10)}, metadata={"state": json.dumps(header)})
+        folder.write(FILE, body)
+        with pytest.raises(ConfideError, match=r"run\.resume.*another version of confide"):
+            load_checkpoint(folder, SCHEMA)
+
+
+@pytest.mark.parametrize("header", ["", "{}", '{"format": 2}', '{"round": 1}', "[]", "x"])
 def test_a_header_that_lacks_something_is_refused(folder: RunFolder, header: str) -> None:
     folder.write(FILE, save({"adapter": torch.zeros(10)}, metadata={"state": header}))
     assert refused(folder) == "run.resume"
@@ -172,6 +181,9 @@ def test_a_header_that_lacks_something_is_refused(folder: RunFolder, header: str
 
 def test_a_receipt_that_is_none_is_refused(folder: RunFolder) -> None:
     fields = {
+        "format": FORMAT,
+        "abandoned": 0,
+        "losses": [],
         "round": 1,
         "advanced": 1,
         "schema": SCHEMA.digest,

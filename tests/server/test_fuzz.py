@@ -22,6 +22,7 @@ from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Receipt
 from confide.common.wire import Update, reply_from_records, reply_to_records, task_from_records
 from confide.server.gate import check, refusal_code
+from tests.messages import altered, data_of, framed, opened, record
 from tests.server.test_gate import SCHEMA, SETTINGS, TASK, receipt, update, values
 
 FEW, MANY = 400, 10_000
@@ -79,6 +80,16 @@ def _json(rng: random.Random) -> str:
     return text.replace(rng.choice(['"head"', "2.0", "1.5", "0.001", "2", ":"]), rng.choice(odd))
 
 
+def _key(records: RecordDict, rng: random.Random) -> str:
+    return rng.choice(list(opened(records)[0]))
+
+
+def _with_receipt(records: RecordDict, text: str) -> RecordDict:
+    header, payload = opened(records)
+    head = json.dumps(header | {"receipt": 0}).replace('"receipt": 0', f'"receipt": {text}')
+    return record(framed(head, payload))
+
+
 def _array(rng: random.Random) -> Array:
     return Array(
         dtype=rng.choice(["uint8", "float32", "object"]),
@@ -91,19 +102,21 @@ def _array(rng: random.Random) -> Array:
 def _mutated(rng: random.Random) -> RecordDict:
     records = reply_to_records(update())
     mutations: list[Callable[[], Any]] = [
-        lambda: records["reply"].update({rng.choice(list(records["reply"])): _random(rng)}),
-        lambda: records["reply"].pop(rng.choice(list(records["reply"]))),
-        lambda: records["reply"].update({"receipt": _json(rng)}),
-        lambda: records.update({"delta": ArrayRecord({"values": _array(rng)})}),
-        lambda: records.update({"delta": ArrayRecord({"other": _array(rng)})}),
+        lambda: records.update(altered(records, **{_key(records, rng): _random(rng)})),
+        lambda: records.update(altered(records, without=[_key(records, rng)])),
+        lambda: records.update(_with_receipt(records, _json(rng))),
+        lambda: records.update(record(opened(records)[1])),
+        lambda: records.update(record(data_of(records)[: rng.randint(0, 400)])),
+        lambda: records.update({"message": ArrayRecord({"values": _array(rng)})}),
+        lambda: records.update({"message": ArrayRecord({"other": _array(rng)})}),
         lambda: records.pop(rng.choice(list(records))),
         lambda: records.update({f"extra-{rng.random()}": ConfigRecord({"a": _random(rng)})}),
     ]
     for _ in range(rng.randint(1, 3)):
         try:
             rng.choice(mutations)()
-        except (KeyError, IndexError, TypeError, ValueError):
-            continue  # Flower itself does not carry this
+        except (AssertionError, KeyError, IndexError, RecursionError, TypeError, ValueError):
+            continue  # Flower itself does not carry this, or what would be changed is gone
     return records
 
 
@@ -111,7 +124,7 @@ def _made_up(rng: random.Random) -> RecordDict:
     """Records of any kind under names that are looked for, or not."""
     records = RecordDict()
     for _ in range(rng.randint(0, 4)):
-        name = rng.choice(["reply", "delta", "task", "adapter", "x"])
+        name = rng.choice(["message", "message", "reply", "x"])
         kinds: list[Callable[[], Any]] = [
             lambda: ConfigRecord({rng.choice(["kind", "holder", "run"]): _random(rng)}),
             lambda: ArrayRecord({rng.choice(["values", "x"]): _array(rng)}),
@@ -169,7 +182,7 @@ def test_what_was_not_changed_passes() -> None:
 def _claims_a_gigabyte() -> RecordDict:
     records = reply_to_records(update())
     claimed = Array(dtype="uint8", shape=(2**30,), stype="confide.raw", data=b"1234")
-    records["delta"] = ArrayRecord({"values": claimed})
+    records["message"] = ArrayRecord({"values": claimed})
     return records
 
 
@@ -177,14 +190,20 @@ def _claims_a_gigabyte_of_numpy() -> RecordDict:
     records = reply_to_records(update())
     head = b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1073741824,)}"
     claimed = Array(dtype="object", shape=(2**30,), stype="numpy.ndarray", data=head)
-    records["delta"] = ArrayRecord({"values": claimed})
+    records["message"] = ArrayRecord({"values": claimed})
     return records
 
 
 def _many_keys(count: int = 30_000) -> RecordDict:
-    records = reply_to_records(update())
-    records["reply"] = ConfigRecord({f"key-{i}": i for i in range(count)})
-    return records
+    return RecordDict({"message": ConfigRecord({f"key-{i}": i for i in range(count)})})
+
+
+def _many_keys_in_the_header() -> RecordDict:
+    return altered(reply_to_records(update()), **{f"key-{i}": i for i in range(30_000)})
+
+
+def _claims_a_header_of_four_gigabytes() -> RecordDict:
+    return record(b"\xff" * 4 + data_of(reply_to_records(update()))[4:])
 
 
 def _a_million_keys() -> RecordDict:
@@ -199,9 +218,8 @@ def _many_records() -> RecordDict:
 
 
 def _a_receipt_of_a_million_steps() -> RecordDict:
-    records = reply_to_records(update())
-    records["reply"]["receipt"] = json.dumps(receipt() | {"steps_run": [{}] * 10**6})
-    return records
+    large = receipt() | {"steps_run": [{}] * 10**6}
+    return altered(reply_to_records(update()), receipt=large)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +227,9 @@ def _a_receipt_of_a_million_steps() -> RecordDict:
     [
         _claims_a_gigabyte,
         _claims_a_gigabyte_of_numpy,
+        _claims_a_header_of_four_gigabytes,
         _many_keys,
+        _many_keys_in_the_header,
         pytest.param(_a_million_keys, marks=pytest.mark.slow),
         _many_records,
         _a_receipt_of_a_million_steps,

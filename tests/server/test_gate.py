@@ -22,6 +22,7 @@ from confide.common.settings import Settings, from_flat
 from confide.common.wire import Refusal, Task, Update, reply_from_records, reply_to_records
 from confide.server.gate import Accepted, check, largest_norm, named, refusal_code
 from tests import tiny
+from tests.messages import altered
 
 NOISE = 2.0
 BATCH = 32
@@ -101,9 +102,9 @@ def test_an_honest_update_passes_unchanged() -> None:
 
 @pytest.mark.parametrize("weight", [1e12, -50.0, math.nan])
 def test_a_weight_that_a_holder_claims_is_no_update(weight: float) -> None:
-    for record in ("reply", "metrics"):
-        claimed = reply_to_records(update())
-        claimed.setdefault(record, ConfigRecord())["num-examples"] = weight
+    beside = reply_to_records(update())
+    beside["metrics"] = ConfigRecord({"num-examples": weight})
+    for claimed in (beside, altered(reply_to_records(update()), **{"num-examples": weight})):
         with pytest.raises(ConfideError, match=r"wire\.malformed"):
             reply_from_records(claimed)
 

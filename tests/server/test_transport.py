@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ from confide.common.wire import (
 )
 from confide.server import transport
 from confide.server.transport import GridTransport, wait_for_nodes
+from tests.messages import framed, opened, record
 
 TASK = Task(
     run="r", round=4, settings={"a.b": 1}, schema="s", sent="1", rest="0" * 64, adapter=b"1234"
@@ -182,20 +184,21 @@ def test_of_an_error_the_number_is_told_and_the_text_is_dropped() -> None:
 def numpy_reply() -> RecordDict:
     records = reply_to_records(update(1))
     array = Array(dtype="float32", shape=(2,), stype="numpy.ndarray", data=b"\x80\x04")
-    records["delta"] = ArrayRecord({"values": array})
+    records["message"] = ArrayRecord({"values": array})
     return records
 
 
 def reply_with(receipt: str) -> RecordDict:
-    records = reply_to_records(update(1))
-    records["reply"]["receipt"] = receipt
-    return records
+    header, payload = opened(reply_to_records(update(1)))
+    text = json.dumps(header | {"receipt": 0}).replace('"receipt": 0', f'"receipt": {receipt}')
+    return record(framed(text, payload))
 
 
 MALFORMED = [
     RecordDict(),
     numpy_reply(),
     reply_with("["),
+    reply_with("[]"),
     reply_with("[" * 60_000),
     reply_with('{"a": ' + "9" * 5000 + "}"),
 ]

@@ -211,10 +211,6 @@ def test_ray_gets_what_this_process_may_use_and_no_more_workers_than_holders(
     assert local["options"]["backend"]["init-args"]["num-cpus"] == workers
 
 
-def test_free_ports_are_different() -> None:
-    assert len(set(flower._free_ports(5))) == 5
-
-
 def test_flower_that_cannot_start_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_model: Path, tiny_federation: Path
 ) -> None:

@@ -269,3 +269,29 @@ def test_the_book_keeping_starts_without_torch_or_dp_accounting() -> None:
         "sys.exit(bool({'torch', 'opacus', 'dp_accounting'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+QUICK = list(itertools.product((0.7, 1.5, 4.0, 30.0), (0.004, 1 / 32, 0.3, 1.0), (1, 20, 300)))
+ROUNDING = 1e-7
+
+
+@pytest.mark.parametrize(("noise", "rate", "steps"), QUICK)
+def test_the_coarse_figure_is_above_the_fine_one_and_close_to_it(
+    noise: float, rate: float, steps: int
+) -> None:
+    fine = accountant.epsilon_pld(taken(noise, rate, steps), DELTA)
+    found = accountant.epsilon_pld(taken(noise, rate, steps), DELTA, interval=accountant.COARSE)
+    assert fine - ROUNDING <= found <= 1.005 * fine + 0.005
+
+
+@pytest.mark.parametrize(
+    "mixed",
+    [
+        taken(1.5, 1.0, 3) + taken(1.0, 0.1, 50),
+        taken(0.55, 1.0, 3) + taken(33.4, 7e-4, 2000),  # the fine grid cannot hold the second
+    ],
+)
+def test_a_coarse_figure_of_a_mix_is_above_the_fine_one(mixed: list[GaussianSteps]) -> None:
+    fine = accountant.epsilon_pld(mixed, DELTA)
+    found = accountant.epsilon_pld(mixed, DELTA, interval=accountant.COARSE)
+    assert fine - ROUNDING <= found <= fine + 0.005
