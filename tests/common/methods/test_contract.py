@@ -78,6 +78,10 @@ def test_the_facts_are_whole_and_agree_with_each_other(name: str) -> None:
     refused = only(method, "privacy.trust")
     assert (refused is not None) == (method.noise.verdict == "refused")
     assert not method.at_one_rank or (method.ranks and method.at_one_rank in METHODS)
+    # Who combines by itself uses neither a rule nor a step of the coordinator's, and says so.
+    fixed = [only(method, f"aggregate.{key}") for key in ("robust", "optimizer")]
+    if type(method).combine is not Method.combine:
+        assert [one and one.values for one in fixed] == [("mean",), ("none",)]
     rounds = {method.factors(number) for number in range(1, 5)}
     assert set("".join(rounds)) == set(method.trains)
     # Both factors at once under noise is noise times noise, whoever averages what.
@@ -450,6 +454,9 @@ def test_a_message_has_the_values_of_what_leaves_and_of_nothing_else(
         assert task.settings["aggregate.method"] == method.told(number)
     report = json.loads((done.folder.path / "report.json").read_text(encoding="utf-8"))
     assert (", without LoRA's" in json.dumps(report)) == bool(method.stays)
+    # ffb learns nothing alone, and its report says so.
+    (trained,) = [one for one in report["checks"] if one["name"] == "The adapter was trained"]
+    assert (trained["state"] == "passed") == ("B" in method.trains)
 
 
 def _leaves(name: str, factors: set[str]) -> bool:
@@ -462,3 +469,14 @@ def _values(name: str, shape: tuple[int, ...], rank: int) -> int:
         if len(shape) == 1
         else shape[0] * shape[1] * rank // (RANK if is_lora(name) else rank)
     )
+
+
+def test_the_report_of_the_head_alone_calls_it_trained(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
+) -> None:
+    wanted = {"lora__method": "head", "round__count": 1}
+    asked = Transport(members(tiny_federation, tmp_path / "ledgers", (RANK,) * 3))
+    folder = run(config(tiny_model, tiny_federation, tmp_path / "runs", **wanted), asked)
+    report = json.loads((folder.path / "report.json").read_text(encoding="utf-8"))
+    (trained,) = [one for one in report["checks"] if one["name"] == "The adapter was trained"]
+    assert trained["state"] == "passed"
