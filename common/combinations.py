@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ConfideError
 from .kinds import KINDS
+from .methods import method_of
 
 if TYPE_CHECKING:
     from .settings import Settings, TaskSpec
@@ -21,31 +22,9 @@ ROBUST = {
     "multi-krum": 3,
     "geometric-median": 1,
 }
-# The methods under which a holder may train a smaller rank than the run's (``common.ranks``).
-OF_RANKS = ("hetlora", "flexlora", "flora")
-# The methods that add to the frozen weights (``common.merged``).
-MERGING = ("fedex", "flora")
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
 # Of class weights and rates that come from a noisy sum over the holders; numbers may follow it.
 COUNTED = "counted"
-# The steps that a method admits, where it does not admit all; and the methods that need LoRA.
-_OPTIMIZERS = {
-    "rolora": ("none",),
-    "fedsvd": ("none", "momentum"),
-    "flexlora": ("none", "momentum"),
-    "fedex": ("none",),
-    "flora": ("none",),
-}
-_WHY_NOT = {
-    "rolora": "moves the factor that rests",
-    **dict.fromkeys(MERGING, "steps along the factors, not along the products,"),
-}
-_OF_LORA = ("fedsvd", "rolora", "fedsa", *OF_RANKS, *MERGING)
-# The methods that combine by the mean alone, and why.
-_BY_MEAN = {
-    **dict.fromkeys(OF_RANKS, "takes the zeros of what a smaller rank does not train for a vote"),
-    **dict.fromkeys(MERGING, "combines factors, not the products that are averaged"),
-}
 Refuse = Callable[[str, str], None]  # a message, and what to do instead
 # Tokens of a prompt that stand before its answer, whatever is cut.
 _LEAST_PROMPT = 4
@@ -198,51 +177,8 @@ def _check_robust(s: Settings, refuse: Refuse) -> None:
 
 
 def _check_method(s: Settings, refuse: Refuse) -> None:
-    """A step that remembers moves what a method lets rest, or forgets that it was turned."""
-    method, optimizer = s.aggregate.method, s.aggregate.optimizer
-    allowed = _OPTIMIZERS.get(method, (optimizer,))
-    if optimizer not in allowed:
-        why = _WHY_NOT.get(method, "cannot follow its turns")
-        refuse(
-            f"aggregate.optimizer = {optimizer!r} {why} with aggregate.method = {method!r}.",
-            f"Set aggregate.optimizer = {' or '.join(map(repr, allowed))}.",
-        )
-    if method in _BY_MEAN and s.aggregate.robust != "mean":
-        refuse(
-            f"aggregate.robust = {s.aggregate.robust!r} {_BY_MEAN[method]} with aggregate.method ="
-            f" {method!r}.",
-            "Set aggregate.robust = 'mean', or another method, such as 'fedsvd'.",
-        )
-    if method == "fedsa" and s.round.mode == "gradient":
-        refuse(
-            "round.mode = 'gradient' steps at the coordinator, but with aggregate.method = 'fedsa'"
-            " B never gets there.",
-            "Set round.mode = 'steps'.",
-        )
-    if method in MERGING and s.privacy.trust != "off":
-        refuse(
-            f"aggregate.method = {method!r} adds products of noisy factors to the frozen weights,"
-            f" the noise of one times that of the other, but privacy.trust = {s.privacy.trust!r}.",
-            "Set aggregate.method = 'fedsvd', or 'flexlora' for holders of different rank; without"
-            " noise (privacy.trust = 'off') it is exact.",
-        )
-    if method in MERGING and s.round.patience:
-        refuse(
-            f"round.patience = {s.round.patience} keeps the adapter of an earlier round, but"
-            f" aggregate.method = {method!r} has added the later ones to the frozen weights.",
-            "Set round.patience = 0.",
-        )
-    if method in (*MERGING, "fedsa") and s.round.holder_metric:
-        refuse(
-            f"round.holder-metric = {s.round.holder_metric!r} measures the coordinator's adapter,"
-            f" which is not all that a holder has with aggregate.method = {method!r}.",
-            "Leave round.holder-metric empty.",
-        )
-    if s.lora.method == "head" and method in _OF_LORA:
-        refuse(
-            f"lora.method = 'head' trains no LoRA, but aggregate.method = {method!r}.",
-            "Set aggregate.method = 'ffa', the default.",
-        )
+    for message, instead in method_of(s.aggregate.method).objections(s):
+        refuse(message, instead)
 
 
 def _check_sums(s: Settings, refuse: Refuse) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .combinations import COUNTED, ROBUST, numbers_in
 from .kinds import KINDS
+from .methods import DEFAULT, METHODS
 from .metrics import METRICS
 from .rule import any_text, choice, number
 from .text.words import in_form
@@ -313,16 +314,9 @@ class RoundSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AggregateSpec:
-    """What the coordinator does with accepted updates. ``ffa`` freezes LoRA's A (Sun et al.
-    2024), so that averaging B is averaging the product; ``fedsvd`` does, too, and between rounds
-    turns the factors (Lee et al. 2025); ``rolora`` (Chen et al. 2024) asks for ``ffa`` and ``ffb``
-    (which freezes B) in turn; ``hetlora`` (Cho et al. 2024) is ``ffa`` and ``flexlora`` (Bai et al.
-    2024) ``fedsvd`` for holders of different rank; without noise ``fedex`` (Singhal et al. 2025)
-    and ``flora`` (Wang et al. 2024) add to the frozen weights what the factors cannot hold; with
-    ``fedsa`` (Guo et al. 2024) each holder keeps its B to itself."""
+    """What the coordinator does with accepted updates; the methods are modules of ``methods``."""
 
-    method: str = choice("ffa", ("lora", "ffa", "ffb", "fedsvd", "rolora", "hetlora",
-        "flexlora", "fedex", "flora", "fedsa"),
+    method: str = choice(DEFAULT, METHODS,
         "What of the adapter travels and how it is put together (docs/aggregation.md).",
         "Flower strategy (is a class)")
     robust: str = choice("mean", tuple(ROBUST),

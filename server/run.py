@@ -21,20 +21,22 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
-from ..common.combinations import MERGING
+from ..common.adapter import set_adapter
 from ..common.errors import ConfideError
 from ..common.hub import write_adapter
 from ..common.installed import code_hash
+from ..common.methods import method_of
 from ..common.models import LoadedModel, load_model, model_folder
 from ..common.paths import local_or_cached, public_name
 from ..common.settings import Settings, from_flat
+from ..common.tensors import size_of, unflatten
 from .card import terms_of
+from .checkpoint import load_checkpoint
 from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .memory import Memory
-from .outcome import check_size, final_adapter
 from .report import rounds_text, value_text
 from .report.build import write_report
 from .rounds import Rounds
@@ -118,8 +120,7 @@ def _train(
     if check is not None:
         check(data, settings)
     loaded = load_model(settings)
-    if settings.aggregate.method in MERGING:
-        check_size(loaded.schema)
+    method_of(settings.aggregate.method).check_model(loaded.schema)
     wanted = _wanted(settings, data, holders)
     evaluator = public_evaluator(loaded, settings, data)
     nodes = wait_for_nodes(transport, wanted, settings.round.timeout)
@@ -135,8 +136,22 @@ def _train(
         about = _start(settings, loaded, folder, len(nodes))
         folder.event("start", **about, warnings=warnings)
     Rounds(settings, loaded, transport, folder, evaluator, known, memory).run(nodes)
-    other = final_adapter(folder, loaded, settings.aggregate.method)
+    other = _final_adapter(settings, loaded, folder)
     _save_adapter(settings, loaded, other, folder.path / "adapter")
+
+
+def _final_adapter(
+    settings: Settings, loaded: LoadedModel, folder: RunFolder
+) -> dict[str, Tensor] | None:
+    """Put the adapter that the run leaves into the model, ready to be saved. For a run that has
+    added to the frozen weights: the adapter of the weights as they were, to be saved instead."""
+    method, schema = method_of(settings.aggregate.method), loaded.schema
+    added = method.added(schema)
+    state = load_checkpoint(folder, schema, size_of(added), method.moved(schema).trained_size)
+    adapter = unflatten(state.outcome, schema.shapes)
+    set_adapter(loaded.model, adapter)
+    config: Any = loaded.model.peft_config["default"]
+    return method.outcome(adapter, unflatten(state.merged, added), config.lora_alpha / config.r)
 
 
 def _save_adapter(

@@ -139,7 +139,7 @@ def bench_utility(
     from .scenario import load_scenario
 
     chosen, known = load_scenario(scenario, changes or []), [places.OWN, *places.PARTITIONS]
-    compared = _each_of(methods, utility.METHODS, "method")
+    compared = _each_of(methods, utility.compared_methods(), "method")
     promised = [_epsilon(e.strip()) for e in epsilons.split(",")]
     kept = results.Results(out)
     fit, unfit = places.that_fit(chosen, _each_of(partitions, known, "partition"), limit)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
-from ..common.combinations import MERGING
 from ..common.errors import ConfideError
+from ..common.methods import method_of
 from ..common.paths import local_or_cached
 from ..common.settings import Settings, from_flat
 from ..common.text.benchmarks import BENCHMARKS
@@ -157,5 +157,5 @@ def _trained_values(settings: Settings) -> int:
     if settings.lora.method == "head":
         return int(head)
     layers = min(settings.lora.layers or depth, depth)
-    factors = 2 if settings.aggregate.method in ("lora", "fedsa", *MERGING) else 1
+    factors = len(method_of(settings.aggregate.method).factors(1))
     return int(head + 2 * layers * factors * settings.lora.rank * width)

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 from ..client.check_data import misfits
 from ..client.contract import CHAT, Contract
-from ..common.combinations import MERGING
 from ..common.errors import ConfideError, nearest
+from ..common.methods import method_of
 from ..common.paths import cache_dir, local_or_cached
 from ..common.settings import Settings
 from ..server.run_folder import PUBLIC_FILE, translated
@@ -276,10 +276,7 @@ def check_model(settings: Settings) -> None:
             loaded = load_model(settings)
             from ..client.trainer import Trainer  # and Opacus with it: a second
 
-            if settings.aggregate.method in MERGING:
-                from ..server.outcome import check_size
-
-                check_size(loaded.schema)
+            method_of(settings.aggregate.method).check_model(loaded.schema)
             Trainer(loaded).prepare(settings)
         finally:
             forget_models()

@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from ...common.batches import frozen_layers_shared
-from ...common.combinations import MERGING
 from ...common.errors import ConfideError
 from ...common.kinds import KINDS
-from ...common.leaving import PERSONAL
+from ...common.methods import METHODS
+from ...common.methods.lora import Lora
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
 from ...common.tasks.scores import PERPLEXITY
@@ -48,23 +48,18 @@ _TRIED_TWICE = 2  # rates
 _MEASURED = "round.evaluate-every"
 _CHANGES_NOTHING = (*COORDINATORS_OWN, _MEASURED)
 
-# Bit for bit, where every holder trains the run's rank (tests/server/test_ranks.py).
-_WITH_ONE_RANK: Mapping[str, str] = {"hetlora": "ffa", "flexlora": "fedsvd"}
+_HEAD = "head"  # the line of the private head alone, without LoRA
 
-# Said, since a scenario's own may be the head alone.
-_LORA: Mapping[str, Scalar] = {"lora.method": "lora"}
-METHODS: Mapping[str, Mapping[str, Scalar]] = {
-    "ffa": {**_LORA, "aggregate.method": "ffa"},
-    "fedsvd": {**_LORA, "aggregate.method": "fedsvd"},
-    "rolora": {**_LORA, "aggregate.method": "rolora", "aggregate.optimizer": "none"},
-    "hetlora": {**_LORA, "aggregate.method": "hetlora"},
-    "flexlora": {**_LORA, "aggregate.method": "flexlora"},
-    "fedex": {**_LORA, "aggregate.method": "fedex", "aggregate.optimizer": "none"},
-    "flora": {**_LORA, "aggregate.method": "flora", "aggregate.optimizer": "none"},
-    "fedsa": {**_LORA, "aggregate.method": "fedsa", "round.mode": "steps"},
-    "lora": {**_LORA, "aggregate.method": "lora"},
-    "head": {"lora.method": "head"},
-}
+
+def compared_methods() -> dict[str, dict[str, Scalar]]:
+    """The lines that a table may have, by method, each with its settings, plain LoRA and the head
+    last. That there is LoRA is said, since a scenario's own may be the head alone."""
+    found: dict[str, dict[str, Scalar]] = {
+        name: {"lora.method": "lora", "aggregate.method": name, **method.needs()}
+        for name, method in sorted(METHODS.items(), key=lambda one: one[0] == Lora.name)
+        if method.compared
+    }
+    return found | {_HEAD: {"lora.method": "head"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,16 +108,19 @@ def utility(
 def _left_out(table: Table, where: Place, method: str, epsilon: float | None) -> str:
     """Why there is no such row; nothing where there is one."""
     config = run_config(table.scenario)
-    same = _WITH_ONE_RANK.get(method)
+    kind = str(config["task.kind"])
+    if method == _HEAD:
+        headless = KINDS[kind].language
+        return f"task.kind = {kind!r} has no head of its own" if headless else ""
+    facts = METHODS[method]
+    same = facts.at_one_rank
     if same in table.methods and where.smallest_rank >= int(config["lora.rank"]):
         return f"where no holder's rank is smaller it is {same}"
-    if method in MERGING and epsilon is not None:
+    if facts.noise.verdict == "refused" and epsilon is not None:
         return "it is for runs without noise"
-    kind = str(config["task.kind"])
-    if method == "head" and KINDS[kind].language:
-        return f"task.kind = {kind!r} has no head of its own"
-    if method == PERSONAL and KINDS[kind].language:
-        return f"its B stays at the holders, and task.kind = {kind!r} has no head to measure"
+    if facts.stays and KINDS[kind].language:
+        stays = f"its {facts.stays} stays at the holders"
+        return f"{stays}, and task.kind = {kind!r} has no head to measure"
     return ""
 
 
@@ -181,7 +179,7 @@ class _Cell:
 
     def config(self, seed: int, rate: float | None = None) -> dict[str, Scalar]:
         """The flat settings of a run."""
-        config = {**run_config(self.table.scenario), **METHODS[self.method]}
+        config = {**run_config(self.table.scenario), **compared_methods()[self.method]}
         config |= {"run.seed": seed, _MEASURED: 0, **_privacy(self.epsilon)}
         return config if rate is None else config | {"train.lr": rate}
 

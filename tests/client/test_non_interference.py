@@ -19,7 +19,7 @@ import pytest
 
 from confide.client.policy import Policy
 from confide.common.errors import ConfideError
-from confide.common.leaving import leaving
+from confide.common.methods import method_of
 from confide.common.models import load_model
 from confide.common.parcel import pack
 from confide.common.settings import COORDINATORS_OWN, from_flat
@@ -68,7 +68,7 @@ class Place:
             run="run-1",
             round=number,
             settings=settings,
-            schema=leaving(loaded.schema, str(settings["aggregate.method"])).digest,
+            schema=method_of(str(settings["aggregate.method"])).sent(loaded.schema).digest,
             sent="1" * len(loaded.schema.shapes),
             rest=pack(loaded.schema, known + 1, loaded.initial).rest,
             adapter=(known + 0.05).numpy().tobytes(),

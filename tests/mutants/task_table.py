@@ -72,10 +72,10 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "fedsa: the checkpoint is held against what the holders keep",
-        "server/outcome.py",
-        "size_of(shapes), stepped)",
-        "size_of(shapes))",
-        ("tests/server/test_methods.py::test_a_run_that_was_stopped_goes_on_bit_for_bit",),
+        "server/run.py",
+        "size_of(added), method.moved(schema).trained_size)",
+        "size_of(added))",
+        ("tests/common/methods/test_contract.py",),
     ),
     Mutant(
         "task: a token foretells itself",

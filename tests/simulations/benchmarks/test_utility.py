@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from confide.common import batches
 from confide.common.adapter import WEIGHTS_FILE
-from confide.common.combinations import MERGING
 from confide.common.errors import ConfideError
+from confide.common.methods import METHODS
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
@@ -27,12 +27,14 @@ from confide.simulations.benchmarks import utility as bench
 from confide.simulations.benchmarks.places import Place, half_of, that_fit
 from confide.simulations.benchmarks.results import Measured, Results
 from confide.simulations.benchmarks.rows import markdown
-from confide.simulations.benchmarks.utility import METHODS, Table, rates, utility
+from confide.simulations.benchmarks.utility import Table, compared_methods, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
 from confide.simulations.scenario import Scenario, changed
 from confide.simulations.sources import Split
 from tests import tiny
+
+BARE = [name for name, method in METHODS.items() if method.noise.verdict == "refused"]
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +138,8 @@ def test_a_language_model_has_no_line_of_what_is_seen_in_a_head_alone(
 def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
     scenario: Scenario, tiny_federation: Path
 ) -> None:
-    for method in METHODS:
-        for epsilon in [None] if method in MERGING else [None, 3.0]:
+    for method in compared_methods():
+        for epsilon in [None] if method in BARE else [None, 3.0]:
             cell = bench._Cell(
                 table(scenario, tiny_federation),
                 Place(scenario=scenario, partition="own", folder=tiny_federation),
@@ -346,11 +348,13 @@ def test_every_method_runs_with_rates_of_its_own_at_two_places(
         Place(scenario=scenario, partition="iid", folder=tiny_federation),
         Place(scenario=scenario, partition="dirichlet", folder=other),
     ]
-    asked = table(scenario, tiny_federation, places=two, trials=2, seeds=1, methods=list(METHODS))
+    asked = table(
+        scenario, tiny_federation, places=two, trials=2, seeds=1, methods=list(compared_methods())
+    )
     kept = Results(tmp_path / "runs.jsonl")
     rows = utility(asked, kept)
-    noisy = [m for m in METHODS if m not in (*MERGING, "hetlora", "flexlora")]
-    bare = [m for m in METHODS if m not in ("hetlora", "flexlora")]
+    bare = [m for m in compared_methods() if m not in ("hetlora", "flexlora")]
+    noisy = [m for m in bare if m not in BARE]
     expected = {(place, m, None) for place in ("iid", "dirichlet") for m in bare}
     expected |= {(place, m, 3.0) for place in ("iid", "dirichlet") for m in noisy}
     assert {(r.partition, r.method, r.epsilon) for r in rows} == expected
