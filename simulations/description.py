@@ -16,35 +16,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
-from ..common.kinds import KINDS
 from ..common.settings import Scalar
+from ..common.tasks import TASKS as KINDS
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.words import in_form
 
 HOLDERS = 4  # where nobody says how many
-# Small models of the kind that a task needs.
-_ENCODER, _DECODER, _T5 = (
-    "sentence-transformers/all-MiniLM-L6-v2",
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "google-t5/t5-small",
-)
-# The Hub's name -> what the settings are then, unless the description says otherwise.
+# The Hub's name of a task, where it has one -> what the settings are then, unless the description
+# says otherwise.
 TASKS: Mapping[str, Mapping[str, Scalar]] = {
-    "text-classification": {"task.kind": "classification", "model.name": _ENCODER},
-    "text-regression": {"task.kind": "regression", "model.name": _ENCODER},
-    "text-generation": {"task.kind": "causal", "model.name": _DECODER},
-    "summarization": {
-        "task.kind": "seq2seq",
-        "task.template": "summarize: {text}",
-        "task.metric": "rougeL",
-        "model.name": _T5,
-    },
-    "translation": {"task.kind": "seq2seq", "task.metric": "bleu", "model.name": _T5},
-    "question-answering": {"task.kind": "seq2seq", "task.metric": "token-f1", "model.name": _T5},
-    "text2text-generation": {"task.kind": "seq2seq", "model.name": _T5},
-    "fill-mask": {"task.kind": "masked", "model.name": "distilbert/distilbert-base-uncased"},
-    "span-corruption": {"task.kind": "spans", "model.name": _T5},  # the Hub has no name for it
+    name: {"task.kind": kind, "model.name": task.small_model, **settled}
+    for kind, task in KINDS.items()
+    for name, settled in task.described.items()
 }
 _TOP = ("task", "data", "model", "labels", "holders", "seed", "config")
 _FILES = ("train", "val", "text", "target", "person")
@@ -75,7 +59,7 @@ class Described:
 
 def small_model(kind: str) -> str:
     """A small model for the kind of task of a benchmark."""
-    return _T5 if kind == "seq2seq" else _ENCODER
+    return KINDS[kind].small_model
 
 
 def is_description(content: Mapping[str, Any]) -> bool:
@@ -112,7 +96,8 @@ def read_description(
             _refuse(path, f"has data.{name} = {value!r:.100}, which is no text")
     settings: dict[str, Scalar] = dict(TASKS[task])
     kind = str(config.get("task.kind", settings["task.kind"]))
-    if "labels" in content and kind != "classification":
+    has_labels = kind in KINDS and KINDS[kind].fewest_labels > 0
+    if "labels" in content and not has_labels:
         _refuse(path, f"has labels, which the task {task!r} does not have", "Leave them out.")
     settings |= {"model.name": _text(path, content, "model")} if "model" in content else {}
     holders, seed = (_count(path, content, *each) for each in (("holders", HOLDERS), ("seed", 0)))
@@ -124,8 +109,8 @@ def read_description(
         _check_targets(path, files, task, kind)
         settings["data.target"] = "label" if files.target else ""
         settings["data.person"] = "person" if files.person else ""
-    if kind == "classification" and (files or "labels" in content):
-        settings["task.labels"] = _labels(path, content, files)
+    if has_labels and (files or "labels" in content):
+        settings["task.labels"] = _labels(path, content, files, kind)
     return Described(files=files, folder=folder, settings=settings, holders=holders, seed=seed)
 
 
@@ -193,7 +178,7 @@ def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _labels(path: Path, content: Mapping[str, Any], files: Files | None) -> str:
+def _labels(path: Path, content: Mapping[str, Any], files: Files | None, kind: str) -> str:
     """As declared, or as the public file has them: never from the training text."""
     declared = content.get("labels")
     if isinstance(declared, list) and all(isinstance(label, str) for label in declared):
@@ -201,7 +186,8 @@ def _labels(path: Path, content: Mapping[str, Any], files: Files | None) -> str:
     if declared is not None or files is None:
         _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
     found = read_records(files.val, text=files.text, target=files.target, own_screen=True)
-    return _listed(files.val, sorted({in_form(r.target) for r in found if r.target is not None}))
+    named = [KINDS[kind].labels_in(r.target) for r in found if r.target is not None]
+    return _listed(files.val, sorted({in_form(label) for some in named for label in some}))
 
 
 def _listed(path: Path, labels: Sequence[str]) -> str:

@@ -19,6 +19,7 @@ from ..common.combinations import MERGING
 from ..common.errors import ConfideError
 from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat, spelled
+from ..common.tasks import TASKS
 from ..common.text.benchmarks import BENCHMARKS
 from ..server.doctor import Facts, Finding, noise, privacy, sort
 from ..server.doctor.federation import facts_of
@@ -190,7 +191,7 @@ def _trained_values(settings: Settings) -> int:
     depth = config.get("num_hidden_layers") or config.get("n_layers") or config.get("n_layer") or 0
     if not width or not depth or settings.lora.targets or settings.task.pooling != "mean":
         return 0
-    head = (width + 1) * len(settings.task.label_names)
+    head = (width + 1) * len(TASKS[settings.task.kind].head_labels(settings.task))
     if settings.lora.method == "head":
         return int(head)
     layers = min(settings.lora.layers or depth, depth)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IGNORED = -100  # the target of a position that is none, torch's own value
 
@@ -64,6 +65,9 @@ class Prediction:
 def padded(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as (B, T), filled up on the right, and the mask (B, T) of what
     is their own."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     filled = pad_sequence(tensors, batch_first=True, padding_value=value)
     lengths = torch.tensor([len(row) for row in tensors])

@@ -29,10 +29,10 @@ from typing import Any
 from ...common.batches import frozen_layers_shared
 from ...common.combinations import MERGING
 from ...common.errors import ConfideError
-from ...common.kinds import KINDS
 from ...common.leaving import PERSONAL
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
+from ...common.tasks import TASKS
 from ...common.tasks.scores import PERPLEXITY
 from ...server.run import run
 from ..inprocess import federation
@@ -124,9 +124,9 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None) ->
     if method in MERGING and epsilon is not None:
         return "it is for runs without noise"
     kind = str(config["task.kind"])
-    if method == "head" and KINDS[kind].language:
+    if method == "head" and TASKS[kind].language:
         return f"task.kind = {kind!r} has no head of its own"
-    if method == PERSONAL and KINDS[kind].language:
+    if method == PERSONAL and TASKS[kind].language:
         return f"its B stays at the holders, and task.kind = {kind!r} has no head to measure"
     return ""
 

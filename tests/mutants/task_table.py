@@ -171,8 +171,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: weights relative to the batch",
         "common/tasks/classification.py",
-        "each * self._weights.to(each.device)[targets]",
-        "each * self._weights[targets] / self._weights[targets].mean()",
+        "return each * torch.tensor(weights, device=each.device)[targets] if weights else each",
+        "w = torch.tensor(weights or [1.0] * 99)[targets]\n        return each * w / w.mean()",
         _IMB,
     ),
     Mutant(
@@ -220,8 +220,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: a regression starts at zero",
         "common/heads.py",
-        'if name == "bias" and task.kind == "regression":',
-        'if name == "bias" and task.kind == "none":',
+        'if name == "bias":',
+        "if False:",
         _MODELS_REG,
     ),
     Mutant(
