@@ -103,7 +103,7 @@ def check_data(
     whole = contract is not None and contract.unit == "person"
     warnings = (
         *_of_texts(records, found),
-        *_of_forms(records, found),
+        *_of_forms(records, found, [label for some in named for label in some]),
         *_of_labels(found, labels),
         *_of_privacy(found, delta, whole=whole),
     )
@@ -147,7 +147,14 @@ def _read(path: Path, contract: Contract, *, proposed: bool) -> tuple[list[Recor
 
 def _numbered(path: Path, contract: Contract) -> list[tuple[int, Record | ConfideError]]:
     text, target, person = contract.text, contract.target or None, contract.person or None
-    return numbered_records(path, text=text, target=target, person=person, own_screen=True)
+    return numbered_records(
+        path, text=text, target=target, person=person, lists=_lists(contract), own_screen=True
+    )
+
+
+def _lists(contract: Contract) -> bool:
+    """Whether a target may be a list in some task."""
+    return any(TASKS[kind].lists for kind in contract.tasks)
 
 
 def _counts(found: Sequence[Sequence[str]], labels: Sequence[str]) -> tuple[tuple[str, int], ...]:
@@ -172,7 +179,9 @@ def misfits(path: Path, contract: Contract) -> list[int]:
         ConfideError: the codes of the readers, for a row that is no record.
     """
     text, target, person = contract.text, contract.target or None, contract.person or None
-    records = read_records(path, text=text, target=target, person=person, own_screen=True)
+    records = read_records(
+        path, text=text, target=target, person=person, lists=_lists(contract), own_screen=True
+    )
     return [place for place, r in enumerate(records, start=1) if _misfit(r, contract)]
 
 
@@ -199,13 +208,16 @@ def propose_contract(
         ConfideError: the codes of the readers, for a file with a row that is no record.
     """
     records = read_records(
-        path, text=text, target=label or None, person=person or None, own_screen=True
+        path, text=text, target=label or None, person=person or None, lists=True, own_screen=True
     )
     several = bool(person) and max(Counter(r.person for r in records).values()) > 1
     targets = sorted({in_form(r.target) for r in records if r.target is not None})
     said = Contract(text=text, target=label, person=person, unit="person" if several else "record")
     if all(record.messages for record in records):
         return replace(said, tasks=_for("messages"), format=CHAT)
+    if any(record.listed for record in records):
+        some = sorted({label for r in records if isinstance(r.cell, list) for label in r.cell})
+        return replace(said, tasks=_for("label sets"), labels=tuple(some))
     if not label:
         return replace(said, tasks=_for("alone"))
     if _is_scale(targets):
@@ -256,10 +268,10 @@ def _of_texts(records: Sequence[Record], found: Findings) -> list[str]:
     return said
 
 
-def _of_forms(records: Sequence[Record], found: Findings) -> list[str]:
+def _of_forms(records: Sequence[Record], found: Findings, labels: Sequence[str]) -> list[str]:
     """What looks like one and is two; and a line that some programs would have cut."""
     persons = alike(r.person for r in records if r.person is not None)
-    classes = alike(r.target for r in records if r.target is not None) if found.labels else 0
+    classes = alike(labels)
     lines = sum(OTHER_ENDS.search(r.text) is not None for r in records)
     only = "only by case, blanks, invisible characters or the form of letters and numbers"
     said = []

@@ -254,6 +254,12 @@ def _check_sums(s: Settings, refuse: Refuse) -> None:
             f"Set round.holder-metric = {fitting!r}; task.metric and others are measured on the"
             " coordinator's own public text.",
         )
+    if s.task.counted and not TASKS[kind].countable:
+        refuse(
+            f"task.kind = {kind!r} has no classes of which a record has one, so none can be"
+            " counted by a noisy sum.",
+            "Give task.class-weights as numbers.",
+        )
     if s.task.counted and s.aggregate.robust != "mean":
         refuse(
             f"aggregate.robust = {s.aggregate.robust!r} withstands hostile holders, but a count of"

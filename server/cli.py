@@ -171,15 +171,17 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score the adapter of a run on a file of public records."""
+    from ..common.tasks import TASKS
     from ..common.text.readers import read_records
     from .report import find_run, metric_title, value_text
     from .run_folder import run_settings
 
     folder = find_run(run)
     if file is not None:
-        data = run_settings(folder).data
+        settings = run_settings(folder)
+        data, lists = settings.data, TASKS[settings.task.kind].lists
         columns = (data.text if text is None else text, data.target if target is None else target)
-        read_records(file, text=columns[0], target=columns[1] or None, own_screen=True)
+        read_records(file, text=columns[0], target=columns[1] or None, lists=lists, own_screen=True)
     from .predict import evaluate_run  # and torch with it
 
     score = evaluate_run(folder, file, text=text, target=target)

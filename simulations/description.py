@@ -185,7 +185,13 @@ def _labels(path: Path, content: Mapping[str, Any], files: Files | None, kind: s
         return _listed(path, declared)
     if declared is not None or files is None:
         _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
-    found = read_records(files.val, text=files.text, target=files.target, own_screen=True)
+    found = read_records(
+        files.val,
+        text=files.text,
+        target=files.target,
+        lists=KINDS[kind].lists,
+        own_screen=True,
+    )
     named = [KINDS[kind].labels_in(r.target) for r in found if r.target is not None]
     return _listed(files.val, sorted({in_form(label) for some in named for label in some}))
 

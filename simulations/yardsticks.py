@@ -108,17 +108,16 @@ def _run(
 
 
 def _without_a_model(data: Path, settings: Settings) -> list[dict[str, Any]]:
-    """The task's own yardstick, if it has one: pooled, without privacy and a language model."""
+    """The task's own yardsticks: pooled, without privacy and a language model."""
 
     def rows(path: Path) -> list[Record]:
-        return read_records(path, text=settings.data.text, target=settings.data.target)
+        lists = TASKS[settings.task.kind].lists
+        return read_records(path, text=settings.data.text, target=settings.data.target, lists=lists)
 
     task = task_for(settings.task)
     train = [r for path in sorted(data.glob("holder-*.jsonl")) for r in rows(path)]
-    found = task.yardstick(train, rows(data / "public.jsonl"))
-    if found is None:
-        return []
-    name, answers, right = found
-    scores = {metric: compute(metric, answers, right) for metric in task.metrics}
-    note = "pooled records, no privacy"
-    return [{"name": name, **scores, "epsilon": None, "delta": None, "note": note}]
+    rest = {"epsilon": None, "delta": None, "note": "pooled records, no privacy"}
+    return [
+        {"name": name, **{m: compute(m, answers, right) for m in task.metrics}, **rest}
+        for name, (answers, right) in task.yardsticks(train, rows(data / "public.jsonl")).items()
+    ]

@@ -7,7 +7,7 @@ gradient before it is clipped.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
@@ -73,7 +73,7 @@ class Classification(PooledTask):
     @classmethod
     def check_settings(cls, settings: Settings, refuse: Refuse) -> None:
         check_labels(settings.task, cls.fewest_labels, refuse)
-        check_weights(settings.task, refuse)
+        check_weights(settings.task, refuse, countable=True)
 
     @classmethod
     def labels_in(cls, target: str) -> tuple[str, ...]:
@@ -145,13 +145,13 @@ class Classification(PooledTask):
         answer = self.labels[chosen]
         return answer, f"log-odds of {answer!r}", log_odds
 
-    def yardstick(
+    def yardsticks(
         self, train: Sequence[Record], test: Sequence[Record]
-    ) -> tuple[str, list[int], list[int]]:
+    ) -> Mapping[str, tuple[list[Any], list[Any]]]:
         """TF-IDF with logistic regression."""
         from sklearn.linear_model import LogisticRegression
 
         model = tf_idf(LogisticRegression(max_iter=1000))
         model.fit([r.text for r in train], class_indices(train, self.labels))
         found = model.predict([r.text for r in test]).tolist()
-        return "TF-IDF + logistic regression", found, class_indices(test, self.labels)
+        return {"TF-IDF + logistic regression": (found, class_indices(test, self.labels))}

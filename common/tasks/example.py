@@ -20,8 +20,8 @@ IGNORED = -100  # the target of a position that is none, torch's own value
 class Example:
     """An encoded record: token ids, and what is to be learnt from them.
 
-    ``target`` is a class index, a number, a target for each of the ids (IGNORED where there is
-    none), or the ids of a text of its own.
+    ``target`` is a class index, a number, a 0 or 1 for each label, a target for each of the ids
+    (IGNORED where there is none), or the ids of a text of its own.
     """
 
     ids: tuple[int, ...]
@@ -33,7 +33,7 @@ class Batch:
     """One physical batch of B examples, padded to T tokens.
 
     ``inputs`` is ``input_ids`` (B, T) or, below cached layers, ``inputs_embeds`` (B, T, H), and
-    what else the model is called with; ``targets`` is (B,), or (B, U) padded with IGNORED.
+    what else the model is called with; ``targets`` is (B,), (B, L), or (B, U) padded with IGNORED.
     ``places`` (B, U) are the tokens of each example of which logits are made; None: of all.
     """
 
@@ -55,10 +55,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a text: a label, a number or a text of its own, and the probability
-    of each label where there are labels."""
+    """What the model says of a text: a label, several, a number or a text of its own, and the
+    probability of each label where there are labels."""
 
-    answer: str | float
+    answer: str | float | tuple[str, ...]
     probabilities: dict[str, float] = field(default_factory=dict)
 
 

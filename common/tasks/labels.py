@@ -46,10 +46,11 @@ def check_labels(task: TaskSpec, fewest: int, refuse: Refuse) -> None:
         )
 
 
-def check_weights(task: TaskSpec, refuse: Refuse) -> None:
+def check_weights(task: TaskSpec, refuse: Refuse, *, countable: bool) -> None:
     """Refuse weights and rates that are not one number in range for each label, and not to be
-    counted either."""
+    counted either, which ``combinations`` refuses where none is ``countable``."""
     classes = len(task.label_names)
+    counts = f", or {COUNTED!r} for what a noisy count at the holders gives" if countable else ""
     lists = (("class-weights", task.class_weights, 1e6), ("class-rates", task.class_rates, 1.0))
     for name, text, most in lists:
         numbers = numbers_in(text.removeprefix(COUNTED))
@@ -57,6 +58,6 @@ def check_weights(task: TaskSpec, refuse: Refuse) -> None:
         if text not in ("", COUNTED) and not fits:
             refuse(
                 f"task.{name} = {text!r:.100} is not {classes} numbers in (0, {most:g}].",
-                "Give one for each of task.labels, in their order, with commas between, or"
-                f" {COUNTED!r} for what a noisy count at the holders gives.",
+                "Give one for each of task.labels, in their order, with commas between"
+                f"{counts}.",
             )

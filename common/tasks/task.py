@@ -309,9 +309,9 @@ class Task(ABC):
         """The answer to a text of tokens (1, T), where ``explains``."""
         raise TypeError(f"task.kind = {self.kind!r} explains nothing")
 
-    def yardstick(
+    def yardsticks(
         self, train: Sequence[Record], test: Sequence[Record]
-    ) -> tuple[str, list[Any], list[Any]] | None:
-        """What a model without any language model answers to ``test``, pooled and without
-        privacy: its name, the answers and the right ones; None where there is none."""
-        return None
+    ) -> Mapping[str, tuple[list[Any], list[Any]]]:
+        """What others answer to ``test`` that are no language models, of all text and without
+        privacy: by name, the answers and the right ones."""
+        return {}
