@@ -55,6 +55,7 @@ class Classification(PooledTask):
     countable = True
     holder_metric = "accuracy"
     shown = 2
+    shares_of_records = ("accuracy", "micro-f1")
     does = "sorts a text into: {labels}"
     described: ClassVar[Described] = {"text-classification": {}}
     learns_from = ("labels",)

@@ -83,6 +83,8 @@ class Task(ABC):
             bound that means something (the errors of a regression).
         known, shown: names of ``common.metrics``, or ``perplexity``, the first the main one; and
             how many are shown without being asked for.
+        shares_of_records: those of its metrics that are a share of all records, which has an
+            interval.
         hub: the Hub's name of the task.
         does: what an adapter for it does, with {labels}, {low:g} and {high:g} to be filled in.
         described: the names by which a task description asks for it, with the settings that
@@ -109,6 +111,7 @@ class Task(ABC):
     holder_metric: ClassVar[str] = ""
     known: ClassVar[tuple[str, ...]]
     shown: ClassVar[int] = 1
+    shares_of_records: ClassVar[tuple[str, ...]] = ("accuracy", "exact-match")
     hub: ClassVar[str]
     does: ClassVar[str]
     described: ClassVar[Described]
