@@ -58,6 +58,5 @@ def check_weights(task: TaskSpec, refuse: Refuse, *, countable: bool) -> None:
         if text not in ("", COUNTED) and not fits:
             refuse(
                 f"task.{name} = {text!r:.100} is not {classes} numbers in (0, {most:g}].",
-                "Give one for each of task.labels, in their order, with commas between"
-                f"{counts}.",
+                f"Give one for each of task.labels, in their order, with commas between{counts}.",
             )
