@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # In the order in which they are listed; the first is the one that settings begin with.
 _KINDS = (
     "classification",
+    "multilabel",
     "regression",
     "seq2seq",
     "causal",

@@ -28,6 +28,7 @@ from tests.server import federated
 TEXTS = {"masked": "the [MASK] was fine", "spans": "the <extra_id_0> was"}
 METRICS = {
     "classification": "accuracy",
+    "multilabel": "micro-f1",
     "regression": "pearson",
     "seq2seq": "rougeL",
     "causal": "perplexity",
@@ -87,10 +88,10 @@ def test_a_federated_run_ends_with_a_report(done: Done, task: str) -> None:
 def test_a_run_answers(done: Done, task: str) -> None:
     text = TEXTS.get(task, "the day was")
     (found,) = predict(done(task).path, [text])
-    assert isinstance(found.answer, float if task == "regression" else str)
+    assert isinstance(found.answer, {"regression": float, "multilabel": tuple}.get(task, str))
     if task == "masked":
         assert "[MASK]" not in found.answer
-    assert bool(found.probabilities) == (task == "classification")
+    assert bool(found.probabilities) == (task in ("classification", "multilabel"))
 
 
 @pytest.mark.parametrize("task", tiny.TASKS)
@@ -156,7 +157,8 @@ def hidden_words(loaded: Any) -> Any:
     task = loaded.task
     records = [Record("the people of the town"), Record("a day")]
     if task.by_logits or task.spec.kind == "seq2seq":
-        target = {"classification": "positive", "regression": "0.5"}.get(task.spec.kind, "warm")
+        words = {"classification": "positive", "multilabel": "town,grim", "regression": "0.5"}
+        target = words.get(task.spec.kind, "warm")
         records = [Record(r.text, target) for r in records]
     elif task.spec.template == "chat":
         records = [Record(r.text, "warm") for r in records]
@@ -293,7 +295,7 @@ def test_imbalance_options_and_adamw_train_in_local_steps(
     assert {row["events"][0]["steps"] for row in report["holders"]} == {4}
 
 
-@pytest.mark.parametrize("task", ["classification", "regression"])
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 def test_a_merged_export_goes_on_where_its_run_ended(done: Done, task: str, tmp_path: Path) -> None:
     """peft#577: the next run's base had a trained head for the same labels, which was zeroed."""
     first = done(task)
