@@ -111,8 +111,8 @@ def _without_a_model(data: Path, settings: Settings) -> list[dict[str, Any]]:
     """The task's own yardsticks: pooled, without privacy and a language model."""
 
     def rows(path: Path) -> list[Record]:
-        lists = TASKS[settings.task.kind].lists
-        return read_records(path, text=settings.data.text, target=settings.data.target, lists=lists)
+        data, lists = settings.data, TASKS[settings.task.kind].lists
+        return read_records(path, text=data.text, target=data.target or None, lists=lists)
 
     task = task_for(settings.task)
     train = [r for path in sorted(data.glob("holder-*.jsonl")) for r in rows(path)]
