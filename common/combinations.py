@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from .errors import ConfideError
-from .kinds import KINDS
 from .methods import method_of
+from .tasks import TASKS
 
 if TYPE_CHECKING:
-    from .settings import Settings, TaskSpec
+    from .settings import Settings
 
 # How updates are combined, and how many more than twice the hostile ones each rule needs.
 ROBUST = {
@@ -23,11 +23,11 @@ ROBUST = {
     "geometric-median": 1,
 }
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
-# Of class weights and rates that come from a noisy sum over the holders; numbers may follow it.
-COUNTED = "counted"
 Refuse = Callable[[str, str], None]  # a message, and what to do instead
-# Tokens of a prompt that stand before its answer, whatever is cut.
-_LEAST_PROMPT = 4
+# Settings that change what is learnt: refused beside a task that has no use for them. The others
+# are sizes and bounds, which may stand there for whoever tries several tasks.
+_OF_CLASSES = ("labels", "class_weights", "class_rates")
+_LEARNT_BY = (*_OF_CLASSES, "loss", "word_dropout", "template")
 
 
 def check_combinations(s: Settings) -> None:
@@ -183,12 +183,18 @@ def _check_method(s: Settings, refuse: Refuse) -> None:
 
 def _check_sums(s: Settings, refuse: Refuse) -> None:
     metric, kind = s.round.holder_metric, s.task.kind
-    fitting = KINDS[kind].holder_metric
+    fitting = TASKS[kind].holder_metric
     if metric and metric != fitting:
         refuse(
             f"round.holder-metric = {metric!r} does not go with task.kind = {kind!r}.",
             f"Set round.holder-metric = {fitting!r}; task.metric and others are measured on the"
             " coordinator's own public text.",
+        )
+    if s.task.counted and not TASKS[kind].countable:
+        refuse(
+            f"task.kind = {kind!r} has no classes of which a record has one, so none can be"
+            " counted by a noisy sum.",
+            "Give task.class-weights as numbers.",
         )
     if s.task.counted and s.aggregate.robust != "mean":
         refuse(
@@ -199,101 +205,49 @@ def _check_sums(s: Settings, refuse: Refuse) -> None:
 
 
 def _check_task(s: Settings, refuse: Refuse) -> None:
-    task, kind, labels = s.task, s.task.kind, s.task.label_names
-    if kind == "classification" and (len(labels) < 2 or len(set(labels)) < len(labels)):
-        refuse(
-            f"task.labels = {task.labels!r:.100} names {len(set(labels))} different classes.",
-            "Give at least two different names, separated by commas.",
-        )
-    if kind != "classification" and labels:
-        refuse(
-            f"task.kind = {kind!r} has no classes, but task.labels = {task.labels!r:.100}.",
-            "Leave task.labels empty, or set task.kind = 'classification'.",
-        )
-    if KINDS[kind].target == "needed" and not s.data.target:
+    """What the task's own module does not know: which other tasks there are, and what it is to
+    the adapter and to the columns of the text."""
+    task, kind, what = s.task, s.task.kind, TASKS[s.task.kind]
+    for one in fields(task):
+        value = getattr(task, one.name)
+        if one.name in _LEARNT_BY and value != one.default and one.name not in what.takes:
+            users = ", ".join(name for name, other in TASKS.items() if one.name in other.takes)
+            key = f"task.{one.name.replace('_', '-')}"
+            lacks = "classes" if one.name in _OF_CLASSES and not what.fewest_labels else "use"
+            refuse(
+                f"task.kind = {kind!r} has no {lacks} for {key} = {value!r:.100}.",
+                f"Set {key} = {one.default!r}; it is for {users}.",
+            )
+    if what.target == "needed" and not s.data.target:
         refuse(
             f"task.kind = {kind!r} learns a target, but data.target names no column.",
             "Set data.target to the column that holds it.",
         )
-    if KINDS[kind].target == "none" and s.data.target:
+    if what.target == "none" and s.data.target:
         refuse(
             f"task.kind = {kind!r} learns from the text alone, but data.target ="
             f" {s.data.target!r:.100}.",
             "Set data.target = ''.",
-        )
-    _check_classes(task, refuse)
-    if not task.low < task.high:
-        refuse(f"task.low = {task.low:g} is not below task.high = {task.high:g}.", "Exchange them.")
-    _check_language(s, refuse)
-
-
-def _check_classes(task: TaskSpec, refuse: Refuse) -> None:
-    classes = len(task.label_names)
-    if task.counted and task.kind != "classification":
-        refuse(
-            f"task.kind = {task.kind!r} has no classes to be counted.",
-            "Leave task.class-weights and task.class-rates empty.",
-        )
-    lists = (("class-weights", task.class_weights, 1e6), ("class-rates", task.class_rates, 1.0))
-    for name, text, most in lists:
-        numbers = numbers_in(text.removeprefix(COUNTED))
-        fits = len(numbers) == classes and all(0 < n <= most for n in numbers)
-        if text not in ("", COUNTED) and not fits:
-            refuse(
-                f"task.{name} = {text!r:.100} is not {classes} numbers in (0, {most:g}].",
-                "Give one for each of task.labels, in their order, with commas between, or"
-                f" {COUNTED!r} for what a noisy count at the holders gives.",
-            )
-    if task.kind != "classification" and task.loss == "focal":
-        refuse(
-            f"task.loss = 'focal' is made for classes, not for task.kind = {task.kind!r}.",
-            "Set task.loss = 'cross-entropy'.",
-        )
-    if task.word_dropout and KINDS[task.kind].language:
-        refuse(
-            f"task.word-dropout = {task.word_dropout:g} would change what task.kind ="
-            f" {task.kind!r} learns.",
-            "Set it to 0; it is for classification and regression.",
         )
     if task.copies > 1 and not task.word_dropout:
         refuse(
             f"task.copies = {task.copies} equal copies of a record teach nothing more than one.",
             "Set task.word-dropout above 0, or task.copies = 1.",
         )
-
-
-def _check_language(s: Settings, refuse: Refuse) -> None:
-    task, kind = s.task, s.task.kind
-    if KINDS[kind].language and s.lora.method == "head":
+    if not task.low < task.high:
+        refuse(f"task.low = {task.low:g} is not below task.high = {task.high:g}.", "Exchange them.")
+    if what.language and s.lora.method == "head":
         refuse(
             f"lora.method = 'head' trains the task's head alone, and task.kind = {kind!r} has"
             " none of its own.",
             "Set lora.method = 'lora'.",
         )
-    chat = kind == "causal" and task.template == "chat"
-    prompted = kind in ("seq2seq", "causal") and task.template.count("{text}") == 1
-    if task.template != "{text}" and not (chat or prompted):
-        refuse(
-            f"task.template = {task.template!r:.100} does not fit task.kind = {kind!r}.",
-            "Write {text} once, where the text belongs, as in 'summarize: {text}'; only seq2seq"
-            " and causal have one, and 'chat' is for causal.",
-        )
-    if (
-        kind == "causal"
-        and s.data.target
-        and task.target_length + _LEAST_PROMPT > s.train.max_length
-    ):
-        refuse(
-            f"task.target-length = {task.target_length} leaves no room for a prompt in"
-            f" train.max-length = {s.train.max_length}.",
-            "Shorten the one or lengthen the other.",
-        )
+    what.check_settings(s, refuse)
 
 
 def _check_generation(s: Settings, refuse: Refuse) -> None:
     """Whether there is a metric of text that the model writes."""
-    own = s.task.kind == "causal" and s.task.metric not in ("", "perplexity")
-    if s.round.generate_every and s.task.kind != "seq2seq" and not own:
+    if s.round.generate_every and not TASKS[s.task.kind].writes(s.task):
         refuse(
             f"round.generate-every = {s.round.generate_every}, but no metric of task.kind ="
             f" {s.task.kind!r} and task.metric = {s.task.metric!r} is of text that the model"
@@ -321,15 +275,3 @@ def hostile_holders(byzantine: int, holders: int) -> int:
 def fewest_holders(rule: str, hostile: int) -> int:
     """How many updates a rule needs to withstand so many hostile ones."""
     return 1 if rule == "mean" else 2 * hostile + ROBUST[rule]
-
-
-def numbers_in(text: str) -> tuple[float, ...]:
-    """A comma-separated list; NaN for what is no number."""
-    return tuple(_number_or_nan(part) for part in text.split(",") if part.strip())
-
-
-def _number_or_nan(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .combinations import COUNTED, ROBUST, numbers_in
-from .kinds import KINDS
+from .combinations import ROBUST
 from .methods import DEFAULT, METHODS
 from .metrics import METRICS
 from .rule import any_text, choice, number
+from .tasks import TASKS
+from .tasks.labels import COUNTED, numbers_in
 from .text.words import in_form
 
 # A table: the default and the bounds, the meaning, the names of others.
@@ -73,7 +74,7 @@ class TaskSpec:
     coordinator then sends ``counted`` with the numbers. The unit of privacy stays one unit,
     whatever the copies of a record."""
 
-    kind: str = choice("classification", tuple(KINDS),
+    kind: str = choice(next(iter(TASKS)), tuple(TASKS),
         "What is learnt.",
         "PEFT task_type (is CAUSAL_LM, SEQ_CLS and so on)")
     labels: str = any_text("",

@@ -16,35 +16,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
-from ..common.kinds import KINDS
 from ..common.settings import Scalar, TaskSpec
+from ..common.tasks import TASKS as KINDS
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.words import in_form
 
 HOLDERS = 4  # where nobody says how many
-# Small models of the kind that a task needs.
-_ENCODER, _DECODER, _T5 = (
-    "sentence-transformers/all-MiniLM-L6-v2",
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "google-t5/t5-small",
-)
-# The Hub's name -> what the settings are then, unless the description says otherwise.
+# The Hub's name of a task, where it has one -> what the settings are then, unless the description
+# says otherwise.
 TASKS: Mapping[str, Mapping[str, Scalar]] = {
-    "text-classification": {"task.kind": "classification", "model.name": _ENCODER},
-    "text-regression": {"task.kind": "regression", "model.name": _ENCODER},
-    "text-generation": {"task.kind": "causal", "model.name": _DECODER},
-    "summarization": {
-        "task.kind": "seq2seq",
-        "task.template": "summarize: {text}",
-        "task.metric": "rougeL",
-        "model.name": _T5,
-    },
-    "translation": {"task.kind": "seq2seq", "task.metric": "bleu", "model.name": _T5},
-    "question-answering": {"task.kind": "seq2seq", "task.metric": "token-f1", "model.name": _T5},
-    "text2text-generation": {"task.kind": "seq2seq", "model.name": _T5},
-    "fill-mask": {"task.kind": "masked", "model.name": "distilbert/distilbert-base-uncased"},
-    "span-corruption": {"task.kind": "spans", "model.name": _T5},  # the Hub has no name for it
+    name: {"task.kind": kind, "model.name": task.small_model, **settled}
+    for kind, task in KINDS.items()
+    for name, settled in task.described.items()
 }
 _TOP = ("task", "data", "model", "labels", "holders", "seed", "config")
 _FILES = ("train", "val", "text", "target", "person")
@@ -64,7 +48,7 @@ class Files:
 
 def small_model(kind: str) -> str:
     """A small model for the kind of task of a benchmark."""
-    return _T5 if kind == "seq2seq" else _ENCODER
+    return KINDS[kind].small_model
 
 
 def is_description(content: Mapping[str, Any]) -> bool:
@@ -99,7 +83,7 @@ def read_description(
     settings: dict[str, Scalar] = dict(TASKS[task])
     kind = str(config.get("task.kind", settings["task.kind"]))
     if "labels" in content:
-        if kind != "classification":
+        if not _has_labels(kind):
             _refuse(path, f"has labels, which the task {task!r} does not have", "Leave them out.")
         settings["task.labels"] = _declared(path, content["labels"])
     settings |= {"model.name": _text(path, content, "model")} if "model" in content else {}
@@ -155,8 +139,8 @@ def of_files(
                 f"Name the files' own columns by {key.replace('data', table)}.",
             )
     given |= {key: value for key, value in settled.items() if value or key not in given}
-    if kind == "classification" and not given.get("task.labels"):
-        given["task.labels"] = _labels(files)
+    if _has_labels(kind) and not given.get("task.labels"):
+        given["task.labels"] = _labels(files, kind)
     return given
 
 
@@ -219,16 +203,27 @@ def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
     return value
 
 
+def _has_labels(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].fewest_labels > 0
+
+
 def _declared(path: Path, labels: Any) -> str:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
     return _listed(path, labels)
 
 
-def _labels(files: Files) -> str:
+def _labels(files: Files, kind: str) -> str:
     """As the public file has them: never from the training text."""
-    found = read_records(files.val, text=files.text, target=files.target, own_screen=True)
-    return _listed(files.val, sorted({in_form(r.target) for r in found if r.target is not None}))
+    found = read_records(
+        files.val,
+        text=files.text,
+        target=files.target,
+        lists=KINDS[kind].lists,
+        own_screen=True,
+    )
+    named = [KINDS[kind].labels_in(r.target) for r in found if r.target is not None]
+    return _listed(files.val, sorted({in_form(label) for some in named for label in some}))
 
 
 def _listed(path: Path, labels: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from ..common.errors import ConfideError
 from ..common.methods import method_of
 from ..common.paths import local_or_cached
 from ..common.settings import Settings, from_flat
+from ..common.tasks import TASKS
 from ..common.text.benchmarks import BENCHMARKS
 from ..server.doctor import Facts, Finding, noise, privacy, sort
 from ..server.doctor.federation import facts_of
@@ -153,7 +154,7 @@ def _trained_values(settings: Settings) -> int:
     depth = config.get("num_hidden_layers") or config.get("n_layers") or config.get("n_layer") or 0
     if not width or not depth or settings.lora.targets or settings.task.pooling != "mean":
         return 0
-    head = (width + 1) * len(settings.task.label_names)
+    head = (width + 1) * len(TASKS[settings.task.kind].head_labels(settings.task))
     if settings.lora.method == "head":
         return int(head)
     layers = min(settings.lora.layers or depth, depth)

@@ -234,7 +234,7 @@ def _write(
     seal(folder, _MANIFEST, recipe.to_json(), records=sizes, public=len(files["public.jsonl"]))
 
 
-def _row(record: Record) -> dict[str, str]:
+def _row(record: Record) -> dict[str, Any]:
     """The columns of a record, without those that its source does not have."""
-    row = {"text": record.text, "label": record.target, "person": record.person}
+    row = {"text": record.text, "label": record.cell, "person": record.person}
     return {name: value for name, value in row.items() if value is not None}

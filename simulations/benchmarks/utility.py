@@ -28,11 +28,11 @@ from typing import Any
 
 from ...common.batches import frozen_layers_shared
 from ...common.errors import ConfideError
-from ...common.kinds import KINDS
 from ...common.methods import METHODS
 from ...common.methods.lora import Lora
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
+from ...common.tasks import TASKS
 from ...common.tasks.scores import PERPLEXITY
 from ..scenario import Scenario, run_config
 from ..simulation import in_process
@@ -110,7 +110,7 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None) ->
     config = run_config(table.scenario)
     kind = str(config["task.kind"])
     if method == _HEAD:
-        headless = KINDS[kind].language
+        headless = TASKS[kind].language
         return f"task.kind = {kind!r} has no head of its own" if headless else ""
     facts = METHODS[method]
     same = facts.at_one_rank
@@ -118,7 +118,7 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None) ->
         return f"where no holder's rank is smaller it is {same}"
     if facts.noise.verdict == "refused" and epsilon is not None:
         return "it is for runs without noise"
-    if facts.stays and KINDS[kind].language:
+    if facts.stays and TASKS[kind].language:
         stays = f"its {facts.stays} stays at the holders"
         return f"{stays}, and task.kind = {kind!r} has no head to measure"
     return ""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from confide.common.methods import METHODS
+from confide.common.tasks import TASKS
 
 ROOM_NAMES = {"common", "client", "server", "simulations"}
 UNSAFE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -152,3 +153,26 @@ def test_only_the_modules_of_the_methods_spell_a_methods_name(
         if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value in METHODS
     ]
     assert deciding == []
+
+
+# Where a kind of task may be named outside its own module, and why.
+OF_KINDS = {
+    "common/text/benchmarks.py": "a table of what others published: which kind each benchmark is",
+}
+
+
+def test_no_module_but_its_own_knows_a_task_by_its_name(
+    root: Path, product_files: list[Path]
+) -> None:
+    """HOUSE finding 4: a new task broke in five places that tested the name of another."""
+    files = [p for p in product_files if p.parts[:2] != ("common", "tasks")]
+    files = [p for p in files if p.as_posix() not in OF_KINDS]
+    named = re.compile(f"^({'|'.join(TASKS)})$|[\"'=]({'|'.join(TASKS)})[\"']")
+    found = [
+        f"{place} names {node.value!r:.80}"
+        for place, node in nodes(root, files)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if named.search(node.value)
+    ]
+    assert found == []
+    assert all(named.search((root / place).read_text("utf-8")) for place in OF_KINDS)

@@ -117,7 +117,9 @@ def assert_alike(one: Seen, other: Seen, what: str, units: int = 1) -> None:
 def asked(place: Place) -> list[Task]:
     """A round, and each sum that the task has."""
     kind = place.settings.get("task.kind", "classification")
-    scored = {"classification": "accuracy", "regression": ""}.get(kind, "perplexity")
+    scored = {"classification": "accuracy", "multilabel": "accuracy", "regression": ""}.get(
+        kind, "perplexity"
+    )
     tasks = [place.request()]
     if kind == "classification":
         tasks.append(place.count())
@@ -250,6 +252,7 @@ BANK: list[dict[str, Any]] = [
     *({"privacy.records-per-person": n} for n in (1, 2, 1_000_000)),
     *({"data.path": path} for path in ("/etc/passwd", "x")),
     {"train.rate": 0.0}, {"train.rate": 2.0}, {"train.rate": "1"}, {"nothing": 1},
+    {"task.kind": "multilabel"}, {"task.kind": "multilabel", "task.class-weights": "counted"},
 ]  # fmt: skip
 NUMBERS = (0, 1, 2, 3, -1)
 PICKED = ("another label", "a missing column", "one long word", "not a number")

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from confide.__main__ import build_app
 from confide.common.errors import ConfideError
-from confide.common.kinds import KINDS
 from confide.common.settings import from_flat
+from confide.common.tasks import TASKS as KINDS
 from confide.common.text.readers import read_records
 from confide.server.run import run
 from confide.simulations.description import TASKS, task_of
