@@ -22,10 +22,8 @@ from typing import Any, NoReturn
 from ..common.errors import ConfideError
 from ..common.settings import Settings
 from ..common.tasks import TASKS
-from ..common.text.readers import Record
-from ..common.text.rows import columns_of
-from ..common.text.units import UNITS
-from ..common.text.words import in_form, label_places
+from ..common.text.readers import UNITS, Record
+from ..common.text.rows import columns_of, in_form, label_places
 
 CHAT = "chat"  # of task.template, too
 FORMATS = ("text", CHAT)

@@ -83,8 +83,8 @@ def main() -> None:
     for module, count in sorted(seen.modules.items(), key=lambda one: -one[1]):
         print(f"{count:6}  {module}")
     print(
-        f"{len(seen.calls)} calls of {len(seen.functions)} functions in {len(seen.modules)} modules;"
-        f" {seen.switches} switches between modules"
+        f"{len(seen.calls)} calls of {len(seen.functions)} functions in {len(seen.modules)}"
+        f" modules; {seen.switches} switches between modules"
     )
 
 
