@@ -251,6 +251,11 @@ OF_PATHS = {
     "run.coordinator": "policy.coordinators",
     "run.out": "task.path",
     "run.resume": "task.path",
+    # What a simulation is made of, which no holder is told.
+    **{
+        f"federation.{name}": "task.path"
+        for name in ("source", "folder", "train", "val", "text", "target", "person")
+    },
 }
 for key, value in from_flat({"model.name": "m", "task.labels": "a,b"}).to_flat().items():
     if isinstance(value, str):

@@ -22,8 +22,9 @@ from confide.common import models
 from confide.common.adapter import get_adapter
 from confide.common.batches import EncodedText, forward
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, chosen_device, load_model
+from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
+from confide.common.tensors import chosen_device
 from confide.common.text.readers import Record
 from confide.common.trunk import Trunk
 from tests import tiny
