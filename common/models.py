@@ -26,9 +26,9 @@ from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
 from .errors import ConfideError
+from .folder import check_folder, positions, without_chance
 from .heads import PEFTS_OWN as PEFTS_HEADS
 from .heads import Head, head_in, heads_of, labelled, of_texts_alone, settle
-from .hub import check_folder, positions, without_chance
 from .methods import method_of
 from .methods.method import is_factor
 from .paths import local_or_cached
@@ -36,6 +36,7 @@ from .settings import Settings
 from .targets import lora_targets
 from .tasks import Task, task_for
 from .tasks.generation import settle_language
+from .tensors import chosen_device
 from .trunk import Trunk
 
 # What transformers raises of files that are not there or not what they should be.
