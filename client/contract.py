@@ -22,10 +22,10 @@ from typing import Any, NoReturn
 
 from ..common.errors import ConfideError
 from ..common.kinds import KINDS
+from ..common.privacy import UNITS
 from ..common.settings import Settings
 from ..common.text.readers import Record
 from ..common.text.rows import columns_of
-from ..common.text.units import UNITS
 from ..common.text.words import in_form, label_places
 
 CHAT = "chat"  # of task.template, too

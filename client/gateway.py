@@ -41,11 +41,11 @@ from ..common.processes import (
     SUPERVISED,
     end,
     end_with_parent,
+    flower_environment,
     keep_memory_private,
     last_words,
     plain,
 )
-from ..common.processes import environment as flower_environment
 from .connection import STOPPED, Teller
 from .journal import Journal
 from .supernode import PINS, WORDS

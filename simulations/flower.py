@@ -24,8 +24,7 @@ import tomli_w
 
 from ..common.errors import ConfideError
 from ..common.machine import answers, free_ports, processors
-from ..common.processes import end, last_words, plain
-from ..common.processes import environment as flower_environment
+from ..common.processes import end, flower_environment, last_words, plain
 from ..common.settings import Scalar
 from ..server.run_folder import RunFolder, Tail, new_id, now
 

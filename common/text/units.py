@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import ConfideError, nearest
+from ..privacy import UNITS, Unit
 from .readers import Record
-
-UNITS = ("record", "person")
 
 
 def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
@@ -19,7 +18,7 @@ def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
     """
     if unit not in UNITS:
         raise ConfideError("data.unknown-unit", f"{unit!r} is no unit.", nearest(unit, UNITS))
-    if unit == "record":
+    if unit == Unit.RECORD:
         return [[index] for index in range(len(records))]
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):

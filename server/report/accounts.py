@@ -17,6 +17,7 @@ from ...common.privacy import accountant
 from ...common.privacy.ledger import Receipt
 from ...common.privacy.steps import missing
 from ...common.sums import steps_of_sums
+from ..senders import NAMELESS
 from .figures import Steps
 from .histories import History, Round
 from .ledgers import LedgerFacts
@@ -26,7 +27,6 @@ CURVE_POINTS = 12  # rounds at which epsilon is recomputed for the chart
 CURVE_HOLDERS = 12  # more different holders than this: only the extremes are drawn
 # Failures that come before a holder charges its ledger, so that nothing was spent.
 BEFORE_CHARGE = ("ledger.budget-exhausted", "policy.", "contract.", "data.", "transport.gone")
-NAMELESS = "node-"  # a holder that never answered is known by the number of its node only
 
 
 @dataclass(frozen=True, kw_only=True)
