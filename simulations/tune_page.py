@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..common.settings import Scalar
-from ..server.page import page
 from ..server.report import epsilon_text, escape
+from ..server.report.style import page
 from . import tune_plot
 from .tune import Outcome, Trial
 

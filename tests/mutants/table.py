@@ -1134,7 +1134,7 @@ MUTANTS = (
     ),
     Mutant(
         "a renewed kit brings what lay there before",
-        "server/deploy/kit.py",
+        "server/deploy/provision.py",
         "    (kit / POLICY_FILE).unlink(missing_ok=True)\n",
         "",
         ("tests/deployment/test_provision.py",),

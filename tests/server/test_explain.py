@@ -23,8 +23,17 @@ from confide.common.models import load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import task_for
 from confide.server import explain as module
-from confide.server.explain import TOLERANCE, Explanation, explain, explain_answer, explain_label
-from confide.server.explain_page import marked, render, summary, terminal
+from confide.server.explain import (
+    TOLERANCE,
+    Explanation,
+    explain,
+    explain_answer,
+    explain_label,
+    marked,
+    render,
+    summary,
+    terminal,
+)
 from confide.server.predict import open_run, predict
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
