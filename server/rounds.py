@@ -33,13 +33,11 @@ from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, whole
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
-from .gate import WENT_BACK, Accepted, judge, most_common
-from .ledgers import Ledgers
-from .memory import Memory
-from .ready import Able
+from .gate import Accepted, judge, most_common
+from .ledgers import WENT_BACK, Ledgers, Memory
+from .participants import Able, select, selection_key
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
-from .selection import select, selection_key
 from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
 
