@@ -19,7 +19,8 @@ from pathlib import Path
 from statistics import median
 
 from ..common.errors import ConfideError, nearest
-from ..common.kinds import KINDS
+from ..common.tasks import TASKS
+from ..common.tasks.task import Shape
 from ..common.text.readers import Record, numbered_records, read_records
 from ..common.text.rows import OTHER_ENDS
 from ..common.text.words import alike, in_form, label_places
@@ -67,7 +68,8 @@ def check_data(
     Args:
         text, label, person: columns, or None for none.
         labels: the names that a run would declare in ``task.labels``; public.
-        task: a kind of ``common.kinds``; empty: classes, unless every record is a conversation.
+        task: a kind of ``common.tasks``; empty: the first of them, classes, unless every record is
+            a conversation.
         contract: what the holder says of the text. It takes the place of columns, labels and task,
             and rows that do not fit are counted instead of refused.
         delta: of the run.
@@ -76,13 +78,15 @@ def check_data(
         ConfideError: the codes of the readers, none of which quotes a record; with a contract only
             where no row fits, for the first reason. ``data.task`` for no kind of task.
     """
-    if task not in ("", *KINDS):
-        raise ConfideError("data.task", f"{task!r:.100} is no task.", nearest(task[:100], KINDS))
+    if task not in ("", *TASKS):
+        raise ConfideError("data.task", f"{task!r:.100} is no task.", nearest(task[:100], TASKS))
     agreed = contract or _plain_contract(text, label, person, labels, task)
     records, broken = _read(path, agreed, proposed=contract is not None)
     person, labels = agreed.person or None, agreed.labels
-    kinds = agreed.tasks or (() if all(r.messages for r in records) else ("classification",))
-    counts = _counts(records, labels) if "classification" in kinds else ()
+    kinds = agreed.tasks or (() if all(r.messages for r in records) else (next(iter(TASKS)),))
+    with_labels = [TASKS[kind] for kind in kinds if TASKS[kind].fewest_labels]
+    named = [with_labels[0].labels_in(r.target) for r in records if with_labels and r.target]
+    counts = _counts(named, labels)
     of_person = Counter(r.person for r in records if r.person is not None)
     lengths = sorted(len(r.text.split()) for r in records)
     found = Findings(
@@ -99,7 +103,7 @@ def check_data(
     whole = contract is not None and contract.unit == "person"
     warnings = (
         *_of_texts(records, found),
-        *_of_forms(records, found),
+        *_of_forms(records, found, [label for some in named for label in some]),
         *_of_labels(found, labels),
         *_of_privacy(found, delta, whole=whole),
     )
@@ -143,14 +147,22 @@ def _read(path: Path, contract: Contract, *, proposed: bool) -> tuple[list[Recor
 
 def _numbered(path: Path, contract: Contract) -> list[tuple[int, Record | ConfideError]]:
     text, target, person = contract.text, contract.target or None, contract.person or None
-    return numbered_records(path, text=text, target=target, person=person, own_screen=True)
+    return numbered_records(
+        path, text=text, target=target, person=person, lists=_lists(contract), own_screen=True
+    )
 
 
-def _counts(records: Sequence[Record], labels: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """(name, records) of the labels that were given, then those of others without their names."""
+def _lists(contract: Contract) -> bool:
+    """Whether a target may be a list in some task."""
+    return any(TASKS[kind].lists for kind in contract.tasks)
+
+
+def _counts(found: Sequence[Sequence[str]], labels: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """(name, records) of the labels that were given, then those of others without their names;
+    ``found`` are those of each record."""
     place_of = label_places(labels)
     known, others = Counter[int](), Counter[str]()
-    for label in (in_form(r.target) for r in records if r.target is not None):
+    for label in (in_form(one) for record in found for one in record):
         place = place_of(label)
         if place is None:
             others[label] += 1
@@ -167,7 +179,9 @@ def misfits(path: Path, contract: Contract) -> list[int]:
         ConfideError: the codes of the readers, for a row that is no record.
     """
     text, target, person = contract.text, contract.target or None, contract.person or None
-    records = read_records(path, text=text, target=target, person=person, own_screen=True)
+    records = read_records(
+        path, text=text, target=target, person=person, lists=_lists(contract), own_screen=True
+    )
     return [place for place, r in enumerate(records, start=1) if _misfit(r, contract)]
 
 
@@ -194,21 +208,29 @@ def propose_contract(
         ConfideError: the codes of the readers, for a file with a row that is no record.
     """
     records = read_records(
-        path, text=text, target=label or None, person=person or None, own_screen=True
+        path, text=text, target=label or None, person=person or None, lists=True, own_screen=True
     )
     several = bool(person) and max(Counter(r.person for r in records).values()) > 1
     targets = sorted({in_form(r.target) for r in records if r.target is not None})
     said = Contract(text=text, target=label, person=person, unit="person" if several else "record")
     if all(record.messages for record in records):
-        return replace(said, tasks=("causal",), format=CHAT)
+        return replace(said, tasks=_for("messages"), format=CHAT)
+    if any(record.listed for record in records):
+        some = sorted({label for r in records if isinstance(r.cell, list) for label in r.cell})
+        return replace(said, tasks=_for("label sets"), labels=tuple(some))
     if not label:
-        return replace(said, tasks=("causal", "masked", "spans"))
+        return replace(said, tasks=_for("alone"))
     if _is_scale(targets):
         numbers = [float(target) for target in targets]
-        return replace(said, tasks=("regression",), low=min(numbers), high=max(numbers))
+        return replace(said, tasks=_for("scale"), low=min(numbers), high=max(numbers))
     if 2 <= len(targets) <= MOST_LABELS:
-        return replace(said, tasks=("classification",), labels=tuple(targets))
-    return replace(said, tasks=("seq2seq", "causal"))
+        return replace(said, tasks=_for("labels"), labels=tuple(targets))
+    return replace(said, tasks=_for("texts"))
+
+
+def _for(shape: Shape) -> tuple[str, ...]:
+    """The tasks that are proposed for a file of that shape."""
+    return tuple(kind for kind, task in TASKS.items() if shape in task.learns_from)
 
 
 def _is_scale(targets: Sequence[str]) -> bool:
@@ -246,10 +268,10 @@ def _of_texts(records: Sequence[Record], found: Findings) -> list[str]:
     return said
 
 
-def _of_forms(records: Sequence[Record], found: Findings) -> list[str]:
+def _of_forms(records: Sequence[Record], found: Findings, labels: Sequence[str]) -> list[str]:
     """What looks like one and is two; and a line that some programs would have cut."""
     persons = alike(r.person for r in records if r.person is not None)
-    classes = alike(r.target for r in records if r.target is not None) if found.labels else 0
+    classes = alike(labels)
     lines = sum(OTHER_ENDS.search(r.text) is not None for r in records)
     only = "only by case, blanks, invisible characters or the form of letters and numbers"
     said = []

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.installed import code_hash
 from ..common.outgoing import NOT_SENT, in_words
 from ..common.privacy.ledger import Ledger
+from ..common.tasks import TASKS
 from .budget import left_of, read_spending
 from .contract import Contract
 from .identity import identity_of
@@ -159,7 +160,7 @@ def of_contract(contract: Contract) -> list[str]:
     lines.append(f"learnt may be: {', '.join(c.tasks) or 'nothing'}")
     if c.labels:
         lines.append(f"labels: {', '.join(c.labels)}")
-    if "regression" in c.tasks:
+    if any(TASKS[kind].scale for kind in c.tasks):
         lines.append(f"the scale: {c.low:g} to {c.high:g}")
     return lines
 

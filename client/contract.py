@@ -13,23 +13,23 @@ The unit of privacy is part of it: a request can neither choose another, nor bin
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from os import PathLike
 from types import MappingProxyType
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError
-from ..common.kinds import KINDS
 from ..common.privacy import UNITS
 from ..common.settings import Settings
+from ..common.tasks import TASKS
 from ..common.text.readers import Record
 from ..common.text.rows import columns_of
 from ..common.text.words import in_form, label_places
 
 CHAT = "chat"  # of task.template, too
 FORMATS = ("text", CHAT)
+_NUMBERS = {1: "one", 2: "two"}
 
 
 def _said(default: Any, says: str, *known: str) -> Any:
@@ -45,7 +45,7 @@ class Contract:
     Attributes:
         text, target, person: columns; empty where there is none.
         unit: what a run protects: ``record``, or ``person``, told apart by the column ``person``.
-        tasks: what may be learnt from it, kinds of ``common.kinds``.
+        tasks: what may be learnt from it, kinds of ``common.tasks``.
         labels: every label that a record may have; of classes alone.
         low, high: the least and the largest number of a scale; of a regression alone.
         format: ``text``, or ``chat`` for lists of messages.
@@ -62,10 +62,10 @@ class Contract:
         "person has several records, choose person. It stays so for good: the ledger adds up one.",
         *UNITS,
     )
-    tasks: tuple[str, ...] = _said((), f"What may be learnt: {', '.join(KINDS)}.", *KINDS)
-    labels: tuple[str, ...] = _said((), "Every label that a record may have (classification).")
-    low: float = _said(0.0, "The least number of the scale (regression).")
-    high: float = _said(1.0, "The largest number of the scale (regression).")
+    tasks: tuple[str, ...] = _said((), f"What may be learnt: {', '.join(TASKS)}.", *TASKS)
+    labels: tuple[str, ...] = _said((), "Every label that a record may have, of tasks with labels.")
+    low: float = _said(0.0, "The least number of the scale, of tasks with one.")
+    high: float = _said(1.0, "The largest number of the scale, of tasks with one.")
     format: str = _said("text", "text, or chat where a text is a list of messages.", *FORMATS)
 
     def check(self, settings: Settings) -> None:
@@ -77,21 +77,22 @@ class Contract:
         data, kind = settings.data, settings.task.kind
         _listed("tasks", "task.kind", kind, self.tasks)
         _same("text", "data.text", data.text, (self.text,))
-        needs = KINDS[kind].target == "needed"
+        task = TASKS[kind]
+        needs = task.target == "needed"
         _same("target", "data.target", data.target, (self.target,) if needs else (self.target, ""))
         _same("unit", "privacy.unit", settings.privacy.unit, (self.unit,))
         persons = (self.person,) if self.unit == "person" else (self.person, "")
         _same("person", "data.person", data.person, persons)
         if settings.task.template != CHAT:
             _same("format", "The format without task.template = 'chat'", "text", (self.format,))
-        if kind == "classification":
+        if task.fewest_labels:
             place_of, taken = label_places(settings.task.label_names), set[int | None]({None})
             for label in self.labels:
                 if place_of(label) in taken:  # or two labels of this text would be one class
                     _unlisted("labels", "A label of this text", label, settings.task.label_names)
                 taken.add(place_of(label))
         low, high = settings.task.low, settings.task.high
-        if kind == "regression" and not low <= self.low <= self.high <= high:
+        if task.scale and not low <= self.low <= self.high <= high:
             _refuse(
                 "range",
                 f"task.low to task.high is {low:g} to {high:g}, the scale of this text is"
@@ -102,10 +103,8 @@ class Contract:
     def in_words(self, kind: str) -> str:
         """What a record has to be for a kind of task, for people."""
         said = f"{self.text!r} holds {'messages' if self.format == CHAT else 'text'}"
-        if kind == "classification":
-            said += f", {self.target!r} one of {', '.join(self.labels)}"
-        elif kind == "regression":
-            said += f", {self.target!r} a number from {self.low:g} to {self.high:g}"
+        targets = TASKS[kind].in_words(self.target, self)
+        said += f", {targets}" if targets else ""
         return said + (f", {self.person!r} a person" if self.unit == "person" else "")
 
     def fits(self, record: Record, kind: str) -> bool:
@@ -113,14 +112,7 @@ class Contract:
         at here: who is no person has no unit (``client.corpus``)."""
         if bool(record.messages) != (self.format == CHAT):
             return False
-        if kind == "classification":
-            return _places(self.labels)(record.target or "") is not None
-        if kind == "regression":
-            try:
-                return self.low <= float(record.target or "") <= self.high
-            except ValueError:
-                return False
-        return True
+        return TASKS[kind].fits(record.target, self)
 
 
 def check_contract(contract: Contract) -> None:
@@ -130,11 +122,12 @@ def check_contract(contract: Contract) -> None:
         ConfideError: ``contract.format``, with the key's name.
     """
     c = contract
-    scored = [kind for kind in c.tasks if KINDS[kind].target == "needed"]
-    needs_labels, different = "classification" in c.tasks, len({in_form(x) for x in c.labels})
+    scored = [kind for kind in c.tasks if TASKS[kind].target == "needed"]
+    fewest = max((TASKS[kind].fewest_labels for kind in c.tasks), default=0)
+    different = len({in_form(x) for x in c.labels})
     problems = (
         (not c.text, "text is empty", "Name the column that holds the text."),
-        (not c.tasks, "tasks is empty", f"List some of {', '.join(KINDS)}."),
+        (not c.tasks, "tasks is empty", f"List some of {', '.join(TASKS)}."),
         (
             c.unit == "person" and not c.person,
             "unit is 'person', but person names no column",
@@ -146,9 +139,9 @@ def check_contract(contract: Contract) -> None:
             "Name the column that holds it, or take that task out of tasks.",
         ),
         (
-            needs_labels and different < 2,
+            different < fewest,
             f"labels names {different} of the classes",
-            "List every label that a record may have, at least two.",
+            f"List every label that a record may have, at least {_NUMBERS.get(fewest, fewest)}.",
         ),
         (
             any("," in label or label != label.strip() or not label for label in c.labels),
@@ -156,7 +149,7 @@ def check_contract(contract: Contract) -> None:
             "Runs write labels with commas between; rename it in the text.",
         ),
         (
-            "regression" in c.tasks and not c.low < c.high,
+            any(TASKS[kind].scale for kind in c.tasks) and not c.low < c.high,
             f"low = {c.low:g} is not below high = {c.high:g}",
             "Write the least and the largest number of the scale.",
         ),
@@ -206,12 +199,6 @@ def check_columns(contract: Contract, named: Mapping[str, str | None]) -> None:
             f" {contract.unit!r}: single records are protected, not persons.",
             "Write unit = 'person' into [data], or leave --person out.",
         )
-
-
-@lru_cache(maxsize=8)
-def _places(labels: tuple[str, ...]) -> Callable[[str], int | None]:
-    """Made once, not for each record."""
-    return label_places(labels)
 
 
 def _same(name: str, what: str, value: str, allowed: Iterable[str]) -> None:

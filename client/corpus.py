@@ -20,7 +20,7 @@ from ..common.batches import EncodedText
 from ..common.errors import ConfideError
 from ..common.models import LoadedModel
 from ..common.settings import DataSpec, Settings
-from ..common.tasks import Example
+from ..common.tasks import TASKS, Example
 from ..common.tasks.example import IGNORED
 from ..common.text.readers import Record, records_that_fit
 from ..common.text.rows import check_suffix
@@ -109,7 +109,12 @@ def _records(
 ) -> list[Record | None]:
     spec, kind = settings.data, settings.task.kind
     found = records_that_fit(
-        path, content, text=spec.text, target=spec.target or None, person=spec.person or None
+        path,
+        content,
+        text=spec.text,
+        target=spec.target or None,
+        person=spec.person or None,
+        lists=TASKS[kind].lists,
     )
     if contract is None:
         return found

@@ -23,7 +23,8 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.encoding import decode_vector
 from ..common.errors import ConfideError
-from ..common.leaving import leaving
+from ..common.methods import method_of
+from ..common.methods.context import Context
 from ..common.models import LoadedModel, load_model
 from ..common.parcel import Parcel, sent_size, unpack
 from ..common.plans import plan_of, plan_of_sum, planned_steps
@@ -34,11 +35,11 @@ from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from ..common.sums import Sum, steps_of_sums, sums_of
 from ..common.wire import Ready, Refusal, Reply, Task, Update, reply_from_bytes
 from .corpus import Corpus, check_readable
+from .personal import Personal
 from .policy import Policy, review, review_model, review_plan, review_requests, review_sum
 from .release import release
 from .runs import check_run
 from .scrub import code_of, quiet
-from .share import Share, share_of
 from .sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
 from .taken import check_taken
 from .trainer import Trainer
@@ -115,7 +116,8 @@ class Holder:
             return reply_from_bytes(seen)
         review_requests(self._worked, self.site.policy, time.monotonic())
         if kind is not Sum.CLASSES:  # which takes no model
-            job = replace(job, share=self._prepare(task, settings))
+            loaded = self._load(settings)
+            job = replace(job, model=(loaded, self._prepare(task, loaded, settings)))
         check_readable(self.site.data)
         check_taken(self.site.data, self.site.ledger)
         if task.dry:
@@ -146,13 +148,25 @@ class Holder:
                 self._review_run(job, ledger)
             return seen
 
-    def _prepare(self, task: Task, settings: Settings) -> Share:
-        """Model, adapter and a check on made-up examples: all that can be wrong without text."""
+    def _load(self, settings: Settings) -> LoadedModel:
         loaded = load_model(settings)
         review_model(settings.model.name, loaded.sha256, self.site.policy)
-        adapter = _adapter(task, loaded, leaving(loaded.schema, settings.aggregate.method))
+        return loaded
+
+    def _prepare(self, task: Task, loaded: LoadedModel, settings: Settings) -> Context:
+        """Adapter and a check on made-up examples: with the model, all that can be wrong without
+        text."""
+        method = method_of(settings.aggregate.method)
+        adapter = _adapter(task, loaded, method.sent(loaded.schema))
         Trainer(loaded).prepare(settings)
-        return share_of(task, loaded, adapter, settings, self.site.policy, self.site.ledger)
+        return method.context(
+            loaded.model,
+            loaded.schema,
+            adapter,
+            most_rank=self.site.policy.max_rank,
+            merged=task.merged,
+            store=Personal(self.site.ledger, task),
+        )
 
     def _paid(self, job: _Job, ledger: Ledger) -> Update:
         """Read, train or sum, release; the task was charged."""
@@ -170,19 +184,19 @@ class Holder:
 
     def _train(self, job: _Job, corpus: Corpus) -> tuple[Tensor, dict[str, str]]:
         """The private change of what is trained, and how it is to be sent."""
-        share, settings, failed = job.model(), job.settings, 0
+        (loaded, context), settings, failed = job.known(), job.settings, 0
         unit = settings.privacy.unit
-        examples = corpus.examples(share.loaded)
-        units, text = corpus.units(unit, examples), corpus.text(share.loaded)
+        examples = corpus.examples(loaded)
+        units, text = corpus.units(unit, examples), corpus.text(loaded)
 
-        def train(loaded: LoadedModel, start: Tensor) -> Tensor:
+        def train(schema: AdapterSchema, start: Tensor) -> Tensor:
             nonlocal failed
-            own = Trainer(loaded)
+            own = Trainer(replace(loaded, schema=schema))
             change = own.train(start, text, settings, job.plan, self._generator, units=units)
             failed = own.unusable
             return change
 
-        change, schema = share.train(train)
+        change, schema = context.train(train)
         self.unused = sum(one is None for one in examples) + failed
         return change, {"encoding": settings.wire.encoding, "schema": schema.digest}
 
@@ -194,10 +208,10 @@ class Holder:
             shares = shares_of_classes(classes_of(corpus.records, labels), len(labels))
             size = len(labels)
         else:
-            share, size = job.model(), 2
-            examples = corpus.examples(share.loaded)
+            (loaded, context), size = job.known(), 2
+            examples = corpus.examples(loaded)
             shares = shares_of_scores(
-                share.loaded, share.adapter, examples, Sum(str(job.kind)), self._generator
+                loaded, context.adapter, examples, Sum(str(job.kind)), self._generator
             )
         self.unused = sum(one is None for one in shares)
         units = corpus.units(settings.privacy.unit, shares)
@@ -253,17 +267,17 @@ class _Job:
     task: Task
     settings: Settings
     kind: Sum | None
-    share: Share | None = None
+    model: tuple[LoadedModel, Context] | None = None
 
     @property
     def plan(self) -> Plan:
         """Of what is charged: a round, or the sum."""
         return plan_of_sum(self.settings) if self.kind else plan_of(self.settings)
 
-    def model(self) -> Share:
-        if self.share is None:
+    def known(self) -> tuple[LoadedModel, Context]:
+        if self.model is None:
             raise TypeError("a task with a model was worked on without it")
-        return self.share
+        return self.model
 
 
 def _raise(refused: ConfideError | None) -> None:

@@ -1,16 +1,9 @@
-"""What stays at the holder under ``fedsa``: LoRA's B, and with it an adapter of its own.
-
-Guo et al. 2024, "Selective aggregation for low-rank adaptation in federated learning" (FedSA-LoRA):
-A is shared and averaged, B never leaves. Both are trained, by the one private step over all that is
-trained, clipped together and with noise on both: what leaves, the change of A and of the head, is
-a part of what that step may publish, so that its promise is the plan's. B could be published, too;
-that it stays makes the adapter personal, not private. The noise of B multiplies that of A all the
-same, now in each holder's product and without an average over the holders' B: few trained values
-and a large epsilon, or it is mostly noise (``confide doctor`` says so).
+"""The adapter that a holder keeps to itself, where a method leaves a factor with it (``fedsa``).
 
 One file for each run beside the ledger, for this user alone, replaced durably before the update
-is released: after a crash in between B is a round ahead, never behind what has left. It is the
-whole adapter as this holder trained it last, with the settings of its run.
+is released: after a crash in between it is a round ahead, never behind what has left. It is the
+whole adapter as this holder trained it last, with the settings of its run. What of it stays, and
+why that protects nobody, is the method's to say (``common.methods``).
 """
 
 from __future__ import annotations
@@ -32,17 +25,41 @@ from ..common.hub import write_adapter
 from ..common.models import load_model
 from ..common.paths import replace_durably
 from ..common.settings import from_flat
+from ..common.wire import Task
 
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Personal:
+class Kept:
     """An adapter (float32, by name), the round after which it is, and the settings of its run."""
 
     adapter: Mapping[str, Tensor]
     round: int
     settings: Mapping[str, Any]
+
+
+class Personal:
+    """What a holder keeps of the run of a task, beside its ledger; nothing is looked at before it
+    is asked for.
+
+    Raises:
+        ConfideError: as ``personal_file``, ``load_personal`` and ``save_personal``.
+    """
+
+    def __init__(self, ledger: Path, task: Task) -> None:
+        self._ledger, self._task = ledger, task
+
+    def load(self, schema: AdapterSchema) -> Mapping[str, Tensor]:
+        """The adapter of the last round, by name; empty before the first."""
+        path = personal_file(self._ledger, self._task.run)
+        return load_personal(path, schema).adapter if path.exists() else {}
+
+    def save(self, adapter: Mapping[str, Tensor]) -> None:
+        """Keep the adapter as that of the task's round."""
+        task = self._task
+        kept = Kept(adapter=adapter, round=task.round, settings=task.settings)
+        save_personal(personal_file(self._ledger, task.run), kept)
 
 
 def personal_file(ledger: Path, run: str) -> Path:
@@ -56,7 +73,7 @@ def personal_file(ledger: Path, run: str) -> Path:
     return ledger.with_name(f"{ledger.name}.personal") / f"{run}.safetensors"
 
 
-def save_personal(path: Path, personal: Personal) -> None:
+def save_personal(path: Path, personal: Kept) -> None:
     """Replace the file.
 
     Raises:
@@ -76,7 +93,7 @@ def save_personal(path: Path, personal: Personal) -> None:
         ) from None
 
 
-def load_personal(path: Path, schema: AdapterSchema | None = None) -> Personal:
+def load_personal(path: Path, schema: AdapterSchema | None = None) -> Kept:
     """Read the file, strictly if ``schema`` is what it has to be of.
 
     Raises:
@@ -92,7 +109,7 @@ def load_personal(path: Path, schema: AdapterSchema | None = None) -> Personal:
         with safe_open(str(path), framework="pt") as file:
             told = json.loads((file.metadata() or {})["personal"])
             adapter = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = Personal(adapter=adapter, round=told["round"], settings=told["settings"])
+        found = Kept(adapter=adapter, round=told["round"], settings=told["settings"])
         if schema is not None:
             check_adapter(adapter, dict(schema.shapes))
     except Exception as error:  # noqa: BLE001 - safetensors raises a type of its own and others

@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from ..common.combinations import OF_RANKS
 from ..common.errors import ConfideError
+from ..common.methods import METHODS, method_of
 from ..common.paths import cache_dir, local_or_cached
 from ..common.privacy.accountant import GaussianSteps, within
 from ..common.privacy.plan import Plan, Trust
@@ -34,6 +34,7 @@ from .contract import Contract, missing
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
 _PIN = "@sha256:"
 _DAY = 24 * 3600.0  # seconds
+_OF_RANKS = ", ".join(name for name, method in METHODS.items() if method.ranks)
 
 
 def _number(default: float, low: float, high: float, says: str) -> Any:
@@ -107,7 +108,7 @@ class Policy:
     max_rank: int = _number(
         256, 1, 256,
         "The largest rank of LoRA that is trained here. A run of a larger one whose method admits\n"
-        "different ranks (hetlora, flexlora) is taken part in at this rank; any other is refused.",
+        f"different ranks ({_OF_RANKS}) is taken part in at this rank; any other is\nrefused.",
     )  # fmt: skip
     max_sampling_rate: float = _number(
         1.0, 0, 1,
@@ -226,7 +227,7 @@ def review(settings: Settings, policy: Policy) -> None:
     _check_most(policy, "max_steps_per_run", "train.steps times round.count", steps)
     passes = settings.train.rate * steps * settings.task.copies
     _check_most(policy, "max_passes", "train.rate times steps times task.copies", passes)
-    if settings.lora.method == "lora" and settings.aggregate.method not in OF_RANKS:
+    if settings.lora.method != "head" and not method_of(settings.aggregate.method).ranks:
         _check_most(policy, "max_rank", "lora.rank", settings.lora.rank)
     _check_noise(settings, policy)
     _check_listed(policy, "dtypes", "model.dtype", settings.model.dtype, must_list=True)

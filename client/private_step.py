@@ -17,6 +17,9 @@ coordinate (Abadi et al. 2016), divided by a public constant.
 Opacus differs in four points that matter here: its generator can be seeded and is not
 cryptographic, one NaN record turns every parameter NaN, norms and sums are taken in the gradient's
 own precision, and the unit is always the record. Virtual steps, scaling and stepping are Opacus's.
+
+Alone, without a federation: draw each batch by ``Plan.draw``, ``add`` after the backward pass of
+each part of it, ``finish`` once (examples/dp_lora_alone.py).
 """
 
 from __future__ import annotations
@@ -88,8 +91,17 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
                 self._held[parameter] = parameter.grad_sample
 
     def add(self) -> None:
-        """Clip the rows that are there and add them to the sum, without a step."""
+        """Clip the rows that are there, add them to the sum and take them off the model, without
+        a step."""
         self.signal_skip_step(True)
+        self.step()
+        self.zero_grad(set_to_none=True)
+
+    def finish(self) -> None:
+        """A step on what was added before, and on no more: of an empty batch, pure noise, without
+        a forward pass (which a batch of no records crashes in most models)."""
+        for parameter in self.params:
+            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
         self.step()
 
     def summed(self) -> list[Tensor | None]:
@@ -202,14 +214,6 @@ def pull_back(optimizer: PrivateOptimizer, strength: float) -> Callable[[Private
             parameter.grad.add_(parameter.detach() - origin, alpha=strength)
 
     return pull
-
-
-def empty_step(optimizer: PrivateOptimizer) -> None:
-    """A step on what was added before, and on no more: of an empty batch, pure noise, without a
-    forward pass (which a batch of no records crashes in most models)."""
-    for parameter in optimizer.params:
-        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))
-    optimizer.step()
 
 
 def trained_parameters(model: Any) -> list[torch.nn.Parameter]:

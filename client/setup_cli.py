@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..common.kinds import KINDS
+from ..common.tasks import TASKS
 
 if TYPE_CHECKING:
     from .check_data import Findings
@@ -106,7 +106,7 @@ def check_data(
     text: Text = "text",
     target: Target = None,
     person: Person = "",
-    task: Annotated[str, typer.Option(help=f"What a run would learn: {', '.join(KINDS)}.")] = "",
+    task: Annotated[str, typer.Option(help=f"What a run would learn: {', '.join(TASKS)}.")] = "",
     labels: Annotated[
         str, typer.Option(help="The labels of the run, commas between: counted by name.")
     ] = "",
@@ -117,7 +117,7 @@ def check_data(
     from .check_data import check_data as check
     from .policy_file import load_policy
 
-    needs = task not in KINDS or KINDS[task].target == "needed"
+    needs = task not in TASKS or TASKS[task].target == "needed"
     label = ("label" if needs else "") if target is None else target
     found = check(
         file,

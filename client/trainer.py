@@ -25,7 +25,7 @@ from ..common.settings import Settings
 from ..common.tensors import flatten, unflatten
 from .footprint import measure
 from .per_example import PerExample
-from .private_step import PrivateOptimizer, empty_step, pull_back, trained_parameters
+from .private_step import PrivateOptimizer, pull_back, trained_parameters
 from .scrub import tried
 from .self_check import check_per_example, longest_pair
 
@@ -189,7 +189,7 @@ class Trainer:
         elif not added(drawn):
             failed = sum(not added([unit]) for unit in drawn)
             self.unusable = max(self.unusable, failed)
-        empty_step(optimizer)  # on what was added, with the noise
+        optimizer.finish()  # on what was added, with the noise
 
     def _add(self, optimizer: PrivateOptimizer, ready: _Prepared, pieces: Iterable[Piece]) -> bool:
         """Add the clipped gradients of whole units to the sum of the step; True once it is done."""

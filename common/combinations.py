@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from .errors import ConfideError
-from .kinds import KINDS
+from .methods import method_of
+from .tasks import TASKS
 
 if TYPE_CHECKING:
-    from .settings import Settings, TaskSpec
+    from .settings import Settings
 
 # How updates are combined, and how many more than twice the hostile ones each rule needs.
 ROBUST = {
@@ -21,34 +22,12 @@ ROBUST = {
     "multi-krum": 3,
     "geometric-median": 1,
 }
-# The methods under which a holder may train a smaller rank than the run's (``common.ranks``).
-OF_RANKS = ("hetlora", "flexlora", "flora")
-# The methods that add to the frozen weights (``common.merged``).
-MERGING = ("fedex", "flora")
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
-# Of class weights and rates that come from a noisy sum over the holders; numbers may follow it.
-COUNTED = "counted"
-# The steps that a method admits, where it does not admit all; and the methods that need LoRA.
-_OPTIMIZERS = {
-    "rolora": ("none",),
-    "fedsvd": ("none", "momentum"),
-    "flexlora": ("none", "momentum"),
-    "fedex": ("none",),
-    "flora": ("none",),
-}
-_WHY_NOT = {
-    "rolora": "moves the factor that rests",
-    **dict.fromkeys(MERGING, "steps along the factors, not along the products,"),
-}
-_OF_LORA = ("fedsvd", "rolora", "fedsa", *OF_RANKS, *MERGING)
-# The methods that combine by the mean alone, and why.
-_BY_MEAN = {
-    **dict.fromkeys(OF_RANKS, "takes the zeros of what a smaller rank does not train for a vote"),
-    **dict.fromkeys(MERGING, "combines factors, not the products that are averaged"),
-}
 Refuse = Callable[[str, str], None]  # a message, and what to do instead
-# Tokens of a prompt that stand before its answer, whatever is cut.
-_LEAST_PROMPT = 4
+# Settings that change what is learnt: refused beside a task that has no use for them. The others
+# are sizes and bounds, which may stand there for whoever tries several tasks.
+_OF_CLASSES = ("labels", "class_weights", "class_rates")
+_LEARNT_BY = (*_OF_CLASSES, "loss", "word_dropout", "template")
 
 
 def check_combinations(s: Settings) -> None:
@@ -198,61 +177,24 @@ def _check_robust(s: Settings, refuse: Refuse) -> None:
 
 
 def _check_method(s: Settings, refuse: Refuse) -> None:
-    """A step that remembers moves what a method lets rest, or forgets that it was turned."""
-    method, optimizer = s.aggregate.method, s.aggregate.optimizer
-    allowed = _OPTIMIZERS.get(method, (optimizer,))
-    if optimizer not in allowed:
-        why = _WHY_NOT.get(method, "cannot follow its turns")
-        refuse(
-            f"aggregate.optimizer = {optimizer!r} {why} with aggregate.method = {method!r}.",
-            f"Set aggregate.optimizer = {' or '.join(map(repr, allowed))}.",
-        )
-    if method in _BY_MEAN and s.aggregate.robust != "mean":
-        refuse(
-            f"aggregate.robust = {s.aggregate.robust!r} {_BY_MEAN[method]} with aggregate.method ="
-            f" {method!r}.",
-            "Set aggregate.robust = 'mean', or another method, such as 'fedsvd'.",
-        )
-    if method == "fedsa" and s.round.mode == "gradient":
-        refuse(
-            "round.mode = 'gradient' steps at the coordinator, but with aggregate.method = 'fedsa'"
-            " B never gets there.",
-            "Set round.mode = 'steps'.",
-        )
-    if method in MERGING and s.privacy.trust != "off":
-        refuse(
-            f"aggregate.method = {method!r} adds products of noisy factors to the frozen weights,"
-            f" the noise of one times that of the other, but privacy.trust = {s.privacy.trust!r}.",
-            "Set aggregate.method = 'fedsvd', or 'flexlora' for holders of different rank; without"
-            " noise (privacy.trust = 'off') it is exact.",
-        )
-    if method in MERGING and s.round.patience:
-        refuse(
-            f"round.patience = {s.round.patience} keeps the adapter of an earlier round, but"
-            f" aggregate.method = {method!r} has added the later ones to the frozen weights.",
-            "Set round.patience = 0.",
-        )
-    if method in (*MERGING, "fedsa") and s.round.holder_metric:
-        refuse(
-            f"round.holder-metric = {s.round.holder_metric!r} measures the coordinator's adapter,"
-            f" which is not all that a holder has with aggregate.method = {method!r}.",
-            "Leave round.holder-metric empty.",
-        )
-    if s.lora.method == "head" and method in _OF_LORA:
-        refuse(
-            f"lora.method = 'head' trains no LoRA, but aggregate.method = {method!r}.",
-            "Set aggregate.method = 'ffa', the default.",
-        )
+    for message, instead in method_of(s.aggregate.method).objections(s):
+        refuse(message, instead)
 
 
 def _check_sums(s: Settings, refuse: Refuse) -> None:
     metric, kind = s.round.holder_metric, s.task.kind
-    fitting = KINDS[kind].holder_metric
+    fitting = TASKS[kind].holder_metric
     if metric and metric != fitting:
         refuse(
             f"round.holder-metric = {metric!r} does not go with task.kind = {kind!r}.",
             f"Set round.holder-metric = {fitting!r}; task.metric and others are measured on the"
             " coordinator's own public text.",
+        )
+    if s.task.counted and not TASKS[kind].countable:
+        refuse(
+            f"task.kind = {kind!r} has no classes of which a record has one, so none can be"
+            " counted by a noisy sum.",
+            "Give task.class-weights as numbers.",
         )
     if s.task.counted and s.aggregate.robust != "mean":
         refuse(
@@ -263,101 +205,49 @@ def _check_sums(s: Settings, refuse: Refuse) -> None:
 
 
 def _check_task(s: Settings, refuse: Refuse) -> None:
-    task, kind, labels = s.task, s.task.kind, s.task.label_names
-    if kind == "classification" and (len(labels) < 2 or len(set(labels)) < len(labels)):
-        refuse(
-            f"task.labels = {task.labels!r:.100} names {len(set(labels))} different classes.",
-            "Give at least two different names, separated by commas.",
-        )
-    if kind != "classification" and labels:
-        refuse(
-            f"task.kind = {kind!r} has no classes, but task.labels = {task.labels!r:.100}.",
-            "Leave task.labels empty, or set task.kind = 'classification'.",
-        )
-    if KINDS[kind].target == "needed" and not s.data.target:
+    """What the task's own module does not know: which other tasks there are, and what it is to
+    the adapter and to the columns of the text."""
+    task, kind, what = s.task, s.task.kind, TASKS[s.task.kind]
+    for one in fields(task):
+        value = getattr(task, one.name)
+        if one.name in _LEARNT_BY and value != one.default and one.name not in what.takes:
+            users = ", ".join(name for name, other in TASKS.items() if one.name in other.takes)
+            key = f"task.{one.name.replace('_', '-')}"
+            lacks = "classes" if one.name in _OF_CLASSES and not what.fewest_labels else "use"
+            refuse(
+                f"task.kind = {kind!r} has no {lacks} for {key} = {value!r:.100}.",
+                f"Set {key} = {one.default!r}; it is for {users}.",
+            )
+    if what.target == "needed" and not s.data.target:
         refuse(
             f"task.kind = {kind!r} learns a target, but data.target names no column.",
             "Set data.target to the column that holds it.",
         )
-    if KINDS[kind].target == "none" and s.data.target:
+    if what.target == "none" and s.data.target:
         refuse(
             f"task.kind = {kind!r} learns from the text alone, but data.target ="
             f" {s.data.target!r:.100}.",
             "Set data.target = ''.",
-        )
-    _check_classes(task, refuse)
-    if not task.low < task.high:
-        refuse(f"task.low = {task.low:g} is not below task.high = {task.high:g}.", "Exchange them.")
-    _check_language(s, refuse)
-
-
-def _check_classes(task: TaskSpec, refuse: Refuse) -> None:
-    classes = len(task.label_names)
-    if task.counted and task.kind != "classification":
-        refuse(
-            f"task.kind = {task.kind!r} has no classes to be counted.",
-            "Leave task.class-weights and task.class-rates empty.",
-        )
-    lists = (("class-weights", task.class_weights, 1e6), ("class-rates", task.class_rates, 1.0))
-    for name, text, most in lists:
-        numbers = numbers_in(text.removeprefix(COUNTED))
-        fits = len(numbers) == classes and all(0 < n <= most for n in numbers)
-        if text not in ("", COUNTED) and not fits:
-            refuse(
-                f"task.{name} = {text!r:.100} is not {classes} numbers in (0, {most:g}].",
-                "Give one for each of task.labels, in their order, with commas between, or"
-                f" {COUNTED!r} for what a noisy count at the holders gives.",
-            )
-    if task.kind != "classification" and task.loss == "focal":
-        refuse(
-            f"task.loss = 'focal' is made for classes, not for task.kind = {task.kind!r}.",
-            "Set task.loss = 'cross-entropy'.",
-        )
-    if task.word_dropout and KINDS[task.kind].language:
-        refuse(
-            f"task.word-dropout = {task.word_dropout:g} would change what task.kind ="
-            f" {task.kind!r} learns.",
-            "Set it to 0; it is for classification and regression.",
         )
     if task.copies > 1 and not task.word_dropout:
         refuse(
             f"task.copies = {task.copies} equal copies of a record teach nothing more than one.",
             "Set task.word-dropout above 0, or task.copies = 1.",
         )
-
-
-def _check_language(s: Settings, refuse: Refuse) -> None:
-    task, kind = s.task, s.task.kind
-    if KINDS[kind].language and s.lora.method == "head":
+    if not task.low < task.high:
+        refuse(f"task.low = {task.low:g} is not below task.high = {task.high:g}.", "Exchange them.")
+    if what.language and s.lora.method == "head":
         refuse(
             f"lora.method = 'head' trains the task's head alone, and task.kind = {kind!r} has"
             " none of its own.",
             "Set lora.method = 'lora'.",
         )
-    chat = kind == "causal" and task.template == "chat"
-    prompted = kind in ("seq2seq", "causal") and task.template.count("{text}") == 1
-    if task.template != "{text}" and not (chat or prompted):
-        refuse(
-            f"task.template = {task.template!r:.100} does not fit task.kind = {kind!r}.",
-            "Write {text} once, where the text belongs, as in 'summarize: {text}'; only seq2seq"
-            " and causal have one, and 'chat' is for causal.",
-        )
-    if (
-        kind == "causal"
-        and s.data.target
-        and task.target_length + _LEAST_PROMPT > s.train.max_length
-    ):
-        refuse(
-            f"task.target-length = {task.target_length} leaves no room for a prompt in"
-            f" train.max-length = {s.train.max_length}.",
-            "Shorten the one or lengthen the other.",
-        )
+    what.check_settings(s, refuse)
 
 
 def _check_generation(s: Settings, refuse: Refuse) -> None:
     """Whether there is a metric of text that the model writes."""
-    own = s.task.kind == "causal" and s.task.metric not in ("", "perplexity")
-    if s.round.generate_every and s.task.kind != "seq2seq" and not own:
+    if s.round.generate_every and not TASKS[s.task.kind].writes(s.task):
         refuse(
             f"round.generate-every = {s.round.generate_every}, but no metric of task.kind ="
             f" {s.task.kind!r} and task.metric = {s.task.metric!r} is of text that the model"
@@ -385,15 +275,3 @@ def hostile_holders(byzantine: int, holders: int) -> int:
 def fewest_holders(rule: str, hostile: int) -> int:
     """How many updates a rule needs to withstand so many hostile ones."""
     return 1 if rule == "mean" else 2 * hostile + ROBUST[rule]
-
-
-def numbers_in(text: str) -> tuple[float, ...]:
-    """A comma-separated list; NaN for what is no number."""
-    return tuple(_number_or_nan(part) for part in text.split(",") if part.strip())
-
-
-def _number_or_nan(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan

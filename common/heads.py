@@ -19,10 +19,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from .settings import TaskSpec
+from .tasks import TASKS
 
 # The heads that PEFT trains and saves by itself.
 PEFTS_OWN = ("classifier", "score")
-NUMBER = "value"  # the one label of a regression
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Head:
 
 def labels_of(task: TaskSpec) -> tuple[str, ...]:
     """The labels of the head, in the order of its rows."""
-    return task.label_names or (NUMBER,)
+    return TASKS[task.kind].head_labels(task)
 
 
 def head_in(config: Any, task: TaskSpec, model_class: str) -> Head:
@@ -59,7 +59,7 @@ def head_in(config: Any, task: TaskSpec, model_class: str) -> Head:
     new = Head((None,) * len(labels), "The head is new, and starts at zero.")
     made = [name for name in getattr(config, "architectures", None) or [] if isinstance(name, str)]
     known = {int(row): str(name) for row, name in (config.id2label or {}).items()}
-    rows = _rows(labels, known) if task.kind == "classification" else _number(known)
+    rows = _rows(labels, known) if TASKS[task.kind].fewest_labels else _number(known)
     if not any(row is not None for row in rows):
         return _other(new, made, known, model_class)
     if made and model_class not in made:
@@ -107,8 +107,7 @@ def settle(base: PreTrainedModel, head: Head, task: TaskSpec, new: set[str]) -> 
     """Give the model's head the rows of the task, and say what became of it.
 
     The last layer of the head, it alone, is what the labels have rows in: with two layers at zero
-    neither would get a gradient. A regression's begins with the middle of its scale, where its
-    head has a bias.
+    neither would get a gradient. A bias begins where the task says.
 
     Args:
         new: names of the weights that the folder does not have.
@@ -121,8 +120,8 @@ def settle(base: PreTrainedModel, head: Head, task: TaskSpec, new: set[str]) -> 
     with torch.no_grad():
         for name, parameter in list(last.named_parameters(recurse=False)):
             rows = parameter.new_zeros(len(head.rows), *parameter.shape[1:])
-            if name == "bias" and task.kind == "regression":
-                rows.fill_((task.low + task.high) / 2)
+            if name == "bias":
+                rows.fill_(TASKS[task.kind].begins_at(task))
             for place, row in enumerate(head.rows):
                 if row is not None:
                     rows[place] = parameter[row]

@@ -23,6 +23,8 @@ from .heads import of_texts_alone
 from .models import LoadedModel
 from .paths import public_name
 from .settings import Settings
+from .tasks import TASKS
+from .tasks.pooled import PooledTask
 
 _CONFIG = "adapter_config.json"
 
@@ -67,7 +69,7 @@ def _stop(told: dict[str, Any], layer: str) -> None:
 def foreign_weights(settings: Settings, config: Any) -> list[str]:
     """Where the head reads a mean: the weights that the family's text classifier has and its token
     classifier lacks. None for any other task."""
-    pooled = settings.task.kind in ("classification", "regression")
+    pooled = issubclass(TASKS[settings.task.kind], PooledTask)
     return of_texts_alone(config) or [] if pooled and settings.task.pooling == "mean" else []
 
 
@@ -76,8 +78,7 @@ def with_labels(settings: Settings, config: Any) -> Any:
     is read it names no class: ``pipeline`` tries any that is named there, and would take each
     token's scores for the text's."""
     told = copy.deepcopy(config)
-    number = settings.task.kind == "regression"
-    told.problem_type = "regression" if number else "single_label_classification"
+    told.problem_type = TASKS[settings.task.kind].problem_type
     told.use_cache = True
     if settings.task.pooling == "mean":
         told.architectures = None

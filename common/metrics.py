@@ -6,9 +6,10 @@ none of them ever asks the network. Perplexity is made from the loss, where the 
 
 | metric | of | range | at the edge |
 |---|---|---|---|
-| accuracy | classes | 0, 1 | |
+| accuracy | classes, sets | 0, 1 | a set is right if all of it is (subset accuracy) |
 | f1 | classes 0 and 1 | 0, 1 | 0 where no 1 was found, or none was there to be found |
 | macro-f1, micro-f1 | classes | 0, 1 | over the references' classes; what none has is a miss |
+| | sets | 0, 1 | macro over the labels that references have, micro over all |
 | mcc | classes | -1, 1 | 0 where predictions or references are all of one class |
 | pearson, spearman | numbers | -1, 1 | 0 for constant predictions; constant references: refused |
 | bleu, chrf | texts | 0, 100 | of the whole corpus, by sacrebleu's defaults (13a; chrF2) |
@@ -16,9 +17,9 @@ none of them ever asks the network. Perplexity is made from the loss, where the 
 | exact-match, token-f1 | texts | 0, 1 | SQuAD's normal form; two that it leaves empty are equal |
 | token-error | texts | 0, ... | edits of all records by words of their references; less is better |
 
-Nothing to score is refused everywhere; a figure is finite or it is a ConfideError. More is better,
-but for token-error (word error in speech, phoneme error where each word is a phoneme), which may
-exceed 1.
+A set is a tuple with a 0 or 1 for each label. Nothing to score is refused everywhere; a figure is
+finite or it is a ConfideError. More is better, but for token-error (word error in speech, phoneme
+error where each word is a phoneme), which may exceed 1.
 
 Sources: Rajpurkar et al. 2016 (SQuAD), Papineni et al. 2002 (BLEU), Post 2018 (sacrebleu), Popovic
 2015 (chrF), Lin 2004 (ROUGE), Wang et al. 2018 and 2019 (GLUE, SuperGLUE), Matthews 1975,
@@ -34,6 +35,7 @@ import warnings
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -50,8 +52,8 @@ class Metric:
     """A metric.
 
     Attributes:
-        inputs: ``classes`` (all whole numbers or all words), ``numbers``, or ``texts`` (a
-            reference may be a sequence of texts that are equally right).
+        inputs: ``classes`` (whole numbers, words, or sets; all the same), ``numbers``, or
+            ``texts`` (a reference may be a sequence of texts that are equally right).
         best: the figure of perfect predictions.
         of: the figure, for inputs that were checked.
         less: whether less is better.
@@ -118,12 +120,16 @@ def _check_lengths(predictions: Sequence[Any], references: Sequence[Any]) -> Non
         )
 
 
-def _label(name: str, what: str, number: int, value: Any) -> int | str:
+def _label(name: str, what: str, number: int, value: Any) -> int | str | tuple[int, ...]:
     if isinstance(value, str):
         return value
+    if isinstance(value, tuple) and value and all(one in (0, 1) for one in value):
+        return tuple(map(int, value))
     if isinstance(value, Integral) or type(value).__name__ == "bool":  # numpy's is no Integral
         return int(value)
-    raise _wrong_type(name, what, number, value, "a class: a whole number or a word")
+    raise _wrong_type(
+        name, what, number, value, "a class: a whole number, a word, or a tuple of 0 and 1"
+    )
 
 
 def _number(name: str, what: str, number: int, value: Any) -> float:
@@ -206,14 +212,42 @@ def _averaged_f1(average: str) -> Callable[[Sequence[Any], Sequence[Any]], float
         from sklearn.metrics import f1_score
 
         predicted, right, classes = _numbered(predictions, references)
+        if isinstance(references[0], tuple):
+            return _f1_of_sets(average, predictions, references)
         return float(f1_score(right, predicted, labels=classes, average=average, zero_division=0.0))
 
     return f1
 
 
-def _mcc(predictions: Sequence[int | str], references: Sequence[int | str]) -> float:
+def _f1_of_sets(
+    average: str, predictions: Sequence[tuple[int, ...]], references: Sequence[tuple[int, ...]]
+) -> float:
+    """Micro: over all labels of all records at once. Macro: the mean over the labels."""
+    from sklearn.metrics import f1_score
+
+    if len({len(one) for one in (*predictions, *references)}) > 1:
+        raise ConfideError(
+            "metrics.type",
+            "Some sets are of more labels than others.",
+            "Give a 0 or 1 for each label in every prediction and reference.",
+        )
+    columns = [(list(chain(*references)), list(chain(*predictions)))]
+    if average == "macro":
+        columns = [
+            ([one[label] for one in references], [one[label] for one in predictions])
+            for label in range(len(references[0]))
+        ]
+    figures = [f1_score(right, found, zero_division=0.0) for right, found in columns if any(right)]
+    return math.fsum(figures) / len(figures) if figures else 0.0
+
+
+def _mcc(predictions: Sequence[Any], references: Sequence[Any]) -> float:
     from sklearn.metrics import matthews_corrcoef
 
+    if isinstance(references[0], tuple):
+        raise ConfideError(
+            "metrics.type", "mcc is of classes, not of sets of labels.", "Take micro-f1."
+        )
     predicted, right, _ = _numbered(predictions, references)
     if len(set(predicted)) == 1 or len(set(right)) == 1:
         return 0.0

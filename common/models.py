@@ -25,13 +25,13 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
-from .combinations import MERGING, OF_RANKS
 from .device import chosen_device
 from .errors import ConfideError
 from .folder import check_folder, positions, without_chance
 from .heads import PEFTS_OWN as PEFTS_HEADS
 from .heads import Head, head_in, heads_of, labelled, of_texts_alone, settle
-from .leaving import PERSONAL
+from .methods import method_of
+from .methods.method import is_factor
 from .paths import local_or_cached
 from .settings import Settings
 from .targets import lora_targets
@@ -39,8 +39,6 @@ from .tasks import Task, task_for
 from .tasks.generation import settle_language
 from .trunk import Trunk
 
-# The factor of LoRA that a method lets rest.
-_FROZEN = {"ffa": "lora_A", "ffb": "lora_B"}
 # What transformers raises of files that are not there or not what they should be.
 _UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError)
 # Families whose own classification head reads the first token.
@@ -77,11 +75,11 @@ def load_model(settings: Settings) -> LoadedModel:
         model=settings.model,
         lora=settings.lora,
         task=settings.task,
-        aggregate=replace(Settings().aggregate, method=_trains(settings.aggregate.method)),
         train=replace(Settings().train, max_length=settings.train.max_length),
         run=replace(Settings().run, seed=settings.run.seed),
     )
-    return _load(neutral)
+    # Of a method that changes its factors by round the coordinator's is that of the first round.
+    return _load(neutral, method_of(settings.aggregate.method).factors(1))
 
 
 def check_model(settings: Settings) -> None:
@@ -112,16 +110,10 @@ def forget_models() -> None:
     _load.cache_clear()
 
 
-def _trains(method: str) -> str:
-    """What a model of this method trains; the coordinator's of ``rolora`` as in its first round."""
-    if method in (*MERGING, PERSONAL):
-        return "lora"
-    return "ffa" if method in ("fedsvd", "rolora", *OF_RANKS) else method
-
-
 # Two: a coordinator and its yardsticks differ in the adapter, and a base model is large.
 @lru_cache(maxsize=2)
-def _load(settings: Settings) -> LoadedModel:
+def _load(settings: Settings, factors: str) -> LoadedModel:
+    """The model, with what the settings say of it, and LoRA's ``factors`` to be trained."""
     folder, task = model_folder(settings.model.name), task_for(settings.task)
     # First: of a name that leads nowhere the tokenizer would say that the folder lacks its files.
     config = _load_config(settings.model.name, folder)
@@ -130,7 +122,7 @@ def _load(settings: Settings) -> LoadedModel:
     base, head, heads = _load_base(settings, config, folder, task, tokenizer)
     if not task.by_logits:
         settle_language(tokenizer, getattr(base, "generation_config", None))
-    model = _attach(base, settings, task, heads).to(chosen_device())
+    model = _attach(base, settings, task, heads, factors).to(chosen_device())
     longest = _longest(base, settings)
     return LoadedModel(
         tokenizer=tokenizer,
@@ -309,7 +301,9 @@ def _check_whole(new: set[str], heads: list[str], name: str, task: Task) -> None
         )
 
 
-def _attach(base: PreTrainedModel, settings: Settings, task: Task, heads: list[str]) -> PeftModel:
+def _attach(
+    base: PreTrainedModel, settings: Settings, task: Task, heads: list[str], factors: str
+) -> PeftModel:
     lora, targets = settings.lora, lora_targets(base, settings, heads)
     head_only = lora.method == "head"
     config = LoraConfig(
@@ -338,8 +332,9 @@ def _attach(base: PreTrainedModel, settings: Settings, task: Task, heads: list[s
                 f" {settings.model.name}: {reason:.300}",
                 "Name linear modules as the model does, for example query,value, or all-linear.",
             ) from None
+    resting = "".join({"A", "B"} - {*factors})
     for name, parameter in model.named_parameters():
-        frozen = head_only or _FROZEN.get(settings.aggregate.method, "lora_A/B") in name
+        frozen = head_only or is_factor(name, resting)
         if frozen and "modules_to_save" not in name:
             parameter.requires_grad_(False)
     return model.eval()  # dropout of adapters is on for as long as the trainer trains, no longer

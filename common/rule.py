@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -38,7 +38,6 @@ _ABSENT = {
     "save_steps": "A checkpoint is kept after each round.",
     "save_strategy": "A checkpoint is kept after each round.",
     "push_to_hub": "Nothing is uploaded; adapter/ has the Hub's layout.",
-    "num-supernodes": "A scenario's `holders` says how many holders are simulated.",
 }
 
 
@@ -60,7 +59,7 @@ class Rule:
     default: Scalar
     means: str
     names: str = ""
-    options: tuple[str, ...] = ()
+    options: Collection[str] = ()
     low: float | None = None
     high: float | None = None
     above: bool = False
@@ -198,7 +197,7 @@ def number(default: float, bounds: str, means: str, names: str = "", *, word: st
     return field(default=default, metadata={"means": means, "names": names, **rule})
 
 
-def choice(default: str, options: tuple[str, ...], means: str, names: str = "") -> Any:
+def choice(default: str, options: Collection[str], means: str, names: str = "") -> Any:
     """A field for one of a few texts."""
     told = {"means": means, "names": names, "options": options}
     return field(default=default, metadata=told)

@@ -21,6 +21,7 @@ from .rule import Rule, Scalar
 from .specs import (
     AggregateSpec,
     DataSpec,
+    FederationSpec,
     LoraSpec,
     ModelSpec,
     PrivacySpec,
@@ -35,8 +36,10 @@ from .text.settled import settled
 
 __all__ = [
     "COORDINATORS_OWN",
+    "OF_THE_COMMAND",
     "AggregateSpec",
     "DataSpec",
+    "FederationSpec",
     "LoraSpec",
     "ModelSpec",
     "PrivacySpec",
@@ -56,8 +59,13 @@ __all__ = [
     "spelled",
 ]
 
-# What the coordinator keeps to itself: its own paths, and the name that becomes one.
-COORDINATORS_OWN = ("data.path", "run.out", "run.resume", "run.name", "run.id")
+# Where a command finds and leaves things: two runs may differ in that and be the same.
+OF_THE_COMMAND = ("data.path", "run.out", "run.resume", "run.name", "run.id")
+# What the coordinator keeps to itself: that, and what text it simulates with.
+COORDINATORS_OWN = (
+    *OF_THE_COMMAND,
+    *(f"federation.{f.name.replace('_', '-')}" for f in fields(FederationSpec)),
+)
 
 _COLUMNS = ("data.text", "data.target", "data.person")
 
@@ -69,6 +77,7 @@ class Settings:
     model: ModelSpec = field(default_factory=ModelSpec)
     lora: LoraSpec = field(default_factory=LoraSpec)
     task: TaskSpec = field(default_factory=TaskSpec)
+    federation: FederationSpec = field(default_factory=FederationSpec)
     data: DataSpec = field(default_factory=DataSpec)
     privacy: PrivacySpec = field(default_factory=PrivacySpec)
     train: TrainSpec = field(default_factory=TrainSpec)

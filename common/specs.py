@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .combinations import COUNTED, ROBUST, numbers_in
-from .kinds import KINDS
+from .combinations import ROBUST
+from .methods import DEFAULT, METHODS
 from .metrics import METRICS
 from .privacy import UNITS
 from .rule import any_text, choice, number
+from .tasks import TASKS
+from .tasks.labels import COUNTED, numbers_in
 from .text.words import in_form
 
 # A table: the default and the bounds, the meaning, the names of others.
 # fmt: off
+
+# How text is shared out: ``simulations.partition`` does it.
+PARTITIONS = ("unit", "iid", "dirichlet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +75,7 @@ class TaskSpec:
     coordinator then sends ``counted`` with the numbers. The unit of privacy stays one unit,
     whatever the copies of a record."""
 
-    kind: str = choice("classification", tuple(KINDS),
+    kind: str = choice(next(iter(TASKS)), tuple(TASKS),
         "What is learnt.",
         "PEFT task_type (is CAUSAL_LM, SEQ_CLS and so on)")
     labels: str = any_text("",
@@ -156,6 +161,43 @@ class DataSpec:
     benchmark: str = any_text("",
         "One of GLUE or SuperGLUE, as glue/sst2.",
         "HF task_name; HF dataset_config_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FederationSpec:
+    """The text of a simulation, and how it is shared out to holders. No real holder is told, and
+    none needs it: its text lies where it is."""
+
+    source: str = any_text("",
+        "Where public text comes from: a source of confide's (nyt), or a benchmark (glue/sst2).")
+    folder: str = any_text("",
+        "Where the suite of that benchmark lies in the Hub's format.")
+    train: str = any_text("",
+        "A file of your own to share out, in place of a source.",
+        "HF train_file")
+    val: str = any_text("",
+        "Its held-out text, which is the coordinator's.",
+        "HF validation_file")
+    text: str = any_text("text", "The column of the two files that holds the text.",
+        "HF dataset_text_field")
+    target: str = any_text("label", "Their column of answers; empty: none.")
+    person: str = any_text("", "Their column that tells persons apart; empty: none.")
+    holders: int = number(4, "[1, 100_000]",
+        "How many holders are simulated.",
+        "Flower num-supernodes")
+    partition: str = choice("unit", PARTITIONS,
+        "How a source's text is shared out: whole persons, records evenly, or by label.",
+        "Flower partitioner (is a class)")
+    alpha: float = number(1.0, "(0, 1_000_000]",
+        "Of the Dirichlet distribution; small is uneven.")
+    seed: int = number(0, "[0, 2_147_483_647]",
+        "Decides who is held out and what lies where.")
+    limit: int = number(0, "[0, 1_000_000_000]",
+        "Training records at most; 0: all.",
+        "HF max_train_samples")
+    public_limit: int = number(0, "[0, 1_000_000_000]",
+        "Held-out records at most; 0: all.",
+        "HF max_eval_samples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,16 +316,9 @@ class RoundSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AggregateSpec:
-    """What the coordinator does with accepted updates. ``ffa`` freezes LoRA's A (Sun et al.
-    2024), so that averaging B is averaging the product; ``fedsvd`` does, too, and between rounds
-    turns the factors (Lee et al. 2025); ``rolora`` (Chen et al. 2024) asks for ``ffa`` and ``ffb``
-    (which freezes B) in turn; ``hetlora`` (Cho et al. 2024) is ``ffa`` and ``flexlora`` (Bai et al.
-    2024) ``fedsvd`` for holders of different rank; without noise ``fedex`` (Singhal et al. 2025)
-    and ``flora`` (Wang et al. 2024) add to the frozen weights what the factors cannot hold; with
-    ``fedsa`` (Guo et al. 2024) each holder keeps its B to itself."""
+    """What the coordinator does with accepted updates; the methods are modules of ``methods``."""
 
-    method: str = choice("ffa", ("lora", "ffa", "ffb", "fedsvd", "rolora", "hetlora",
-        "flexlora", "fedex", "flora", "fedsa"),
+    method: str = choice(DEFAULT, METHODS,
         "What of the adapter travels and how it is put together (docs/aggregation.md).",
         "Flower strategy (is a class)")
     robust: str = choice("mean", tuple(ROBUST),

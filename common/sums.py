@@ -18,9 +18,9 @@ import math
 from enum import StrEnum
 from typing import Any
 
-from .combinations import COUNTED
 from .privacy.accountant import GaussianSteps
 from .settings import Settings
+from .tasks.labels import COUNTED
 
 SENSITIVITY = 1.0  # L2, of one unit
 

@@ -16,11 +16,10 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from ..common.kinds import KINDS
 from ..common.paths import HUB_ID
 from ..common.privacy.statement import delta_text
 from .report import epsilon_text, kept_text, percent, plain, value_text
-from .usage import explained, labels_of, loading_code, pipeline_tag
+from .usage import labels_of, loading_code, task_in
 
 # Metrics by the Hub's names, where it has one for ours.
 _METRICS: Mapping[str, str] = {
@@ -64,7 +63,7 @@ def _front_matter(report: Mapping[str, Any]) -> str:
         library_name="peft",
         license=model.get("license"),
         language=model.get("language"),
-        pipeline_tag=pipeline_tag(settings, merged=False),
+        pipeline_tag=task_in(settings).pipeline_tag(settings, merged=False),
         tags=tags,
         **_results(report),
     )
@@ -86,7 +85,7 @@ def _results(report: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     metric = _METRICS.get(name, name)
     result = EvalResult(
-        task_type=KINDS[settings["task.kind"]].hub,
+        task_type=task_in(settings).hub,
         dataset_type="held-out",
         dataset_name="the coordinator's held-out text",
         metric_type=metric,
@@ -108,10 +107,11 @@ def merged_card(settings: Mapping[str, Any], base: str) -> str:
         base,
         base_model_relation="finetune",
         library_name="transformers",
-        pipeline_tag=pipeline_tag(settings, merged=True),
+        pipeline_tag=task_in(settings).pipeline_tag(settings, merged=True),
         tags=["confide", "federated-learning"],
     )
-    why, code = explained(settings, merged=True), loading_code(settings, base, merged=True)
+    why = task_in(settings).card_words(settings, merged=True)
+    code = loading_code(settings, base, merged=True)
     return (
         f"{head}\n\n# {_line(base)} with the adapter of a run of confide, merged\n\n"
         "The privacy report of the run tells what this model promises.\n\n"
@@ -160,7 +160,7 @@ def _what_it_is(report: Mapping[str, Any]) -> str:
     trained = run["model"].get("trained")
     size = f" with {trained:,} trained parameters" if trained else ""
     labels = ", ".join(_line(label) for label in labels_of(settings))
-    does = KINDS[settings["task.kind"]].does
+    does = task_in(settings).does
     low, high = settings["task.low"], settings["task.high"]
     return (
         f"An adapter for `{_line(_base(report))}`{pinned}{size}, which "
@@ -172,7 +172,7 @@ def _what_it_is(report: Mapping[str, Any]) -> str:
 
 def _loading(report: Mapping[str, Any]) -> str:
     settings = report["settings"]
-    why, base = explained(settings, merged=False), _base(report)
+    why, base = task_in(settings).card_words(settings, merged=False), _base(report)
     code = loading_code(settings, base, merged=False)
     by_hand = _named_by_hand(base, ": as `base_model_name_or_path` in adapter_config.json")
     return f"{by_hand}Plain PEFT is enough. {why}\n\n```python\n{code}```"

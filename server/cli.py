@@ -143,21 +143,17 @@ def predict_texts(
     texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to answer for.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Answer with the adapter of a run: a label, a number, or a text that the model writes."""
+    """Answer with the adapter of a run: labels, a number, or a text that the model writes."""
+    from ..common.tasks import TASKS
     from .report import find_run
+    from .run_folder import run_settings
 
     folder = find_run(run)
     from .predict import predict  # and torch with it
 
+    task = TASKS[run_settings(folder).task.kind]
     for text, found in zip(texts, predict(folder, texts), strict=True):
-        chances, answer = found.probabilities, found.answer
-        if as_json:
-            label = {"label": answer, "probabilities": chances} if chances else {"answer": answer}
-            typer.echo(json.dumps({"text": text, **label}))
-        elif chances:
-            typer.echo(f"{answer} ({chances[str(answer)]:.2f})  {text}")
-        else:
-            typer.echo(f"{answer:.3f}  {text}" if isinstance(answer, float) else answer)
+        typer.echo(json.dumps(task.told(text, found)) if as_json else task.line(text, found))
 
 
 def evaluate(
@@ -175,15 +171,17 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """Score the adapter of a run on a file of public records."""
+    from ..common.tasks import TASKS
     from ..common.text.readers import read_records
     from .report import find_run, metric_title, value_text
     from .run_folder import run_settings
 
     folder = find_run(run)
     if file is not None:
-        data = run_settings(folder).data
+        settings = run_settings(folder)
+        data, lists = settings.data, TASKS[settings.task.kind].lists
         columns = (data.text if text is None else text, data.target if target is None else target)
-        read_records(file, text=columns[0], target=columns[1] or None, own_screen=True)
+        read_records(file, text=columns[0], target=columns[1] or None, lists=lists, own_screen=True)
     from .predict import evaluate_run  # and torch with it
 
     score = evaluate_run(folder, file, text=text, target=target)

@@ -59,7 +59,11 @@ class Evaluator:
     ) -> None:
         self._task, self._loaded = loaded.task, loaded
         self._records = read_records(
-            file, text=data.text, target=data.target or None, own_screen=own_screen
+            file,
+            text=data.text,
+            target=data.target or None,
+            lists=self._task.lists,
+            own_screen=own_screen,
         )
         examples = self._task.encode(self._records, loaded.tokenizer, loaded.max_length)
         self._written = not self._task.by_logits and scores.needs_answers(self._task.metrics)

@@ -31,9 +31,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from ..common.errors import ConfideError, missing_extra
-from ..common.tasks import Example, Place
-from ..common.tasks.generation import continued, in_words
-from ..common.tasks.tokens import bounds, pair_batch
+from ..common.tasks import TASKS, Place, Task
 from .predict import open_run
 from .report import escape
 from .report.style import page
@@ -79,90 +77,25 @@ def explain(folder: Path, text: str) -> Explanation:
             ``explain.task`` for a task that has no answer to explain, ``run.missing`` or
             ``adapter.missing`` for a folder that is no finished run.
     """
-    settings = run_settings(folder)
-    kind = settings.task.kind
-    if kind not in ("classification", "seq2seq"):
+    kind = run_settings(folder).task.kind
+    if not TASKS[kind].explains:
+        others = " or ".join(name for name, task in TASKS.items() if task.explains)
         raise ConfideError(
             "explain.task",
             f"task.kind = {kind!r} has no answer whose words could be weighed.",
-            "Explain a run of classification or seq2seq.",
+            f"Explain a run of {others}.",
         )
     _, loaded = open_run(folder)
-    # One text: the processor does, wherever the model was trained.
-    model, tokenizer, longest = loaded.model.to("cpu"), loaded.tokenizer, loaded.max_length
-    if kind == "seq2seq":
-        asked, most = settings.task.template.replace("{text}", text), settings.task.target_length
-        return explain_answer(loaded, asked, new=most, beams=settings.task.beams)
-    labels = settings.task.label_names
-    return explain_label(model, tokenizer, text, labels, loaded.task.logits, max_length=longest)
+    loaded.model.to("cpu")  # one text: the processor does, wherever the model was trained
+    return explained(loaded.task, loaded, text)
 
 
-def explain_label(
-    model: Any,
-    tokenizer: Any,
-    text: str,
-    labels: Sequence[str],
-    logits: Callable[[Any, Tensor], Tensor],
-    *,
-    max_length: int,
-) -> Explanation:
-    """Explain the most probable of ``labels``.
-
-    Args:
-        logits: class logits (B, L) from the model's output and the attention mask (B, T).
-    """
-    tokens = _tokens(tokenizer, text, max_length)
-
-    def all_logits(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B, L)
-        mask = embedded.new_ones(embedded.shape[:2], dtype=torch.long)
-        return logits(model(inputs_embeds=embedded, attention_mask=mask), mask).float()
-
-    with torch.no_grad(), _quiet():
-        chosen = int(all_logits(_embed(model, tokens.ids)).argmax())
-    others = [index for index in range(len(labels)) if index != chosen]
-
-    def log_odds(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B,)
-        found = all_logits(embedded)
-        return found[:, chosen] - found[:, others].logsumexp(-1)
-
-    answer = labels[chosen]
-    return _explained(model, tokens, log_odds, answer, f"log-odds of {answer!r}")
-
-
-def explain_answer(place: Place, text: str, *, new: int, beams: int) -> Explanation:
-    """Explain the answer that an encoder-decoder model writes: the very one that it predicts.
-
-    Args:
-        new: the most tokens of the answer.
-    """
-    model, tokenizer = place.model, place.tokenizer
-    tokens = _tokens(tokenizer, text, place.max_length)
+def explained(task: Task, place: Place, text: str) -> Explanation:
+    """Explain what the model answers to ``text`` in a task that ``explains``."""
+    tokens = _tokens(place.tokenizer, task.asked(text), place.max_length)
     with _quiet():
-        (written,) = continued(tokens.ids.tolist(), place, new=new, beams=beams)
-    before, after = _read_and_written(written, place, new)  # (1, A) each
-
-    def log_probability(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B,)
-        count = len(embedded)
-        mask = embedded.new_ones(embedded.shape[:2], dtype=torch.long)
-        output = model(
-            inputs_embeds=embedded,
-            attention_mask=mask,
-            decoder_input_ids=before.expand(count, -1),
-        )
-        each = output.logits.float().log_softmax(-1)  # (B, A, V)
-        found: Tensor = each.gather(-1, after.expand(count, -1).unsqueeze(-1)).sum((1, 2))
-        return found
-
-    (answer,) = in_words([written], place)
-    return _explained(model, tokens, log_probability, answer, "log-probability of the answer")
-
-
-def _read_and_written(written: Sequence[int], place: Place, new: int) -> tuple[Tensor, Tensor]:
-    """What the decoder reads and what it says then, each (1, A). An answer that could have been
-    longer has ended, and its end is a token like the others."""
-    example = Example((), (*written, bounds(place.tokenizer)[1])[:new])
-    batch = pair_batch([example], place)
-    return batch.inputs["decoder_input_ids"], batch.targets
+        found = task.weighed(tokens.ids, place)
+    return _explained(place.model, tokens, found.score, found.answer, found.measure)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,10 +26,10 @@ from torch import Tensor
 from ..common.adapter import AdapterSchema
 from ..common.encoding import decode_vector, rounding_of
 from ..common.errors import ConfideError
+from ..common.methods.ranks import padded
 from ..common.plans import most_units, plan_of
 from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
-from ..common.ranks import padded
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
 from ..common.wire import Ready, Refusal, Reply, Task, Update

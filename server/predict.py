@@ -11,13 +11,13 @@ import torch
 from ..common.adapter import load_adapter, set_adapter
 from ..common.batches import EncodedText, forward
 from ..common.errors import ConfideError
+from ..common.methods import method_of
 from ..common.models import LoadedModel, load_model
 from ..common.paths import local_or_cached
 from ..common.settings import Settings
 from ..common.tasks import Prediction
 from ..common.text.readers import Record
 from .evaluation import Evaluator, Score, public_evaluator
-from .outcome import as_saved
 from .run_folder import run_settings
 
 
@@ -29,7 +29,7 @@ def open_run(folder: Path) -> tuple[Settings, LoadedModel]:
     """
     settings = run_settings(folder)
     adapter = load_adapter(folder / "adapter")
-    loaded = load_model(as_saved(settings, adapter))
+    loaded = load_model(method_of(settings.aggregate.method).as_saved(settings, adapter))
     set_adapter(loaded.model, adapter)
     return settings, loaded
 

@@ -19,18 +19,17 @@ import torch
 from torch import Tensor
 
 from ..common.adapter import AdapterSchema, set_adapter
-from ..common.combinations import MERGING, OF_RANKS
 from ..common.errors import ConfideError
-from ..common.merged import based_on, product_shapes
+from ..common.methods import Arrived, method_of
+from ..common.methods.products import based_on
 from ..common.models import LoadedModel
 from ..common.parcel import HINT, OTHER_START, pack
-from ..common.ranks import at_every_rank
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
 from ..common.tensors import flatten, size_of, unflatten
 from ..common.wire import NO_ADAPTER, Task
 from . import sums
-from .aggregation import OUTLIER, ServerOptimizer, combine, merge, method_of, whole
+from .aggregation import OUTLIER, ServerOptimizer, combine
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score
 from .gate import Accepted, judge, most_common
@@ -64,9 +63,8 @@ class Rounds:
         self._folder, self._evaluator = folder, evaluator
         self._schema = loaded.schema
         self._method = method_of(settings.aggregate.method)
-        self._trained = whole(loaded.schema, settings.aggregate.method).trained_shapes
-        merging = settings.aggregate.method in MERGING
-        self._merged = product_shapes(loaded.schema) if merging else ()
+        self._trained = self._method.moved(loaded.schema).trained_shapes
+        self._added = size_of(self._method.added(loaded.schema))
         self._last_codes = list[str]()
         self._counted: dict[str, str] = {}
 
@@ -169,8 +167,8 @@ class Rounds:
 
     def _begin(self) -> Checkpoint:
         if self._settings.run.resume:
-            sizes = size_of(self._merged), size_of(self._trained)
-            found = load_checkpoint(self._folder, self._schema, *sizes)
+            stepped = size_of(self._trained)
+            found = load_checkpoint(self._folder, self._schema, self._added, stepped)
             tensors = unflatten(found.adapter, self._schema.shapes)
             self._optimizer = ServerOptimizer(flatten(tensors, self._trained), self._settings)
             self._optimizer.restore(found.optimizer)
@@ -178,13 +176,13 @@ class Rounds:
                 found.abandoned = 0
             return found
         adapter = self._loaded.initial
-        settled = self._method.settle(adapter)
-        adapter = dict(settled.adapter) if settled else adapter
+        rewritten = self._method.rewrite(adapter)
+        adapter = dict(rewritten.adapter) if rewritten else adapter
         self._optimizer = ServerOptimizer(flatten(adapter, self._trained), self._settings)
         state = Checkpoint(
             schema=self._schema.digest,
             adapter=flatten(adapter, self._schema.shapes),
-            merged=torch.zeros(size_of(self._merged)),
+            merged=torch.zeros(self._added),
             receipts=self._ledgers.before(),
         )
         save_checkpoint(self._folder, state)
@@ -200,11 +198,11 @@ class Rounds:
         task = self._task(number, state, rate)
         replies = self._transport.ask(chosen, task, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
-        schema = self._method.trained(self._schema, number)
+        schema = self._method.sent(self._schema, number)
         start = float(state.adapter.double().norm())
-        ranks = at_every_rank(schema) if settings.aggregate.method in OF_RANKS else None
         told = state.receipts, state.barred, self._senders
-        accepted, left_out = judge(replies, task, at_rate, schema, *told, start, ranks)
+        narrower = self._method.narrower(schema)
+        accepted, left_out = judge(replies, task, at_rate, schema, *told, start, narrower)
         self._able.note(replies, left_out)
         left_out += self._able.left_out(set(connected) - set(chosen))
         gone = sorted(set(nodes) - set(connected))
@@ -241,13 +239,13 @@ class Rounds:
         flat = self._flat()
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
-        flat["aggregate.method"] = self._method.named(number)
+        flat["aggregate.method"] = self._method.told(number)
         parcel = pack(self._schema, state.adapter, self._loaded.initial)
         return Task(
             run=self._folder.id,
             round=number,
             settings=flat,
-            schema=self._method.trained(self._schema, number).digest,
+            schema=self._method.sent(self._schema, number).digest,
             sent=parcel.sent,
             rest=parcel.rest,
             adapter=parcel.values.numpy().astype("<f4").tobytes(),
@@ -269,8 +267,10 @@ class Rounds:
         """Move the adapter; returns the holders that passed the gate and were left out by the
         robust rule, whose receipts count as everybody's."""
         changes = {holder: update.change for holder, update in accepted.items()}
-        if self._merged:
-            self._merge(state, changes, rate)
+        state.advanced += 1
+        moved = self._method.combine(self._arrived(state, changes, schema, rate))
+        if moved is not None:
+            state.adapter, state.merged = moved.adapter, moved.merged
             return ()
         chosen = self._settings.aggregate
         combined = combine(changes, chosen.robust, chosen.byzantine)
@@ -280,28 +280,26 @@ class Rounds:
         trained = self._optimizer.step(flatten(change, self._trained), rate)
         tensors = unflatten(state.adapter, self._schema.shapes)
         tensors |= unflatten(trained, self._trained)
-        settled = self._method.settle(tensors)
-        if settled:
-            tensors = dict(settled.adapter)
-            self._optimizer.rewrite(lambda vector: settled.turned(vector, self._trained))
+        rewritten = self._method.rewrite(tensors)
+        if rewritten:
+            tensors = dict(rewritten.adapter)
+            self._optimizer.rewrite(lambda vector: rewritten.turned(vector, self._trained))
         state.optimizer = self._optimizer.state()
         state.adapter = flatten(tensors, self._schema.shapes)
-        state.advanced += 1
         return combined.outliers
 
-    def _merge(self, state: Checkpoint, changes: Mapping[str, Tensor], rate: float) -> None:
-        """Move adapter and frozen weights by the mean of the holders' products."""
-        state.advanced += 1
-        step = rate if self._settings.round.mode == "gradient" else 1.0
-        moved = merge(
-            self._settings.aggregate.method,
-            unflatten(state.adapter, self._schema.shapes),
-            {who: unflatten(step * c, self._schema.trained_shapes) for who, c in changes.items()},
-            unflatten(state.merged, self._merged),
+    def _arrived(
+        self, state: Checkpoint, changes: Mapping[str, Tensor], schema: AdapterSchema, rate: float
+    ) -> Arrived:
+        """What the round has for a method that combines it."""
+        return Arrived(
+            schema=schema,
+            adapter=state.adapter,
+            changes=changes,
+            merged=state.merged,
+            step=rate if self._settings.round.mode == "gradient" else 1.0,
             seed=f"{self._settings.run.seed}/{state.advanced}",
         )
-        state.adapter = flatten(moved.adapter, self._schema.shapes)
-        state.merged = flatten(moved.merged, self._merged)
 
     def _record(
         self,
@@ -347,7 +345,7 @@ class Rounds:
     def _measure(self, number: int, adapter: Tensor, merged: Tensor, *, written: bool) -> Score:
         """The public score of the adapter (N,) after a round, and its line in metrics.jsonl."""
         set_adapter(self._loaded.model, unflatten(adapter, self._schema.shapes))
-        with based_on(self._loaded, merged):
+        with based_on(self._loaded.model, self._schema, merged):
             score = self._evaluator.score(written=written)
         self._folder.event(
             "evaluation",

@@ -21,20 +21,22 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
-from ..common.combinations import MERGING
+from ..common.adapter import set_adapter
 from ..common.errors import ConfideError
 from ..common.hub import write_adapter
 from ..common.installed import code_hash
+from ..common.methods import method_of
 from ..common.models import LoadedModel, load_model, model_folder
 from ..common.paths import local_or_cached, public_name
 from ..common.settings import Settings, from_flat
+from ..common.tensors import size_of, unflatten
 from .card import terms_of
+from .checkpoint import load_checkpoint
 from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
 from .ledgers import Memory
-from .outcome import check_size, final_adapter
 from .report import rounds_text, value_text
 from .report.build import write_report
 from .rounds import Rounds
@@ -46,6 +48,7 @@ from .transport import Transport, wait_for_nodes
 logger = logging.getLogger("confide.server")
 
 Check = Callable[[Path, Settings], object]
+Progress = Callable[[dict[str, Any]], None]
 
 _SOFTWARE = ("flwr", "torch", "transformers", "opacus", "peft", "dp-accounting")
 
@@ -56,6 +59,8 @@ def run(
     known: Known | None = None,
     memory: Memory | None = None,
     check: Check | None = None,
+    progress: Progress | None = None,
+    holders: int | None = None,
 ) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
 
@@ -63,13 +68,17 @@ def run(
         known: the holder's name for each node, where the coordinator knows it.
         memory: of the holders' ledgers over runs, where they are the same ones.
         check: of the folder ``data.path`` under the run's settings, before anything is trained.
+        progress: hears of every event that the run's metrics.jsonl gets.
+        holders: how many there are, where the caller knows it better than the text's folder.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
     """
     folder = RunFolder.of(config)
+    folder.listener = progress or folder.listener
     with folder.held():
-        _held_run(config, folder, partial(_train, transport, folder, known, memory, check))
+        work = partial(_train, transport, folder, known, memory, check, holders)
+        _held_run(config, folder, work)
     return folder
 
 
@@ -98,6 +107,7 @@ def _train(
     known: Known | None,
     memory: Memory | None,
     check: Check | None,
+    holders: int | None,
     settings: Settings,
 ) -> None:
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
@@ -110,9 +120,8 @@ def _train(
     if check is not None:
         check(data, settings)
     loaded = load_model(settings)
-    if settings.aggregate.method in MERGING:
-        check_size(loaded.schema)
-    wanted = _wanted(settings, data)
+    method_of(settings.aggregate.method).check_model(loaded.schema)
+    wanted = _wanted(settings, data, holders)
     evaluator = public_evaluator(loaded, settings, data)
     nodes = wait_for_nodes(transport, wanted, settings.round.timeout)
     if settings.run.resume:
@@ -127,8 +136,22 @@ def _train(
         about = _start(settings, loaded, folder, len(nodes))
         folder.event("start", **about, warnings=warnings)
     Rounds(settings, loaded, transport, folder, evaluator, known, memory).run(nodes)
-    other = final_adapter(folder, loaded, settings.aggregate.method)
+    other = _final_adapter(settings, loaded, folder)
     _save_adapter(settings, loaded, other, folder.path / "adapter")
+
+
+def _final_adapter(
+    settings: Settings, loaded: LoadedModel, folder: RunFolder
+) -> dict[str, Tensor] | None:
+    """Put the adapter that the run leaves into the model, ready to be saved. For a run that has
+    added to the frozen weights: the adapter of the weights as they were, to be saved instead."""
+    method, schema = method_of(settings.aggregate.method), loaded.schema
+    added = method.added(schema)
+    state = load_checkpoint(folder, schema, size_of(added), method.moved(schema).trained_size)
+    adapter = unflatten(state.outcome, schema.shapes)
+    set_adapter(loaded.model, adapter)
+    config: Any = loaded.model.peft_config["default"]
+    return method.outcome(adapter, unflatten(state.merged, added), config.lora_alpha / config.r)
 
 
 def _save_adapter(
@@ -142,12 +165,14 @@ def _save_adapter(
             raise OSError(number, os.strerror(number)) from None
 
 
-def _wanted(settings: Settings, data: Path) -> int:
+def _wanted(settings: Settings, data: Path, holders: int | None) -> int:
     """How many holders must be there: those asked for, else all of a prepared federation."""
     manifest = data / "federation.json"
     least = max(settings.round.holders, settings.round.min_holders)
-    if settings.round.holders or not manifest.is_file():
+    if settings.round.holders or (holders is None and not manifest.is_file()):
         return least
+    if holders is not None:
+        return max(least, holders)
     try:
         return max(least, int(json.loads(manifest.read_text(encoding="utf-8"))["holders"]))
     except (OSError, ValueError, KeyError, TypeError) as error:

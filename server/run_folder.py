@@ -55,6 +55,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.id = path.name
+        self.listener: Callable[[dict[str, Any]], None] = lambda _: None  # hears of each event
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> RunFolder:
@@ -172,6 +173,7 @@ class RunFolder:
         path = self.path / METRICS
         with translated(path):
             _append(path, line.encode())
+        self.listener(json.loads(line))
 
     def write(self, name: str, data: bytes) -> None:
         """Replace a file durably: written beside it, synced, renamed."""

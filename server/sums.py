@@ -15,11 +15,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..common.combinations import COUNTED
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings, from_flat
 from ..common.sums import Sum, largest_loss, noise_of, numbers_in_sum, sums_of, with_counted
+from ..common.tasks.labels import COUNTED
 from ..common.wire import Task, Update
 from .gate import Accepted, check_sum, sift
 from .run_folder import RunFolder

@@ -155,7 +155,8 @@ def _wanted(names: list[str]) -> tuple[list[Asset | Made], list[Scenario]]:
             assets[name] = every[name]
         elif name in (*scenario_names(), *BENCHMARKS) or name.endswith((".toml", ".json")):
             scenario = scenarios.setdefault(name, load_scenario(name))
-            own = () if scenario.files else source_named(scenario.source).assets
+            source = scenario.text.source
+            own = source_named(source).assets if source and not scenario.files else ()
             text = [ASSETS[asset] for asset in own]
             model = f"models/{scenario.config.get('model.name')}"
             needed = [asset for asset in every.values() if asset.target == model]

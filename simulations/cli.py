@@ -18,11 +18,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..common.settings import Scalar
+    from ..server.results import Run
 
 # What the demo needs.
 _DEFAULT = "nyt"
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+What = Annotated[
+    str,
+    typer.Argument(
+        metavar="SETTINGS", help="A scenario's name, a file of settings, or a run folder."
+    ),
+]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -52,7 +59,7 @@ Set = Annotated[
 
 
 def simulate(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = _DEFAULT,
+    scenario: What = _DEFAULT,
     changes: Set = None,
     yardsticks: Annotated[
         bool, typer.Option("--yardsticks", help="Also train what the run is to be held against.")
@@ -62,31 +69,24 @@ def simulate(
     """Run a federation on this machine, by Flower's simulation engine, with a live display."""
     from rich.console import Console
 
-    from ..common.settings import from_flat
     from .display import Display
-    from .flower import simulate as run_flower
-    from .ready import check_model, check_start, check_text
-    from .scenario import load_scenario, run_config, text_of, with_batch
+    from .simulation import Simulation
 
-    chosen = load_scenario(scenario)
-    config = run_config(chosen, changes or [])
-    settings = from_flat(config)
-    check_start(settings)
-    text = check_text(text_of(chosen, settings), settings)
-    config = with_batch(config, chosen, changes or [], text)
+    simulation = Simulation.of(scenario, changes or [])
+    settings = simulation.settings
     console = Console(stderr=True)
     with console.status("looking at the model"):
-        check_model(settings)
+        simulation.check_model()
     with Display(console, settings.round.count, settings.privacy.epsilon) as display:
         try:
-            folder = run_flower(config, chosen.holders, display.show)
+            run = simulation.run("flower", display.show)
         except KeyboardInterrupt:
             hint = "Stopped. To go on: --set run.resume=FOLDER with the run's folder in"
-            console.print(f"{hint} {config['run.out']}/", markup=False)
+            console.print(f"{hint} {settings.run.out}/", markup=False)
             raise
     if yardsticks:
-        _measure_yardsticks(folder, config, console)
-    _show_outcome(folder, as_json)
+        _measure_yardsticks(run.path, simulation.config, console)
+    _show_outcome(run, as_json)
 
 
 def _measure_yardsticks(folder: Path, config: Mapping[str, Scalar], console: Console) -> None:
@@ -98,23 +98,22 @@ def _measure_yardsticks(folder: Path, config: Mapping[str, Scalar], console: Con
     write_report(folder)
 
 
-def _show_outcome(folder: Path, as_json: bool) -> None:
+def _show_outcome(run: Run, as_json: bool) -> None:
     from ..server.report.terminal import outcome
 
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    report, claim = run.report, run.claim
     if as_json:
-        claim = {name: report["claim"][name] for name in ("sentence", "epsilon", "delta")}
-        utility = report["utility"]
-        metric = utility["metric"]
-        told = {when: utility[when][metric] for when in ("before", "after")}
-        counted = {name: report["run"][name] for name in ("rounds", "rounds_planned")}
-        typer.echo(json.dumps({"run": str(folder), "metric": metric, **told, **claim, **counted}))
+        metric = report["utility"]["metric"]
+        told = {when: report["utility"][when][metric] for when in ("before", "after")}
+        told |= {name: claim[name] for name in ("sentence", "epsilon", "delta")}
+        told |= {name: report["run"][name] for name in ("rounds", "rounds_planned")}
+        typer.echo(json.dumps({"run": str(run.path), "metric": metric, **told}))
         return
-    typer.echo(f"{report['claim']['sentence']}\nRun folder: {folder}\n{outcome(report)}")
+    typer.echo(f"{claim['sentence']}\nRun folder: {run.path}\n{outcome(report)}")
 
 
 def bench_utility(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "movies",
+    scenario: What = "movies",
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 5,
     methods: Annotated[str, typer.Option(help="head, or an aggregate.method.")] = "ffa,head",
     epsilons: Annotated[str, typer.Option(help="Numbers, or off; commas between.")] = "off,8,3,1",
@@ -139,8 +138,8 @@ def bench_utility(
     from .benchmarks import places, results, rows, utility
     from .scenario import load_scenario
 
-    chosen, known = load_scenario(scenario), [places.OWN, *places.PARTITIONS]
-    compared = _each_of(methods, utility.METHODS, "method")
+    chosen, known = load_scenario(scenario, changes or []), [places.OWN, *places.PARTITIONS]
+    compared = _each_of(methods, utility.compared_methods(), "method")
     promised = [_epsilon(e.strip()) for e in epsilons.split(",")]
     kept = results.Results(out)
     fit, unfit = places.that_fit(chosen, _each_of(partitions, known, "partition"), limit)
@@ -153,7 +152,6 @@ def bench_utility(
         places=fit,
         seeds=seeds,
         trials=tune_rates,
-        changes=changes or [],
     )
     with Console(stderr=True).status("utility") as status:
         found = utility.utility(table, kept, status.update)

@@ -205,7 +205,9 @@ def _manifest(folder: Path) -> Mapping[str, Any]:
 
 def _read(path: Path, files: Files) -> list[Record]:
     target, person = files.target or None, files.person or None
-    return read_records(path, text=files.text, target=target, person=person, own_screen=True)
+    return read_records(
+        path, text=files.text, target=target, person=person, lists=True, own_screen=True
+    )
 
 
 def _shares(files: Files, train: list[Record], holders: int, seed: int) -> list[list[Record]]:
@@ -245,7 +247,7 @@ def _write(path: Path, records: Sequence[Record]) -> None:
     rows = []
     for r in records:
         talk = [message._asdict() for message in r.messages]
-        row = {"text": talk or r.text, "label": r.target, "person": r.person}
+        row = {"text": talk or r.text, "label": r.cell, "person": r.person}
         rows.append(json.dumps(row, ensure_ascii=False) + "\n")
     _write_text(path, "".join(rows))
 

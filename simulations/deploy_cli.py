@@ -27,7 +27,10 @@ def add_commands(app: typer.Typer) -> None:
 def run(
     what: Annotated[
         str,
-        typer.Argument(metavar="SCENARIO", help="A scenario's name or file; a run folder goes on."),
+        typer.Argument(
+            metavar="SCENARIO",
+            help="A scenario's name or a file of settings; a run folder goes on.",
+        ),
     ],
     *,
     federation: Annotated[
@@ -67,14 +70,12 @@ def run(
 
 
 def _config(what: str, changes: list[str]) -> Mapping[str, Scalar]:
-    from ..server.run_folder import run_settings
-    from .scenario import changed, load_scenario, run_config
+    from .scenario import load_scenario, run_config
 
     folder = Path(what)
     if (folder / "config.toml").is_file():
-        flat = {**run_settings(folder).to_flat(), "run.resume": str(folder.resolve())}
-        return {**flat, **changed(changes)}
-    return run_config(load_scenario(what), changes)
+        changes = [f"run.resume={folder.resolve()}", *changes]
+    return run_config(load_scenario(what, changes))
 
 
 def _say(event: Event) -> None:

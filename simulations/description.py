@@ -1,4 +1,4 @@
-"""A task description as a scenario: what to learn, and the files to learn it from.
+"""A task description as settings: what to learn, and the files to learn it from.
 
 ``{"task": "text-generation", "data": {"train": "train.txt", "val": "val.txt"}}`` is a whole
 configuration. The names of tasks are those of the Hub; paths are relative to the description. The
@@ -16,35 +16,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
-from ..common.kinds import KINDS
-from ..common.settings import Scalar
+from ..common.settings import Scalar, TaskSpec
+from ..common.tasks import TASKS as KINDS
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.words import in_form
 
 HOLDERS = 4  # where nobody says how many
-# Small models of the kind that a task needs.
-_ENCODER, _DECODER, _T5 = (
-    "sentence-transformers/all-MiniLM-L6-v2",
-    "HuggingFaceTB/SmolLM2-135M-Instruct",
-    "google-t5/t5-small",
-)
-# The Hub's name -> what the settings are then, unless the description says otherwise.
+# The Hub's name of a task, where it has one -> what the settings are then, unless the description
+# says otherwise.
 TASKS: Mapping[str, Mapping[str, Scalar]] = {
-    "text-classification": {"task.kind": "classification", "model.name": _ENCODER},
-    "text-regression": {"task.kind": "regression", "model.name": _ENCODER},
-    "text-generation": {"task.kind": "causal", "model.name": _DECODER},
-    "summarization": {
-        "task.kind": "seq2seq",
-        "task.template": "summarize: {text}",
-        "task.metric": "rougeL",
-        "model.name": _T5,
-    },
-    "translation": {"task.kind": "seq2seq", "task.metric": "bleu", "model.name": _T5},
-    "question-answering": {"task.kind": "seq2seq", "task.metric": "token-f1", "model.name": _T5},
-    "text2text-generation": {"task.kind": "seq2seq", "model.name": _T5},
-    "fill-mask": {"task.kind": "masked", "model.name": "distilbert/distilbert-base-uncased"},
-    "span-corruption": {"task.kind": "spans", "model.name": _T5},  # the Hub has no name for it
+    name: {"task.kind": kind, "model.name": task.small_model, **settled}
+    for kind, task in KINDS.items()
+    for name, settled in task.described.items()
 }
 _TOP = ("task", "data", "model", "labels", "holders", "seed", "config")
 _FILES = ("train", "val", "text", "target", "person")
@@ -62,27 +46,14 @@ class Files:
     person: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class Described:
-    """What a description says: files or the folder of a benchmark, settings, holders, seed."""
-
-    files: Files | None
-    folder: Path | None
-    settings: dict[str, Scalar]
-    holders: int
-    seed: int
-
-
 def small_model(kind: str) -> str:
     """A small model for the kind of task of a benchmark."""
-    return _T5 if kind == "seq2seq" else _ENCODER
+    return KINDS[kind].small_model
 
 
 def is_description(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a task description rather than a scenario, or settings with a table of
-    that name."""
-    table = isinstance(content.get("task"), dict)
-    return "task" in content and "source" not in content and not table
+    """Whether a file is a task description: ``task`` is a name there, and a table of settings."""
+    return "task" in content and not isinstance(content["task"], dict)
 
 
 def task_of(kind: str) -> str:
@@ -92,13 +63,12 @@ def task_of(kind: str) -> str:
 
 def read_description(
     path: Path, content: Mapping[str, Any], config: Mapping[str, Scalar]
-) -> Described:
-    """What a description says. ``config`` are its flat settings, whose kind of task goes first.
+) -> dict[str, Scalar]:
+    """The flat settings that a description is short for. ``config`` are those of its own table,
+    whose kind of task goes first.
 
     Raises:
-        ConfideError: ``scenario.format``, ``data.missing-target`` where the task needs targets and
-            a file cannot have them, and what the readers raise for the public text that the labels
-            are taken from.
+        ConfideError: ``scenario.format``, and what ``of_files`` raises.
     """
     _check_keys(path, content, _TOP, "")
     task, data = content["task"], content.get("data")
@@ -112,25 +82,70 @@ def read_description(
             _refuse(path, f"has data.{name} = {value!r:.100}, which is no text")
     settings: dict[str, Scalar] = dict(TASKS[task])
     kind = str(config.get("task.kind", settings["task.kind"]))
-    if "labels" in content and kind != "classification":
-        _refuse(path, f"has labels, which the task {task!r} does not have", "Leave them out.")
+    if "labels" in content:
+        if not _has_labels(kind):
+            _refuse(path, f"has labels, which the task {task!r} does not have", "Leave them out.")
+        settings["task.labels"] = _declared(path, content["labels"])
     settings |= {"model.name": _text(path, content, "model")} if "model" in content else {}
-    holders, seed = (_count(path, content, *each) for each in (("holders", HOLDERS), ("seed", 0)))
+    for key, default in (("holders", HOLDERS), ("seed", 0)):
+        settings[f"federation.{key}"] = _count(path, content, key, default)
     if "benchmark" in data:
-        files, folder = None, _check_benchmark(path, data)
-        settings[BENCHMARK] = data["benchmark"]
-    else:
-        files, folder = _files(path, data, kind), None
-        _check_targets(path, files, task, kind)
-        settings["data.target"] = "label" if files.target else ""
-        settings["data.person"] = "person" if files.person else ""
-    if kind == "classification" and (files or "labels" in content):
-        settings["task.labels"] = _labels(path, content, files)
-    return Described(files=files, folder=folder, settings=settings, holders=holders, seed=seed)
+        return {**settings, **_of_suite(path, data), **config}
+    _check_files(path, data)
+    named = {f"federation.{name}": data[name] for name in _FILES if name in data}
+    return of_files(path, {**settings, **named, **config}, f"the task {task}", "data")
 
 
-def _check_benchmark(path: Path, data: Mapping[str, Any]) -> Path | None:
-    """The folder of its suite, if one is named."""
+def of_files(
+    path: Path,
+    chosen: Mapping[str, Scalar],
+    task: str = "",
+    table: str = "federation",
+) -> dict[str, Scalar]:
+    """The flat settings ``chosen`` with what files of one's own settle: the columns of the copies
+    that are made of them, and the classes, as the held-out file has them.
+
+    Args:
+        task, table: as messages call the kind of task, and the table that names the files.
+
+    Raises:
+        ConfideError: ``scenario.format``, ``data.missing-target`` where the task needs targets and
+            a file cannot have them, and what the readers raise for the held-out text.
+    """
+    kind = str(chosen.get("task.kind", TaskSpec().kind))
+    if not chosen.get("federation.val"):
+        _refuse(path, f"has no {table}.val", "Name a .txt, .jsonl, .csv or .parquet file.")
+    given = {"federation.target": "label" if _learns_targets(kind) else "", **chosen}
+    files = Files(
+        train=_file(path, str(given["federation.train"])),
+        val=_file(path, str(given["federation.val"])),
+        text=str(given.get("federation.text", "text")),
+        target=str(given["federation.target"]),
+        person=str(given.get("federation.person", "")),
+    )
+    _check_targets(path, files, task or f"task.kind = {kind!r}", kind, table)
+    made = {"data.text": "text", "data.target": "label", "data.person": "person"}
+    settled = {
+        "data.text": "text",
+        "data.target": "label" if files.target else "",
+        "data.person": "person" if files.person else "",
+    }
+    for key, value in settled.items():
+        if given.get(key, value) not in (value, made[key], ""):
+            _refuse(
+                path,
+                f"sets {key} = {given[key]!r:.100} beside files of its own, of which copies with"
+                f" the columns {', '.join(made.values())} are made",
+                f"Name the files' own columns by {key.replace('data', table)}.",
+            )
+    given |= {key: value for key, value in settled.items() if value or key not in given}
+    if _has_labels(kind) and not given.get("task.labels"):
+        given["task.labels"] = _labels(files, kind)
+    return given
+
+
+def _of_suite(path: Path, data: Mapping[str, Any]) -> dict[str, Scalar]:
+    """The benchmark, and the folder of its suite, if one is named."""
     for name in _FILES:
         if name in data:
             _refuse(
@@ -138,22 +153,16 @@ def _check_benchmark(path: Path, data: Mapping[str, Any]) -> Path | None:
                 f"has data.{name} beside data.benchmark, which has rows and columns of its own",
                 "Leave one of them out.",
             )
-    return _file(path, data["folder"]) if "folder" in data else None
+    folder = {"federation.folder": data["folder"]} if "folder" in data else {}
+    return {BENCHMARK: data["benchmark"], **folder}
 
 
-def _files(path: Path, data: Mapping[str, Any], kind: str) -> Files:
+def _check_files(path: Path, data: Mapping[str, Any]) -> None:
     for name in ("train", "val"):
         if name not in data:
             _refuse(path, f"has no data.{name}", "Name a .txt, .jsonl, .csv or .parquet file.")
     if "folder" in data:
         _refuse(path, "has data.folder, which is for data.benchmark", "Leave it out.")
-    return Files(
-        train=_file(path, data["train"]),
-        val=_file(path, data["val"]),
-        text=data.get("text", "text"),
-        target=data.get("target", "label" if _learns_targets(kind) else ""),
-        person=data.get("person", ""),
-    )
 
 
 def _learns_targets(kind: str) -> bool:
@@ -161,21 +170,22 @@ def _learns_targets(kind: str) -> bool:
     return kind in KINDS and KINDS[kind].target == "needed"
 
 
-def _check_targets(path: Path, files: Files, task: str, kind: str) -> None:
+def _check_targets(path: Path, files: Files, task: str, kind: str, table: str) -> None:
     """Before the files are shared out: what is made of them has names that nobody knows."""
     if _learns_targets(kind) and not files.target:
         raise ConfideError(
             "data.missing-target",
-            f"{path} has data.target = '', but the task {task} needs targets.",
+            f"{path} has {table}.target = '', but {task} needs targets.",
             "Name their column.",
         )
     for file in (files.train, files.val):
         if files.target and file.suffix.lower() == ".txt":
             raise ConfideError(
                 "data.missing-target",
-                f"{file}: a .txt file has no targets, which the task {task} needs.",
-                "Give a .jsonl, .csv or .parquet file with a column of them (data.target), or take"
-                " a task of text alone: text-generation, fill-mask or span-corruption.",
+                f"{file}: a .txt file has no targets, which {task} needs.",
+                "Give a .jsonl, .csv or .parquet file with a column of them"
+                f" ({table}.target), or take a task of text alone: text-generation, fill-mask or"
+                " span-corruption.",
             )
 
 
@@ -193,15 +203,27 @@ def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
     return value
 
 
-def _labels(path: Path, content: Mapping[str, Any], files: Files | None) -> str:
-    """As declared, or as the public file has them: never from the training text."""
-    declared = content.get("labels")
-    if isinstance(declared, list) and all(isinstance(label, str) for label in declared):
-        return _listed(path, declared)
-    if declared is not None or files is None:
+def _has_labels(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].fewest_labels > 0
+
+
+def _declared(path: Path, labels: Any) -> str:
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
         _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
-    found = read_records(files.val, text=files.text, target=files.target, own_screen=True)
-    return _listed(files.val, sorted({in_form(r.target) for r in found if r.target is not None}))
+    return _listed(path, labels)
+
+
+def _labels(files: Files, kind: str) -> str:
+    """As the public file has them: never from the training text."""
+    found = read_records(
+        files.val,
+        text=files.text,
+        target=files.target,
+        lists=KINDS[kind].lists,
+        own_screen=True,
+    )
+    named = [KINDS[kind].labels_in(r.target) for r in found if r.target is not None]
+    return _listed(files.val, sorted({in_form(label) for some in named for label in some}))
 
 
 def _listed(path: Path, labels: Sequence[str]) -> str:

@@ -9,22 +9,21 @@ its folder, its text, and the model, loaded and checked as a holder does before 
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from ..common.combinations import MERGING
 from ..common.errors import ConfideError
+from ..common.methods import method_of
 from ..common.paths import local_or_cached
-from ..common.settings import Scalar, Settings, from_flat, spelled
+from ..common.settings import Settings, from_flat
+from ..common.tasks import TASKS
 from ..common.text.benchmarks import BENCHMARKS
 from ..server.doctor import Facts, Finding, noise, privacy, sort
 from ..server.doctor.federation import facts_of
 from ..server.doctor.run import examine_run
 from ..server.report import find_run
-from .description import is_description
 from .ready import (
     agreed_by,
     asset_of,
@@ -34,11 +33,7 @@ from .ready import (
     check_place,
     check_text,
 )
-from .scenario import Scenario, changed, load_scenario, run_config
-
-_DEMO = "nyt"  # its values are those of pyproject.toml, over which Flower lays a run config
-_SCENARIO = {"source", "holders", "partition"}  # the tables that only a scenario has
-_APP = "tool.flwr.app.config."  # where pyproject.toml has them
+from .scenario import Scenario, load_scenario, run_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +63,9 @@ def diagnose(target: str, changes: Sequence[str] = ()) -> Diagnosis:
         subject = f"the run {folder.resolve().name}"
         return Diagnosis(subject=subject, facts=facts, findings=tuple(found))
     subject, settings, scenario = _configuration(target, changes)
-    facts, holders = facts_of(settings), scenario.holders if scenario else 0
-    facts = replace(facts, holders=facts.holders or holders, trained=_trained_values(settings))
+    facts = facts_of(settings)
+    told = scenario.text.holders if scenario.federation else 0
+    facts = replace(facts, holders=facts.holders or told, trained=_trained_values(settings))
     rules = (*privacy.rules(settings, facts), *noise.rules(settings, facts))
     return Diagnosis(
         subject=subject,
@@ -123,36 +119,12 @@ def _check_text(settings: Settings, scenario: Scenario | None) -> None:
 # --- the settings ---
 
 
-def _configuration(target: str, changes: Sequence[str]) -> tuple[str, Settings, Scenario | None]:
+def _configuration(target: str, changes: Sequence[str]) -> tuple[str, Settings, Scenario]:
     """In words, its settings, and the scenario that they are of."""
     if not target.endswith((".toml", ".json")) and "/" in target and target not in BENCHMARKS:
         _refuse(f"There is no folder {target}")
-    path = Path(target)
-    content = _toml(path) if path.suffix == ".toml" else {}
-    if path.suffix != ".toml" or _SCENARIO & content.keys() or is_description(content):
-        scenario = load_scenario(target)
-        return f"the scenario {target}", from_flat(run_config(scenario, changes)), scenario
-    flat = _flat(content)
-    app = {k.removeprefix(_APP): value for k, value in flat.items() if k.startswith(_APP)}
-    flat, demo = (app, {}) if app else (flat, run_config(load_scenario(_DEMO)))
-    missing = len(demo.keys() - {spelled(key) for key in flat})
-    words = f", with the demo's values for the {missing} settings that it lacks" if missing else ""
-    given = {spelled(key): value for key, value in flat.items()}
-    return (
-        f"the configuration {path}{words}",
-        from_flat({**demo, **given, **changed(changes)}),
-        None,
-    )
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        _refuse(f"{path} cannot be read: {error.strerror}")
-    except ValueError:
-        _refuse(f"{path} is not TOML")
-    return content
+    scenario = load_scenario(target, changes)
+    return f"the settings of {target}", from_flat(run_config(scenario)), scenario
 
 
 def _refuse(what: str) -> NoReturn:
@@ -162,14 +134,6 @@ def _refuse(what: str) -> NoReturn:
         "Give a scenario's name, a .toml file of settings, a task description, a run folder, or"
         " 'latest'.",
     )
-
-
-def _flat(tables: Mapping[str, Any], prefix: str = "") -> dict[str, Scalar]:
-    flat: dict[str, Scalar] = {}
-    for key, value in tables.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-    return flat
 
 
 # --- the facts ---
@@ -190,9 +154,9 @@ def _trained_values(settings: Settings) -> int:
     depth = config.get("num_hidden_layers") or config.get("n_layers") or config.get("n_layer") or 0
     if not width or not depth or settings.lora.targets or settings.task.pooling != "mean":
         return 0
-    head = (width + 1) * len(settings.task.label_names)
+    head = (width + 1) * len(TASKS[settings.task.kind].head_labels(settings.task))
     if settings.lora.method == "head":
         return int(head)
     layers = min(settings.lora.layers or depth, depth)
-    factors = 2 if settings.aggregate.method in ("lora", "fedsa", *MERGING) else 1
+    factors = len(method_of(settings.aggregate.method).factors(1))
     return int(head + 2 * layers * factors * settings.lora.rank * width)

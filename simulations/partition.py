@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.errors import ConfideError, nearest
 from ..common.paths import cache_dir
+from ..common.specs import PARTITIONS
 from ..common.text.readers import Record
 from ..common.text.units import group_units
 from .sources import Split, fingerprint, load_source
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-PARTITIONS = ("unit", "iid", "dirichlet")
+
 # Raise it whenever the same arguments give other files than before.
 _SCHEMA = 1
 _MANIFEST = "federation.json"
@@ -233,7 +234,7 @@ def _write(
     seal(folder, _MANIFEST, recipe.to_json(), records=sizes, public=len(files["public.jsonl"]))
 
 
-def _row(record: Record) -> dict[str, str]:
+def _row(record: Record) -> dict[str, Any]:
     """The columns of a record, without those that its source does not have."""
-    row = {"text": record.text, "label": record.target, "person": record.person}
+    row = {"text": record.text, "label": record.cell, "person": record.person}
     return {name: value for name, value in row.items() if value is not None}

@@ -13,15 +13,15 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..client.check_data import misfits
 from ..client.contract import CHAT, Contract
-from ..common.combinations import MERGING
 from ..common.errors import ConfideError, nearest
+from ..common.methods import method_of
 from ..common.paths import cache_dir, local_or_cached
 from ..common.settings import Settings
 from ..server.run_folder import PUBLIC_FILE, translated
@@ -189,17 +189,20 @@ def _hub_says(name: str) -> str:
 # --- the text ---
 
 
-def check_text(folder: Path, settings: Settings) -> Path:
+def check_text(folder: Path, settings: Settings, holders: Sequence[Path] | None = None) -> Path:
     """The folder again; refuse a prepared federation of which a record is not what the settings
     say. They are the contract of every simulated holder, which in a run uses the rest and says
     nothing of it.
+
+    Args:
+        holders: their files, where they are not the folder's.
 
     Raises:
         ConfideError: ``run.too-few-holders``; ``data.unfit``, by file; ``data.held-out`` where the
             public text is training text; and the codes of the readers for the first bad row.
     """
     agreed, public = agreed_by(settings), folder / PUBLIC_FILE
-    files = sorted(folder.glob("holder-*.jsonl"))
+    files = sorted(folder.glob("holder-*.jsonl")) if holders is None else list(holders)
     _check_enough(len(files), settings)
     check_public(public, files, settings.data.text)
     for file in files:
@@ -217,7 +220,7 @@ def _check_enough(holders: int, settings: Settings) -> None:
         raise ConfideError(
             "run.too-few-holders",
             f"The federation has {holders} holders, and round.{name} = {wanted}.",
-            f"Share the text out to {wanted} or more (holders = {wanted} in the scenario), or lower"
+            f"Share the text out to {wanted} or more (federation.holders = {wanted}), or lower"
             f" round.{name}; a run needs two for its updates to be more than one holder's.",
         )
 
@@ -273,10 +276,7 @@ def check_model(settings: Settings) -> None:
             loaded = load_model(settings)
             from ..client.trainer import Trainer  # and Opacus with it: a second
 
-            if settings.aggregate.method in MERGING:
-                from ..server.outcome import check_size
-
-                check_size(loaded.schema)
+            method_of(settings.aggregate.method).check_model(loaded.schema)
             Trainer(loaded).prepare(settings)
         finally:
             forget_models()

@@ -1,97 +1,150 @@
-"""Scenarios: a source of text, how it is shared out, and the run config that differs.
+"""Settings in a file: what a run, a search or a look at them begins with.
 
-A scenario is a TOML file, or JSON of the same content; a task description is one, too
-(``description``), and so is the name of a benchmark (``glue/sst2``). The ones that come with
-confide are called by their name, any other by its path. The values of ``[config]`` are checked
-where the run config is read, not here.
+There is one dialect. A TOML file has a table for each room of the settings; ``[federation]`` says
+which text a simulation has and how it is shared out. A scenario that comes with confide is such a
+file and is called by its name; so is the config.toml of a run, which repeats that run; and so is
+pyproject.toml, with the demo's. JSON of the same content is read, too. A task description
+(``description``) and the name of a benchmark (``glue/sst2``) are short for such files.
+
+Values are checked where settings are made of them (``from_flat``), not here.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
 from ..common.paths import local_or_cached
-from ..common.settings import Scalar, Settings, hint, rules, spelled
+from ..common.settings import (
+    COORDINATORS_OWN,
+    FederationSpec,
+    Scalar,
+    Settings,
+    hint,
+    rules,
+    spelled,
+)
 from ..common.text.benchmarks import BENCHMARKS, spec
 from ..common.text.readers import read_records
 from ..common.text.settled import KEY as BENCHMARK
 from ..common.text.settled import settled
 from .copies import copy_name, on_screen, prepare_files
-from .description import (
-    HOLDERS,
-    Described,
-    Files,
-    is_description,
-    read_description,
-    small_model,
-)
+from .description import Files, is_description, of_files, read_description, small_model
 
 _FOLDER = Path(__file__).parent / "scenarios"
+_TABLE = "federation."
+_HOLDERS = f"{_TABLE}holders"
+_RECIPE = [key for key in COORDINATORS_OWN if key.startswith(_TABLE) and key != _HOLDERS]
+_APP = "tool.flwr.app.config."  # where pyproject.toml has the demo's settings
+_NAME, _PATH = "run.name", "data.path"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """What ``prepare_federation`` takes, and the run config's flat keys that differ. ``folder`` is
-    of a benchmark's suite in the Hub's format."""
+    """A name, and the flat settings that are chosen; all others have their defaults."""
 
     name: str
-    source: str
-    holders: int
-    partition: str
-    alpha: float = 1.0
-    seed: int = 0
-    limit: int | None = None
-    public_limit: int | None = None
-    folder: Path | None = None
-    files: Files | None = None
     config: Mapping[str, Scalar] = field(default_factory=dict)
 
     @property
+    def text(self) -> FederationSpec:
+        """The table ``[federation]``, defaults included."""
+        keys = {f.name: f"{_TABLE}{f.name.replace('_', '-')}" for f in fields(FederationSpec)}
+        given = {
+            name: rules()[key].checked(self.config[key])
+            for name, key in keys.items()
+            if key in self.config
+        }
+        return FederationSpec(**given)
+
+    @property
+    def files(self) -> Files | None:
+        """The files of one's own that are shared out; None where it is a source's text."""
+        text = self.text
+        if not text.train:
+            return None
+        places = {"train": Path(text.train), "val": Path(text.val)}
+        return Files(**places, text=text.text, target=text.target, person=text.person)
+
+    @property
     def federation(self) -> str:
-        """The name of the prepared federation, e.g. ``nyt-10``; with files of one's own it ends in
-        a digest of them.
+        """The name of the prepared federation. It is the scenario's and the holders', ``nyt-10``,
+        where the text is shared out as the scenario that comes with confide has it; any other way
+        ends in a digest of what decides its files. Empty where there is no text to prepare.
 
         Raises:
-            ConfideError: ``data.missing-file`` where they are not there.
+            ConfideError: ``data.missing-file`` where files of one's own are not there.
         """
+        text = self.text
         if self.files is not None:
-            return copy_name(self.name, self.files, self.holders, self.seed)
-        return f"{self.name}-{self.holders}"
+            return copy_name(self.name, self.files, text.holders, text.seed)
+        if not text.source:
+            return ""
+        named = f"{self.name.replace('/', '-')}-{text.holders}"
+        recipe = _recipe(self.config)
+        if self.name in scenario_names() and recipe == _recipe(load_scenario(self.name).config):
+            return named
+        if self.name == _benchmarks_name(text.source) and list(recipe) == ["federation.source"]:
+            return named
+        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+        return f"{named}-{digest[:8]}"
+
+    def with_(self, chosen: Mapping[str, Scalar]) -> Scenario:
+        """The same with other settings."""
+        return replace(self, config={**self.config, **chosen})
 
     def run_config(self) -> dict[str, Scalar]:
         """The overrides of the run config: ``config``, with its data path and name."""
-        return {"data.path": self.federation, "run.name": self.name, **self.config}
+        place = {_PATH: self.federation} if self.text.source or self.text.train else {}
+        return {**place, _NAME: self.name, **self.config}
 
 
+def _recipe(config: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """What decides the files of a source's text, but for the number of holders."""
+    given = {key: config[key] for key in _RECIPE if key in config}
+    return {key: value for key, value in given.items() if value != rules()[key].default}
+
+
+def _benchmarks_name(source: str) -> str:
+    return source.replace("/", "-") if source in BENCHMARKS else ""
+
+
+@cache
 def scenario_names() -> list[str]:
     """The scenarios that come with confide."""
     return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
-def load_scenario(name: str) -> Scenario:
-    """The scenario of that name, or in the file of that path.
+def load_scenario(name: str | Path, changes: Sequence[str] = ()) -> Scenario:
+    """The scenario of that name, the settings in that file, or those of the run in that folder;
+    with ``KEY=VALUE`` changes.
 
     Raises:
-        ConfideError: ``scenario.unknown`` or ``scenario.format``.
+        ConfideError: ``scenario.unknown`` or ``scenario.format``; for a change what ``changed``
+            raises.
     """
+    return settled_text(_loaded(str(name)).with_(changed(changes)), Path(name))
+
+
+def _loaded(name: str) -> Scenario:
     known = scenario_names()
-    by_path = name.endswith((".toml", ".json"))
     if name in BENCHMARKS:
         return _benchmark(name)
-    if not by_path and name not in known:
+    path = _file_of(name)
+    if path is None:
         raise ConfideError(
             "scenario.unknown",
-            f"No scenario is called {name!r}.",
+            f"No scenario is called {name!r:.200}.",
             nearest(name, [*known, *BENCHMARKS]),
         )
-    path = Path(name) if by_path else _FOLDER / f"{name}.toml"
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -105,35 +158,39 @@ def load_scenario(name: str) -> Scenario:
         _refuse(path, f"is not {path.suffix[1:].upper()}: {error}")
     if not isinstance(content, dict):
         _refuse(path, "is no table of keys and values")
-    return _described(path, content) if is_description(content) else _scenario(path, content)
+    return _scenario(path, content)
+
+
+def _file_of(name: str) -> Path | None:
+    if name.endswith((".toml", ".json")):
+        return Path(name)
+    if name in scenario_names():
+        return _FOLDER / f"{name}.toml"
+    config = Path(name) / "config.toml"
+    return config if name and config.is_file() else None
 
 
 def _benchmark(name: str) -> Scenario:
     """A benchmark as it stands, with a small model of the kind that it needs."""
-    kind = spec(name).kind
     return Scenario(
         name=name.replace("/", "-"),
-        source=name,
-        holders=HOLDERS,
-        partition="unit",
-        config={BENCHMARK: name, "model.name": small_model(kind)},
+        config={
+            "federation.source": name,
+            BENCHMARK: name,
+            "model.name": small_model(spec(name).kind),
+        },
     )
 
 
-def _described(path: Path, content: dict[str, Any]) -> Scenario:
-    config = _config(path, content)
-    found: Described = read_description(path, content, config)
-    named = found.settings.get(BENCHMARK)
-    return Scenario(
-        name=path.stem,
-        source=spec(str(named)).name if named else "files",
-        holders=found.holders,
-        partition="unit",
-        seed=found.seed,
-        folder=found.folder,
-        files=found.files,
-        config={**found.settings, **config},
-    )
+def _scenario(path: Path, content: dict[str, Any]) -> Scenario:
+    if is_description(content):
+        chosen = read_description(path, content, _config(path, content.get("config", {})))
+    else:
+        chosen = _config(path, content)
+    for key in ("federation.folder", "federation.train", "federation.val"):
+        if chosen.get(key):
+            chosen[key] = str((path.parent / Path(str(chosen[key])).expanduser()).resolve())
+    return Scenario(name=str(chosen.pop(_NAME, "") or path.stem), config=chosen)
 
 
 def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Scalar]:
@@ -144,8 +201,7 @@ def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Sca
         ConfideError: ``settings.unknown-key`` or ``settings.type`` for a change, and what
             ``settled`` raises for what was chosen here; values are checked by ``from_flat``.
     """
-    defaults, chosen = Settings().to_flat(), scenario.run_config()
-    chosen |= changed(changes)
+    defaults, chosen = Settings().to_flat(), scenario.with_(changed(changes)).run_config()
     return {**defaults, **chosen, **settled(chosen)}
 
 
@@ -174,18 +230,17 @@ def changed(changes: Sequence[str]) -> dict[str, Scalar]:
 
 
 def with_batch(
-    config: Mapping[str, Scalar], scenario: Scenario, changes: Sequence[str], folder: Path
+    config: Mapping[str, Scalar], scenario: Scenario, files: Sequence[Path]
 ) -> dict[str, Scalar]:
-    """The run config with ``train.batch`` for the text as it was prepared, where neither the
-    scenario nor a change chooses it: as many units as the largest holder uses in a step. The text
-    of a simulation is public, and so is how much of it there is."""
-    chosen = {**scenario.config, **changed(changes)}
-    if "train.batch" in chosen:
+    """The run config with ``train.batch`` for the holders' files, where the scenario does not
+    choose it: as many units as the largest holder uses in a step. The text of a simulation is
+    public, and so is how much of it there is."""
+    if "train.batch" in scenario.config:
         return dict(config)
     by_person = config["privacy.unit"] == "person"
     column = str(config["data.person"]) if by_person else None
     sizes = []
-    for file in folder.glob("holder-*.jsonl"):
+    for file in files:
         records = read_records(file, text=str(config["data.text"]), target=None, person=column)
         sizes.append(len({r.person for r in records}) if by_person else len(records))
     most = math.ceil(float(config["train.rate"]) * max(sizes, default=1))
@@ -195,21 +250,21 @@ def with_batch(
 def prepare(scenario: Scenario, say: Callable[[str], None] = on_screen) -> Path:
     """Make or find the scenario's federation in the cache, and return its folder. What there is to
     know of a copy of one's own text is said, a line at a time."""
-    if scenario.files is not None:
-        name, files = scenario.federation, scenario.files
-        return prepare_files(name, files, scenario.holders, scenario.seed, say)
+    name, files, text = scenario.federation, scenario.files, scenario.text
+    if files is not None:
+        return prepare_files(name, files, text.holders, text.seed, say)
     from .partition import prepare_federation
 
     return prepare_federation(
-        scenario.federation,
-        source=scenario.source,
-        holders=scenario.holders,
-        partition=scenario.partition,
-        alpha=scenario.alpha,
-        seed=scenario.seed,
-        limit=scenario.limit,
-        public_limit=scenario.public_limit,
-        folder=scenario.folder,
+        name,
+        source=text.source,
+        holders=text.holders,
+        partition=text.partition,
+        alpha=text.alpha,
+        seed=text.seed,
+        limit=text.limit or None,
+        public_limit=text.public_limit or None,
+        folder=Path(text.folder) if text.folder else None,
     )
 
 
@@ -220,73 +275,74 @@ def text_of(scenario: Scenario, settings: Settings) -> Path:
     Raises:
         ConfideError: ``data.missing-file``, and what ``prepare`` raises.
     """
-    if settings.data.path == scenario.federation:
+    if settings.data.path and settings.data.path == scenario.federation:
         return prepare(scenario)
-    folder = local_or_cached(settings.data.path, "federations")
+    folder = local_or_cached(settings.data.path, "federations") if settings.data.path else None
     if folder is None:
         raise ConfideError(
             "data.missing-file",
             f"data.path = {settings.data.path!r:.200} is neither a folder nor a prepared"
             " federation.",
-            "Leave it out for the scenario's own text, or name a folder with public.jsonl.",
+            "Set federation.source, or federation.train and federation.val; or name a folder with"
+            " public.jsonl.",
         )
     return folder
 
 
-_TYPES: Mapping[str, type] = {
-    "source": str,
-    "holders": int,
-    "partition": str,
-    "alpha": float,
-    "seed": int,
-    "limit": int,
-    "public_limit": int,
-    "folder": str,
-    "config": dict,
-}
-_KINDS = {str: "text", int: "a whole number", float: "a number", dict: "a table"}
+def holders_in(folder: Path) -> int:
+    """How many holders a prepared federation has.
+
+    Raises:
+        ConfideError: ``data.partition`` where it has none.
+    """
+    count = len(list(folder.glob("holder-*.jsonl")))
+    if not count:
+        raise ConfideError(
+            "data.partition",
+            f"{folder} has no file holder-*.jsonl: there is nobody to simulate.",
+            "Set federation.source, or federation.train and federation.val.",
+        )
+    return count
 
 
-def _scenario(path: Path, content: dict[str, Any]) -> Scenario:
-    for key, value in content.items():
-        if key not in _TYPES:
-            _refuse(path, f"has the unknown key {key!r}", nearest(key, _TYPES))
-        if key == "alpha" and type(value) is int:
-            content = {**content, "alpha": float(value)}
-        elif type(value) is not _TYPES[key]:
-            _refuse(path, f"has {key} = {value!r}, which is not {_KINDS[_TYPES[key]]}")
-    content = {**content, "config": _config(path, content)}
-    content |= _of_benchmark(path, content)
-    if "folder" in content:
-        content["folder"] = path.parent / Path(content["folder"]).expanduser()
-    for f in fields(Scenario):
-        required = f.default is MISSING and f.default_factory is MISSING
-        if required and f.name not in {"name", *content}:
-            _refuse(path, f"has no {f.name}", f"Add a line {f.name} = ...")
-    return Scenario(name=path.stem, **content)
+def settled_text(scenario: Scenario, path: Path) -> Scenario:
+    """The scenario with what its text settles: the columns and classes of files of one's own, the
+    benchmark that is a source. ``path`` is what messages call it.
+
+    Raises:
+        ConfideError: as ``load_scenario``, and what ``description.of_files`` raises.
+    """
+    chosen = dict(scenario.config)
+    if chosen.get("federation.train"):
+        chosen = of_files(path, chosen)
+    return scenario.with_({**chosen, **_of_benchmark(path, chosen)})
 
 
-def _of_benchmark(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+def _of_benchmark(path: Path, chosen: Mapping[str, Scalar]) -> dict[str, Scalar]:
     """Source and ``data.benchmark`` each say the other; two that differ are refused."""
-    source, named = content.get("source", ""), str(content["config"].get(BENCHMARK, ""))
-    if not named and source not in BENCHMARKS:
+    source, named = str(chosen.get("federation.source", "")), str(chosen.get(BENCHMARK, ""))
+    if (not named and source not in BENCHMARKS) or chosen.get("federation.train"):
         return {}
     name = spec(named or source).name
     if source not in ("", name):
-        _refuse(path, f"has source = {source!r}, but {BENCHMARK} = {named!r}", "Leave one out.")
-    return {"source": name, "config": {**content["config"], BENCHMARK: name}}
+        what = f"has federation.source = {source!r}, but {BENCHMARK} = {named!r}"
+        _refuse(path, what, "Leave one out.")
+    return {"federation.source": name, BENCHMARK: name}
 
 
-def _config(path: Path, content: Mapping[str, Any]) -> dict[str, Scalar]:
-    """The flat keys of ``[config]``."""
-    table = content.get("config", {})
-    if not isinstance(table, dict):
-        _refuse(path, f"has config = {table!r:.100}, which is not a table")
+def _config(path: Path, content: Any) -> dict[str, Scalar]:
+    """The flat keys of the tables."""
+    if not isinstance(content, dict):
+        _refuse(path, f"has config = {content!r:.100}, which is not a table")
     config: dict[str, Scalar] = {}
-    for written, value in _flat(table):
+    given = list(_flat(content))
+    app = [(key.removeprefix(_APP), value) for key, value in given if key.startswith(_APP)]
+    for written, value in app or given:
         key = spelled(written)
         if key not in rules():
-            _refuse(path, f"sets {written!r}, which is no setting", hint(written))
+            inner = f"{_TABLE}{written.replace('_', '-')}"
+            told = f"Write it below [federation]: {inner}." if inner in rules() else hint(written)
+            _refuse(path, f"sets {written!r:.100}, which is no setting", told)
         if key in config:
             _refuse(path, f"sets {key} twice", "Leave one of the two out.")
         if not isinstance(value, (str, int, float, bool)):

@@ -89,15 +89,13 @@ def default_space(config: Mapping[str, Any]) -> list[str]:
     return space if config["lora.method"] == "head" else [*space, "lora.rank=2,4,8,16"]
 
 
-def parse_space(
-    texts: Sequence[str], scenario: Scenario, changes: Sequence[str] = ()
-) -> list[Dimension]:
+def parse_space(texts: Sequence[str], scenario: Scenario) -> list[Dimension]:
     """The dimensions of ``KEY=low..high``, ``KEY=low..high log`` and ``KEY=a,b,c``.
 
     Raises:
         ConfideError: ``tune.space``, and what ``from_flat`` raises for a value.
     """
-    config = run_config(scenario, changes)
+    config = run_config(scenario)
     dimensions = [_dimension(text, scenario, config) for text in texts]
     keys = [dimension.key for dimension in dimensions]
     twice = [key for key in keys if keys.count(key) > 1]

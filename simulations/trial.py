@@ -3,7 +3,6 @@ going on with, and what its events say of it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from ..common.errors import ConfideError
 from ..common.metrics import METRICS
 from ..common.settings import Scalar
+from ..server.results import Run
 
 PERPLEXITY = "perplexity"
 _PRUNED = "tune.pruned"
@@ -27,29 +27,35 @@ def one_run(
     Args:
         hopeless: asked before each round with the last one and its measure; True ends the run.
     """
-    from ..server.run import run
     from ..server.run_folder import RunFolder
-    from .inprocess import federation
+    from .simulation import in_process
 
-    folder = RunFolder.create(str(config["run.out"]), str(config["run.name"]))
-    members = federation(sorted(data.glob("holder-*.jsonl")), ledgers)
+    folder = RunFolder.create(str(config["run.out"]), str(config["run.name"])).path
+    files = sorted(data.glob("holder-*.jsonl"))
     state, code, message = "complete", "", ""
     try:
-        run({**config, "run.id": folder.id}, _Watched(members, folder.path, hopeless))
+        in_process(
+            {**config, "run.id": folder.name},
+            files,
+            ledgers=ledgers,
+            watched=lambda members: _Watched(members, folder, hopeless),
+        )
     except ConfideError as error:
         code, message = error.code, error.message
         state = "pruned" if code == _PRUNED else "failed"
-    return {"state": state, "code": code, "message": message, **_facts(folder.path)}
+    return {"state": state, "code": code, "message": message, **_facts(folder)}
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    """What the run's events say of it; the peak of memory is the whole process's."""
-    events = _events(folder)
-    by_kind = {event["event"]: event for event in events}  # the last of each kind
-    start, last, end = (by_kind.get(kind, {}) for kind in ("start", "round", "end"))
-    scores = [e for e in events if e["event"] == "evaluation"]
+    """What the run says of itself; the peak of memory is the whole process's."""
+    run = Run(folder)
+    by_kind = {event["event"]: event for event in run.events}  # the last of each kind
+    start, end = (by_kind.get(kind, {}) for kind in ("start", "end"))
+    scores = [row for row in run.metrics if "metric" in row]
+    sent = [row for row in run.metrics if "bytes_up" in row]
+    last = sent[-1] if sent else {}
     # The first has the main metric; one that a round leaves out is not made up for by another.
-    curve = [(e["round"], _measured(e)) for e in scores if e["metric"] == scores[0]["metric"]]
+    curve = [(r["round"], _measured(r)) for r in scores if r["metric"] == scores[0]["metric"]]
     return {
         "measure": curve[-1][1] if scores and scores[-1]["metric"] == scores[0]["metric"] else None,
         "curve": curve,
@@ -70,11 +76,6 @@ def _measured(evaluation: Mapping[str, Any]) -> float:
     return float(-evaluation[metric] if METRICS[metric].less else evaluation[metric])
 
 
-def _events(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 class _Watched:
     """A transport that ends a run which is not worth going on with, before its next round."""
 
@@ -90,7 +91,7 @@ class _Watched:
         return self._inner.ready(nodes, task, timeout)  # type: ignore[no-any-return]
 
     def ask(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
-        scores = [e for e in _events(self._run) if e["event"] == "evaluation"]
+        scores = [row for row in Run(self._run).metrics if "metric" in row]
         if (
             scores
             and scores[-1]["round"]

@@ -32,7 +32,7 @@ from typing import Any
 
 from ..common.errors import ConfideError, missing_extra, nearest
 from ..common.metrics import METRICS
-from ..common.settings import COORDINATORS_OWN, Scalar, Settings, from_flat
+from ..common.settings import OF_THE_COMMAND, Scalar, Settings, from_flat
 from .ready import check_start, check_text
 from .scenario import Scenario, run_config, text_of, with_batch
 from .space import Dimension
@@ -53,7 +53,6 @@ class Search:
     scenario: Scenario
     space: tuple[Dimension, ...]
     folder: Path
-    changes: tuple[str, ...] = ()
     sampler: str = "tpe"
     trials: int | None = None
 
@@ -72,7 +71,7 @@ class Search:
 
     def config(self) -> dict[str, Scalar]:
         """The run config that every trial starts from."""
-        return run_config(self.scenario, self.changes)
+        return run_config(self.scenario)
 
     @property
     def measure(self) -> str:
@@ -228,7 +227,7 @@ def _opened(optuna: Any, search: Search, *, alone: bool) -> Any:
         pruner=_pruner(optuna, search),
     )
     described = json.dumps(
-        [search.sampler, {k: v for k, v in search.config().items() if k not in COORDINATORS_OWN}]
+        [search.sampler, {k: v for k, v in search.config().items() if k not in OF_THE_COMMAND}]
         + [repr(dimension) for dimension in search.space],
         sort_keys=True,
     )
@@ -294,7 +293,7 @@ def _trial(search: Search, data: Path, trial: Any, values: Mapping[str, Scalar])
     place = {"run.out": str(search.folder / "runs"), "run.name": f"trial-{trial.number}"}
     config = {**search.config(), **values, **place, "run.resume": "", "data.path": str(data)}
     if "train.batch" not in values:
-        config = with_batch(config, search.scenario, search.changes, data)
+        config = with_batch(config, search.scenario, sorted(data.glob("holder-*.jsonl")))
     ledgers = search.folder / "holders"
     if not any(d.key == "model.name" for d in search.space):
         return one_run(config, data, ledgers, _watch(trial)) | {"megabytes": None}

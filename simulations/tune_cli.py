@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
 
 def tune(
-    scenario: Annotated[str, typer.Argument(help="A scenario's name or file.")] = "nyt",
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            metavar="SETTINGS", help="A scenario's name, a file of settings, or a run folder."
+        ),
+    ] = "nyt",
     space: Annotated[
         list[str] | None,
         typer.Option(
@@ -46,13 +51,12 @@ def tune(
     from .tune import Search
     from .tune import tune as search_for
 
-    chosen, differing = load_scenario(scenario), changes or []
-    wanted = space or default_space(run_config(chosen, differing))
+    chosen = load_scenario(scenario, changes or [])
+    wanted = space or default_space(run_config(chosen))
     search = Search(
         scenario=chosen,
-        space=tuple(parse_space(wanted, chosen, differing)),
+        space=tuple(parse_space(wanted, chosen)),
         folder=out or Path("runs") / f"tune-{chosen.name}",
-        changes=tuple(differing),
         sampler=sampler,
         trials=trials,
     )

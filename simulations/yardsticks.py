@@ -15,15 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..common.kinds import KINDS
 from ..common.metrics import compute
 from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
-from ..common.tasks import task_for
+from ..common.tasks import TASKS, task_for
 from ..common.text.readers import Record, read_records
-from ..common.text.words import label_places
-from ..server.run import run
-from .inprocess import federation
+from .simulation import in_process
 
 _ONE_HOLDER: Mapping[str, Scalar] = {"round.min-holders": 1, "round.holders": 1}
 
@@ -70,8 +67,8 @@ def measure(folder: Path, config: Mapping[str, Scalar], say: Callable[[str], Non
     data = local_or_cached(settings.data.path, "federations")
     if data is None:
         raise FileNotFoundError(settings.data.path)
-    rows = [_tf_idf(data, settings)] if settings.task.kind == "classification" else []
-    language = KINDS[settings.task.kind].language
+    rows = _without_a_model(data, settings)
+    language = TASKS[settings.task.kind].language
     for yardstick in YARDSTICKS:
         if language and yardstick.settings.get("lora.method") == "head":
             continue  # a language model's head is the base model's own, and stays frozen
@@ -94,10 +91,10 @@ def _run(
             batch, files = batch * len(files), [pooled]
         name = yardstick.name.lower().replace(",", "").replace(" ", "-")
         out = Path(scratch) / "runs"
-        changed = {"run.out": str(out), "run.name": name, "run.resume": "", "train.batch": batch}
-        overrides = {**config, **changed, **yardstick.settings, "data.path": str(data)}
-        done = run(overrides, federation(files, out / "ledgers"))
-        report = json.loads((done.path / "report.json").read_text(encoding="utf-8"))
+        changed: dict[str, Scalar] = {"run.out": str(out), "run.name": name, "run.resume": ""}
+        changed |= {"data.path": str(data), "train.batch": batch, **yardstick.settings}
+        overrides = {**config, **changed, "run.id": ""}
+        report = in_process(overrides, files).report
     utility = report["utility"]
     private = overrides.get("privacy.trust", "local") != "off"
     return {
@@ -109,28 +106,17 @@ def _run(
     }
 
 
-def _tf_idf(data: Path, settings: Settings) -> dict[str, Any]:
-    """TF-IDF of words and pairs of words with logistic regression, pooled, without privacy."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
+def _without_a_model(data: Path, settings: Settings) -> list[dict[str, Any]]:
+    """The task's own yardsticks: pooled, without privacy and a language model."""
 
     def rows(path: Path) -> list[Record]:
-        return read_records(path, text=settings.data.text, target=settings.data.target)
+        data, lists = settings.data, TASKS[settings.task.kind].lists
+        return read_records(path, text=data.text, target=data.target or None, lists=lists)
 
+    task = task_for(settings.task)
     train = [r for path in sorted(data.glob("holder-*.jsonl")) for r in rows(path)]
-    test = rows(data / "public.jsonl")
-    model = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(max_iter=1000)
-    )
-    model.fit([r.text for r in train], [r.target for r in train])
-    found, right = model.predict([r.text for r in test]), [r.target for r in test]
-    place_of = label_places(settings.task.label_names)
-    answers = [place_of(label) for label in found], [place_of(str(label)) for label in right]
-    return {
-        "name": "TF-IDF + logistic regression",
-        **{name: compute(name, *answers) for name in task_for(settings.task).metrics},
-        "epsilon": None,
-        "delta": None,
-        "note": "pooled records, no privacy",
-    }
+    rest = {"epsilon": None, "delta": None, "note": "pooled records, no privacy"}
+    return [
+        {"name": name, **{m: compute(m, answers, right) for m in task.metrics}, **rest}
+        for name, (answers, right) in task.yardsticks(train, rows(data / "public.jsonl")).items()
+    ]

@@ -66,10 +66,10 @@ MISTAKES = [
     Mistake("assets fetch glue/sst3", 1, ("'glue/sst3'", "Did you mean 'glue/sst2'?")),
     Mistake("simulate nyy", 1, ("'nyy'", "Did you mean 'nyt'?")),
     Mistake("simulate nowhere.toml", 1, ("nowhere.toml", "No such file", "nyt")),
-    Mistake("simulate empty.toml", 1, ("empty.toml", "no source", "source = ...")),
+    Mistake("simulate empty.toml", 1, ("model.name", "empty", "Name a Hub id")),
     Mistake("simulate folder.toml", 1, ("folder.toml", "Is a directory", "path of a .toml file")),
     Mistake("simulate latin.toml", 1, ("latin.toml", "is not TOML", "Correct the file")),
-    Mistake("simulate typo.toml", 1, ("typo.toml", "'holder'", "Did you mean 'holders'?")),
+    Mistake("simulate typo.toml", 1, ("typo.toml", "'federation.holder'", "'federation.holders'?")),
     Mistake("simulate key.toml", 1, ("key.toml", "'train.bach'", "Did you mean 'train.batch'?")),
     Mistake("assets fetch minilmm", 1, ("'minilmm'", "Did you mean 'minilm'?")),
     # searches
@@ -145,7 +145,7 @@ MISTAKES = [
     Mistake("doctor nyy", 1, ("'nyy'", "Did you mean 'nyt'?")),
     Mistake("doctor runs/nowhere", 1, ("runs/nowhere", "a run folder, or 'latest'")),
     Mistake("doctor nowhere.toml", 1, ("nowhere.toml", "No such file", "a .toml file")),
-    Mistake("doctor latin.toml", 1, ("latin.toml", "is not TOML", "a .toml file")),
+    Mistake("doctor latin.toml", 1, ("latin.toml", "is not TOML", "Correct the file")),
     Mistake("doctor folder", 1, ("'folder' is not a run folder", "below runs/")),
     Mistake("doctor key.toml", 1, ("key.toml", "'train.bach'", "Did you mean 'train.batch'?")),
     Mistake("doctor flat.toml", 1, ("privacy.epsilon = 0", "(0, 100]", "8.0")),
@@ -159,7 +159,6 @@ MISTAKES = [
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Files of all sorts, good and broken, to be named in a command."""
-    scenario = 'source = "nyt"\nholders = 2\npartition = "unit"\n'
     tiny.write_jsonl(tmp_path / "text.jsonl", [{"text": "a day", "label": "fine"}] * 3)
     (tmp_path / "broken.jsonl").write_text('{"text": "a", "label": "b"}\n{"text": \n')
     (tmp_path / "latin.jsonl").write_bytes('{"text": "été", "label": "x"}\n'.encode("latin-1"))
@@ -170,8 +169,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("folder", "folder.toml", "taken"):
         (tmp_path / name).mkdir()
     (tmp_path / "taken" / "policy.toml").write_text("")
-    (tmp_path / "typo.toml").write_text('source = "nyt"\nholder = 2\npartition = "unit"\n')
-    (tmp_path / "key.toml").write_text(f'{scenario}[config]\n"train.bach" = 3\n')
+    (tmp_path / "typo.toml").write_text('[federation]\nsource = "nyt"\nholder = 2\n')
+    (tmp_path / "key.toml").write_text("[train]\nbach = 3\n")
     (tmp_path / "flat.toml").write_text('"privacy.epsilon" = 0\n')
     Ledger.open(tmp_path / "good.sqlite").close()
     (tmp_path / "lost" / "adapter").mkdir(parents=True)  # a run whose base model is not here

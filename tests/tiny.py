@@ -90,6 +90,7 @@ def save_model(folder: Path, kind: str = "bert", seed: int = 0) -> Path:
 # What the settings of a task are on the tiny text, and the model that it is tried with.
 TASKS: Mapping[str, Mapping[str, Any]] = {
     "classification": {},
+    "multilabel": {"task__kind": "multilabel", "task__labels": "bright,town,grim"},
     "regression": {"task__kind": "regression", "task__labels": ""},
     "seq2seq": {
         "task__kind": "seq2seq",
@@ -127,6 +128,7 @@ TASKS: Mapping[str, Mapping[str, Any]] = {
 }
 MODELS: Mapping[str, str] = {
     "classification": "bert",
+    "multilabel": "bert",
     "regression": "bert",
     "seq2seq": "t5",
     "causal": "llama",
@@ -158,7 +160,7 @@ def save_task_model(folder: Path, task: str, seed: int = 0) -> Path:
     import transformers as t
 
     kind = MODELS[task]
-    if task in ("classification", "regression"):
+    if task in ("classification", "multilabel", "regression"):
         return save_model(folder, kind, seed)
     torch.manual_seed(seed)
     if kind == "t5":
@@ -190,6 +192,10 @@ def for_task(task: str, row: Mapping[str, str]) -> dict[str, str]:
     number = {"negative": "0.2", "positive": "0.9"}
     words = {"negative": "grim cold", "positive": "warm kind"}
     label = row["label"]
+    if task == "multilabel":
+        tone = ["bright"] if label == "positive" else []
+        named = [*tone, *(["town"] if "town" in row["text"].split() else [])]
+        return {**row, "label": ",".join(named) or "[]"}
     if task == "regression":
         return {**row, "label": number[label]}
     return {**row, "label": words[label]} if task in ("prompt", "chat") else dict(row)
@@ -198,11 +204,19 @@ def for_task(task: str, row: Mapping[str, str]) -> dict[str, str]:
 def save_task_federation(folder: Path, task: str, holders: int = 2, records: int = 12) -> Path:
     """A prepared federation whose targets are those of the task."""
     for number in range(holders):
-        told = [for_task(task, row) for row in rows(records, seed=number)]
+        told = [_as_in_json(task, row) for row in rows(records, seed=number)]
         write_jsonl(folder / f"holder-{number:02d}.jsonl", told)
-    write_jsonl(folder / "public.jsonl", [for_task(task, row) for row in rows(8, seed=1000)])
+    write_jsonl(folder / "public.jsonl", [_as_in_json(task, row) for row in rows(8, seed=1000)])
     (folder / "federation.json").write_text(json.dumps({"holders": holders}), encoding="utf-8")
     return folder
+
+
+def _as_in_json(task: str, row: Mapping[str, str]) -> dict[str, Any]:
+    """A row for the task, with a list where its cell means one."""
+    told: dict[str, Any] = for_task(task, row)
+    if task == "multilabel":
+        told["label"] = [name for name in told["label"].split(",") if name != "[]"]
+    return told
 
 
 def rows(count: int, seed: int, length: int = 12) -> list[dict[str, str]]:

@@ -60,6 +60,14 @@ _PUSH = 1.5  # the least factor by which noise that is too little is raised
 _MOST_BESIDES = 0.9  # of epsilon; beyond it next to nothing would be left to train with
 
 
+def epsilon(*, noise_multiplier: float, sampling_rate: float, steps: int, delta: float) -> float:
+    """The figure of record of ``steps`` Gaussian sums over Poisson batches of rate
+    ``sampling_rate``, each with noise of ``noise_multiplier`` times the clip norm: what
+    ``calibrate`` turns round."""
+    one = GaussianSteps(noise_multiplier=noise_multiplier, sampling_rate=sampling_rate, steps=steps)
+    return epsilon_pld((one,), delta)
+
+
 def epsilon_pld(
     steps: Sequence[GaussianSteps], delta: float, *, interval: float = INTERVAL
 ) -> float:

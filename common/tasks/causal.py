@@ -10,46 +10,88 @@ the work.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
-from ..settings import TaskSpec
-from ..text.readers import Record
 from . import tokens
+from .card import TEXTS, writing
 from .chat import CHAT, conversation, prompt_ids, turns
 from .example import IGNORED, Batch, Example
-from .generation import continued, in_words
-from .scores import PERPLEXITY, chosen
-from .task import Place
+from .generation import check_template, continued, in_words
+from .scores import PERPLEXITY
+from .task import DECODER, Described, Place, Refuse
 
-_METRICS = (
-    PERPLEXITY, "exact-match", "token-f1", "rougeL", "chrf", "bleu", "rouge1", "rouge2",
-    "token-error",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from ..settings import Settings, TaskSpec
+    from ..text.readers import Record
+
+# Tokens of a prompt that stand before its answer, whatever is cut.
+_LEAST_PROMPT = 4
+_CHAT_CODE = f"""\
+for text in {TEXTS}:
+    batch = tokenizer.apply_chat_template(
+        [{{{{"role": "user", "content": text}}}}], add_generation_prompt=True, return_dict=True,
+        return_tensors="pt",
+    )
+    written = model.generate(**batch, max_new_tokens={{new}}, num_beams={{beams}}, do_sample=False)
+    print(tokenizer.decode(written[0, batch["input_ids"].shape[1]:], skip_special_tokens=True))
+"""
 
 
-class Causal:
+class Causal(tokens.TokenTask):
     """See the module's docstring."""
 
-    by_logits = False
-    answers = references = tell = tokens.nothing_read
-    fixed = True
+    kind = "causal"
+    target = "allowed"
+    takes = ("template", "target_length", "beams")
+    known = (
+        PERPLEXITY, "exact-match", "token-f1", "rougeL", "chrf", "bleu", "rouge1", "rouge2",
+        "token-error",
+    )  # fmt: skip
+    hub = "text-generation"
+    does = "goes on with a text"
+    described: ClassVar[Described] = {"text-generation": {}}
+    small_model = DECODER
+    learns_from = ("messages", "alone", "texts")
+    transformers_class = "AutoModelForCausalLM"
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        # Once text is written, its other metrics cost nothing.
-        written = spec.metric not in ("", PERPLEXITY)
-        self.metrics = chosen(spec, _METRICS, shown=8 if written else 1)
+    @classmethod
+    def shown_of(cls, spec: TaskSpec) -> int:
+        """Once text is written, its other metrics cost nothing."""
+        return 8 if cls.writes(spec) else 1
 
-    def auto_class(self) -> Any:
-        import transformers
+    @classmethod
+    def check_settings(cls, settings: Settings, refuse: Refuse) -> None:
+        task, longest = settings.task, settings.train.max_length
+        if task.template != CHAT:
+            check_template(task, refuse)
+        if settings.data.target and task.target_length + _LEAST_PROMPT > longest:
+            refuse(
+                f"task.target-length = {task.target_length} leaves no room for a prompt in"
+                f" train.max-length = {longest}.",
+                "Shorten the one or lengthen the other.",
+            )
 
-        return transformers.AutoModelForCausalLM
+    @classmethod
+    def writes(cls, spec: TaskSpec) -> bool:
+        return spec.metric not in ("", PERPLEXITY)
+
+    @classmethod
+    def card_code(cls, told: Mapping[str, Any]) -> str:
+        new, beams, template = (
+            told[f"task.{name}"] for name in ("target-length", "beams", "template")
+        )
+        if template == CHAT:
+            return _CHAT_CODE.format(new=new, beams=beams)
+        return writing(template, new=new, beams=beams, alone=True)
+
+    @classmethod
+    def pipeline_tag(cls, told: Mapping[str, Any], *, merged: bool) -> str | None:
+        return cls.hub
 
     def peft_task_type(self) -> str:
         return "CAUSAL_LM"
@@ -125,25 +167,9 @@ class Causal:
             return Example(tuple(ids[-max_length:]), tuple(targets[-max_length:]))
         return Example(tuple(ids[:max_length]), tuple(targets[:max_length]))
 
-    def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
-        return example
-
     def collate(self, examples: Sequence[Example], place: Place) -> Batch:
         batch = _foretelling(tokens.token_batch(examples, place))
         return _learnt_places(batch) if place.model.get_output_embeddings() else batch
-
-    def length(self, example: Example, max_length: int) -> int:
-        return len(example.ids)
-
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """(B, U, V)."""
-        return output.logits.float()  # type: ignore[no-any-return]
-
-    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tokens.token_losses(logits, targets)
-
-    def counts(self, targets: Tensor) -> Tensor:
-        return tokens.token_counts(targets)
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
@@ -166,7 +192,7 @@ class Causal:
         return [[begin, *body] for body in bodies]
 
     def made_up(
-        self, lengths: Sequence[int], size: int, generator: torch.Generator, place: Place
+        self, lengths: Sequence[int], size: int, generator: Generator, place: Place
     ) -> list[Example]:
         rows = [tokens.random_ids(length, size, generator) for length in lengths]
         return [Example(ids, (IGNORED, *ids[1:])) for ids in rows]
@@ -174,6 +200,8 @@ class Causal:
 
 def _foretelling(batch: Batch) -> Batch:
     """Each target at the place that foretells it, which is the one before its own."""
+    import torch
+
     ended = torch.full_like(batch.targets[:, :1], IGNORED)
     return replace(batch, targets=torch.cat([batch.targets[:, 1:], ended], 1))
 

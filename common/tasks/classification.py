@@ -7,21 +7,21 @@ gradient before it is clipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
-from ..settings import TaskSpec
-from ..text.readers import Record
 from ..text.words import label_places
-from . import pooled
-from .example import Batch, Example, Prediction
-from .scores import chosen
-from .task import Place
-from .tokens import generates_nothing
+from .example import Prediction
+from .labels import check_labels, check_weights, places_of
+from .pooled import PooledTask, tf_idf
+from .task import Agreed, Described, Refuse
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..settings import Settings, TaskSpec
+    from ..text.readers import Record
 
 _MANY = ("accuracy", "macro-f1", "micro-f1", "mcc")
 _TWO = ("accuracy", "f1", "macro-f1", "micro-f1", "mcc")
@@ -46,68 +46,85 @@ def class_indices(records: Sequence[Record], labels: Sequence[str]) -> list[int]
     return found
 
 
-class Classification:
+class Classification(PooledTask):
     """See the module's docstring."""
 
-    by_logits = True
+    kind = "classification"
+    takes = ("labels", "loss", "gamma", "class_weights", "class_rates", "word_dropout")
+    fewest_labels = 2
+    countable = True
+    holder_metric = "accuracy"
+    shown = 2
+    shares_of_records = ("accuracy", "micro-f1")
+    does = "sorts a text into: {labels}"
+    described: ClassVar[Described] = {"text-classification": {}}
+    learns_from = ("labels",)
+    explains = True
+    problem_type = "single_label_classification"
+    answer_code = "print([labels[i] for i in logits.argmax(-1)])\n"
 
     def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
+        super().__init__(spec)
         self.labels = spec.label_names
-        known = _TWO if len(self.labels) == 2 else _MANY
-        self.metrics = chosen(spec, known, shown=2)
-        self.fixed = spec.word_dropout == 0
-        self._weights = torch.tensor(spec.weights) if spec.weights else None
 
-    def auto_class(self) -> Any:
-        return pooled.auto_class(self.spec)
+    @classmethod
+    def metrics_of(cls, spec: TaskSpec) -> tuple[str, ...]:
+        return _TWO if len(spec.label_names) == 2 else _MANY
 
-    def peft_task_type(self) -> str:
-        return pooled.peft_task_type(self.spec)
+    @classmethod
+    def check_settings(cls, settings: Settings, refuse: Refuse) -> None:
+        check_labels(settings.task, cls.fewest_labels, refuse)
+        check_weights(settings.task, refuse, countable=True)
 
-    def check(self, config: Any, tokenizer: Any) -> None:
-        """Whatever has the class of ``auto_class`` fits."""
+    @classmethod
+    def labels_in(cls, target: str) -> tuple[str, ...]:
+        return (target,)
 
-    def encode(
-        self, records: Sequence[Record], tokenizer: Any, max_length: int, *, labelled: bool = True
-    ) -> list[Example]:
-        """Token ids and class of each record; longer texts are cut at ``max_length`` tokens.
+    @classmethod
+    def fits(cls, target: str | None, agreed: Agreed) -> bool:
+        return places_of(agreed.labels)(target or "") is not None
+
+    @classmethod
+    def in_words(cls, column: str, agreed: Agreed) -> str:
+        return f"{column!r} one of {', '.join(agreed.labels)}"
+
+    @classmethod
+    def line(cls, text: str, found: Prediction) -> str:
+        return f"{found.answer} ({found.probabilities[str(found.answer)]:.2f})  {text}"
+
+    @classmethod
+    def told(cls, text: str, found: Prediction) -> dict[str, Any]:
+        return {"text": text, "label": found.answer, "probabilities": found.probabilities}
+
+    def targets(self, records: Sequence[Record]) -> list[int]:
+        """The class of each record.
 
         Raises:
             ConfideError: ``data.unknown-label``; it names the record's number, never its content.
         """
-        targets = class_indices(records, self.labels) if labelled else [0] * len(records)
-        ids = pooled.token_ids([record.text for record in records], tokenizer, max_length)
-        return [Example(i, t) for i, t in zip(ids, targets, strict=True)]
+        return class_indices(records, self.labels)
 
-    def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
-        return pooled.without_words(example, self.spec.word_dropout, place, generator)
+    def no_target(self) -> int:
+        return 0
 
-    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
-        return pooled.collate(examples, place, torch.long)
-
-    def length(self, example: Example, max_length: int) -> int:
-        return len(example.ids)
-
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """Class logits (B, L) from the model's output."""
-        return pooled.logits(self.spec, output, attention_mask)
+    def made_up_target(self, number: int) -> int:
+        return number % len(self.labels)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Cross entropy of each example (B,) in nats, weighted and focused as the settings say;
         nothing is shared between examples."""
+        import torch
+
         each = torch.nn.functional.cross_entropy(logits.float(), targets, reduction="none")
         if self.spec.loss == "focal":
             each = (1 - torch.exp(-each)) ** self.spec.gamma * each
-        return each if self._weights is None else each * self._weights.to(each.device)[targets]
+        weights = self.spec.weights
+        return each * torch.tensor(weights, device=each.device)[targets] if weights else each
 
-    def counts(self, targets: Tensor) -> Tensor:
-        return torch.ones_like(targets)
-
-    def answers(self, logits: Tensor) -> list[int | float]:
+    def answers(self, logits: Tensor) -> list[int]:
         return list(logits.argmax(-1).tolist())
 
-    def references(self, targets: Tensor) -> list[int | float]:
+    def references(self, targets: Tensor) -> list[int]:
         return list(targets.tolist())
 
     def tell(self, logits: Tensor) -> list[Prediction]:
@@ -118,15 +135,24 @@ class Classification:
             told.append(Prediction(max(by_label, key=lambda name: by_label[name]), by_label))
         return told
 
-    def generate(
-        self, records: Sequence[Record], place: Place, *, whole: bool = False
-    ) -> list[str]:
-        return generates_nothing(self.spec)
+    def odds(self, scores: Tensor) -> tuple[str, str, Callable[[Tensor], Tensor]]:
+        """Those of the most probable label against all others."""
+        chosen = int(scores.argmax())
+        others = [index for index in range(len(self.labels)) if index != chosen]
 
-    def made_up(
-        self, lengths: Sequence[int], size: int, generator: torch.Generator, place: Place
-    ) -> list[Example]:
-        return [
-            Example(pooled.made_up_ids(length, size, generator, place), number % len(self.labels))
-            for number, length in enumerate(lengths)
-        ]
+        def log_odds(found: Tensor) -> Tensor:  # (B, L) -> (B,)
+            return found[:, chosen] - found[:, others].logsumexp(-1)
+
+        answer = self.labels[chosen]
+        return answer, f"log-odds of {answer!r}", log_odds
+
+    def yardsticks(
+        self, train: Sequence[Record], test: Sequence[Record]
+    ) -> Mapping[str, tuple[list[Any], list[Any]]]:
+        """TF-IDF with logistic regression."""
+        from sklearn.linear_model import LogisticRegression
+
+        model = tf_idf(LogisticRegression(max_iter=1000))
+        model.fit([r.text for r in train], class_indices(train, self.labels))
+        found = model.predict([r.text for r in test]).tolist()
+        return {"TF-IDF + logistic regression": (found, class_indices(test, self.labels))}

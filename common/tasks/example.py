@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 IGNORED = -100  # the target of a position that is none, torch's own value
 
@@ -19,8 +20,8 @@ IGNORED = -100  # the target of a position that is none, torch's own value
 class Example:
     """An encoded record: token ids, and what is to be learnt from them.
 
-    ``target`` is a class index, a number, a target for each of the ids (IGNORED where there is
-    none), or the ids of a text of its own.
+    ``target`` is a class index, a number, a 0 or 1 for each label, a target for each of the ids
+    (IGNORED where there is none), or the ids of a text of its own.
     """
 
     ids: tuple[int, ...]
@@ -32,7 +33,7 @@ class Batch:
     """One physical batch of B examples, padded to T tokens.
 
     ``inputs`` is ``input_ids`` (B, T) or, below cached layers, ``inputs_embeds`` (B, T, H), and
-    what else the model is called with; ``targets`` is (B,), or (B, U) padded with IGNORED.
+    what else the model is called with; ``targets`` is (B,), (B, L), or (B, U) padded with IGNORED.
     ``places`` (B, U) are the tokens of each example of which logits are made; None: of all.
     """
 
@@ -54,16 +55,19 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a text: a label, a number or a text of its own, and the probability
-    of each label where there are labels."""
+    """What the model says of a text: a label, several, a number or a text of its own, and the
+    probability of each label where there are labels."""
 
-    answer: str | float
+    answer: str | float | tuple[str, ...]
     probabilities: dict[str, float] = field(default_factory=dict)
 
 
 def padded(rows: Sequence[Sequence[int]], value: int) -> tuple[Tensor, Tensor]:
     """Rows of different lengths as (B, T), filled up on the right, and the mask (B, T) of what
     is their own."""
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
     tensors = [torch.tensor(row, dtype=torch.long) for row in rows]
     filled = pad_sequence(tensors, batch_first=True, padding_value=value)
     lengths = torch.tensor([len(row) for row in tensors])

@@ -8,14 +8,15 @@ Length and beams are the run's own.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfideError
 from .example import padded
-from .task import Place
+from .task import Place, Refuse
 from .tokens import bounds
+
+if TYPE_CHECKING:
+    from ..settings import TaskSpec
 
 _AT_ONCE = 16  # prompts of similar length
 # What is taken of a folder's generation_config; some of it is about beams alone.
@@ -27,7 +28,16 @@ _KEPT = (
 _OF_BEAMS = ("length_penalty", "early_stopping")
 
 
-@torch.no_grad()
+def check_template(task: TaskSpec, refuse: Refuse) -> None:
+    """Refuse a template that has no one place for the text."""
+    if task.template.count("{text}") != 1:
+        refuse(
+            f"task.template = {task.template!r:.100} does not fit task.kind = {task.kind!r}.",
+            "Write {text} once, where the text belongs, as in 'summarize: {text}'; 'chat' is for"
+            " a model that goes on with a text.",
+        )
+
+
 def continued(
     prompts: Sequence[Sequence[int]], place: Place, *, new: int, beams: int
 ) -> list[list[int]]:
@@ -36,6 +46,8 @@ def continued(
     A decoder alone is given its prompts padded on the left, so that all of them end at the same
     place; an encoder reads them padded on the right.
     """
+    import torch
+
     alone = not place.model.config.is_encoder_decoder
     out: dict[int, list[int]] = {}
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -46,9 +58,10 @@ def continued(
         if alone:
             ids, mask = ids.flip(1), mask.flip(1)
         config, device = _config(place, new, beams), place.model.device
-        made = place.model.generate(
-            input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
-        )
+        with torch.no_grad():
+            made = place.model.generate(
+                input_ids=ids.to(device), attention_mask=mask.to(device), generation_config=config
+            )
         for index, row in zip(chunk, made.tolist(), strict=True):
             out[index] = _own(row[ids.shape[1] if alone else 1 :], place)
     return [out[i] for i in range(len(prompts))]

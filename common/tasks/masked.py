@@ -7,38 +7,53 @@ Of those, 8 in 10 become the mask, 1 in 10 another token, 1 in 10 stay (Devlin e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
-from ..settings import TaskSpec
-from ..text.readers import Record
 from . import pooled, tokens
 from .example import IGNORED, Batch, Example
-from .scores import PERPLEXITY, chosen
-from .task import Place
+from .scores import PERPLEXITY
+from .task import Described, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..text.readers import Record
 
 _BECOME_MASK, _BECOME_OTHER = 0.8, 0.9  # the rest stays
+_FILLS = """\
+text = f"The first {tokenizer.mask_token}."
+batch = tokenizer(text, return_tensors="pt")
+with torch.no_grad():
+    best = model(**batch).logits[0].argmax(-1)
+print([tokenizer.decode(b) for b, i in zip(best, batch["input_ids"][0])
+       if i == tokenizer.mask_token_id])
+"""
 
 
-class Masked:
+class Masked(tokens.TokenTask):
     """See the module's docstring."""
 
-    by_logits = False
-    answers = references = tell = tokens.nothing_read
+    kind = "masked"
+    target = "none"
+    takes = ("mask",)
+    known = (PERPLEXITY,)
+    hub = "fill-mask"
+    does = "fills in masked words"
+    described: ClassVar[Described] = {"fill-mask": {}}
+    small_model = "distilbert/distilbert-base-uncased"
+    learns_from = ("alone",)
+    transformers_class = "AutoModelForMaskedLM"
     fixed = False
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.metrics = chosen(spec, (PERPLEXITY,), shown=1)
+    @classmethod
+    def card_code(cls, told: Mapping[str, Any]) -> str:
+        return _FILLS
 
-    def auto_class(self) -> Any:
-        import transformers
-
-        return transformers.AutoModelForMaskedLM
+    @classmethod
+    def pipeline_tag(cls, told: Mapping[str, Any], *, merged: bool) -> str | None:
+        return cls.hub
 
     def peft_task_type(self) -> None:
         """PEFT has no name for it: a plain PeftModel, without a head of its own."""
@@ -65,6 +80,8 @@ class Masked:
         return [Example(ids, ()) for ids in pooled.token_ids(texts, tokenizer, max_length)]
 
     def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
+        import torch
+
         ids, size = list(example.ids), tokens.vocabulary(place)
         frame = set(place.tokenizer.all_special_ids)
         words = [i for i, token in enumerate(ids) if token not in frame] or list(range(len(ids)))
@@ -85,20 +102,6 @@ class Masked:
     def collate(self, examples: Sequence[Example], place: Place) -> Batch:
         return tokens.token_batch(examples, place)
 
-    def length(self, example: Example, max_length: int) -> int:
-        return len(example.ids)
-
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """(B, T, V)."""
-        return output.logits.float()  # type: ignore[no-any-return]
-
-    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tokens.token_losses(logits, targets)
-
-    def counts(self, targets: Tensor) -> Tensor:
-        return tokens.token_counts(targets)
-
-    @torch.no_grad()
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
     ) -> list[str]:
@@ -107,6 +110,8 @@ class Masked:
         Raises:
             ConfideError: ``data.no-mask`` for a text that has none.
         """
+        import torch
+
         mask, out, texts = place.tokenizer.mask_token_id, [], [r.text for r in records]
         if whole:
             tokens.check_lengths(place.tokenizer(texts)["input_ids"], place.max_length)
@@ -119,7 +124,8 @@ class Masked:
                     f"Write {place.tokenizer.mask_token} where the word is missing.",
                 )
             row = torch.tensor([ids], device=place.model.device)
-            output = place.model(input_ids=row, attention_mask=torch.ones_like(row))
+            with torch.no_grad():
+                output = place.model(input_ids=row, attention_mask=torch.ones_like(row))
             best = output.logits[0].argmax(-1).tolist()
             filled = [best[i] if token == mask else token for i, token in enumerate(ids)]
             out.append(place.tokenizer.decode(filled, skip_special_tokens=True))

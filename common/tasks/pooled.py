@@ -1,4 +1,4 @@
-"""What classification and regression share: one vector of scores for a whole text.
+"""What tasks of a whole text share: one vector of scores for a whole text.
 
 ``pooling = mean`` averages a linear layer's logits over a record's own tokens, which is a linear
 layer on the mean-pooled hidden states. It is expressed as token classification, a class that
@@ -9,30 +9,156 @@ their meaning in the mean, and frozen BERT poolers are a poor start under noise 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from ..settings import TaskSpec
+from .card import TEXTS
 from .example import Batch, Example, padded
-from .task import Place
+from .task import ENCODER, Place, Task, Weighed
 from .tokens import random_ids
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-def auto_class(spec: TaskSpec) -> Any:
-    """transformers' Auto class of the model with its head."""
-    import transformers
+    from ..settings import TaskSpec
+    from ..text.readers import Record
 
-    if spec.pooling == "mean":
-        return transformers.AutoModelForTokenClassification
-    return transformers.AutoModelForSequenceClassification
+_BATCH = f"""\
+texts = {TEXTS}
+batch = tokenizer(texts, padding=True, truncation=True, max_length={{length}}, return_tensors="pt")
+with torch.no_grad():
+"""
+_MEAN = """\
+    token_logits = model(**batch).logits  # (texts, tokens, {what})
+mask = batch["attention_mask"].unsqueeze(-1)
+logits = (token_logits * mask).sum(1) / mask.sum(1)  # the mean over the tokens of each text
+"""
+_OWN = "    logits = model(**batch).logits  # (texts, {what})\n"
 
 
-def peft_task_type(spec: TaskSpec) -> str:
-    """PEFT's name for that class: it decides which head is trained and saved."""
-    return "TOKEN_CLS" if spec.pooling == "mean" else "SEQ_CLS"
+class PooledTask(Task):
+    """A task of one vector of scores for a whole text, by a head of its own.
+
+    Attributes:
+        answer_code: of the card: what is printed of ``logits``.
+    """
+
+    target = "needed"
+    language = False
+    by_logits = True
+    small_model = ENCODER
+    hub = "text-classification"
+    answer_code: ClassVar[str]
+
+    def __init__(self, spec: TaskSpec) -> None:
+        super().__init__(spec)
+        self.fixed = spec.word_dropout == 0
+
+    @classmethod
+    def model_class(cls, pooling: str) -> str:
+        mean = pooling == "mean"
+        return "AutoModelForTokenClassification" if mean else "AutoModelForSequenceClassification"
+
+    @classmethod
+    def head_labels(cls, spec: TaskSpec) -> tuple[str, ...]:
+        return spec.label_names
+
+    @classmethod
+    def rows_in_code(cls) -> str:
+        return "len(labels)" if cls.fewest_labels else "1"
+
+    @classmethod
+    def card_code(cls, told: Mapping[str, Any]) -> str:
+        head = _MEAN if told["task.pooling"] == "mean" else _OWN
+        what = "labels" if cls.fewest_labels else "1"
+        batch = _BATCH.format(length=told["train.max-length"])
+        return batch + head.format(what=what) + cls.answer_code
+
+    @classmethod
+    def card_words(cls, told: Mapping[str, Any], *, merged: bool) -> str:
+        way = "" if merged else "; `confide export` writes a whole model"
+        if told["task.pooling"] == "model":
+            return "" if merged else f"`pipeline` needs a whole model, with the labels{way[1:]}."
+        return (
+            "The head scores every token, and the scores of a text are averaged over its tokens, as"
+            " below. `pipeline` has no such class, and must not be used: a text classifier of the"
+            f" same family would read the first token with this head{way}."
+        )
+
+    @classmethod
+    def pipeline_tag(cls, told: Mapping[str, Any], *, merged: bool) -> str | None:
+        return cls.hub if merged and told["task.pooling"] == "model" else None
+
+    def peft_task_type(self) -> str:
+        """PEFT's name of the class: it decides which head is trained and saved."""
+        return "TOKEN_CLS" if self.spec.pooling == "mean" else "SEQ_CLS"
+
+    def encode(
+        self, records: Sequence[Record], tokenizer: Any, max_length: int, *, labelled: bool = True
+    ) -> list[Example]:
+        """Token ids and target of each record; longer texts are cut at ``max_length`` tokens."""
+        targets = self.targets(records) if labelled else [self.no_target()] * len(records)
+        ids = token_ids([record.text for record in records], tokenizer, max_length)
+        return [Example(i, t) for i, t in zip(ids, targets, strict=True)]
+
+    @abstractmethod
+    def targets(self, records: Sequence[Record]) -> list[Any]:
+        """The target of each record.
+
+        Raises:
+            ConfideError: ``data.``...; it names the record's number, never its content.
+        """
+
+    @abstractmethod
+    def no_target(self) -> Any:
+        """In the place of a target that nobody knows."""
+
+    def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
+        return without_words(example, self.spec.word_dropout, place, generator)
+
+    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
+        return collate(examples, place)
+
+    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
+        """The scores of each text, (B, L)."""
+        return logits(self.spec, output, attention_mask)
+
+    def counts(self, targets: Tensor) -> Tensor:
+        import torch
+
+        return torch.ones(len(targets), dtype=torch.long, device=targets.device)
+
+    @abstractmethod
+    def made_up_target(self, number: int) -> Any:
+        """Of the made-up example of that number."""
+
+    def made_up(
+        self, lengths: Sequence[int], size: int, generator: torch.Generator, place: Place
+    ) -> list[Example]:
+        return [
+            Example(made_up_ids(length, size, generator, place), self.made_up_target(number))
+            for number, length in enumerate(lengths)
+        ]
+
+    def weighed(self, ids: Tensor, place: Place) -> Weighed:
+        import torch
+
+        def scores(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B, L)
+            mask = embedded.new_ones(embedded.shape[:2], dtype=torch.long)
+            output = place.model(inputs_embeds=embedded, attention_mask=mask)
+            return self.logits(output, mask).float()
+
+        with torch.no_grad():
+            found = scores(place.model.get_input_embeddings()(ids).detach())
+        answer, measure, odds = self.odds(found[0])
+        return Weighed(answer, measure, lambda embedded: odds(scores(embedded)))
+
+    def odds(self, scores: Tensor) -> tuple[str, str, Callable[[Tensor], Tensor]]:
+        """Of a text's scores (L,): the answer, what its score is of, and that score (B,) of scores
+        (B, L); where ``explains``."""
+        raise TypeError(f"task.kind = {self.kind!r} explains nothing")
 
 
 def token_ids(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[tuple[int, ...]]:
@@ -43,10 +169,12 @@ def token_ids(texts: Sequence[str], tokenizer: Any, max_length: int) -> list[tup
     return [tuple(i) or blank for i in ids]
 
 
-def collate(examples: Sequence[Example], place: Place, dtype: torch.dtype) -> Batch:
-    """Examples with one target each."""
+def collate(examples: Sequence[Example], place: Place) -> Batch:
+    """Examples with one target each: a class, a number, or a row of numbers."""
+    import torch
+
     ids, mask = padded([e.ids for e in examples], place.tokenizer.pad_token_id or 0)
-    targets = torch.tensor([e.target for e in examples], dtype=dtype)
+    targets = torch.tensor([e.target for e in examples])
     return Batch({"input_ids": ids}, mask, targets)
 
 
@@ -82,6 +210,8 @@ def without_words(
 ) -> Example:
     """The example without some of its tokens, each left out with this chance; those of the frame
     stay, and so does one other."""
+    import torch
+
     frame = set(place.tokenizer.all_special_ids)
     words = [position for position, token in enumerate(example.ids) if token not in frame]
     chances = torch.rand(len(words), generator=generator).tolist()
@@ -90,3 +220,11 @@ def without_words(
         gone.remove(words[max(range(len(words)), key=chances.__getitem__)])
     ids = tuple(token for position, token in enumerate(example.ids) if position not in gone)
     return Example(ids, example.target)
+
+
+def tf_idf(model: Any) -> Any:
+    """A model of scikit-learn's over TF-IDF of words and pairs of words."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.pipeline import make_pipeline
+
+    return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), model)

@@ -8,51 +8,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import ConfideError
-from ..settings import TaskSpec
-from ..text.readers import Record
-from . import pooled
-from .example import Batch, Example, Prediction
-from .scores import chosen
-from .task import Place
-from .tokens import generates_nothing
+from .example import Prediction
+from .pooled import PooledTask
+from .task import Agreed, Described
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..settings import TaskSpec
+    from ..text.readers import Record
+
+NUMBER = "value"  # the one label of its head
 
 
-class Regression:
+class Regression(PooledTask):
     """See the module's docstring."""
 
-    by_logits = True
+    kind = "regression"
+    takes = ("word_dropout", "low", "high")
+    scale = True
+    known, shown = ("pearson", "spearman"), 2
+    does = "gives a text a number from {low:g} to {high:g}"
+    described: ClassVar[Described] = {"text-regression": {}}
+    learns_from = ("scale",)
+    problem_type = "regression"
+    answer_code = "print(logits.squeeze(-1).tolist())\n"
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.metrics = chosen(spec, ("pearson", "spearman"), shown=2)
-        self.fixed = spec.word_dropout == 0
+    @classmethod
+    def fits(cls, target: str | None, agreed: Agreed) -> bool:
+        try:
+            return agreed.low <= float(target or "") <= agreed.high
+        except ValueError:
+            return False
 
-    def auto_class(self) -> Any:
-        return pooled.auto_class(self.spec)
+    @classmethod
+    def in_words(cls, column: str, agreed: Agreed) -> str:
+        return f"{column!r} a number from {agreed.low:g} to {agreed.high:g}"
 
-    def peft_task_type(self) -> str:
-        return pooled.peft_task_type(self.spec)
+    @classmethod
+    def head_labels(cls, spec: TaskSpec) -> tuple[str, ...]:
+        return (NUMBER,)
 
-    def check(self, config: Any, tokenizer: Any) -> None:
-        """Whatever has the class of ``auto_class`` fits."""
+    @classmethod
+    def begins_at(cls, spec: TaskSpec) -> float:
+        """In the middle of its scale."""
+        return (spec.low + spec.high) / 2
 
-    def encode(
-        self, records: Sequence[Record], tokenizer: Any, max_length: int, *, labelled: bool = True
-    ) -> list[Example]:
-        """Token ids and number of each record.
+    @classmethod
+    def line(cls, text: str, found: Prediction) -> str:
+        return f"{found.answer:.3f}  {text}"
+
+    def targets(self, records: Sequence[Record]) -> list[float]:
+        """The number of each record.
 
         Raises:
             ConfideError: ``data.bad-number``; it names the record's number, never its content.
         """
-        ids = pooled.token_ids([record.text for record in records], tokenizer, max_length)
-        numbers = [self._number(r.target, i) if labelled else 0.0 for i, r in enumerate(records, 1)]
-        return [Example(i, n) for i, n in zip(ids, numbers, strict=True)]
+        return [self._number(r.target, place) for place, r in enumerate(records, start=1)]
 
     def _number(self, target: str | None, place: int) -> float:
         try:
@@ -68,48 +83,21 @@ class Regression:
             )
         return number
 
-    def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
-        return pooled.without_words(example, self.spec.word_dropout, place, generator)
+    def no_target(self) -> float:
+        return 0.0
 
-    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
-        return pooled.collate(examples, place, torch.float32)
-
-    def length(self, example: Example, max_length: int) -> int:
-        return len(example.ids)
-
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """The number of each text, (B, 1)."""
-        return pooled.logits(self.spec, output, attention_mask)
+    def made_up_target(self, number: int) -> float:
+        return self.spec.low + (self.spec.high - self.spec.low) / (2 + number)
 
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The squared error of each example (B,)."""
         return (logits.float().squeeze(-1) - targets) ** 2
 
-    def counts(self, targets: Tensor) -> Tensor:
-        return torch.ones_like(targets)
-
-    def answers(self, logits: Tensor) -> list[int | float]:
+    def answers(self, logits: Tensor) -> list[float]:
         return list(logits.float().squeeze(-1).tolist())
 
-    def references(self, targets: Tensor) -> list[int | float]:
+    def references(self, targets: Tensor) -> list[float]:
         return list(targets.tolist())
 
     def tell(self, logits: Tensor) -> list[Prediction]:
         return [Prediction(number) for number in self.answers(logits)]
-
-    def generate(
-        self, records: Sequence[Record], place: Place, *, whole: bool = False
-    ) -> list[str]:
-        return generates_nothing(self.spec)
-
-    def made_up(
-        self, lengths: Sequence[int], size: int, generator: torch.Generator, place: Place
-    ) -> list[Example]:
-        span = self.spec.high - self.spec.low
-        return [
-            Example(
-                pooled.made_up_ids(length, size, generator, place),
-                self.spec.low + span / (2 + number),
-            )
-            for number, length in enumerate(lengths)
-        ]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfideError, nearest
 from ..metrics import compute
-from ..settings import TaskSpec
+
+if TYPE_CHECKING:
+    from ..settings import TaskSpec
 
 PERPLEXITY = "perplexity"
 

@@ -7,44 +7,59 @@ cut at ``train.max-length`` tokens, the target at ``task.target-length``.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor
-
-from ..settings import TaskSpec
-from ..text.readers import Record
 from . import pooled, tokens
-from .example import Batch, Example
-from .generation import continued, in_words
-from .scores import PERPLEXITY, chosen
-from .task import Place
+from .card import writing
+from .example import Example
+from .generation import check_template, continued, in_words
+from .scores import PERPLEXITY
+from .task import T5, Described, Place, Refuse, Weighed
 
-_METRICS = (
-    "rougeL", "chrf", "exact-match", "token-f1", "bleu", "rouge1", "rouge2", "token-error",
-    PERPLEXITY,
-)  # fmt: skip
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..settings import Settings, TaskSpec
+    from ..text.readers import Record
 
 
-class Seq2Seq:
+class Seq2Seq(tokens.PairTask):
     """See the module's docstring."""
 
-    by_logits = False
-    answers = references = tell = tokens.nothing_read
-    fixed = True
+    kind = "seq2seq"
+    target = "needed"
+    takes = ("template", "target_length", "beams")
+    known = (
+        "rougeL", "chrf", "exact-match", "token-f1", "bleu", "rouge1", "rouge2", "token-error",
+        PERPLEXITY,
+    )  # fmt: skip
+    shown = 4
+    hub = "text2text-generation"
+    does = "turns a text into another one"
+    described: ClassVar[Described] = {
+        "summarization": {"task.template": "summarize: {text}", "task.metric": "rougeL"},
+        "translation": {"task.metric": "bleu"},
+        "question-answering": {"task.metric": "token-f1"},
+        "text2text-generation": {},
+    }
+    small_model = T5
+    learns_from = ("texts",)
+    explains = True
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.metrics = chosen(spec, _METRICS, shown=4)
+    @classmethod
+    def check_settings(cls, settings: Settings, refuse: Refuse) -> None:
+        check_template(settings.task, refuse)
 
-    def auto_class(self) -> Any:
-        import transformers
+    @classmethod
+    def writes(cls, spec: TaskSpec) -> bool:
+        return True
 
-        return transformers.AutoModelForSeq2SeqLM
-
-    def peft_task_type(self) -> str:
-        return "SEQ_2_SEQ_LM"
+    @classmethod
+    def card_code(cls, told: Mapping[str, Any]) -> str:
+        new, beams = told["task.target-length"], told["task.beams"]
+        return writing(told["task.template"], new=new, beams=beams, alone=False)
 
     def check(self, config: Any, tokenizer: Any) -> None:
         tokens.bounds(tokenizer)
@@ -57,7 +72,7 @@ class Seq2Seq:
         Raises:
             ConfideError: ``data.missing-target``.
         """
-        sources = pooled.token_ids(self._sources(records), tokenizer, max_length)
+        sources = pooled.token_ids([self.asked(r.text) for r in records], tokenizer, max_length)
         if not labelled:
             return [Example(source, ()) for source in sources]
         _, end = tokens.bounds(tokenizer)
@@ -67,33 +82,17 @@ class Seq2Seq:
         ended = [ids if end in ids[-2:] else (*ids[: most - 1], end) for ids in found]
         return [Example(i, t) for i, t in zip(sources, ended, strict=True)]
 
-    def _sources(self, records: Sequence[Record]) -> list[str]:
-        return [self.spec.template.replace("{text}", record.text) for record in records]
-
-    def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
-        return example
-
-    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
-        return tokens.pair_batch(examples, place)
+    def asked(self, text: str) -> str:
+        return self.spec.template.replace("{text}", text)
 
     def length(self, example: Example, max_length: int) -> int:
         return pair_length(example, max_length, self.spec.target_length)
-
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """(B, U, V), over the tokens of the target."""
-        return output.logits.float()  # type: ignore[no-any-return]
-
-    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tokens.token_losses(logits, targets)
-
-    def counts(self, targets: Tensor) -> Tensor:
-        return tokens.token_counts(targets)
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
     ) -> list[str]:
         """The target that the model writes."""
-        sources = self._sources(records)
+        sources = [self.asked(record.text) for record in records]
         if whole:
             tokens.check_lengths(place.tokenizer(sources)["input_ids"], place.max_length)
         found = pooled.token_ids(sources, place.tokenizer, place.max_length)
@@ -113,6 +112,34 @@ class Seq2Seq:
             )
             for length in lengths
         ]
+
+    def weighed(self, ids: Tensor, place: Place) -> Weighed:
+        """The answer that the model writes: the very one that it predicts."""
+        new, model = self.spec.target_length, place.model
+        (written,) = continued(ids.tolist(), place, new=new, beams=self.spec.beams)
+        before, after = _read_and_written(written, place, new)  # (1, A) each
+
+        def log_probability(embedded: Tensor) -> Tensor:  # (B, T, H) -> (B,)
+            count = len(embedded)
+            output = model(
+                inputs_embeds=embedded,
+                attention_mask=before.new_ones(embedded.shape[:2]),
+                decoder_input_ids=before.expand(count, -1),
+            )
+            each = output.logits.float().log_softmax(-1)  # (B, A, V)
+            found: Tensor = each.gather(-1, after.expand(count, -1).unsqueeze(-1)).sum((1, 2))
+            return found
+
+        (answer,) = in_words([written], place)
+        return Weighed(answer, "log-probability of the answer", log_probability)
+
+
+def _read_and_written(written: Sequence[int], place: Place, new: int) -> tuple[Tensor, Tensor]:
+    """What the decoder reads and what it says then, each (1, A). An answer that could have been
+    longer has ended, and its end is a token like the others."""
+    example = Example((), (*written, tokens.bounds(place.tokenizer)[1])[:new])
+    batch = tokens.pair_batch([example], place)
+    return batch.inputs["decoder_input_ids"], batch.targets
 
 
 def _target_ids(texts: Sequence[str], tokenizer: Any, most: int) -> list[tuple[int, ...]]:

@@ -7,46 +7,50 @@ anew each time a record is used, for each record by itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
-from ..settings import TaskSpec
-from ..text.readers import Record
 from . import tokens
-from .example import Batch, Example
+from .example import Example
 from .generation import continued
-from .scores import PERPLEXITY, chosen
-from .task import Place
+from .scores import PERPLEXITY
+from .task import T5, Described, Place
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..text.readers import Record
 
 _MEAN_SPAN = 3
 # Of a short text the sentinels are a larger part: what it takes of the memory is still bounded by
 # that of a text so many tokens longer.
 _FRAME = 20
 _MOST_SPANS = 99  # T5 has 100 sentinels; the last one ends the target
+_CODE = """\
+batch = tokenizer("The first <extra_id_0>.", return_tensors="pt")
+written = model.generate(**batch, max_new_tokens={new}, do_sample=False)
+print(tokenizer.decode(written[0]))
+"""
 
 
-class Spans:
+class Spans(tokens.PairTask):
     """See the module's docstring."""
 
-    by_logits = False
-    answers = references = tell = tokens.nothing_read
+    kind = "spans"
+    target = "none"
+    takes = ("mask", "target_length", "beams")
+    known = (PERPLEXITY,)
+    hub = "text2text-generation"
+    does = "fills in missing spans of a text"
+    described: ClassVar[Described] = {"span-corruption": {}}  # the Hub has no name for it
+    small_model = T5
+    learns_from = ("alone",)
     fixed = False
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self.spec = spec
-        self.metrics = chosen(spec, (PERPLEXITY,), shown=1)
-
-    def auto_class(self) -> Any:
-        import transformers
-
-        return transformers.AutoModelForSeq2SeqLM
-
-    def peft_task_type(self) -> str:
-        return "SEQ_2_SEQ_LM"
+    @classmethod
+    def card_code(cls, told: Mapping[str, Any]) -> str:
+        return _CODE.format(new=told["task.target-length"])
 
     def check(self, config: Any, tokenizer: Any) -> None:
         tokens.bounds(tokenizer)
@@ -80,21 +84,8 @@ class Spans:
             at += kept + gone
         return Example((*source, end), (*target, marks[spans], end))
 
-    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
-        return tokens.pair_batch(examples, place)
-
     def length(self, example: Example, max_length: int) -> int:
         return min(max_length, len(example.ids) + _FRAME)
-
-    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
-        """(B, U, V), over the tokens of the target."""
-        return output.logits.float()  # type: ignore[no-any-return]
-
-    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return tokens.token_losses(logits, targets)
-
-    def counts(self, targets: Tensor) -> Tensor:
-        return tokens.token_counts(targets)
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
@@ -137,6 +128,8 @@ def _sentinels(tokenizer: Any) -> list[int]:
 def _parts(total: int, parts: int, generator: torch.Generator) -> list[int]:
     """``total`` as a sum of so many positive numbers, every such sum as likely; all of it in the
     first where there is too little."""
+    import torch
+
     if total < parts:
         return [total, *[0] * (parts - 1)]
     cuts = torch.randperm(total - 1, generator=generator)[: parts - 1].sort().values + 1

@@ -1,16 +1,36 @@
-"""The Protocol that every task follows, and what it needs of the place where it runs."""
+"""What every task follows: its facts, which are known without torch, and what it makes of records.
+
+All in which one task differs from another stands in its own module, as a class below ``Task``:
+settings, check-data, contract, card, Hub and `confide predict` ask it. Importing it needs no torch,
+so that settings and the command line start without; what computes imports torch where it does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-import torch
-from torch import Tensor
-
-from ..settings import TaskSpec
-from ..text.readers import Record
 from .example import Batch, Example, Prediction
+from .scores import chosen
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from ..settings import Settings, TaskSpec
+    from ..text.readers import Record
+
+Refuse = Callable[[str, str], None]  # a message, and what to do instead
+Described = Mapping[str, Mapping[str, str]]  # name -> flat settings
+Shape = Literal["messages", "alone", "scale", "labels", "label sets", "texts"]
+# Small models of the kind that a task needs, for whoever names none.
+ENCODER, DECODER, T5 = (
+    "sentence-transformers/all-MiniLM-L6-v2",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "google-t5/t5-small",
+)
 
 
 class Place(Protocol):
@@ -24,35 +44,196 @@ class Place(Protocol):
     def max_length(self) -> int: ...
 
 
-class Task(Protocol):
+class Agreed(Protocol):
+    """What was said of a text's targets, as a holder's contract has it."""
+
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """An answer whose words can be weighed: in words, what its score is of, and the score (B,) of
+    embeddings (B, T, H) of the text's tokens."""
+
+    answer: str
+    measure: str
+    score: Callable[[Tensor], Tensor]
+
+
+class Task(ABC):
     """What a record means. Everything is per example: nothing that one example's loss or gradient
     is made of may depend on the others of its batch.
 
     Attributes:
-        metrics: names of ``common.metrics``, or ``perplexity``; the first is the main one.
+        kind: its name, the value of ``task.kind``, and that of its module.
+        target: whether each record needs a target beside its text, may have one, or has none.
+        language: whether its answers are text, by the model's own head.
+        takes: the ``task.`` settings that change what is learnt and that it has a use for, by
+            their names in ``TaskSpec``; such a one is refused beside another task.
+        fewest_labels: how many labels it needs at least; 0: it has none.
+        scale: whether its targets are numbers from ``task.low`` to ``task.high``.
+        lists: whether a target may be a list.
+        countable: whether a noisy sum may count its classes: a record has one of them.
+        holder_metric: what holders measure by a sum over their records; empty where none has a
+            bound that means something (the errors of a regression).
+        known, shown: names of ``common.metrics``, or ``perplexity``, the first the main one; and
+            how many are shown without being asked for.
+        shares_of_records: those of its metrics that are a share of all records, which has an
+            interval.
+        hub: the Hub's name of the task.
+        does: what an adapter for it does, with {labels}, {low:g} and {high:g} to be filled in.
+        described: the names by which a task description asks for it, with the settings that
+            each settles beside kind and model.
+        problem_type: transformers' name of what the scores of its own head are.
+        small_model: for whoever names none.
+        learns_from: what a file looks like that it is proposed for.
+        explains: whether the words of its answers can be weighed.
         fixed: whether a record gives the same inputs each time it is used, so that frozen layers
             can be computed once.
         by_logits: whether the answer is read off the logits; otherwise ``generate`` makes it.
+        metrics: those of a run, the main one first.
     """
+
+    kind: ClassVar[str]
+    target: ClassVar[Literal["needed", "allowed", "none"]]
+    language: ClassVar[bool]
+    by_logits: ClassVar[bool]
+    takes: ClassVar[tuple[str, ...]] = ()
+    fewest_labels: ClassVar[int] = 0
+    scale: ClassVar[bool] = False
+    lists: ClassVar[bool] = False
+    countable: ClassVar[bool] = False
+    holder_metric: ClassVar[str] = ""
+    known: ClassVar[tuple[str, ...]]
+    shown: ClassVar[int] = 1
+    shares_of_records: ClassVar[tuple[str, ...]] = ("accuracy", "exact-match")
+    hub: ClassVar[str]
+    does: ClassVar[str]
+    described: ClassVar[Described]
+    small_model: ClassVar[str]
+    learns_from: ClassVar[tuple[Shape, ...]]
+    explains: ClassVar[bool] = False
+    problem_type: ClassVar[str] = ""
 
     spec: TaskSpec
     metrics: tuple[str, ...]
-    fixed: bool
-    by_logits: bool
+    fixed: bool = True
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self.spec = spec
+        self.metrics = chosen(spec, self.metrics_of(spec), shown=self.shown_of(spec))
+
+    # --- without torch: settings, contract, files ---
+
+    @classmethod
+    def metrics_of(cls, spec: TaskSpec) -> tuple[str, ...]:
+        """The metrics that it has, the main one first."""
+        return cls.known
+
+    @classmethod
+    def shown_of(cls, spec: TaskSpec) -> int:
+        """How many of these are shown without being asked for."""
+        return cls.shown
+
+    @classmethod  # noqa: B027 - most tasks refuse nothing
+    def check_settings(cls, settings: Settings, refuse: Refuse) -> None:
+        """Refuse settings that are in range one by one and make no sense for this task."""
+
+    @classmethod
+    def writes(cls, spec: TaskSpec) -> bool:
+        """Whether a metric is of text that the model writes."""
+        return False
+
+    @classmethod
+    def labels_in(cls, target: str) -> tuple[str, ...]:
+        """The labels that a record's target names; none for a task without."""
+        return ()
+
+    @classmethod
+    def fits(cls, target: str | None, agreed: Agreed) -> bool:
+        """Whether a target is what was agreed."""
+        return True
+
+    @classmethod
+    def in_words(cls, column: str, agreed: Agreed) -> str:
+        """What the column of targets holds, for people; empty where that says nothing."""
+        return ""
+
+    # --- without torch: the head, the card, the Hub, answers on a screen ---
+
+    @classmethod
+    @abstractmethod
+    def model_class(cls, pooling: str) -> str:
+        """transformers' Auto class of the model with its head."""
+
+    @classmethod
+    def head_labels(cls, spec: TaskSpec) -> tuple[str, ...]:
+        """The labels of a head of its own, in the order of its rows; none where it has none."""
+        return ()
+
+    @classmethod
+    def begins_at(cls, spec: TaskSpec) -> float:
+        """Where the bias of a new head begins."""
+        return 0.0
+
+    @classmethod
+    def rows_in_code(cls) -> str:
+        """How the card's code says how many rows the head has; empty where it has none."""
+        return ""
+
+    @classmethod
+    @abstractmethod
+    def card_code(cls, told: Mapping[str, Any]) -> str:
+        """Python for the card that uses ``model`` and ``tokenizer``; ``told`` are flat settings,
+        whose texts may be anybody's."""
+
+    @classmethod
+    def card_words(cls, told: Mapping[str, Any], *, merged: bool) -> str:
+        """What somebody has to know who reads that code; empty where it speaks for itself."""
+        return ""
+
+    @classmethod
+    def pipeline_tag(cls, told: Mapping[str, Any], *, merged: bool) -> str | None:
+        """The Hub's name of the task, where ``pipeline`` with that name gives the answers."""
+        return None
+
+    @classmethod
+    def line(cls, text: str, found: Prediction) -> str:
+        """An answer on a line of `confide predict`."""
+        return str(found.answer)
+
+    @classmethod
+    def told(cls, text: str, found: Prediction) -> dict[str, Any]:
+        """An answer as `confide predict` prints it as JSON."""
+        return {"text": text, "answer": found.answer}
+
+    # --- the model ---
 
     def auto_class(self) -> Any:
         """transformers' Auto class of the model with its head."""
+        import transformers
 
+        return getattr(transformers, self.model_class(self.spec.pooling))
+
+    @abstractmethod
     def peft_task_type(self) -> str | None:
         """PEFT's name of the task; None where it has none."""
 
-    def check(self, config: Any, tokenizer: Any) -> None:
-        """Refuse a model that the task does not fit.
+    def check(self, config: Any, tokenizer: Any) -> None:  # noqa: B027 - most refuse nothing
+        """Refuse a model that the task does not fit, though it has the class of ``auto_class``.
 
         Raises:
             ConfideError: ``task.model`` or ``model.tokenizer``.
         """
 
+    # --- records ---
+
+    @abstractmethod
     def encode(
         self, records: Sequence[Record], tokenizer: Any, max_length: int, *, labelled: bool = True
     ) -> list[Example]:
@@ -65,31 +246,52 @@ class Task(Protocol):
     def redraw(self, example: Example, place: Place, generator: torch.Generator) -> Example:
         """The example as it is used this time; the same one where ``fixed``. Called for one
         example at a time, and never for one that comes from here."""
+        return example
 
+    @abstractmethod
     def collate(self, examples: Sequence[Example], place: Place) -> Batch:
         """Examples in one padded batch, in their order."""
 
     def length(self, example: Example, max_length: int) -> int:
         """What batches are cut by: at most ``max_length``, and no tensor of the example is longer
         than this share of what it is in an example of that length."""
+        return len(example.ids)
 
+    @abstractmethod
     def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
         """(B, ...) in float32 from the model's output."""
 
+    @abstractmethod
     def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of each example (B,), in nats where it is a likelihood."""
 
+    @abstractmethod
     def counts(self, targets: Tensor) -> Tensor:
         """Of how many terms each loss is the mean, (B,)."""
 
-    def answers(self, logits: Tensor) -> list[int | float]:
-        """What the metrics compare with ``references``, where ``by_logits``."""
+    @abstractmethod
+    def made_up(
+        self,
+        lengths: Sequence[int],
+        size: int,
+        generator: torch.Generator,
+        place: Place,
+    ) -> list[Example]:
+        """Examples of so many tokens below ``size``, without any text, ready to be used."""
 
-    def references(self, targets: Tensor) -> list[int | float]:
+    # --- answers ---
+
+    def answers(self, logits: Tensor) -> list[Any]:
+        """What the metrics compare with ``references``, where ``by_logits``."""
+        return []
+
+    def references(self, targets: Tensor) -> list[Any]:
         """The right answers, where ``by_logits``."""
+        return []
 
     def tell(self, logits: Tensor) -> list[Prediction]:
         """The answers in words, where ``by_logits``."""
+        return []
 
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
@@ -100,12 +302,19 @@ class Task(Protocol):
         Raises:
             ConfideError: ``data.too-long``, by the record's number.
         """
+        raise TypeError(f"task.kind = {self.kind!r} makes no text")
 
-    def made_up(
-        self,
-        lengths: Sequence[int],
-        size: int,
-        generator: torch.Generator,
-        place: Place,
-    ) -> list[Example]:
-        """Examples of so many tokens below ``size``, without any text, ready to be used."""
+    def asked(self, text: str) -> str:
+        """A text as the model reads it, where its words can be weighed."""
+        return text
+
+    def weighed(self, ids: Tensor, place: Place) -> Weighed:
+        """The answer to a text of tokens (1, T), where ``explains``."""
+        raise TypeError(f"task.kind = {self.kind!r} explains nothing")
+
+    def yardsticks(
+        self, train: Sequence[Record], test: Sequence[Record]
+    ) -> Mapping[str, tuple[list[Any], list[Any]]]:
+        """What others answer to ``test`` that are no language models, of all text and without
+        privacy: by name, the answers and the right ones."""
+        return {}

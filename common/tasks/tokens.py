@@ -7,15 +7,51 @@ a mean over the batch's tokens, by which one long record would rescale all other
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
-from ..settings import TaskSpec
 from .example import IGNORED, Batch, Example, padded
-from .task import Place
+from .scores import PERPLEXITY
+from .task import Place, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+class TokenTask(Task):
+    """A task of one target a token, by the language model's own head."""
+
+    language = True
+    by_logits = False
+    holder_metric = PERPLEXITY
+    transformers_class: ClassVar[str]
+
+    @classmethod
+    def model_class(cls, pooling: str) -> str:
+        return cls.transformers_class
+
+    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
+        """(B, U, V), over the tokens that are learnt."""
+        return output.logits.float()  # type: ignore[no-any-return]
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        return token_losses(logits, targets)
+
+    def counts(self, targets: Tensor) -> Tensor:
+        return token_counts(targets)
+
+
+class PairTask(TokenTask):
+    """A task whose target is a text of its own, which a decoder writes."""
+
+    transformers_class = "AutoModelForSeq2SeqLM"
+
+    def peft_task_type(self) -> str:
+        return "SEQ_2_SEQ_LM"
+
+    def collate(self, examples: Sequence[Example], place: Place) -> Batch:
+        return pair_batch(examples, place)
 
 
 def bounds(tokenizer: Any) -> tuple[int, int]:
@@ -50,6 +86,8 @@ def bare(texts: Sequence[str], tokenizer: Any) -> list[list[int]]:
 
 def token_batch(examples: Sequence[Example], place: Place) -> Batch:
     """Examples with a target for each of their ids."""
+    import torch
+
     ids, mask = padded([e.ids for e in examples], place.tokenizer.pad_token_id or 0)
     targets, own = padded([_targets(e) for e in examples], IGNORED)
     if not torch.equal(own, mask):
@@ -69,6 +107,8 @@ def pair_batch(examples: Sequence[Example], place: Place) -> Batch:
 def _one_to_the_right(targets: Tensor, place: Place, pad: int) -> Tensor:
     """What the decoder reads, (B, U): by the model's own rule, where it has one (mBART begins with
     the language that stands at the end of the target)."""
+    import torch
+
     model = getattr(place.model, "get_base_model", lambda: place.model)()
     own = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if own is not None:
@@ -87,8 +127,10 @@ def _targets(example: Example) -> tuple[int, ...]:
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """(B, T, V) and (B, T) -> (B,): the mean over an example's own targets, in nats."""
+    from torch.nn.functional import cross_entropy
+
     # Flat, since turning (B, V, T) round takes longer than a large vocabulary's loss itself.
-    each = torch.nn.functional.cross_entropy(
+    each = cross_entropy(
         logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
     )
     return each.view_as(targets).sum(1) / token_counts(targets)
@@ -97,11 +139,6 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
 def token_counts(targets: Tensor) -> Tensor:
     """How many targets each example has, (B,)."""
     return (targets != IGNORED).sum(1)
-
-
-def nothing_read(task: Any, numbers: Tensor, /) -> list[Any]:
-    """For tasks whose answer is written, not read off the logits."""
-    return []
 
 
 def vocabulary(place: Place) -> int:
@@ -113,6 +150,8 @@ def vocabulary(place: Place) -> int:
 
 def random_ids(length: int, size: int, generator: torch.Generator) -> tuple[int, ...]:
     """Made-up tokens; 0, which is often padding, is none of them."""
+    import torch
+
     return tuple(torch.randint(1, size, (length,), generator=generator).tolist())
 
 
@@ -145,8 +184,3 @@ def targets_of(targets: Sequence[str | None]) -> list[str]:
                 "Name the column in data.target; a .txt file has none.",
             )
     return [target for target in targets if target is not None]
-
-
-def generates_nothing(spec: TaskSpec) -> NoReturn:
-    """For tasks whose answer is read off the logits."""
-    raise TypeError(f"task.kind = {spec.kind!r} makes no text")

@@ -39,12 +39,12 @@ class Benchmark:
     Attributes:
         suite, config: ``glue`` or ``superglue``, and the Hub's name of the task in it.
         fields: the columns that make the text, in order.
-        labels: their names in the Hub's order; none for a regression or a free answer.
+        labels: their names in the Hub's order; none for a number or a free answer.
         metrics: the official ones, the first of them the chief one.
         kind: ``classification``, ``regression`` or ``seq2seq``. Each can be done as text to text.
         splits: what the Hub calls its parts; the labels of a test part are not public.
         extra: more columns that a text is made with.
-        scale: the least and the greatest number of a regression.
+        scale: the least and the greatest number, where the answer is one.
     """
 
     suite: str
@@ -55,7 +55,7 @@ class Benchmark:
     kind: str = "classification"
     splits: tuple[str, ...] = _SPLITS
     extra: tuple[str, ...] = ()
-    scale: tuple[float, float] = (0.0, 1.0)
+    scale: tuple[float, float] | None = None
 
     @property
     def name(self) -> str:
@@ -69,7 +69,12 @@ class Benchmark:
     @property
     def target(self) -> str:
         """The column of the answer."""
-        return "answers" if self.kind == "seq2seq" else "label"
+        return "answers" if self.free else "label"
+
+    @property
+    def free(self) -> bool:
+        """Whether the answer is any text."""
+        return not self.labels and self.scale is None
 
     @property
     def template(self) -> str:
@@ -217,10 +222,10 @@ def score(name: str, items: Sequence[Item], predictions: Sequence[str | float]) 
             raise _wrong(chosen, number, chosen.target, "known: a test split has no answers")
     references: list[Any] = [item.answers for item in items]
     predicted: list[Any] = list(predictions)
-    if chosen.kind == "regression":
+    if chosen.scale:
         references = [float(item.answers[0]) for item in items]
         predicted = [_read_number(p) if isinstance(p, str) else p for p in predictions]
-    elif chosen.kind == "classification":
+    elif chosen.labels:
         index = {label: i for i, label in enumerate(chosen.labels)}
         references = [index[item.answers[0]] for item in items]
         predicted = [index.get(str(p), -1) for p in predictions]
@@ -322,13 +327,13 @@ def _item(chosen: Benchmark, number: int, row: Row) -> Item:
 
 def _answers(chosen: Benchmark, number: int, value: Any) -> tuple[str, ...]:
     """The right answers, the first one first; none where the Hub hides them."""
-    if chosen.kind == "seq2seq":
+    if chosen.free:
         if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
             raise _wrong(chosen, number, chosen.target, "a list of texts")
         return tuple(dict.fromkeys(value))
     if value is None or value == -1:
         return ()
-    if chosen.kind == "regression":
+    if chosen.scale:
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise _wrong(chosen, number, chosen.target, "a number")
         return (f"{value:g}",)

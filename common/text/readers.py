@@ -11,6 +11,7 @@ Persons have one form, however a file writes them (``words``); lines and columns
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -40,17 +41,26 @@ class Message(NamedTuple):
 @dataclass(frozen=True)
 class Record:
     """One example: its text, what is to be learnt from it, and whose it is; of a conversation
-    also its messages, the text being all that was said. The printed form shows none of them."""
+    also its messages, the text being all that was said. The printed form shows none of them.
+
+    A target that is a list in its file (``listed``) is here the JSON of that list.
+    """
 
     text: str = field(repr=False)
     target: str | None = field(default=None, repr=False)
     person: str | None = field(default=None, repr=False)
     messages: tuple[Message, ...] = field(default=(), repr=False)
+    listed: bool = field(default=False, repr=False)
 
     def __post_init__(self) -> None:
         """A person has one form, however a file writes it (``words``)."""
         if self.person is not None:
             object.__setattr__(self, "person", person_in_form(self.person))
+
+    @property
+    def cell(self) -> str | list[str] | None:
+        """The target as a file of JSON has it."""
+        return json.loads(self.target) if self.listed and self.target else self.target
 
 
 def read_records(
@@ -59,6 +69,7 @@ def read_records(
     text: str = "text",
     target: str | None = "label",
     person: str | None = None,
+    lists: bool = False,
     own_screen: bool = False,
 ) -> list[Record]:
     """Read every record of a file, in order.
@@ -73,6 +84,8 @@ def read_records(
         path: the file; its suffix decides the format.
         text, target, person: names of columns; None reads none. ``text`` may name several
             (``columns_of``), of which all but the first may be empty in a row.
+        lists: whether a target may also be a list of words, numbers and truth values, or an empty
+            one.
         own_screen: whether an error is read by nobody but the owner of the file: then it shows the
             names that stand in a first line, whatever they look like.
 
@@ -83,7 +96,7 @@ def read_records(
     path = Path(path)
     records = []
     for _, found in numbered_records(
-        path, text=text, target=target, person=person, own_screen=own_screen
+        path, text=text, target=target, person=person, lists=lists, own_screen=own_screen
     ):
         if isinstance(found, ConfideError):
             raise found
@@ -92,7 +105,13 @@ def read_records(
 
 
 def numbered_records(
-    path: Path, *, text: str, target: str | None, person: str | None, own_screen: bool = False
+    path: Path,
+    *,
+    text: str,
+    target: str | None,
+    person: str | None,
+    lists: bool = False,
+    own_screen: bool = False,
 ) -> list[tuple[int, Record | ConfideError]]:
     """Every row of a file with the number of its line, or of its row in a table: its record, or why
     it is none. The number 0 stands for the whole file.
@@ -105,7 +124,7 @@ def numbered_records(
     content = content_of(path)
     check_form(path, content)
     columns = _columns(text, target, person)
-    columns = replace(columns, careful=True, own_screen=own_screen)
+    columns = replace(columns, careful=True, lists=lists, own_screen=own_screen)
     found = list(_records(path, content, columns))
     if not found:
         raise ConfideError("data.empty", f"{path} holds no record.", "Check the file.")
@@ -113,7 +132,13 @@ def numbered_records(
 
 
 def records_that_fit(
-    path: Path, content: bytes, *, text: str, target: str | None, person: str | None
+    path: Path,
+    content: bytes,
+    *,
+    text: str,
+    target: str | None,
+    person: str | None,
+    lists: bool = False,
 ) -> list[Record | None]:
     """The records in the bytes of a file, in order, with None in the place of each row that is
     none; a file of which nothing can be read is one such row, an empty one has no rows.
@@ -121,7 +146,8 @@ def records_that_fit(
     Raises:
         ConfideError: ``data.unknown-suffix``, by the path alone; nothing else, whatever the bytes.
     """
-    found = _records(path, content, _columns(text, target, person))
+    columns = replace(_columns(text, target, person), lists=lists)
+    found = _records(path, content, columns)
     return [None if isinstance(one, ConfideError) else one for _, one in found]
 
 
@@ -149,15 +175,19 @@ def _record(path: Path, row: Row, columns: Columns) -> Record | ConfideError:
     if not isinstance(text, str) or not text.strip() or not _encodable(text):
         wanted = _MESSAGES if isinstance(text, list) else _TEXT
         return _no_value(path, row, ",".join(columns.text), wanted)
-    target = None if columns.target is None else _word(row.values[columns.target])
+    said = None if columns.target is None else row.values[columns.target]
+    listed = columns.lists and isinstance(said, list)
+    target = _words(said or []) if listed else _word(said)
     if columns.target is not None and not target:
-        return _no_value(path, row, columns.target, "a word, a number or a truth value")
+        more = ", nor a list of them" if columns.lists else ""
+        wanted = f"a word, a number or a truth value{more}"
+        return _no_value(path, row, columns.target, wanted)
     person = None if columns.person is None else _word(row.values[columns.person])
     if person is None and columns.person is not None and row.values[columns.person] is not None:
         return _no_value(path, row, columns.person, "a word, a number or empty")
     if messages and columns.target is None and messages[-1].role == "assistant":
         target = messages[-1].content
-    return Record(text, target, person or None, messages)
+    return Record(text, target, person or None, messages, listed)
 
 
 def _text(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
@@ -194,6 +224,12 @@ def _word(value: Any) -> str | None:
         known = Decimal(repr(value)) if near and isinstance(value, float) else value
         return number_in_form(Decimal(known if near else 0)) if math.isfinite(near) else None
     return value.strip() if isinstance(value, str) and _encodable(value) else None
+
+
+def _words(values: list[Any]) -> str | None:
+    """A list of short values as JSON; None when one of them is nothing of that kind."""
+    found = [_word(value) for value in values]
+    return json.dumps(found, ensure_ascii=False) if all(found) else None
 
 
 def _encodable(text: str) -> bool:

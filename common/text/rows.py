@@ -50,12 +50,14 @@ _REST: Mapping[str, tuple[str, ...]] = {
 @dataclass(frozen=True, kw_only=True)
 class Columns:
     """The names of the wanted columns; ``text`` may be several. ``careful``: whether rows are
-    refused that are read without what belongs to them; ``own_screen`` as for ``read_records``."""
+    refused that are read without what belongs to them; ``lists`` and ``own_screen`` as for
+    ``read_records``."""
 
     text: tuple[str, ...]
     target: str | None
     person: str | None
     careful: bool = False
+    lists: bool = False
     own_screen: bool = False
 
     def wanted(self) -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from ..errors import ConfideError
+from ..tasks import TASKS
 from .benchmarks import Benchmark, spec
 
 KEY = "data.benchmark"
@@ -21,7 +22,7 @@ TEXT, TARGET = "text", "label"
 
 Value = str | int | float | bool
 # Kinds that write the answer, whatever the benchmark's own kind is.
-_WRITTEN = ("seq2seq", "causal")
+_WRITTEN = tuple(k for k, task in TASKS.items() if task.language and task.target != "none")
 _PLAIN = "{text}"  # of task.template: nobody has chosen one
 _WRITTEN_METRIC = "exact-match"  # what accuracy is to an answer that is written
 
@@ -56,20 +57,20 @@ def settled(given: Mapping[str, Value]) -> dict[str, Value]:
 
 
 def _firm(benchmark: Benchmark, kind: str) -> dict[str, Value]:
-    labels = ",".join(benchmark.labels) if kind == "classification" else ""
+    labels = ",".join(benchmark.labels) if TASKS[kind].fewest_labels else ""
     firm: dict[str, Value] = {
         "task.kind": kind,
         "task.labels": labels,
         "data.text": TEXT,
         "data.target": TARGET,
     }
-    if kind == "regression":
+    if benchmark.scale is not None and TASKS[kind].scale:
         firm |= {"task.low": benchmark.scale[0], "task.high": benchmark.scale[1]}
     return firm
 
 
 def _written_metric(benchmark: Benchmark) -> str:
-    return benchmark.metrics[0] if benchmark.kind == "seq2seq" else _WRITTEN_METRIC
+    return benchmark.metrics[0] if benchmark.free else _WRITTEN_METRIC
 
 
 def _refuse(name: str, key: str, value: object, has: str, hint: str) -> NoReturn:

@@ -5,20 +5,13 @@ result depends neither on the order of arrival nor on who was slow.
 """
 
 from .mean import mean_change
-from .methods import Method, Settled, method_of, whole
 from .optimizer import ServerOptimizer
-from .products import merge
 from .robust import OUTLIER, Combined, combine
 
 __all__ = [
     "OUTLIER",
     "Combined",
-    "Method",
     "ServerOptimizer",
-    "Settled",
     "combine",
     "mean_change",
-    "merge",
-    "method_of",
-    "whole",
 ]

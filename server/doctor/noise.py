@@ -17,6 +17,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 
+from ...common.methods import method_of
 from ...common.plans import plan_of
 from ...common.privacy.accountant import GaussianSteps, calibrate, epsilon_pld
 from ...common.privacy.advice import noise_to_signal
@@ -57,18 +58,11 @@ def _rounds(settings: Settings) -> GaussianSteps:
     return plan.steps(plan.max_rounds)
 
 
-_APART = {
-    "lora": "the mean of the holders' products is not the product of their means (Sun et al."
-    " 2024).",
-    "fedsa": "each holder's B, which no average makes better, has all of its noise.",
-}
-
-
 def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    """Of a method that trains A and B under noise, which a run says at its start, too."""
-    method = settings.aggregate.method
-    bare = settings.privacy.trust == "off" or settings.lora.method != "lora"
-    if bare or method not in ("lora", "fedsa"):
+    """Of a method that is not sound under noise, which a run says at its start, too."""
+    method = method_of(settings.aggregate.method)
+    bare = settings.privacy.trust == "off" or settings.lora.method == "head"
+    if bare or method.noise.verdict == "sound":
         return
     much = not (facts.sizes and facts.trained) or (
         snr(settings, facts.sizes[0], facts.trained) < 10 * DROWNED
@@ -76,10 +70,9 @@ def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
     yield Finding(
         name="both-factors",
         severity=Severity.NOT_SOUND if much else Severity.NOTE,
-        what=f"aggregate.method = {method!r} trains both factors of LoRA under noise.",
-        why="The adapter is the product of B and A: the noise of one multiplies that of the other,"
-        f" and {_APART[method]} Twice the values share the same clip norm.",
-        fix="Set aggregate.method = 'ffa', which trains B alone, or lora.method = 'head'.",
+        what=f"aggregate.method = {method.name!r} {method.noise.what}",
+        why=method.noise.why,
+        fix=method.noise.instead,
     )
 
 

@@ -109,10 +109,11 @@ _TITLES = {
     "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L",
     "token-f1": "Token F1", "token-error": "Token error (less is better)",
 }  # fmt: skip
-# A share of all records that was counted: it has an interval. Then others between 0 and 1, those
-# between -1 and 1, and those between 0 and 100 by their own convention.
-COUNTED = ("accuracy", "exact-match", "micro-f1")
-_SHARES = (*COUNTED, "f1", "macro-f1", "token-f1", "token-error", "rouge1", "rouge2", "rougeL")
+# Between 0 and 1, between -1 and 1, and between 0 and 100 by their own convention.
+_SHARES = (
+    "accuracy", "exact-match", "micro-f1", "f1", "macro-f1", "token-f1", "token-error", "rouge1",
+    "rouge2", "rougeL",
+)  # fmt: skip
 _CORRELATIONS = ("mcc", "pearson", "spearman")
 _POINTS = ("bleu", "chrf")
 

@@ -15,12 +15,13 @@ from pathlib import Path
 
 from ...common.errors import ConfideError
 from ...common.privacy import accountant
+from ...common.tasks import TASKS
 from ..card import model_card
 from ..doctor import Finding, Severity
 from ..doctor.found import findings_of
 from ..run_folder import RunFolder
 from ..seal import CARD
-from . import COUNTED, PAGE, REPORT, SCHEMA, Json, finite, no_path, wilson
+from . import PAGE, REPORT, SCHEMA, Json, finite, no_path, wilson
 from .accounts import MOST_EXACT, Account, Figure, Steps, accounts_of, curves, figures, left_out
 from .checks import FAILED, run_checks
 from .claim import Held, claim_json, held, promise_of
@@ -207,7 +208,7 @@ def _utility(run: Run) -> Json:
         for number, event in run.evaluations.items()
     ]
     after, main = run.outcome, run.metrics[0]
-    counted = after.get(main) if main in COUNTED else None
+    counted = after.get(main) if main in TASKS[run.settings.task.kind].shares_of_records else None
     return {
         "metric": main,
         "before": _measured(run.evaluations.get(0, {}), run.metrics),

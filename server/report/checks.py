@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ...common.methods import method_of
 from ..seal import broken
 from . import Json, epsilon_text
 from .accounts import Account, left_out
@@ -158,21 +159,25 @@ def _check_limit(run: Run, holders: Sequence[Json]) -> Json:
 
 
 def _check_trained(run: Run) -> Json:
-    """LoRA's B starts at zero: where it is still zero, nothing was learnt (Opacus issue 820)."""
+    """LoRA's B starts at zero: where it is still zero, nothing was learnt (Opacus issue 820), but
+    for the head alone, and where B stays at the holders."""
     path = run.folder / "adapter" / "adapter_model.safetensors"
     if not path.is_file():
         return _check("The adapter was trained", ["there is no adapter"], "", hard=False)
     problems = []
-    tensors = list(_tensors(path.read_bytes()))
+    s, tensors = run.settings, list(_tensors(path.read_bytes()))
+    moves = s.lora.method != "head" and "B" not in method_of(s.aggregate.method).stays
     for name, dtype, data in tensors:
-        if "lora_B" in name and not any(data):
+        if moves and "lora_B" in name and not any(data):
             problems.append(f"{name} is still zero")
         if not _all_finite(dtype, data):
             problems.append(f"{name} is not finite")
     return _check(
         "The adapter was trained",
         problems,
-        f"{len(tensors)} tensors, all finite, no LoRA factor left at its start.",
+        f"{len(tensors)} tensors, all finite, no LoRA factor left at its start."
+        if moves
+        else f"{len(tensors)} tensors, all finite; no B of LoRA was trained at the coordinator.",
         hard=False,
     )
 

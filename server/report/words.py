@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ...common.methods import method_of
 from ...common.outgoing import not_accounted, public
 from ...common.privacy.plan import Unit
 from . import Json, group_text, metric_title, value_text
@@ -17,8 +18,8 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
     s, trained = run.settings, run.start.get("model", {}).get("trained")
     kind = "sum of clipped gradients" if s.round.mode == "gradient" else "change of the adapter"
     size = f" of {trained:,} numbers" if trained else ""
-    if s.aggregate.method == "fedsa":
-        size += ", without LoRA's B,"
+    if stays := method_of(s.aggregate.method).stays:
+        size += f", without LoRA's {stays},"
     update = f"One {kind}{size} per round and holder"
     guarded = (
         f"clipped to {s.privacy.clip:g} per {run.unit}; the holder added Gaussian noise itself"

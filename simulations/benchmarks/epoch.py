@@ -21,7 +21,7 @@ from ...common.models import LoadedModel, load_model
 from ...common.plans import plan_of
 from ...common.privacy.noise import SecureGenerator
 from ...common.settings import Scalar, Settings, from_flat
-from ...common.tasks import Example, task_for
+from ...common.tasks import TASKS, Example, task_for
 from ...common.tensors import flatten
 from ...common.text.readers import Record, read_records
 from ...common.trunk import fast_bfloat16
@@ -133,7 +133,9 @@ def _private(config: Mapping[str, Scalar], lever: _Lever, file: Path) -> Callabl
 
 def _examples(settings: Settings, loaded: LoadedModel, file: Path) -> list[Example]:
     data = settings.data
-    records: Sequence[Record] = read_records(file, text=data.text, target=data.target)
+    records: Sequence[Record] = read_records(
+        file, text=data.text, target=data.target, lists=TASKS[settings.task.kind].lists
+    )
     return task_for(settings.task).encode(records, loaded.tokenizer, loaded.max_length)
 
 

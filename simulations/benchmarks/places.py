@@ -120,11 +120,11 @@ def place(scenario: Scenario, partition: str, limit: int | None = None) -> Place
             "Leave out --partitions and --limit.",
         )
     size = [] if limit is None else [str(limit)]
-    changed = replace(scenario, limit=limit or scenario.limit)
+    changed: dict[str, Scalar] = {} if limit is None else {"federation.limit": limit}
     if partition != OWN:
-        changed = replace(changed, partition=PARTITIONS[partition], alpha=_ALPHA)
-    changed = replace(changed, name="-".join([scenario.name, partition, *size]))
-    made = Place(scenario=scenario, partition=partition, folder=prepare(changed))
+        changed |= {"federation.partition": PARTITIONS[partition], "federation.alpha": _ALPHA}
+    named = replace(scenario.with_(changed), name="-".join([scenario.name, partition, *size]))
+    made = Place(scenario=scenario, partition=partition, folder=prepare(named))
     _check(made)
     return made
 

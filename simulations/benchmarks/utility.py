@@ -27,16 +27,15 @@ from pathlib import Path
 from typing import Any
 
 from ...common.batches import frozen_layers_shared
-from ...common.combinations import MERGING
 from ...common.errors import ConfideError
-from ...common.kinds import KINDS
-from ...common.leaving import PERSONAL
+from ...common.methods import METHODS
+from ...common.methods.lora import Lora
 from ...common.metrics import METRICS
 from ...common.settings import COORDINATORS_OWN, Scalar
+from ...common.tasks import TASKS
 from ...common.tasks.scores import PERPLEXITY
-from ...server.run import run
-from ..inprocess import federation
 from ..scenario import Scenario, run_config
+from ..simulation import in_process
 from .places import EVERYTHING, Place
 from .results import Measured, Results
 from .rows import Row
@@ -49,25 +48,18 @@ _TRIED_TWICE = 2  # rates
 _MEASURED = "round.evaluate-every"
 _CHANGES_NOTHING = (*COORDINATORS_OWN, _MEASURED)
 
-# Bit for bit, where every holder trains the run's rank (tests/server/test_ranks.py).
-_WITH_ONE_RANK: Mapping[str, str] = {"hetlora": "ffa", "flexlora": "fedsvd"}
+_HEAD = "head"  # the line of the private head alone, without LoRA
 
-_NO_METRIC = ("event", "time", "round", "examples", "loss", "metric")
 
-# Said, since a scenario's own may be the head alone.
-_LORA: Mapping[str, Scalar] = {"lora.method": "lora"}
-METHODS: Mapping[str, Mapping[str, Scalar]] = {
-    "ffa": {**_LORA, "aggregate.method": "ffa"},
-    "fedsvd": {**_LORA, "aggregate.method": "fedsvd"},
-    "rolora": {**_LORA, "aggregate.method": "rolora", "aggregate.optimizer": "none"},
-    "hetlora": {**_LORA, "aggregate.method": "hetlora"},
-    "flexlora": {**_LORA, "aggregate.method": "flexlora"},
-    "fedex": {**_LORA, "aggregate.method": "fedex", "aggregate.optimizer": "none"},
-    "flora": {**_LORA, "aggregate.method": "flora", "aggregate.optimizer": "none"},
-    "fedsa": {**_LORA, "aggregate.method": "fedsa", "round.mode": "steps"},
-    "lora": {**_LORA, "aggregate.method": "lora"},
-    "head": {"lora.method": "head"},
-}
+def compared_methods() -> dict[str, dict[str, Scalar]]:
+    """The lines that a table may have, by method, each with its settings, plain LoRA and the head
+    last. That there is LoRA is said, since a scenario's own may be the head alone."""
+    found: dict[str, dict[str, Scalar]] = {
+        name: {"lora.method": "lora", "aggregate.method": name, **method.needs()}
+        for name, method in sorted(METHODS.items(), key=lambda one: one[0] == Lora.name)
+        if method.compared
+    }
+    return found | {_HEAD: {"lora.method": "head"}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +70,6 @@ class Table:
         places: where, by partition.
         seeds: runs of each row.
         trials: learning rates that are tried for each method and epsilon; 0 takes the scenario's.
-        changes: settings that differ, ``KEY=VALUE``.
     """
 
     scenario: Scenario
@@ -87,7 +78,6 @@ class Table:
     places: Sequence[Place]
     seeds: int = 5
     trials: int = 0
-    changes: Sequence[str] = ()
 
 
 def utility(
@@ -117,17 +107,20 @@ def utility(
 
 def _left_out(table: Table, where: Place, method: str, epsilon: float | None) -> str:
     """Why there is no such row; nothing where there is one."""
-    config = run_config(table.scenario, table.changes)
-    same = _WITH_ONE_RANK.get(method)
+    config = run_config(table.scenario)
+    kind = str(config["task.kind"])
+    if method == _HEAD:
+        headless = TASKS[kind].language
+        return f"task.kind = {kind!r} has no head of its own" if headless else ""
+    facts = METHODS[method]
+    same = facts.at_one_rank
     if same in table.methods and where.smallest_rank >= int(config["lora.rank"]):
         return f"where no holder's rank is smaller it is {same}"
-    if method in MERGING and epsilon is not None:
+    if facts.noise.verdict == "refused" and epsilon is not None:
         return "it is for runs without noise"
-    kind = str(config["task.kind"])
-    if method == "head" and KINDS[kind].language:
-        return f"task.kind = {kind!r} has no head of its own"
-    if method == PERSONAL and KINDS[kind].language:
-        return f"its B stays at the holders, and task.kind = {kind!r} has no head to measure"
+    if facts.stays and TASKS[kind].language:
+        stays = f"its {facts.stays} stays at the holders"
+        return f"{stays}, and task.kind = {kind!r} has no head to measure"
     return ""
 
 
@@ -186,7 +179,7 @@ class _Cell:
 
     def config(self, seed: int, rate: float | None = None) -> dict[str, Scalar]:
         """The flat settings of a run."""
-        config = {**run_config(self.table.scenario, self.table.changes), **METHODS[self.method]}
+        config = {**run_config(self.table.scenario), **compared_methods()[self.method]}
         config |= {"run.seed": seed, _MEASURED: 0, **_privacy(self.epsilon)}
         return config if rate is None else config | {"train.lr": rate}
 
@@ -232,11 +225,10 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
         out = Path(scratch)
         public = where.public(part, config, out / "public")
         changed = {"run.out": str(out / "runs"), "data.path": str(public)}
-        folder = run({**config, **changed}, federation(where.holders, out / "ledgers"))
-        lines = (folder.path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    events = [json.loads(line) for line in lines]
-    first, *_, last = [e for e in events if e["event"] == "evaluation"]
-    rounds = [e for e in events if e["event"] == "round"]
+        done = in_process({**config, **changed}, where.holders)
+        rows = done.metrics
+    first, *_, last = [row for row in rows if "metric" in row]
+    rounds = [row for row in rows if "bytes_up" in row]
     metric = last["metric"]
     if not math.isfinite(last[metric]):
         raise ConfideError("bench.not-finite", f"The {metric} is {last[metric]} after the run.")
@@ -245,7 +237,9 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
         "before": first[metric],
         "value": last[metric],
         "loss": last["loss"],
-        "others": {name: last[name] for name in last if name not in (*_NO_METRIC, metric)},
+        "others": {
+            name: last[name] for name in last if name in (PERPLEXITY, *METRICS) and name != metric
+        },
         "bytes_up": round(statistics.fmean(e["bytes_up"] for e in rounds)),
         "bytes_down": round(statistics.fmean(e["bytes_down"] for e in rounds)),
     }
@@ -254,7 +248,7 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
 def _row(runs: Sequence[Measured], table: Table) -> Row:
     done = [run for run in runs if not run.failed]
     first = done[0] if done else runs[0]
-    tried = rates(float(run_config(table.scenario, table.changes)["train.lr"]), table.trials)
+    tried = rates(float(run_config(table.scenario)["train.lr"]), table.trials)
     return Row(
         partition=first.partition,
         method=first.method,

@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from confide.common.methods import METHODS
+from confide.common.tasks import TASKS
+
 ROOM_NAMES = {"common", "client", "server", "simulations"}
 UNSAFE_MODULES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 UNSAFE_CALLS = {"torch.load", "torch.save", "numpy.load", "np.load"}
@@ -116,3 +119,60 @@ def test_toml_is_written_by_the_library_alone(root: Path, product_files: list[Pa
     """yoetz#208: what JSON writes is no TOML for an emoji, a DEL, a large number."""
     by_hand = re.compile(r"= \{(json\.dumps\(|_?toml\()")
     assert [p for p in product_files if by_hand.search((root / p).read_text("utf-8"))] == []
+
+
+# The other setting that has the word, the Hub's tag, and what a benchmark and a demo are run with.
+NO_METHOD = {
+    ("common/specs.py", "lora"),
+    ("server/card.py", "lora"),
+    ("simulations/benchmarks/epoch.py", "lora"),
+    ("simulations/benchmarks/utility.py", "lora"),
+}
+
+
+def test_only_the_modules_of_the_methods_spell_a_methods_name(
+    root: Path, product_files: list[Path]
+) -> None:
+    """What differs between methods stands in ``common/methods``; everybody else asks the table."""
+    found = {
+        (str(file), value)
+        for file, tree in parsed(root, product_files)
+        if file.parts[:2] != ("common", "methods")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(value := node.value, str)
+        and value in METHODS
+    }
+    assert found == NO_METHOD
+    # Whoever decides by LoRA or not asks for the head.
+    deciding = [
+        place
+        for place, node in nodes(root, product_files)
+        if not place.startswith("common/methods") and isinstance(node, ast.Compare)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Constant) and isinstance(part.value, str) and part.value in METHODS
+    ]
+    assert deciding == []
+
+
+# Where a kind of task may be named outside its own module, and why.
+OF_KINDS = {
+    "common/text/benchmarks.py": "a table of what others published: which kind each benchmark is",
+}
+
+
+def test_no_module_but_its_own_knows_a_task_by_its_name(
+    root: Path, product_files: list[Path]
+) -> None:
+    """HOUSE finding 4: a new task broke in five places that tested the name of another."""
+    files = [p for p in product_files if p.parts[:2] != ("common", "tasks")]
+    files = [p for p in files if p.as_posix() not in OF_KINDS]
+    named = re.compile(f"^({'|'.join(TASKS)})$|[\"'=]({'|'.join(TASKS)})[\"']")
+    found = [
+        f"{place} names {node.value!r:.80}"
+        for place, node in nodes(root, files)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if named.search(node.value)
+    ]
+    assert found == []
+    assert all(named.search((root / place).read_text("utf-8")) for place in OF_KINDS)

@@ -9,15 +9,15 @@ import pytest
 
 from confide.client.contract import Contract
 from confide.common.errors import ConfideError
-from confide.common.kinds import KINDS
 from confide.common.settings import from_flat
+from confide.common.tasks import TASKS
 from confide.common.text.readers import Message, Record
 
 CONTRACT = Contract(
     text="note",
     target="code",
     person="patient",
-    tasks=tuple(KINDS),
+    tasks=tuple(TASKS),
     labels=("a", "b"),
     low=1.0,
     high=5.0,

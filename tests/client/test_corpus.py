@@ -15,7 +15,7 @@ from confide.client.corpus import Corpus, check_readable, identity_of
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import Settings, from_flat
-from confide.common.tasks import Classification
+from confide.common.tasks.classification import Classification
 from confide.common.text.readers import Record
 from tests import tiny
 

@@ -28,7 +28,7 @@ from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
-from confide.common.tasks import Classification
+from confide.common.tasks.classification import Classification
 from confide.common.tensors import flatten
 from confide.common.wire import Ready, Task, Update, reply_to_bytes
 from tests import tiny

@@ -38,7 +38,7 @@ from confide.common.batches import EncodedText
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan
-from confide.common.tasks import Classification
+from confide.common.tasks.classification import Classification
 from confide.common.text import readers
 from confide.common.wire import reply_from_records, task_to_records
 from confide.server.run import run

@@ -19,7 +19,7 @@ import pytest
 
 from confide.client.policy import Policy
 from confide.common.errors import ConfideError
-from confide.common.leaving import leaving
+from confide.common.methods import method_of
 from confide.common.models import load_model
 from confide.common.parcel import pack
 from confide.common.settings import COORDINATORS_OWN, from_flat
@@ -68,7 +68,7 @@ class Place:
             run="run-1",
             round=number,
             settings=settings,
-            schema=leaving(loaded.schema, str(settings["aggregate.method"])).digest,
+            schema=method_of(str(settings["aggregate.method"])).sent(loaded.schema).digest,
             sent="1" * len(loaded.schema.shapes),
             rest=pack(loaded.schema, known + 1, loaded.initial).rest,
             adapter=(known + 0.05).numpy().tobytes(),
@@ -117,7 +117,9 @@ def assert_alike(one: Seen, other: Seen, what: str, units: int = 1) -> None:
 def asked(place: Place) -> list[Task]:
     """A round, and each sum that the task has."""
     kind = place.settings.get("task.kind", "classification")
-    scored = {"classification": "accuracy", "regression": ""}.get(kind, "perplexity")
+    scored = {"classification": "accuracy", "multilabel": "accuracy", "regression": ""}.get(
+        kind, "perplexity"
+    )
     tasks = [place.request()]
     if kind == "classification":
         tasks.append(place.count())
@@ -250,6 +252,7 @@ BANK: list[dict[str, Any]] = [
     *({"privacy.records-per-person": n} for n in (1, 2, 1_000_000)),
     *({"data.path": path} for path in ("/etc/passwd", "x")),
     {"train.rate": 0.0}, {"train.rate": 2.0}, {"train.rate": "1"}, {"nothing": 1},
+    {"task.kind": "multilabel"}, {"task.kind": "multilabel", "task.class-weights": "counted"},
 ]  # fmt: skip
 NUMBERS = (0, 1, 2, 3, -1)
 PICKED = ("another label", "a missing column", "one long word", "not a number")

@@ -17,7 +17,7 @@ from transformers import AutoModelForTokenClassification
 
 from confide.__main__ import build_app, run
 from confide.client.personal import (
-    Personal,
+    Kept,
     export_personal,
     load_personal,
     personal_file,
@@ -25,7 +25,7 @@ from confide.client.personal import (
 )
 from confide.common.adapter import set_adapter
 from confide.common.errors import ConfideError
-from confide.common.leaving import leaving
+from confide.common.methods import method_of
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
 from tests.client.conftest import Place, code
@@ -43,7 +43,7 @@ def loaded_for(place: Place) -> LoadedModel:
 
 
 def task(place: Place, **changes: Any) -> Any:
-    schema = leaving(loaded_for(place).schema, "fedsa").digest
+    schema = method_of("fedsa").sent(loaded_for(place).schema).digest
     return place.task(**{"schema": schema, **changes})
 
 
@@ -51,11 +51,11 @@ def kept(place: Place) -> Path:
     return personal_file(place.site.ledger, "run-1")
 
 
-def some(place: Place) -> Personal:
+def some(place: Place) -> Kept:
     generator = torch.Generator().manual_seed(5)
     shapes = loaded_for(place).schema.shapes
     adapter = {name: torch.randn(shape, generator=generator) for name, shape in shapes}
-    return Personal(adapter=adapter, round=3, settings=place.settings)
+    return Kept(adapter=adapter, round=3, settings=place.settings)
 
 
 def refused(call: Callable[[], Any]) -> str:

@@ -13,7 +13,7 @@ import torch
 from scipy import stats
 
 from confide.client import trainer
-from confide.client.private_step import PrivateOptimizer, check_noise, empty_step
+from confide.client.private_step import PrivateOptimizer, check_noise
 from confide.client.trainer import Trainer, _check_moved
 from confide.common.adapter import adapter_parameters, set_adapter
 from confide.common.batches import EncodedText, Room, forward
@@ -180,7 +180,7 @@ def test_a_non_finite_record_contributes_exactly_zero(poison: float) -> None:
 def test_an_empty_batch_is_a_step_of_pure_noise_and_leaves_the_model_alone() -> None:
     values = parameters((200, 100))
     used = plan(trust=Trust.LOCAL, noise_multiplier=2.0)
-    empty_step(optimizer_for(values, used, SecureGenerator()))
+    optimizer_for(values, used, SecureGenerator()).finish()
     draws = values[0].detach().double().numpy().ravel() / (2.0 * CLIP)
     assert stats.kstest(draws, "norm").pvalue > 1e-6
 

@@ -21,7 +21,7 @@ from confide.common.batches import Room
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
 from confide.common.settings import from_flat
-from confide.common.tasks import Classification
+from confide.common.tasks.classification import Classification
 from confide.common.trunk import Trunk
 from tests import tiny
 

@@ -22,7 +22,7 @@ from confide.common.models import load_model
 from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust
-from confide.common.tasks import Classification
+from confide.common.tasks.classification import Classification
 from confide.common.tensors import flatten, unflatten
 from confide.server.gate import largest_norm
 from tests.client.test_private_step import BATCH, CLIP, EXACT, Bench, clipped_sum, plan

@@ -259,3 +259,29 @@ def test_a_question_is_right_when_all_of_its_answers_are() -> None:
     with pytest.raises(ConfideError) as caught:
         exact_groups([1], [1], ["p", "q"])
     assert caught.value.code == "metrics.length"
+
+
+def test_sets_of_labels_are_scored_as_scikit_learn_does() -> None:
+    from sklearn.metrics import accuracy_score, f1_score
+
+    generator = np.random.default_rng(0)
+    found, right = (generator.integers(0, 2, (40, 4)) for _ in range(2))
+    sets = [tuple(map(int, row)) for row in found], [tuple(map(int, row)) for row in right]
+    assert compute("accuracy", *sets) == accuracy_score(right, found)
+    for average in ("micro", "macro"):
+        expected = f1_score(right, found, average=average)
+        assert compute(f"{average}-f1", *sets) == pytest.approx(expected, abs=1e-12)
+
+
+def test_sets_at_the_edge() -> None:
+    none, first = [(0, 0), (0, 0)], [(1, 0), (1, 0)]
+    assert compute("micro-f1", none, none) == compute("macro-f1", none, none) == 0.0
+    assert compute("micro-f1", none, first) == 0.0
+    assert compute("macro-f1", first, first) == 1.0, "a label that nobody has is not asked for"
+    assert compute("micro-f1", [(1, 1), (1, 1)], first) == pytest.approx(2 / 3)
+    assert compute("micro-f1", [(1,), (0,)], [(1,), (1,)]) == pytest.approx(2 / 3), "one label"
+    for name in ("f1", "mcc"):
+        refused("metrics.type", name, first, first)
+    refused("metrics.type", "micro-f1", [(1, 0), (1,)], first)
+    refused("metrics.type", "accuracy", [(1, 2)], [(1, 0)])
+    refused("metrics.type", "accuracy", [1], [(1,)])

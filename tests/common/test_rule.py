@@ -109,7 +109,7 @@ def test_no_answer_is_a_list_of_all_settings(name: str) -> None:
 
 def told(folder: Path, place: str, key: str) -> str:
     """The refusal of a setting by that key, written in that place."""
-    scenario = f'source = "nyt"\nholders = 2\npartition = "unit"\n[config]\n"{key}" = 1\n'
+    scenario = f'"{key}" = 1\n[federation]\nsource = "nyt"\n'
     (folder / "mine.toml").write_text(scenario, "utf-8")
     tiny.write_jsonl(folder / "text.jsonl", tiny.rows(4, seed=0))
     described = {"task": "text-generation", "data": {"train": "text.jsonl", "val": "text.jsonl"}}
@@ -150,13 +150,12 @@ def test_underscores_stand_for_dashes(tmp_path: Path) -> None:
     assert from_flat({**GOOD, "train.max_length": 16}).train.max_length == 16
     assert run_config(load_scenario("nyt"), ["round.min_holders=3"])["round.min-holders"] == 3
     path = tmp_path / "mine.toml"
-    rest = 'source = "nyt"\nholders = 2\npartition = "unit"\n[config]\n'
-    path.write_text(f"{rest}train.max_length = 16\n", "utf-8")
+    path.write_text("train.max_length = 16\n", "utf-8")
     assert load_scenario(str(path)).config == {"train.max-length": 16}
     assert parse_space(["task.target_length=8..16"], load_scenario("nyt"))[0].key == (
         "task.target-length"
     )
-    path.write_text(f"{rest}train.max_length = 16\ntrain.max-length = 32\n", "utf-8")
+    path.write_text("train.max_length = 16\ntrain.max-length = 32\n", "utf-8")
     with pytest.raises(ConfideError, match=r"train\.max-length twice"):
         load_scenario(str(path))
     with pytest.raises(ConfideError, match="set twice"):

@@ -241,9 +241,7 @@ def settings(model: Path | str, public: Path, **changes: Any) -> dict[str, Any]:
 
 
 def write_scenario(path: Path, config: dict[str, Any]) -> Path:
-    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
-    head = 'source = "nyt"\nholders = 3\npartition = "iid"\n[config]\n'
-    path.write_text(head + "\n".join(rows) + "\n")
+    path.write_text("".join(f"{k} = {json.dumps(v)}\n" for k, v in config.items()))
     return path
 
 

@@ -7,17 +7,18 @@ drawn.
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomli_w
 from safetensors.torch import load_file
 
 from confide.common.settings import Scalar
 from confide.server.run import run as run_here
+from confide.server.run_folder import by_room
 from confide.simulations.inprocess import federation as in_process
 from confide.simulations.scenario import load_scenario, prepare, run_config
 from tests.deployment.fleet import HOLDERS, Run, a_fleet, rounds_of
@@ -48,11 +49,9 @@ def write_nyt(path: Path) -> Path:
     nyt = load_scenario("nyt")
     config: dict[str, Scalar] = {**nyt.config, "round.count": 3, "round.min-holders": 3}
     config["privacy.trust"] = "off"
-    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in config.items()]
-    head = {"source": nyt.source, "partition": nyt.partition, "seed": nyt.seed, "holders": 3}
-    head |= {"limit": RECORDS, "public_limit": PUBLIC}
-    top = [f"{key} = {json.dumps(value)}" for key, value in head.items()]
-    path.write_text("\n".join([*top, "[config]", *rows]) + "\n")
+    config |= {"federation.holders": 3, "federation.limit": RECORDS}
+    config["federation.public-limit"] = PUBLIC
+    path.write_text(tomli_w.dumps(by_room(config)))
     return path
 
 

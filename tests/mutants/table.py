@@ -49,8 +49,8 @@ _ROUNDS = "server/rounds.py"
 _ROUNDS_TESTS = "tests/server/test_rounds.py"
 _ROBUST = "server/aggregation/robust.py"
 _ROBUST_TESTS = ("tests/server/aggregation/test_robust.py",)
-_METHODS = "server/aggregation/methods.py"
-_METHODS_TESTS = ("tests/server/aggregation/test_methods.py",)
+_METHODS = "common/methods"
+_CONTRACT = "tests/common/methods/test_contract.py"
 _PULLED = "test_a_proximal_step_is_pulled_back_after_clipping_and_noise"
 _PROVISION_TESTS = ("tests/deployment/test_provision.py",)
 _DOOR_TESTS = ("tests/deployment/test_door.py",)
@@ -691,10 +691,10 @@ MUTANTS = (
     # --- ranks ---
     Mutant(
         "a change of smaller rank is padded at the front",
-        "common/ranks.py",
+        f"{_METHODS}/ranks.py",
         "        tensors[name][_first(tuple(part.shape))] = part",
         "        tensors[name].flatten()[-part.numel():] = part.flatten()",
-        ("tests/common/test_ranks.py", "tests/server/test_ranks.py"),
+        ("tests/common/methods/test_ranks.py", "tests/server/test_ranks.py"),
     ),
     Mutant(
         "a node may answer in another's name",
@@ -719,36 +719,36 @@ MUTANTS = (
     ),
     Mutant(
         "a holder trains more than its policy's rank",
-        "client/share.py",
-        "min(whole, policy.max_rank) if",
-        "whole if",
+        f"{_METHODS}/context.py",
+        "min(rank, most_rank) if",
+        "rank if",
         ("tests/server/test_ranks.py",),
     ),
     Mutant(
         "one rank alone, and the policy's is no limit",
         "client/policy.py",
-        "settings.aggregate.method not in OF_RANKS:",
+        "not method_of(settings.aggregate.method).ranks:",
         "False:",
         ("tests/server/test_ranks.py", "tests/client/test_policy.py"),
     ),
     Mutant(
         "the long factors do not come back",
-        "client/narrow.py",
+        f"{_METHODS}/ranks.py",
         "            factor.weight = weight",
         "            factor.weight = factor.weight",
-        ("tests/client/test_narrow.py",),
+        ("tests/common/methods/test_narrowed.py",),
     ),
     # --- frozen weights that are added to ---
     Mutant(
         "what is added is not scaled",
-        "common/merged.py",
+        f"{_METHODS}/products.py",
         "base.weight + scale * turned",
         "base.weight + turned",
         ("tests/server/test_merged.py",),
     ),
     Mutant(
         "the frozen weights do not come back",
-        "common/merged.py",
+        f"{_METHODS}/products.py",
         "            base.weight = weight",
         "            base.weight = base.weight",
         ("tests/server/test_merged.py",),
@@ -762,45 +762,59 @@ MUTANTS = (
     ),
     Mutant(
         "fedex forgets its residual",
-        "server/aggregation/products.py",
+        f"{_METHODS}/merging.py",
         "merged[path] + total[path] - kept[path]",
         "merged[path]",
-        ("tests/server/aggregation/test_products.py",),
+        ("tests/common/methods/test_products.py",),
     ),
     Mutant(
         "flora multiplies the means of the factors",
-        "server/aggregation/products.py",
-        "    total = _mean_product(adapter, changes)\n    for",
-        "    total = products_of(moved)\n    for",
-        ("tests/server/aggregation/test_products.py",),
+        f"{_METHODS}/merging.py",
+        "total = mean_product(adapter, changes)",
+        "total = products_of(mean_moved(adapter, changes))",
+        ("tests/common/methods/test_products.py",),
     ),
     Mutant(
         "products of noisy factors are added",
-        "common/combinations.py",
-        'method in MERGING and s.privacy.trust != "off"',
-        "False",
-        ("tests/server/test_merged.py",),
+        f"{_METHODS}/merging.py",
+        '("off",)',
+        '("off", "local")',
+        (_CONTRACT,),
+    ),
+    Mutant(
+        "what a method does not admit is admitted",
+        f"{_METHODS}/method.py",
+        "            if value not in only.values:",
+        "            if False:",
+        (_CONTRACT,),
+    ),
+    Mutant(
+        "a holder is asked for another factor than the round's",
+        f"{_METHODS}/rolora.py",
+        "return Ffa.name if number % 2 else Ffb.name",
+        "return Ffa.name",
+        (_CONTRACT,),
     ),
     # --- a factor that stays ---
     Mutant(
         "B leaves with A",
-        "common/leaving.py",
-        'return "lora_B" in name or',
-        "return False or",
-        ("tests/server/test_fedsa.py",),
+        f"{_METHODS}/method.py",
+        "if not stays(name, self.stays)}",
+        "}",
+        ("tests/server/test_fedsa.py", _CONTRACT),
     ),
     Mutant(
         "a holder's B begins anew in every round",
-        "client/share.py",
+        "client/personal.py",
         "if path.exists() else {}",
         "if False else {}",
         ("tests/server/test_fedsa.py",),
     ),
     Mutant(
         "the coordinator's B is read",
-        "client/share.py",
-        "known.get(name, torch.zeros_like(tensors[name]))",
-        "known.get(name, tensors[name])",
+        f"{_METHODS}/context.py",
+        "own.get(name, torch.zeros_like(tensors[name]))",
+        "own.get(name, tensors[name])",
         ("tests/server/test_fedsa.py",),
     ),
     Mutant(
@@ -933,17 +947,17 @@ MUTANTS = (
     ),
     Mutant(
         "the factors are turned apart",
-        _METHODS,
+        f"{_METHODS}/fedsvd.py",
         "b.double() @ turn, turn)",
         "b.double() @ turned, turn)",
-        _METHODS_TESTS,
+        ("tests/common/methods/test_factors.py",),
     ),
     Mutant(
         "one factor is trained in every round",
-        _METHODS,
-        'return "ffa" if number % 2 else "ffb"',
-        'return "ffa"',
-        _METHODS_TESTS,
+        f"{_METHODS}/rolora.py",
+        'return "B" if number % 2 else "A"',
+        'return "B"',
+        (_CONTRACT,),
     ),
     Mutant(
         "the step goes the other way",

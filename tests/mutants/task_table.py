@@ -13,6 +13,7 @@ _RUN_TASKS, _RUNS = "tests/server/test_run_tasks.py", "tests/simulations/test_be
 _LANG = ("tests/common/tasks/test_language.py",)
 _IMB = ("tests/common/tasks/test_imbalance.py",)
 _CLASS = ("tests/common/tasks/test_classification.py",)
+_SETS = ("tests/common/tasks/test_multilabel.py",)
 _REG = ("tests/common/tasks/test_regression.py",)
 _LABELS = (*_CLASS, "tests/server/test_run_labels.py")
 _SETTLED = ("tests/common/text/test_settled.py",)
@@ -72,10 +73,10 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "fedsa: the checkpoint is held against what the holders keep",
-        "server/outcome.py",
-        "size_of(shapes), stepped)",
-        "size_of(shapes))",
-        ("tests/server/test_methods.py::test_a_run_that_was_stopped_goes_on_bit_for_bit",),
+        "server/run.py",
+        "size_of(added), method.moved(schema).trained_size)",
+        "size_of(added))",
+        ("tests/common/methods/test_contract.py",),
     ),
     Mutant(
         "task: a token foretells itself",
@@ -171,8 +172,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: weights relative to the batch",
         "common/tasks/classification.py",
-        "each * self._weights.to(each.device)[targets]",
-        "each * self._weights[targets] / self._weights[targets].mean()",
+        "return each * torch.tensor(weights, device=each.device)[targets] if weights else each",
+        "w = torch.tensor(weights or [1.0] * 99)[targets]\n        return each * w / w.mean()",
         _IMB,
     ),
     Mutant(
@@ -181,6 +182,20 @@ TASK_MUTANTS = (
         "        place = None if record.target is None else place_of(record.target)\n",
         "        place = None if record.target is None else place_of(record.target) or 0\n",
         _LABELS,
+    ),
+    Mutant(
+        "task: a mean over the labels of all records",
+        "common/tasks/multilabel.py",
+        "if weights else each).mean(-1)",
+        "if weights else each).mean().expand(len(logits))",
+        _SETS,
+    ),
+    Mutant(
+        "task: a label that is not declared is left out of its set",
+        "common/tasks/multilabel.py",
+        "    return known if len(known) == len(found) else None",
+        "    return known",
+        _SETS,
     ),
     Mutant(
         "task: padding is part of the mean",
@@ -220,8 +235,8 @@ TASK_MUTANTS = (
     Mutant(
         "task: a regression starts at zero",
         "common/heads.py",
-        'if name == "bias" and task.kind == "regression":',
-        'if name == "bias" and task.kind == "none":',
+        'if name == "bias":',
+        "if False:",
         _MODELS_REG,
     ),
     Mutant(

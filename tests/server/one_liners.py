@@ -16,10 +16,11 @@ import peft
 import torch
 import transformers as hf
 
-POOLED = ("classification", "regression")
+POOLED = ("classification", "multilabel", "regression")
 # The ends of the names of the Auto classes that somebody may take for a kind, the right one first.
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "classification": ("TokenClassification", "SequenceClassification"),
+    "multilabel": ("TokenClassification", "SequenceClassification"),
     "regression": ("TokenClassification", "SequenceClassification"),
     "seq2seq": ("Seq2SeqLM",),
     "spans": ("Seq2SeqLM",),
@@ -28,6 +29,7 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
 }
 PIPELINES: Mapping[str, tuple[str, ...]] = {
     "classification": ("text-classification", "sentiment-analysis"),
+    "multilabel": ("text-classification",),
     "regression": ("text-classification",),
     "seq2seq": ("text2text-generation", "summarization", "translation"),
     "spans": ("text2text-generation",),

@@ -22,9 +22,9 @@ from transformers import (
 
 from confide.common.paths import public_name
 from confide.common.settings import from_flat
+from confide.common.tasks.card import literal
 from confide.server.card import model_card, terms_of
 from confide.server.report import SCHEMA
-from confide.server.usage import literal
 
 HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 LABELS = ["negative", "positive"]

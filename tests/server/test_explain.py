@@ -20,15 +20,15 @@ from confide.__main__ import build_app
 from confide.common.adapter import save_adapter
 from confide.common.errors import ConfideError
 from confide.common.models import load_model
-from confide.common.settings import from_flat
+from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import task_for
+from confide.common.tasks.classification import Classification
 from confide.server import explain as module
 from confide.server.explain import (
     TOLERANCE,
     Explanation,
     explain,
-    explain_answer,
-    explain_label,
+    explained,
     marked,
     render,
     summary,
@@ -90,7 +90,7 @@ def test_the_shares_add_up_for_every_pooling_and_family(
     settings = from_flat(tiny.config(model, tmp_path, tmp_path, task__pooling=pooling))
     loaded, task = load_model(settings), task_for(settings.task)
     strengthen(loaded)
-    found = explain_label(loaded.model, loaded.tokenizer, TEXT, LABELS, task.logits, max_length=32)
+    found = explained(task, loaded, TEXT)
     assert complete(found)
     assert max(map(abs, found.shares)) > 0.01
     assert found.words == tuple(TEXT.split())
@@ -117,24 +117,27 @@ class _Linear(nn.Module):
         return self.head(inputs_embeds).sum(1)  # type: ignore[no-any-return]
 
 
+class _OfSums(Classification):
+    def logits(self, output: Any, attention_mask: Tensor) -> Tensor:
+        return output[:, :2]  # type: ignore[no-any-return]
+
+
 def test_shares_of_a_sum_over_tokens_by_hand(tiny_model: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(tiny_model))
     model = _Linear(len(tokenizer))
     # Two labels alone, so that the log-odds are a difference of two sums.
-    found = explain_label(
-        model, tokenizer, TEXT, LABELS, lambda output, _: output[:, :2], max_length=32
-    )
+    place: Any = SimpleNamespace(model=model, tokenizer=tokenizer, max_length=32)
+    found = explained(_OfSums(TaskSpec(labels=",".join(LABELS))), place, TEXT)
     chosen = LABELS.index(found.answer)
     weight = (model.head.weight[chosen] - model.head.weight[1 - chosen]).detach()
     ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
     table = model.table.weight.detach()
     expected = [float((table[i] - table.mean(0)) @ weight) for i in ids]
     assert found.shares == pytest.approx(expected, abs=1e-5)
-    together = explain_label(
-        model, tokenizer, "the lovely,cold town", LABELS, lambda o, _: o[:, :2], max_length=32
-    )
+    task = _OfSums(TaskSpec(labels=",".join(LABELS)))
+    together = explained(task, place, "the lovely,cold town")
     ids = tokenizer("the lovely,cold town", add_special_tokens=False)["input_ids"]
     by_token = [float((table[i] - table.mean(0)) @ weight) for i in ids]
     turned = 1 if together.answer == found.answer else -1
@@ -177,7 +180,7 @@ def seq2seq(folder: Path) -> tuple[Any, Any]:
 def test_the_shares_of_a_written_answer_add_up_to_its_log_probability(tmp_path: Path) -> None:
     model, tokenizer = seq2seq(tmp_path)
     place = SimpleNamespace(model=model, tokenizer=tokenizer, max_length=32)
-    found = explain_answer(place, TEXT, new=5, beams=1)
+    found = explained(task_for(TaskSpec(kind="seq2seq", target_length=5)), place, TEXT)
     assert complete(found)
     assert found.words == tuple(TEXT.split())
     ids = tokenizer(TEXT, return_tensors="pt")["input_ids"]
@@ -214,7 +217,7 @@ def test_the_answer_of_several_beams_is_the_one_that_is_explained(beams_folder: 
     found, (predicted,) = explain(beams_folder, TEXT), predict(beams_folder, [TEXT])
     assert found.answer == predicted.answer
     loaded = open_run(beams_folder)[1]
-    greedy = explain_answer(loaded, f"tone: {TEXT}", new=12, beams=1)
+    greedy = explained(task_for(replace(loaded.task.spec, beams=1)), loaded, TEXT)
     assert greedy.answer != found.answer, "one beam would have done"
     assert greedy.score < found.score
 

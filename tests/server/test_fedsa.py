@@ -13,7 +13,7 @@ import torch
 
 from confide.client.personal import load_personal, personal_file
 from confide.common.errors import ConfideError
-from confide.common.leaving import leaving
+from confide.common.methods import method_of
 from confide.common.models import LoadedModel, load_model
 from confide.common.parcel import pack
 from confide.common.settings import from_flat
@@ -22,17 +22,12 @@ from confide.common.wire import Reply, Task, Update
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny
-from tests.server.federated import Transport, config, events, holders
+from tests.server.federated import Transport, config, holders
 from tests.server.test_methods import (
-    CLOSE,
-    LR,
     OFF,
-    RECORDS,
-    _gradients,
     first_adapter,
     last_adapter,
 )
-from tests.server.test_ranks import text_of
 
 STEPS, ROUNDS = 2, 3
 SHARED = {
@@ -67,42 +62,9 @@ def own(out: Path, folder: RunFolder, number: int) -> dict[str, torch.Tensor]:
     return dict(load_personal(personal_file(ledger, folder.id)).adapter)
 
 
-def test_each_holder_trains_its_own_b_and_the_mean_of_a_by_plain_autograd(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    data = tiny.save_federation(tmp_path / "data", holders=2, records=RECORDS)
-    folder, transport, loaded = run_it(tiny_model, data, tmp_path, **OPEN)
-    assert all(not event["left_out"] for event in events(folder, "round"))
-    texts = [text_of(loaded, path) for path in sorted(data.glob("holder-*.jsonl"))]
-    shared = first_adapter(transport.tasks[0], loaded)
-    kept = [{n: v for n, v in shared.items() if "lora_B" in n} for _ in texts]
-    for _ in range(ROUNDS):
-        ends = []
-        for number, text in enumerate(texts):
-            adapter = {**shared, **kept[number]}
-            for _ in range(STEPS):
-                found = _gradients(loaded, text, adapter, loaded.schema.trained)
-                adapter |= {n: adapter[n] - LR * g / RECORDS for n, g in found.items()}
-            kept[number] = {n: v for n, v in adapter.items() if "lora_B" in n}
-            ends.append(adapter)
-        shared |= {n: sum(end[n] for end in ends) / len(ends) for n in shared if "lora_B" not in n}
-    found = last_adapter(folder, loaded)
-    for name, value in shared.items():
-        if "lora_B" in name:
-            assert not found[name].any()
-            for number, mine in enumerate(kept):
-                value, theirs = mine[name], own(tmp_path, folder, number)[name]
-                assert float(value.norm()) > 0
-                assert float((theirs - value).norm()) <= CLOSE * float(value.norm())
-        else:
-            assert float((found[name] - value).norm()) <= CLOSE * float(value.norm()), name
-    first, second = (own(tmp_path, folder, n) for n in (0, 1))
-    assert any(not torch.allclose(first[n], second[n], rtol=0.1) for n in first if "lora_B" in n)
-
-
 def test_nothing_of_b_leaves(tiny_model: Path, tiny_federation: Path, tmp_path: Path) -> None:
     folder, transport, loaded = run_it(tiny_model, tiny_federation, tmp_path, **SHARED)
-    schema = leaving(loaded.schema, "fedsa")
+    schema = method_of("fedsa").sent(loaded.schema)
     assert not any("lora_B" in name for name, _ in schema.trained_shapes)
     for task, replies in zip(transport.tasks, transport.replies, strict=True):
         assert task.schema == schema.digest
@@ -224,16 +186,3 @@ def test_what_is_not_finite_is_not_kept(
     assert not list(tmp_path.rglob("*.safetensors")) or all(
         "personal" not in str(path) for path in tmp_path.rglob("*.safetensors")
     )
-
-
-@pytest.mark.parametrize(
-    ("wanted", "why"),
-    [
-        ({"round__mode": "gradient", "train__steps": 1}, "B never gets there"),
-        ({"lora__method": "head"}, "trains no LoRA"),
-    ],
-    ids=lambda x: str(x)[:20],
-)
-def test_what_makes_no_sense_is_refused(wanted: dict[str, Any], why: str) -> None:
-    with pytest.raises(ConfideError, match=why):
-        from_flat(config(Path("m"), Path("d"), Path("o"), **{**SHARED, **wanted}))

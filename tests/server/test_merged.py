@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +15,23 @@ from peft import PeftModel
 from transformers import AutoModelForTokenClassification
 
 from confide.common.adapter import load_adapter, set_adapter
-from confide.common.combinations import MERGING
 from confide.common.errors import ConfideError
-from confide.common.merged import based_on, merged_from, product_shapes
+from confide.common.methods import METHODS
+from confide.common.methods.products import based_on, merged_from, product_shapes
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tensors import size_of, unflatten
 from confide.common.wire import Reply, Task, task_from_records, task_to_records
-from confide.server import outcome
 from confide.server.checkpoint import load_checkpoint
 from confide.server.predict import evaluate_run
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny
 from tests.server.federated import Transport, config, events
-from tests.server.test_methods import CLOSE, OFF, RECORDS, _gradients, first_adapter, products
-from tests.server.test_ranks import members, text_of
+from tests.server.test_methods import OFF
+from tests.server.test_ranks import members
 
+MERGING = [name for name, method in METHODS.items() if method.merges]
 STEPS, LR, RANK, ALPHA = 2, 1.0, 2, 6
 MIXED = {
     **OFF,
@@ -59,91 +58,6 @@ def run_it(
     return run(flat, transport), transport, load_model(from_flat(flat))
 
 
-@contextmanager
-def other_weights(loaded: LoadedModel, merged: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """The slow way: written into the model, and copies written back."""
-    layers = {path: loaded.model.get_submodule(path).get_base_layer() for path in merged}
-    kept = {path: layer.weight.data.clone() for path, layer in layers.items()}
-    for path, layer in layers.items():
-        layer.weight.data += (ALPHA / RANK * merged[path]).float()
-    try:
-        yield
-    finally:
-        for path, layer in layers.items():
-            layer.weight.data.copy_(kept[path])
-
-
-def totals(
-    folder: RunFolder, loaded: LoadedModel
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """By layer what base and adapter have moved by, from the checkpoint; and the whole adapter."""
-    shapes = product_shapes(loaded.schema)
-    state = load_checkpoint(folder, loaded.schema, size_of(shapes))
-    adapter, merged = (
-        unflatten(state.adapter, loaded.schema.shapes),
-        unflatten(state.merged, shapes),
-    )
-    return {p: merged[p].double() + by_path(adapter)[p] for p, _ in shapes}, adapter
-
-
-def by_path(adapter: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name.removesuffix(".lora_A.weight"): value
-        for name, value in products(adapter).items()
-        if "lora_A" in name
-    }
-
-
-@pytest.mark.parametrize(
-    ("method", "ranks"),
-    [
-        ("fedex", (2, 2, 2)),
-        ("flora", (2, 2, 2)),
-        ("flora", (1, 2)),
-        ("fedex", (2,)),
-        ("flora", (2,)),
-    ],
-    ids=str,
-)
-def test_a_round_is_the_mean_of_the_holders_own_training(
-    method: str, ranks: tuple[int, ...], tiny_model: Path, tmp_path: Path
-) -> None:
-    """By plain autograd and dense products; with one holder it is central training."""
-    data = tiny.save_federation(tmp_path / "data", holders=len(ranks), records=RECORDS)
-    folder, transport, loaded = run_it(
-        tiny_model, data, tmp_path, ranks=ranks, aggregate__method=method
-    )
-    assert all(not event["left_out"] for event in events(folder, "round"))
-    texts = [text_of(loaded, path) for path in sorted(data.glob("holder-*.jsonl"))]
-    merged = {p: torch.zeros(s).double() for p, s in product_shapes(loaded.schema)}
-    for task in transport.tasks:
-        start = first_adapter(task, loaded)
-        own = []
-        for text, rank in zip(texts, ranks, strict=True):
-            adapter = {name: value.clone() for name, value in start.items()}
-            with other_weights(loaded, merged):
-                for _ in range(STEPS):
-                    found = _gradients(loaded, text, adapter, loaded.schema.trained)
-                    for part, gradient in found.items():
-                        if "lora_A" in part:
-                            gradient[rank:] = 0
-                        elif "lora_B" in part:
-                            gradient[:, rank:] = 0
-                        adapter[part] = adapter[part] - LR * gradient / RECORDS
-            own.append(by_path(adapter))
-        moved = {p: merged[p] + sum(o[p] for o in own) / len(own) for p in merged}
-        if method == "flora":
-            merged = moved
-        else:
-            following = transport.tasks[task.round : task.round + 1]
-            after = first_adapter(following[0], loaded) if following else totals(folder, loaded)[1]
-            merged = {p: moved[p] - by_path(after)[p] for p in moved}
-    found_totals, _ = totals(folder, loaded)
-    for path, value in found_totals.items():
-        assert float(moved[path].norm()) > 0
-        assert float((value - moved[path]).norm()) <= CLOSE * float(moved[path].norm()), path
-
-
 @pytest.mark.parametrize("method", MERGING)
 def test_plain_peft_and_confide_load_what_the_run_has_learnt(
     method: str, tiny_model: Path, tiny_federation: Path, tmp_path: Path
@@ -154,7 +68,7 @@ def test_plain_peft_and_confide_load_what_the_run_has_learnt(
     set_adapter(loaded.model, unflatten(state.adapter, loaded.schema.shapes))
     ids = torch.tensor([[2, 5, 17, 3], [2, 18, 11, 3]])
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-    with torch.no_grad(), based_on(loaded, state.merged):
+    with torch.no_grad(), based_on(loaded.model, loaded.schema, state.merged):
         ours = loaded.model(**inputs).logits
         before = loaded.model.disable_adapter()
         with before:
@@ -176,30 +90,14 @@ def test_plain_peft_and_confide_load_what_the_run_has_learnt(
     assert evaluate_run(folder.path).loss == pytest.approx(last["loss"], rel=1e-4)
 
 
-@pytest.mark.parametrize("method", MERGING)
-def test_a_run_that_was_stopped_goes_on_bit_for_bit_and_its_order_does_not_matter(
-    method: str, tiny_model: Path, tiny_federation: Path, tmp_path: Path
+def test_a_checkpoint_with_added_weights_is_none_of_a_run_that_adds_nothing(
+    tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
-    class Stopping(Transport):
-        def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
-            if task.round == 3:
-                raise KeyboardInterrupt
-            replies = super().ask(list(nodes)[::-1], task, timeout)
-            return dict(reversed(replies.items()))
-
-    wanted = {"aggregate__method": method, "train__steps": 1}
-    whole, _, loaded = run_it(tiny_model, tiny_federation, tmp_path / "whole", **wanted)
-    cut = tmp_path / "cut"
-    with pytest.raises(KeyboardInterrupt):
-        run_it(tiny_model, tiny_federation, cut, Stopping, **wanted)
-    (path,) = (cut / "runs").iterdir()
-    resumed, _, _ = run_it(tiny_model, tiny_federation, cut, **wanted, run__resume=str(path))
+    folder, _, loaded = run_it(tiny_model, tiny_federation, tmp_path, aggregate__method="fedex")
     size = size_of(product_shapes(loaded.schema))
-    ends = [load_checkpoint(folder, loaded.schema, size) for folder in (whole, resumed)]
-    assert torch.equal(ends[0].merged, ends[1].merged)
-    assert torch.equal(ends[0].adapter, ends[1].adapter)
+    assert load_checkpoint(folder, loaded.schema, size).merged.any()
     with pytest.raises(ConfideError, match=r"run\.resume"):
-        load_checkpoint(whole, loaded.schema)
+        load_checkpoint(folder, loaded.schema)
 
 
 def test_what_was_added_goes_down_beside_the_adapter_and_is_part_of_the_task(
@@ -254,7 +152,7 @@ def test_the_weights_are_lent_and_come_back_to_the_bit(kind: str, tmp_path: Path
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():
         before = loaded.model(**inputs).logits
-        with based_on(loaded, merged):
+        with based_on(loaded.model, loaded.schema, merged):
             lent = loaded.model(**inputs).logits
             for path, part in unflatten(merged, shapes).items():
                 added = ALPHA / RANK * (part.t() if kind == "gpt2" else part)
@@ -266,33 +164,10 @@ def test_the_weights_are_lent_and_come_back_to_the_bit(kind: str, tmp_path: Path
     assert all(torch.equal(p, v) for p, v in zip(after, values, strict=True))
 
 
-@pytest.mark.parametrize("method", MERGING)
-@pytest.mark.parametrize(
-    ("wanted", "why"),
-    [
-        ({"privacy__trust": "local", "privacy__noise_multiplier": 2.0}, "noise of one times"),
-        ({"aggregate__optimizer": "momentum"}, "not along the products"),
-        ({"aggregate__robust": "median", "round__min_holders": 3}, "not the products"),
-        ({"lora__method": "head"}, "trains no LoRA"),
-    ],
-    ids=lambda x: str(x)[:20],
-)
-def test_what_would_not_be_sound_is_refused_with_the_reason(
-    method: str, wanted: dict[str, Any], why: str
-) -> None:
-    flat = config(
-        Path("m"), Path("d"), Path("o"), **{**MIXED, "aggregate__method": method, **wanted}
-    )
-    with pytest.raises(ConfideError, match=why) as caught:
-        from_flat(flat)
-    assert caught.value.code == "settings.combination"
-    assert caught.value.hint
-
-
 def test_an_adapter_that_would_be_absurdly_large_is_refused_before_the_run(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outcome, "MOST_BYTES", 1000)
+    monkeypatch.setattr("confide.common.methods.products.MOST_BYTES", 1000)
     with pytest.raises(ConfideError, match=r"aggregate\.size"):
         run_it(tiny_model, tiny_federation, tmp_path, aggregate__method="flora")
 

@@ -24,9 +24,18 @@ from tests import tiny, warm
 from tests.server import federated, one_liners
 
 CASES = ("classification", "model", "three", "regression", "regression-model")
-CASES += ("seq2seq", "causal", "prompt", "chat", "masked", "spans")
+CASES += ("multilabel", "multilabel-model")
+CASES += (
+    "seq2seq",
+    "causal",
+    "prompt",
+    "chat",
+    "masked",
+    "spans",
+)
 FAMILIES = ("roberta", "distilbert", "gpt2")
 OF = {"model": "classification", "three": "classification", "regression-model": "regression"}
+OF |= {"multilabel-model": "multilabel"}
 SAME = 1e-5
 # What works, the rest raises: by kind, calls of ``one_liners``.
 MEAN = {
@@ -56,6 +65,8 @@ WORKS: Mapping[str, set[str]] = {
     "regression": MEAN,
     "model": {*HEAD, *SENTIMENT, "PeftSequenceClassification(adapter)"},
     "regression-model": HEAD,
+    "multilabel": MEAN,
+    "multilabel-model": HEAD,
     "seq2seq": SPANS,
     "spans": SPANS,
     "causal": CAUSAL,
@@ -118,7 +129,8 @@ def _write_job(case: str, task: str, folder: Path) -> None:
     settings, loaded = open_run(folder / "run")
     loaded.trunk.frozen, kept = 0, loaded.trunk.frozen
     target = settings.data.target or None
-    records = read_records(folder / "data" / "public.jsonl", text="text", target=target)
+    lists = loaded.task.lists
+    records = read_records(folder / "data" / "public.jsonl", target=target, lists=lists)
     examples = loaded.task.encode(records, loaded.tokenizer, loaded.max_length)
     generator = torch.Generator().manual_seed(0)
     pairs = []
@@ -143,6 +155,7 @@ def _write_job(case: str, task: str, folder: Path) -> None:
         "merged": str(folder / "merged"),
         "batches": str(folder / "batches.pt"),
         "right": [p.answer for p in predict(folder / "run", texts)] if pooled else [],
+        "chances": [p.probabilities for p in predict(folder / "run", texts)] if pooled else [],
     }
     (folder / "job.json").write_text(json.dumps(job))
 
@@ -168,6 +181,10 @@ def judged(found: Mapping[str, Any], job: Mapping[str, Any]) -> set[str]:
         assert told.get("diff", 0.0) < SAME, (name, told)
         if job["kind"] == "classification" and "said" in told:
             assert [one["label"] for one in told["said"]] == job["right"], name
+        elif job["kind"] == "multilabel" and "said" in told:
+            for one, chances in zip(told["said"], job["chances"], strict=True):
+                assert one["label"] == max(chances, key=chances.get), name
+                assert one["score"] == pytest.approx(chances[one["label"]], abs=SAME), name
         elif job["kind"] == "regression" and "said" in told:
             assert [one["score"] for one in told["said"]] == pytest.approx(job["right"], abs=SAME)
     return works
@@ -211,7 +228,7 @@ def test_the_right_scores_are_those_of_evaluate(place: tuple[str, Path]) -> None
     assert evaluate_run(folder / "run").metrics["accuracy"] == sum(hit) / len(hit)
 
 
-@pytest.mark.parametrize("place", ["classification", "model", "three"], indirect=True)
+@pytest.mark.parametrize("place", ["classification", "model", "three", "multilabel"], indirect=True)
 def test_labels_keep_their_names(place: tuple[str, Path]) -> None:
     _, folder = place
     names = dict(enumerate(json.loads((folder / "job.json").read_text())["labels"]))

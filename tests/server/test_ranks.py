@@ -14,26 +14,19 @@ import torch
 from confide.client.holder import Holder
 from confide.client.policy import SIMULATION
 from confide.common.batches import EncodedText
+from confide.common.methods.ranks import at_rank
 from confide.common.models import LoadedModel, load_model
-from confide.common.ranks import at_rank
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
 from confide.common.wire import Reply, Task, Update
-from confide.server.aggregation import method_of
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import federation
 from tests import tiny
 from tests.server.federated import SeededHolder, Transport, config, events
 from tests.server.test_methods import (
-    CLOSE,
-    LR,
     OFF,
-    RECORDS,
-    _gradients,
-    first_adapter,
     last_adapter,
-    products,
 )
 
 RANK, RANKS = 3, (1, 3, 2)
@@ -71,43 +64,6 @@ def text_of(loaded: LoadedModel, path: Path) -> EncodedText:
     return EncodedText(loaded.task.encode(records, loaded.tokenizer, loaded.max_length), loaded)
 
 
-def narrow(adapter: Mapping[str, torch.Tensor], rank: int) -> dict[str, torch.Tensor]:
-    """The adapter of the first components, written at the full rank: what is cut off is zero."""
-    out = {name: value.clone() for name, value in adapter.items()}
-    for name, value in out.items():
-        if "lora_B" in name:
-            value[:, rank:] = 0
-    return out
-
-
-@pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("ranks", [RANKS, (2,)], ids=["three holders", "one with everything"])
-def test_rounds_with_several_ranks_are_plain_training_of_the_first_components(
-    name: str, ranks: tuple[int, ...], tiny_model: Path, tmp_path: Path
-) -> None:
-    data = tiny.save_federation(tmp_path / "data", holders=len(ranks), records=RECORDS)
-    wanted = {**OFF, "aggregate__method": name}
-    folder, transport, loaded = run_it(tiny_model, data, tmp_path, ranks, **wanted)
-    assert all(not event["left_out"] for event in events(folder, "round"))
-    texts = [text_of(loaded, path) for path in sorted(data.glob("holder-*.jsonl"))]
-    adapter, method = first_adapter(transport.tasks[0], loaded), method_of(name)
-    for _ in transport.tasks:
-        total = {part: torch.zeros_like(adapter[part]) for part in loaded.schema.trained}
-        for text, rank in zip(texts, ranks, strict=True):
-            start = narrow(adapter, rank)
-            for part, gradient in _gradients(loaded, text, start, loaded.schema.trained).items():
-                mine = narrow({part: gradient}, rank)[part]
-                total[part] += mine / RECORDS / len(ranks)
-        adapter |= {part: adapter[part] - LR * change for part, change in total.items()}
-        settled = method.settle(adapter)
-        adapter = dict(settled.adapter) if settled else adapter
-    expected, found = products(adapter), products(last_adapter(folder, loaded))
-    for part, value in expected.items():
-        assert float(value.norm()) > 0, part
-        apart = (found[part].double() - value.double()).norm()
-        assert float(apart) <= CLOSE * float(value.norm()), part
-
-
 @pytest.mark.parametrize(("name", "other"), [("hetlora", "ffa"), ("flexlora", "fedsvd")])
 def test_where_every_holder_trains_the_whole_rank_it_is_the_method_of_one_rank(
     name: str, other: str, tiny_model: Path, tiny_federation: Path, tmp_path: Path
@@ -138,39 +94,6 @@ def test_a_holder_of_smaller_rank_sends_less_and_states_its_receipt_as_everybody
         steps = [row["receipt"]["steps_run"] for row in event["accepted"]]
         assert steps[0] == steps[1] == steps[2]
     assert {task.settings["aggregate.method"] for task in transport.tasks} == {name}
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_neither_the_order_of_the_holders_nor_a_stop_changes_the_adapter(
-    name: str, tiny_model: Path, tiny_federation: Path, tmp_path: Path
-) -> None:
-    class Backwards(Transport):
-        def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
-            return dict(reversed(super().ask(list(nodes)[::-1], task, timeout).items()))
-
-    class Stopping(Transport):
-        def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
-            if task.round == 2:
-                raise KeyboardInterrupt
-            return super().ask(nodes, task, timeout)
-
-    ends = []
-    for number, kind in enumerate((Transport, Backwards)):
-        out = tmp_path / str(number)
-        folder, _, loaded = run_it(
-            tiny_model, tiny_federation, out, RANKS, kind, aggregate__method=name
-        )
-        ends.append(last_adapter(folder, loaded))
-    out = tmp_path / "cut"
-    with pytest.raises(KeyboardInterrupt):
-        run_it(tiny_model, tiny_federation, out, RANKS, Stopping, aggregate__method=name)
-    (path,) = (out / "runs").iterdir()
-    folder, _, loaded = run_it(
-        tiny_model, tiny_federation, out, RANKS, aggregate__method=name, run__resume=str(path)
-    )
-    ends.append(last_adapter(folder, loaded))
-    for end in ends[1:]:
-        assert all(torch.equal(end[part], value) for part, value in ends[0].items())
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

@@ -120,15 +120,15 @@ def test_a_scenario_of_one_line_runs(suite: Path, tmp_path: Path, name: str, met
     quick |= {"model.name": str(tiny.save_task_model(tmp_path / "model", kind))}
     rows = "\n".join(f'"{key}" = {json.dumps(value)}' for key, value in quick.items())
     path = tmp_path / "mine.toml"
-    head = f'holders = 2\npartition = "unit"\nfolder = "suite"\n[config]\n{rows}\n'
+    head = f'{rows}\nfederation.holders = 2\nfederation.folder = "suite"\n'
     path.write_text(f'{head}"data.benchmark" = "{name}"\n')
     scenario = load_scenario(str(path))
-    assert scenario.source == name
+    assert scenario.text.source == name
     report = outcome(scenario, tmp_path)
     assert report["utility"]["metric"] == metric
     assert report["settings"]["task.kind"] == kind
     by_source = path.with_name("other.toml")
-    by_source.write_text(f'source = "{name}"\n{head}')
+    by_source.write_text(f'federation.source = "{name}"\n{head}')
     assert load_scenario(str(by_source)).config["data.benchmark"] == name
 
 
@@ -185,15 +185,14 @@ def test_a_slip_in_a_description_is_named(
 @pytest.mark.parametrize(
     ("content", "code", "says"),
     [
-        ('source = "glue/cola"', "scenario.format", "Leave one out"),
-        ('source = "nyt"', "scenario.format", "Leave one out"),
+        ('federation.source = "glue/cola"', "scenario.format", "Leave one out"),
+        ('federation.source = "nyt"', "scenario.format", "Leave one out"),
         ("", "settings.combination", "'negative,positive'"),
     ],
 )
 def test_a_slip_in_a_scenario_is_named(tmp_path: Path, content: str, code: str, says: str) -> None:
     path = tmp_path / "mine.toml"
-    config = '[config]\n"data.benchmark" = "sst2"\n"task.labels" = "a,b"\n'
-    path.write_text(f'{content}\nholders = 2\npartition = "unit"\n{config}')
+    path.write_text(f'{content}\n"data.benchmark" = "sst2"\n"task.labels" = "a,b"\n')
     with pytest.raises(ConfideError) as caught:
         run_config(load_scenario(str(path)))
     assert caught.value.code == code
@@ -202,7 +201,7 @@ def test_a_slip_in_a_scenario_is_named(tmp_path: Path, content: str, code: str, 
 
 def test_a_folder_is_for_benchmarks_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text('source = "nyt"\nfolder = "here"\nholders = 2\npartition = "unit"\n')
+    path.write_text('[federation]\nsource = "nyt"\nfolder = "here"\nholders = 2\n')
     with pytest.raises(ConfideError, match=r"data\.folder.*'nyt' is none"):
         prepare(load_scenario(str(path)))
 

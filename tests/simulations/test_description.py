@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from confide.__main__ import build_app
 from confide.common.errors import ConfideError
-from confide.common.kinds import KINDS
 from confide.common.settings import from_flat
+from confide.common.tasks import TASKS as KINDS
 from confide.common.text.readers import read_records
 from confide.server.run import run
 from confide.simulations.description import TASKS, task_of
@@ -235,7 +235,7 @@ def test_the_commands_take_a_description(
     for suffix in (".json", ".toml"):
         file = described(tmp_path, suffix, model=str(model))
         seen = commands.invoke(build_app(), ["doctor", "--json", str(file)])
-        assert json.loads(seen.stdout)["subject"] == f"the scenario {file}"
+        assert json.loads(seen.stdout)["subject"] == f"the settings of {file}"
 
 
 @pytest.mark.parametrize("task", TASKS)

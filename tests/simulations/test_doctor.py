@@ -17,6 +17,7 @@ from confide.server.run_folder import RunFolder
 from confide.simulations.doctor import diagnose
 from confide.simulations.doctor_cli import add_commands
 from confide.simulations.scenario import load_scenario, run_config
+from confide.simulations.simulation import as_settings
 from tests import tiny
 from tests.server.report.conftest import MakeRun, make_run, pattern  # noqa: F401 - fixtures
 
@@ -32,7 +33,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def config(path: Path, **changes: Any) -> str:
+    """The demo's settings in a file, with changes."""
     named = {k.replace("__", ".").replace("_", "-"): v for k, v in changes.items()}
+    named = run_config(load_scenario("nyt")) | named
     path.write_text("".join(f'"{k}" = {json.dumps(v)}\n' for k, v in named.items()), "utf-8")
     return str(path)
 
@@ -87,11 +90,12 @@ def test_a_broken_federation_is_named_without_its_text(cache: Path) -> None:
     assert caught.value.__cause__ is caught.value.__context__ is None
 
 
-def test_settings_that_a_file_lacks_are_the_demos(cache: Path, tmp_path: Path) -> None:
-    file = config(tmp_path / "a.toml", privacy__delta=0.05)
-    found = diagnose(file)
-    assert "delta-above-1/n" in {finding.name for finding in found.findings}
-    assert "demo's values for the" in found.subject
+def test_settings_that_a_file_lacks_have_their_defaults(cache: Path, tmp_path: Path) -> None:
+    """As in every command that takes the file."""
+    file = tmp_path / "a.toml"
+    file.write_text('[model]\nname = "m"\n[task]\nlabels = "a,b"\n[data]\npath = "nyt-10"\n')
+    assert diagnose(str(file)).settings == as_settings(file)
+    assert as_settings(file).train.lr == Settings().train.lr
 
 
 def test_a_runs_own_config_a_pyproject_and_a_scenario_file_are_told_apart(
@@ -99,16 +103,14 @@ def test_a_runs_own_config_a_pyproject_and_a_scenario_file_are_told_apart(
 ) -> None:
     off = {"privacy.trust": "off", "model.name": "m", "task.labels": "a,b"}
     RunFolder(tmp_path).write_config(Settings().to_flat() | off)
-    assert (
-        diagnose(str(tmp_path / "config.toml")).subject
-        == f"the configuration {tmp_path}/config.toml"
-    )
+    found = diagnose(str(tmp_path / "config.toml"))
+    assert found.subject == f"the settings of {tmp_path}/config.toml"
     assert "noise-off" in names(str(tmp_path / "config.toml"))
     assert names(str(root / "pyproject.toml")) == names("nyt")
     mine = tmp_path / "mine.toml"
     mine.write_text(
-        'source = "nyt"\nholders = 4\npartition = "unit"\n[config]\n"task.labels" = "a,b"\n'
-        '"model.name" = "m"\n"privacy.trust" = "off"\n"round.min-holders" = 4\n',
+        'task.labels = "a,b"\nmodel.name = "m"\nprivacy.trust = "off"\nround.min-holders = 4\n'
+        '[federation]\nsource = "nyt"\nholders = 4\n',
         encoding="utf-8",
     )
     assert names(str(mine)) == {"noise-off", "one-late-holder"}

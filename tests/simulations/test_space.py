@@ -10,9 +10,6 @@ from confide.simulations.space import FIXED, Dimension, default_space, parse_spa
 
 SCENARIO = Scenario(
     name="tiny",
-    source="x",
-    holders=3,
-    partition="unit",
     config={"model.name": "m", "task.labels": "a,b", "train.lr": 2.5},
 )
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from typer.testing import CliRunner
 
 from confide.__main__ import build_app
@@ -18,6 +19,7 @@ from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
+from confide.server.run_folder import by_room
 from confide.simulations import trial as of_one
 from confide.simulations import tune as module
 from confide.simulations.scenario import Scenario, load_scenario, run_config
@@ -37,7 +39,9 @@ def scenario(
     monkeypatch.setattr(module, "text_of", lambda *_: tiny_federation)
     config = tiny.config(tiny_model, tiny_federation, tmp_path, round__count=ROUNDS)
     config |= {"privacy.noise-multiplier": NOISE}
-    return Scenario(name="tiny", source="nyt", holders=3, partition="unit", config=config)
+    return Scenario(
+        name="tiny", config={"federation.source": "nyt", "federation.holders": 3, **config}
+    )
 
 
 def search(scenario: Scenario, folder: Path, *space: str, **options: Any) -> Search:
@@ -117,7 +121,7 @@ def test_a_search_goes_on_where_it_stopped(scenario: Scenario, tmp_path: Path) -
     for other in (
         search(scenario, tmp_path, "train.lr=0.1..9", trials=3, sampler="random"),
         replace(chosen, trials=3, sampler="tpe"),
-        replace(chosen, trials=3, changes=("privacy.clip=2",)),
+        replace(chosen, trials=3, scenario=scenario.with_({"privacy.clip": 2.0})),
     ):
         with pytest.raises(ConfideError) as caught:
             tune(other)
@@ -158,7 +162,7 @@ def test_a_grid_is_every_combination_once(
     chosen = search(
         scenario, tmp_path, "train.lr=0.5,1.0", "lora.rank=1,2", trials=9, sampler="grid"
     )
-    found = tune(replace(chosen, changes=("round.count=1",)))
+    found = tune(replace(chosen, scenario=scenario.with_({"round.count": 1})))
     assert [c["lora.rank"] for c in made_up] == [t.values["lora.rank"] for t in found.trials]
     assert {c["round.count"] for c in made_up} == {1}
     assert {tuple(t.values.values()) for t in found.trials} == {
@@ -224,7 +228,7 @@ def test_what_was_not_measured_in_a_round_is_not_made_up_for(tmp_path: Path) -> 
             {"event": "evaluation", "round": number, "metric": name, name: value, "loss": 2.0}
             for number, name, value in told[:count]
         ]
-        lines = "\n".join(json.dumps(row) for row in rows)
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         (tmp_path / "metrics.jsonl").write_text(lines, encoding="utf-8")
         facts = of_one._facts(tmp_path)
         assert (facts["measure"], facts["curve"]) == (measure, curve)
@@ -290,7 +294,8 @@ def test_base_models_stand_side_by_side_each_by_its_best_trial(
 def test_the_best_trial_is_a_scenario_that_simulate_takes(
     scenario: Scenario, tmp_path: Path
 ) -> None:
-    chosen = search(scenario, tmp_path, changes=("round.count=7", "run.name=mine"))
+    named = replace(scenario, name="mine").with_({"round.count": 7})
+    chosen = search(named, tmp_path)
     found = Outcome(
         search=chosen,
         trials=(trial(0), trial(1, measure=0.7), trial(2, "pruned", 0.9), trial(3, "failed", None)),
@@ -298,13 +303,14 @@ def test_the_best_trial_is_a_scenario_that_simulate_takes(
         delta=DELTA,
     )
     file = tmp_path / "tiny-tuned.toml"
-    chosen_limit = replace(chosen, scenario=replace(scenario, public_limit=40))
-    limited = replace(found, search=chosen_limit)
+    limit = named.with_({"federation.public-limit": 40})
+    limited = replace(found, search=replace(chosen, scenario=limit))
     file.write_text(best_scenario(limited), encoding="utf-8")
-    assert load_scenario(str(file)).public_limit == 40
+    assert load_scenario(str(file)).text.public_limit == 40
     file.write_text(best_scenario(found), encoding="utf-8")
     loaded = load_scenario(str(file))
-    assert (loaded.source, loaded.holders, loaded.partition) == ("nyt", 3, "unit")
+    assert (loaded.name, loaded.federation) == (named.name, named.federation)
+    assert (loaded.text.source, loaded.text.holders) == ("nyt", 3)
     config = run_config(loaded)
     assert config["train.lr"] == 2.0
     assert config["round.count"] == 7
@@ -355,9 +361,7 @@ def test_the_command_leaves_a_page_and_a_scenario(
     scenario: Scenario, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "mine.toml"
-    rows = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in scenario.config.items()]
-    head = 'source = "nyt"\nholders = 3\npartition = "unit"\n[config]\n'
-    file.write_text(head + "\n".join(rows), encoding="utf-8")
+    file.write_text(tomli_w.dumps(by_room({**scenario.config, "run.name": "mine"})))
     monkeypatch.chdir(tmp_path)
     options = [str(file), "--space", "train.lr=1,2", "--sampler", "grid"]
     done = CliRunner().invoke(build_app(), ["tune", *options], catch_exceptions=False)

@@ -13,7 +13,8 @@ from transformers import AutoTokenizer
 
 from confide.common.errors import ConfideError
 from confide.common.settings import TaskSpec
-from confide.common.tasks import Classification, Example, task_for
+from confide.common.tasks import Example, task_for
+from confide.common.tasks.classification import Classification
 from confide.common.text.readers import Record
 
 SPEC = TaskSpec(labels="negative, neutral,positive")

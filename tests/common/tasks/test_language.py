@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from confide.common import models
 from confide.common.batches import forward
 from confide.common.errors import ConfideError
-from confide.common.kinds import KINDS
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import TASKS, Example, causal, task_for
@@ -61,14 +61,15 @@ def learnt(loaded: LoadedModel, example: Example) -> list[str]:
 
 
 def test_each_kind_has_a_task() -> None:
-    assert tuple(TASKS) == tuple(KINDS)
+    assert [task.kind for task in TASKS.values()] == list(TASKS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TASKS)
 def test_what_is_known_of_a_kind_is_what_its_task_says(kind: str) -> None:
-    task = task_for(TaskSpec(kind=kind, labels="a,b" if kind == "classification" else ""))
-    if KINDS[kind].language:
-        assert task.auto_class().__name__ == KINDS[kind].model_class
+    task = task_for(TaskSpec(kind=kind, labels="a,b" if TASKS[kind].fewest_labels else ""))
+    for pooling in ("mean", "model"):
+        assert hasattr(transformers, task.model_class(pooling))
+    assert task.auto_class().__name__ == task.model_class(task.spec.pooling)
 
 
 # what is learnt

@@ -62,6 +62,34 @@ def test_a_parquet_file_is_read_in_order(tmp_path: Path) -> None:
     assert read_records(parquet(tmp_path / "a.parquet", [*ROWS]), person="who") == RECORDS
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_target_may_be_a_list_of_words(tmp_path: Path, suffix: str) -> None:
+    rows: list[dict[str, object]] = [
+        {"text": "one", "label": [" b", "a,c"]},
+        {"text": "two", "label": []},
+    ]
+    path = tmp_path / f"a.{suffix}"
+    path = parquet(path, rows) if suffix == "parquet" else jsonl(path, *rows)
+    found = read_records(path, lists=True)
+    assert [r.cell for r in found] == [["b", "a,c"], []]
+    assert [r.target for r in found] == ['["b", "a,c"]', "[]"]
+    assert all(record.listed for record in found)
+    mixed = jsonl(tmp_path / "b.jsonl", {"text": "a", "label": [1, True, "1"]}, ROWS[0])
+    assert [r.cell for r in read_records(mixed, lists=True)] == [
+        ["1", "true", "1"],
+        ROWS[0]["label"],
+    ]
+
+
+@pytest.mark.parametrize("value", [["a", ""], ["a", None], [["a"]], [{"a": "b"}]])
+def test_a_list_of_something_else_is_no_target(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ConfideError) as caught:
+        read_records(jsonl(tmp_path / "a.jsonl", {"text": "one", "label": value}), lists=True)
+    error = caught.value
+    assert "nor a list" in error.message
+    assert error.code == "data.bad-value"
+
+
 def test_a_csv_file_is_read_in_order_with_quotes_and_line_breaks_inside(tmp_path: Path) -> None:
     content = 'who,text,label\r\na,"one ""two"",\r\nthree",x\r\n\r\nb,four,y\r\n'
     records = read_records(write(tmp_path / "a.csv", content), person="who")

@@ -18,7 +18,9 @@ def test_every_lever_has_a_row(
     monkeypatch.setattr(epoch, "prepare", lambda _: tiny_federation)
     monkeypatch.setattr(epoch, "fast_bfloat16", lambda: True)
     config = tiny.config(tiny_model, tiny_federation, tmp_path)
-    scenario = Scenario(name="tiny", source="x", holders=3, partition="unit", config=config)
+    scenario = Scenario(
+        name="tiny", config={"federation.source": "x", "federation.holders": 3, **config}
+    )
     rows = list(epoch_rows(scenario, repetitions=2))
     assert [row.engine for row in rows] == [
         epoch.PLAIN,

@@ -17,7 +17,7 @@ from scipy import stats
 
 from confide.simulations.benchmarks.places import PARTITIONS
 from confide.simulations.benchmarks.rows import Row, markdown, overview
-from confide.simulations.benchmarks.utility import METHODS
+from confide.simulations.benchmarks.utility import compared_methods
 
 # What ``make utility`` compares.
 SCENARIOS = ("movies", "r8", "shakespeare")
@@ -79,7 +79,7 @@ def kept_rows(file: Path) -> list[Row]:
     runs = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     tried = {run["rate"] for run in runs if run["trial"]}
     found = []
-    for cell in itertools.product(PARTITIONS, METHODS, EPSILONS):
+    for cell in itertools.product(PARTITIONS, compared_methods(), EPSILONS):
         own = [r for r in runs if (r["partition"], r["method"], r["epsilon"]) == cell]
         told = sorted((r for r in own if not r["trial"]), key=lambda r: r["seed"])
         if not told:

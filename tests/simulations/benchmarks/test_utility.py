@@ -15,23 +15,26 @@ from typer.testing import CliRunner
 
 from confide.common import batches
 from confide.common.adapter import WEIGHTS_FILE
-from confide.common.combinations import MERGING
 from confide.common.errors import ConfideError
+from confide.common.methods import METHODS
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
+from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from confide.simulations.benchmarks import places
 from confide.simulations.benchmarks import utility as bench
 from confide.simulations.benchmarks.places import Place, half_of, that_fit
 from confide.simulations.benchmarks.results import Measured, Results
 from confide.simulations.benchmarks.rows import markdown
-from confide.simulations.benchmarks.utility import METHODS, Table, rates, utility
+from confide.simulations.benchmarks.utility import Table, compared_methods, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
-from confide.simulations.scenario import Scenario
+from confide.simulations.scenario import Scenario, changed
 from confide.simulations.sources import Split
 from tests import tiny
+
+BARE = [name for name, method in METHODS.items() if method.noise.verdict == "refused"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +44,9 @@ def scenario(
     """One round on the tiny model."""
     out = tmp_path_factory.mktemp("utility")
     config = tiny.config(tiny_model, tiny_federation, out, round__count=1)
-    return Scenario(name="tiny", source="x", holders=3, partition="unit", config=config)
+    return Scenario(
+        name="tiny", config={"federation.source": "x", "federation.holders": 3, **config}
+    )
 
 
 def table(scenario: Scenario, folder: Path, **changes: Any) -> Table:
@@ -120,8 +125,8 @@ def test_a_language_model_has_no_line_of_what_is_seen_in_a_head_alone(
     scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
 ) -> None:
     said: list[str] = []
-    speaks = ["task.kind=causal", "task.labels=", "data.target="]
-    asked = table(scenario, tiny_federation, methods=["ffa", "head", "fedsa"], changes=speaks)
+    speaks = scenario.with_({"task.kind": "causal", "task.labels": "", "data.target": ""})
+    asked = table(speaks, tiny_federation, methods=["ffa", "head", "fedsa"])
     rows = utility(replace(asked, epsilons=[None], seeds=1), Results(), said.append)
     assert [row.method for row in rows] == ["ffa"]
     assert [line.partition(": left out, ")[0] for line in said if "left out" in line] == [
@@ -133,8 +138,8 @@ def test_a_language_model_has_no_line_of_what_is_seen_in_a_head_alone(
 def test_every_method_of_the_table_is_one_that_settings_allow_where_it_is_run(
     scenario: Scenario, tiny_federation: Path
 ) -> None:
-    for method in METHODS:
-        for epsilon in [None] if method in MERGING else [None, 3.0]:
+    for method in compared_methods():
+        for epsilon in [None] if method in BARE else [None, 3.0]:
             cell = bench._Cell(
                 table(scenario, tiny_federation),
                 Place(scenario=scenario, partition="own", folder=tiny_federation),
@@ -343,11 +348,13 @@ def test_every_method_runs_with_rates_of_its_own_at_two_places(
         Place(scenario=scenario, partition="iid", folder=tiny_federation),
         Place(scenario=scenario, partition="dirichlet", folder=other),
     ]
-    asked = table(scenario, tiny_federation, places=two, trials=2, seeds=1, methods=list(METHODS))
+    asked = table(
+        scenario, tiny_federation, places=two, trials=2, seeds=1, methods=list(compared_methods())
+    )
     kept = Results(tmp_path / "runs.jsonl")
     rows = utility(asked, kept)
-    noisy = [m for m in METHODS if m not in (*MERGING, "hetlora", "flexlora")]
-    bare = [m for m in METHODS if m not in ("hetlora", "flexlora")]
+    bare = [m for m in compared_methods() if m not in ("hetlora", "flexlora")]
+    noisy = [m for m in bare if m not in BARE]
     expected = {(place, m, None) for place in ("iid", "dirichlet") for m in bare}
     expected |= {(place, m, 3.0) for place in ("iid", "dirichlet") for m in noisy}
     assert {(r.partition, r.method, r.epsilon) for r in rows} == expected
@@ -384,7 +391,7 @@ def test_a_run_under_other_settings_is_another_run(
     done = len(runs)
     utility(table(scenario, tiny_federation), results)
     assert len(runs) == done
-    utility(table(scenario, tiny_federation, changes=[change]), results)
+    utility(table(scenario.with_(changed([change])), tiny_federation), results)
     assert len(runs) == 2 * done
 
 
@@ -440,11 +447,11 @@ def _prepared(records: Sequence[Record]) -> Any:
     def prepare(scenario: Scenario) -> Path:
         return prepare_federation(
             scenario.federation,
-            source=scenario.source,
-            holders=scenario.holders,
-            partition=scenario.partition,
-            alpha=scenario.alpha,
-            limit=scenario.limit,
+            source=scenario.text.source,
+            holders=scenario.text.holders,
+            partition=scenario.text.partition,
+            alpha=scenario.text.alpha,
+            limit=scenario.text.limit or None,
             load=lambda _: Split(list(records), []),
         )
 
@@ -495,7 +502,7 @@ def _adapter(scenario: Scenario, data: Path, out: Path, method: str) -> bytes:
     config = {**scenario.config, "aggregate.method": method, "run.out": str(out)}
     generator = SecureGenerator.insecure_seeded(1)
     members = federation(sorted(data.glob("holder-*.jsonl")), out / "l", generator=generator)
-    folder: RunFolder = bench.run({**config, "data.path": str(data)}, members)
+    folder: RunFolder = run({**config, "data.path": str(data)}, members)
     return (folder.path / "adapter" / WEIGHTS_FILE).read_bytes()
 
 
@@ -527,9 +534,8 @@ def test_the_command_goes_on_with_its_file(
     from confide.__main__ import build_app
 
     monkeypatch.setattr(places, "prepare", lambda _: tiny_federation)
-    description = {key: getattr(scenario, key) for key in ("source", "holders", "partition")}
     file = tmp_path / "tiny.json"
-    file.write_text(json.dumps({**description, "config": scenario.config}), encoding="utf-8")
+    file.write_text(json.dumps(scenario.config), encoding="utf-8")
     told = ["bench", "utility", str(file), "--methods", "head", "--epsilons", "3", "--seeds", "1"]
     told += ["--tune-rates", "2", "--out", str(tmp_path / "runs.jsonl")]
     first = CliRunner().invoke(build_app(), [*told, "--json"])

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 import torch
 
-from confide.client.narrow import narrowed
 from confide.client.per_example import PerExample
 from confide.common.adapter import adapter_parameters, get_adapter, set_adapter
 from confide.common.batches import EncodedText, forward
 from confide.common.errors import ConfideError
+from confide.common.methods.ranks import narrowed
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
@@ -49,7 +50,8 @@ def test_it_is_the_model_that_peft_makes_at_this_rank_and_scale(
     wide, own = load(folder, RANK, ALPHA), load(folder, rank, ALPHA * rank // RANK)
     adapter = adapter_of(own)
     set_adapter(own.model, adapter)
-    with narrowed(wide, rank) as small:
+    with narrowed(wide.model, wide.schema, rank) as schema:
+        small = dataclasses.replace(wide, schema=schema)
         assert small.schema == own.schema
         set_adapter(small.model, adapter)
         assert torch.allclose(losses(small), losses(own), rtol=1e-6)
@@ -62,7 +64,8 @@ def test_gradients_by_example_are_of_the_short_factors(tmp_path: Path) -> None:
     wide = load(tiny.save_model(tmp_path / "m"), RANK, ALPHA)
     engine = PerExample(wide.model)
     try:
-        with narrowed(wide, 2) as small:
+        with narrowed(wide.model, wide.schema, 2) as schema:
+            small = dataclasses.replace(wide, schema=schema)
             set_adapter(small.model, adapter_of(small))
             engine.forget()  # as before every training
             wide.model.train()
@@ -79,8 +82,11 @@ def test_gradients_by_example_are_of_the_short_factors(tmp_path: Path) -> None:
 def test_afterwards_the_long_parameters_are_back_whatever_happened(tmp_path: Path) -> None:
     wide = load(tiny.save_model(tmp_path / "m"), RANK, ALPHA)
     before, values = list(wide.model.parameters()), get_adapter(wide.model)
-    with pytest.raises(ConfideError, match=r"adapter\.names"), narrowed(wide, 1) as small:
-        set_adapter(small.model, {})
+    with (
+        pytest.raises(ConfideError, match=r"adapter\.names"),
+        narrowed(wide.model, wide.schema, 1),
+    ):
+        set_adapter(wide.model, {})
     after = list(wide.model.parameters())
     assert all(one is other for one, other in zip(before, after, strict=True))
     assert all(torch.equal(values[n], v) for n, v in get_adapter(wide.model).items())
@@ -88,5 +94,7 @@ def test_afterwards_the_long_parameters_are_back_whatever_happened(tmp_path: Pat
 
 def test_at_its_own_rank_nothing_is_lent(tmp_path: Path) -> None:
     wide = load(tiny.save_model(tmp_path / "m"), RANK, ALPHA)
-    with narrowed(wide, RANK) as same:
-        assert same is wide
+    before = list(wide.model.parameters())
+    with narrowed(wide.model, wide.schema, RANK) as same:
+        assert same is wide.schema
+        assert all(one is two for one, two in zip(wide.model.parameters(), before, strict=True))

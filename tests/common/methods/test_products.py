@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confide.common.adapter import AdapterSchema
-from confide.common.ranks import at_rank, padded
-from confide.common.tensors import unflatten
-from confide.server.aggregation import merge
-from confide.server.outcome import factored
+from confide.common.methods import Arrived, method_of
+from confide.common.methods.products import factored, product_shapes
+from confide.common.methods.ranks import at_rank, padded
+from confide.common.tensors import flatten, unflatten
 
 LAYERS = ("one", "two")
 HEAD = "m.classifier.weight"
@@ -37,6 +39,37 @@ def schema(rank: int, size: tuple[int, int]) -> AdapterSchema:
 def draw(seed: int, of: AdapterSchema) -> dict[str, torch.Tensor]:
     vector = torch.randn(of.size, generator=torch.Generator().manual_seed(seed))
     return unflatten(vector, of.shapes)
+
+
+@dataclass(frozen=True)
+class Moved:
+    adapter: dict[str, torch.Tensor]
+    merged: dict[str, torch.Tensor]
+
+
+def merge(
+    method: str,
+    adapter: dict[str, torch.Tensor],
+    changes: dict[str, dict[str, torch.Tensor]],
+    merged: dict[str, torch.Tensor],
+    *,
+    seed: str,
+) -> Moved:
+    """A round of the method, by names."""
+    shapes = tuple((name, tuple(value.shape)) for name, value in adapter.items())
+    of = AdapterSchema(shapes=shapes, trained=frozenset(adapter))
+    added = product_shapes(of)
+    arrived = Arrived(
+        schema=of,
+        adapter=flatten(adapter, shapes),
+        changes={who: flatten(change, shapes) for who, change in changes.items()},
+        merged=flatten(merged, added),
+        step=1.0,
+        seed=seed,
+    )
+    found = method_of(method).combine(arrived)
+    assert found is not None
+    return Moved(unflatten(found.adapter, shapes), unflatten(found.merged, added))
 
 
 def product(adapter: dict[str, torch.Tensor], layer: str) -> torch.Tensor:

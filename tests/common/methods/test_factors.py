@@ -7,14 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.common.adapter import AdapterSchema
 from confide.common.errors import ConfideError
-from confide.server.aggregation import mean_change, method_of, whole
-from confide.server.aggregation.methods import orthonormal
+from confide.common.methods import method_of
+from confide.common.methods.fedsvd import orthonormal
+from confide.server.aggregation import mean_change
 
 A, B, HEAD = "m.lora_A.weight", "m.lora_B.weight", "m.classifier.weight"
-SHAPES = ((A, (2, 6)), (B, (4, 2)), (HEAD, (3, 4)))
-FFA = AdapterSchema(shapes=SHAPES, trained=frozenset({B, HEAD}))
 EXACT = 1e-12  # of float64, for the few values here
 
 shapes = st.tuples(st.integers(1, 6), st.integers(6, 20), st.integers(1, 20))  # r, in, out
@@ -90,28 +88,13 @@ def test_with_both_factors_it_is_not() -> None:
     assert float((mean - apart).norm()) > 0.1 * float(mean.norm())
 
 
-def test_rolora_trains_the_factors_in_turn_and_the_head_always() -> None:
-    method = method_of("rolora")
-    assert [method.named(n) for n in (1, 2, 3)] == ["ffa", "ffb", "ffa"]
-    assert method.trained(FFA, 1).trained == {B, HEAD}
-    assert method.trained(FFA, 2).trained == {A, HEAD}
-    assert whole(FFA, "rolora").trained == {A, B, HEAD}
-
-
-@pytest.mark.parametrize("name", ["lora", "ffa", "ffb", "fedsvd"])
-def test_the_others_train_the_same_in_every_round(name: str) -> None:
-    method = method_of(name)
-    assert {method.named(n) for n in (1, 2)} == {name}
-    assert method.trained(FFA, 1) == method.trained(FFA, 2) == whole(FFA, name) == FFA
-
-
 def test_fedsvd_turns_every_pair_and_nothing_else() -> None:
     adapter = {A: draw(0, 2, 6).float(), B: draw(1, 4, 2).float(), HEAD: draw(2, 3, 4).float()}
-    settled = method_of("fedsvd").settle(adapter)
-    assert settled is not None
-    assert torch.equal(settled.adapter[HEAD], adapter[HEAD])
-    assert settled.turns.keys() == {B}
-    assert settled.adapter[A].dtype == settled.adapter[B].dtype == torch.float32
-    product = settled.adapter[B] @ settled.adapter[A]
+    rewritten = method_of("fedsvd").rewrite(adapter)
+    assert rewritten is not None
+    assert torch.equal(rewritten.adapter[HEAD], adapter[HEAD])
+    assert rewritten.turns.keys() == {B}
+    assert rewritten.adapter[A].dtype == rewritten.adapter[B].dtype == torch.float32
+    product = rewritten.adapter[B] @ rewritten.adapter[A]
     assert torch.allclose(product, adapter[B] @ adapter[A], atol=1e-5)
-    assert not torch.allclose(settled.adapter[A], adapter[A], atol=1e-2)
+    assert not torch.allclose(rewritten.adapter[A], adapter[A], atol=1e-2)
