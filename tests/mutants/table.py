@@ -202,9 +202,9 @@ MUTANTS = (
     Mutant(
         "an empty batch takes no step",
         _STEP,
-        "        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))\n"
-        "    optimizer.step()",
-        "        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))",
+        "            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))\n"
+        "        self.step()",
+        "            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))",
         _STEP_TESTS,
     ),
     Mutant(
