@@ -29,7 +29,7 @@ from threading import Lock
 from typing import Any
 
 from ..common.errors import ConfideError
-from . import frames
+from . import unix_socket
 from .journal import Journal
 
 CONNECTED, SILENT = "connected", "gateway.silent"
@@ -153,8 +153,8 @@ class Teller:
             return
         self._code = code
         with suppress(ConfideError, OSError):
-            with frames.connect(self._socket, _TELL_SECONDS) as sock:
-                frames.send(sock, frames.WORD, code.encode("ascii"))
+            with unix_socket.connect(self._socket, _TELL_SECONDS) as sock:
+                unix_socket.send(sock, unix_socket.WORD, code.encode("ascii"))
                 sock.recv(1)  # until it was heard, and hung up on
             self._told = now
 

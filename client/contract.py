@@ -20,9 +20,10 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError
+from ..common.privacy import UNITS
 from ..common.settings import Settings
 from ..common.tasks import TASKS
-from ..common.text.readers import UNITS, Record
+from ..common.text.readers import Record
 from ..common.text.rows import columns_of, in_form, label_places
 
 CHAT = "chat"  # of task.template, too

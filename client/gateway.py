@@ -42,13 +42,13 @@ from ..common.processes import (
     at_loopback,
     end,
     end_with_parent,
+    flower_environment,
     free_ports,
     keep_memory_private,
     last_words,
     loopback,
     plain,
 )
-from ..common.processes import environment as flower_environment
 from .connection import STOPPED, Teller
 from .journal import Journal
 from .supernode import PINS, WORDS

@@ -21,7 +21,7 @@ from typing import Any
 from ..common.errors import ConfideError
 from ..common.kit import Kit, read_kit
 from ..common.processes import SUPERVISED, Kept
-from . import frames
+from . import unix_socket
 from .journal import Journal
 from .users import User, as_user, may_read, may_write
 
@@ -71,7 +71,7 @@ def status(path: Path, seconds: float = _STATUS_SECONDS) -> dict[str, Any]:
     Raises:
         ConfideError: ``resident.unreachable``, ``resident.silent`` or ``socket.malformed``.
     """
-    raw = frames.ask(path, frames.STATUS, b"", frames.REPORT, seconds)
+    raw = unix_socket.ask(path, unix_socket.STATUS, b"", unix_socket.REPORT, seconds)
     try:
         report = json.loads(raw)
     except (ValueError, RecursionError):
@@ -196,7 +196,7 @@ def _look(kept: Kept, journal: Journal) -> None:
 
 def _answers(path: Path) -> bool:
     try:
-        frames.connect(path, 1.0).close()
+        unix_socket.connect(path, 1.0).close()
     except ConfideError:
         return False
     return True

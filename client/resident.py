@@ -14,6 +14,7 @@ repeats what it released.
 from __future__ import annotations
 
 import json
+import math
 import os
 import socket
 import struct
@@ -21,15 +22,24 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from threading import BoundedSemaphore, Lock, Thread
 from typing import Any
 
+from .. import __version__
 from ..common.errors import ConfideError
-from ..common.wire import Ready, Refusal, Reply, Update, reply_to_bytes
-from . import frames
+from ..common.installed import code_hash
+from ..common.models import models_in_memory
+from ..common.wire import Ready, Refusal, Reply, Update, reply_to_bytes, task_from_bytes
+from . import unix_socket
+from .budget import left_of, read_spending
 from .connection import LONGEST_WORD, Connection
-from .doorway import MOST_CALLERS
+from .holder import Holder, Site
 from .journal import Journal
+from .policy_file import load_policy
+from .scrub import code_of, quiet
+from .taken import check_taken
+from .unix_socket import MOST_CALLERS
 
 IDLE_SECONDS = 30.0  # for a caller to say the next thing
 STOP_SECONDS = 60.0  # for the task in hand, when asked to stop
@@ -111,17 +121,17 @@ class Resident:
 
     def _hear(self, caller: socket.socket) -> None:
         try:
-            kind, size = frames.receive_head(caller)
-            if kind == frames.STATUS and size == 0:
+            kind, size = unix_socket.receive_head(caller)
+            if kind == unix_socket.STATUS and size == 0:
                 # Who asked while the libraries were imported may not have waited for it.
                 with suppress(BrokenPipeError, ConnectionResetError):
                     report = self.status(own=_is_own(caller))
-                    frames.send(caller, frames.REPORT, json.dumps(report).encode())
+                    unix_socket.send(caller, unix_socket.REPORT, json.dumps(report).encode())
                 return
-            if kind == frames.WORD and size <= LONGEST_WORD:
-                self._connection.hear(frames.receive_body(caller, size))
+            if kind == unix_socket.WORD and size <= LONGEST_WORD:
+                self._connection.hear(unix_socket.receive_body(caller, size))
                 return
-            if kind != frames.TASK:
+            if kind != unix_socket.TASK:
                 raise ConfideError("socket.malformed", "A caller asks for a task or the status.")
             with self._turn:
                 if self._stopping:
@@ -132,14 +142,14 @@ class Resident:
             if error.code == "socket.closed":
                 return
             refusal = Refusal(holder="", task_hash="", code=error.code)
-            frames.send(caller, frames.REPLY, reply_to_bytes(refusal))
+            unix_socket.send(caller, unix_socket.REPLY, reply_to_bytes(refusal))
 
     def _work(self, caller: socket.socket, size: int) -> None:
-        task = frames.receive_body(caller, size)
+        task = unix_socket.receive_body(caller, size)
         began = time.monotonic()
         reply = self._answer(task)
         self._note(reply, time.monotonic() - began)
-        frames.send(caller, frames.REPLY, reply_to_bytes(reply))
+        unix_socket.send(caller, unix_socket.REPLY, reply_to_bytes(reply))
 
     def _note(self, reply: Reply, seconds: float) -> None:
         counts = self._counts
@@ -178,3 +188,91 @@ def _is_own(caller: socket.socket) -> bool:
     raw = caller.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     user: int = _CREDENTIALS.unpack(raw)[1]
     return user == 0 or user == os.geteuid() != _UNKNOWN_USER
+
+
+class Handler:
+    """Answers the requests of one holder, one at a time, under today's policy: it is read anew for
+    each, so that what an administrator changes counts from the next one on."""
+
+    def __init__(self, *, name: str, data: Path, policy: Path, ledger: Path) -> None:
+        self._name, self._data, self._policy, self._ledger = name, data, policy, ledger
+        self._holder = Holder(self._site())
+
+    def answer(self, data: bytes) -> Reply:
+        """The reply to a task's bytes; whatever is wrong with them is a refusal's code."""
+        try:
+            with quiet():
+                task = task_from_bytes(data)
+                site = self._site()
+                if site != self._holder.site:
+                    self._holder = Holder(site)
+        except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
+            return Refusal(holder=self._name, task_hash="", code=code_of(error))
+        return self._holder.handle(task)
+
+    def report(self) -> dict[str, Any]:
+        """What the status says of this holder, by what the coordinator may know of it, too (it gets
+        a receipt with each update), and what is for this machine's eyes alone."""
+        return {
+            "version": __version__,
+            "name": self._name,
+            "model_loaded": models_in_memory() > 0,
+            "ledger": _spent(self._ledger),
+        }
+
+    def own_report(self) -> dict[str, Any]:
+        """For root and the resident's own user: what is left, where the files lie, whether the text
+        was changed, and how many records the newest task could not use."""
+        return {
+            "code": code_hash(),
+            "left": _left(self._policy, self._ledger),
+            "text": _text(self._data, self._ledger),
+            "unused_records": self._holder.unused,
+            "ledger_file": str(self._ledger.resolve()),
+            "policy_file": str(self._policy.resolve()),
+            "data_file": str(self._data.resolve()),
+        }
+
+    def _site(self) -> Site:
+        policy = load_policy(self._policy)
+        return Site(
+            name=self._name,
+            data=self._data,
+            ledger=self._ledger,
+            policy=policy,
+            bundle=code_hash(),
+        )
+
+
+def _spent(path: Path) -> dict[str, Any]:
+    """Rounds and epsilon that the ledger has booked; epsilon is None where it is infinite."""
+    try:
+        spending = read_spending(path)
+        delta = spending.newest_delta
+        epsilon = spending.epsilon(delta) if delta else 0.0
+    except ConfideError as error:
+        return {"problem": error.code}
+    return {
+        "charged": spending.count("reserved"),
+        "released": spending.count("released"),
+        "epsilon": epsilon if math.isfinite(epsilon) else None,
+        "delta": delta,
+    }
+
+
+def _text(data: Path, ledger: Path) -> str:
+    """Whether the text is as it was taken in."""
+    try:
+        check_taken(data, ledger)
+    except ConfideError as error:
+        return error.code
+    return "as it was taken in"
+
+
+def _left(policy: Path, ledger: Path) -> list[str]:
+    """What is left of the budget, in words."""
+    try:
+        limits = load_policy(policy)
+        return [left.in_words() for left in left_of(read_spending(ledger), limits)]
+    except ConfideError as error:
+        return [error.code]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..common.processes import end_with_parent
-from .doorway import listen
 from .isolation import isolate
 from .journal import Journal, silence
+from .unix_socket import listen
 from .users import User, become
 
 EXIT_CUT_SHORT = 75  # EX_TEMPFAIL of sysexits.h
@@ -89,17 +89,21 @@ def _settle(residence: Residence) -> tuple[socket.socket, tuple[str, ...]]:
 def _serve(
     residence: Residence, listener: socket.socket, locks: tuple[str, ...], journal: Journal
 ) -> int:
-    from .desk import Desk
-    from .resident import Resident
+    from .resident import Handler, Resident
 
     journal.take_logging("confide")
-    desk = Desk(residence)
+    handler = Handler(
+        name=residence.name,
+        data=residence.data,
+        policy=residence.policy,
+        ledger=residence.ledger,
+    )
     resident = Resident(
         listener,
-        desk.answer,
-        lambda: {**desk.report(), "network_taken_by": list(locks)},
+        handler.answer,
+        lambda: {**handler.report(), "network_taken_by": list(locks)},
         journal,
-        desk.own_report,
+        handler.own_report,
     )
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, resident.stop)

@@ -49,7 +49,7 @@ _FRAMES = re.compile(r"[\u2500-\u259f]+ ?")
 _TELLING = re.compile(r"error|exception|fail|killed|denied|refused|cannot|no such|not found", re.I)
 
 
-def environment(home: Path, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
+def flower_environment(home: Path, inherited: Mapping[str, str] | None = None) -> dict[str, str]:
     """The variables of a program of Flower's, whose own folder is ``home``: what is ``inherited``
     (all of this process's, unless told), the switches, this Python's programs first, and this
     machine reached without a proxy, since Flower's programs meet on the loopback."""
@@ -96,7 +96,7 @@ class Kept:
 
     def start(self) -> None:
         """Start it, as the leader of a session, so that a Ctrl-C reaches this process alone."""
-        self._said = size_of(self.log) if self.log else 0
+        self._said = length_of(self.log) if self.log else 0
         log = self.log.open("ab") if self.log else None
         try:
             self.process = subprocess.Popen(
@@ -227,7 +227,7 @@ def last_words(log: str) -> str:
     return "".join(letter if letter.isprintable() else " " for letter in said)
 
 
-def size_of(log: Path) -> int:
+def length_of(log: Path) -> int:
     """Where in a log, which may not be there yet, the next line will stand; in bytes."""
     return log.stat().st_size if log.is_file() else 0
 
@@ -235,7 +235,7 @@ def size_of(log: Path) -> int:
 def last_words_in(log: Path, start: int = 0) -> str:
     """The last words of a log from a byte on; of a long one its end is read alone. One that was
     made shorter meanwhile, as by logrotate, is read from its beginning."""
-    size = size_of(log)
+    size = length_of(log)
     if size == 0:
         return last_words("")
     with log.open("rb") as file:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from .combinations import ROBUST
 from .methods import DEFAULT, METHODS
 from .metrics import METRICS
+from .privacy import UNITS
 from .rule import any_text, choice, number
 from .tasks import TASKS
 from .tasks.labels import COUNTED, numbers_in
@@ -207,7 +208,7 @@ class PrivacySpec:
     trust: str = choice("local", ("local", "off"),
         "local: each holder adds all of its noise itself. off: there is none, and no privacy.",
         "Flower central-dp (is not offered); Flower local-dp")
-    unit: str = choice("record", ("record", "person"),
+    unit: str = choice("record", UNITS,
         "Whom the promise protects: a record, or all records of a person.")
     records_per_person: int = number(8, "[1, 1_000_000]",
         "With unit = person: the most used in a step, drawn anew each time.")

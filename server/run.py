@@ -36,7 +36,7 @@ from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
-from .memory import Memory
+from .ledgers import Memory
 from .report import rounds_text, value_text
 from .report.build import write_report
 from .rounds import Rounds

@@ -18,7 +18,7 @@ from typing import Any
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings, from_flat
-from ..common.sums import Sum, largest_loss, noise_of, size_of, sums_of, with_counted
+from ..common.sums import Sum, largest_loss, noise_of, numbers_in_sum, sums_of, with_counted
 from ..common.tasks.labels import COUNTED
 from ..common.wire import Task, Update
 from .gate import Accepted, check_sum, sift
@@ -55,7 +55,7 @@ def ask(
     senders: Senders | None = None,
 ) -> Summed:
     """Ask ``nodes`` for the sum of a task, and add up what passes the gate."""
-    size = size_of(sums_of(settings)[task.round], settings)
+    size = numbers_in_sum(sums_of(settings)[task.round], settings)
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
         return check_sum(update, task, settings, size, last)

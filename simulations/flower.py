@@ -23,8 +23,15 @@ from typing import Any
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.processes import answers, end, free_ports, last_words, plain, processors
-from ..common.processes import environment as flower_environment
+from ..common.processes import (
+    answers,
+    end,
+    flower_environment,
+    free_ports,
+    last_words,
+    plain,
+    processors,
+)
 from ..common.settings import Scalar
 from ..server.run_folder import RunFolder, Tail, new_id, now
 

@@ -1,6 +1,6 @@
 """The privacy ledger of one data set: what was ever spent on it, and a proof that it was booked.
 
-One SQLite file (``ledger_file``). Entries are only ever appended; each is canonical JSON that
+One SQLite file. Entries are only ever appended; each is canonical JSON that
 names its place and the hash of the entry before it, and its own hash is the SHA-256 of those
 bytes. Order of events: ``charge`` (durable when it returns), then read text and train, then
 ``release`` with the bytes that leave. A task that was charged and never released stays spent:

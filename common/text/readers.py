@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfideError, nearest
+from ..privacy import UNITS, Unit
 from .rows import (
     Columns,
     Row,
@@ -261,9 +262,6 @@ def _no_value(path: Path, row: Row, column: str, wanted: str) -> ConfideError:
 # Which records belong to one unit of privacy: each alone, or all of one person.
 
 
-UNITS = ("record", "person")
-
-
 def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
     """The records' indices, one list a unit, in the order in which the units first appear.
 
@@ -273,7 +271,7 @@ def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
     """
     if unit not in UNITS:
         raise ConfideError("data.unknown-unit", f"{unit!r} is no unit.", nearest(unit, UNITS))
-    if unit == "record":
+    if unit == Unit.RECORD:
         return [[index] for index in range(len(records))]
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):

@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from confide.client import connection as module
-from confide.client import frames, supernode
+from confide.client import supernode, unix_socket
 from confide.client.connection import (
     CONNECTED,
     ENDED,
@@ -31,10 +31,10 @@ from confide.client.connection import (
     Teller,
     in_words,
 )
-from confide.client.doorway import listen
 from confide.client.join import status
 from confide.client.journal import Journal
 from confide.client.resident import Resident
+from confide.client.unix_socket import listen
 from confide.common.errors import ConfideError
 from confide.common.wire import Refusal
 from confide.server.deploy.keys import write_ca, write_door_certificate
@@ -95,8 +95,8 @@ def served(tmp_path: Path) -> Iterator[Path]:
 
 
 def word(path: Path, payload: bytes) -> None:
-    with frames.connect(path, 5) as sock, suppress(ConnectionError):
-        frames.send(sock, frames.WORD, payload)
+    with unix_socket.connect(path, 5) as sock, suppress(ConnectionError):
+        unix_socket.send(sock, unix_socket.WORD, payload)
         sock.recv(100)  # until it hung up, or refused
 
 
@@ -146,9 +146,9 @@ def test_what_is_the_same_is_told_now_and_then_and_a_new_word_at_once(
 ) -> None:
     told: list[bytes] = []
     monkeypatch.setattr(
-        module.frames, "connect", lambda *_: nullcontext(SimpleNamespace(recv=bytes))
+        module.unix_socket, "connect", lambda *_: nullcontext(SimpleNamespace(recv=bytes))
     )
-    monkeypatch.setattr(module.frames, "send", lambda _, kind, code: told.append(code))
+    monkeypatch.setattr(module.unix_socket, "send", lambda _, kind, code: told.append(code))
     clock = Clock()
     teller = Teller(tmp_path / "socket", Journal("t"), clock)
     for code in (CONNECTED, CONNECTED, "connection.key"):

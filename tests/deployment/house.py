@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from confide.client import frames
+from confide.client import unix_socket
+from confide.client.app import relay
 from confide.client.budget import make_ledger
 from confide.client.join import status
 from confide.client.policy import Policy
-from confide.client.relay import relay
 from confide.common.errors import ConfideError
 from confide.common.wire import Reply, Task
 from tests import tiny
@@ -78,7 +78,7 @@ class House:
     def raw(self, data: bytes) -> bytes:
         """Whatever comes back on these bytes."""
         came = b""
-        with frames.connect(self.socket, 10) as call:
+        with unix_socket.connect(self.socket, 10) as call:
             try:
                 call.sendall(data)
                 call.shutdown(1)

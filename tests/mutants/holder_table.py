@@ -14,10 +14,10 @@ HOLDER_MUTANTS = (
     # --- root, and the folders of others ---
     Mutant(
         "root makes a socket in anybody's folder",
-        "client/doorway.py",
+        "client/unix_socket.py",
         "    if os.geteuid() != 0:\n        return\n",
         "    if os.geteuid() >= 0:\n        return\n",
-        ("tests/client/test_doorway.py",),
+        ("tests/client/test_unix_socket_attacked.py",),
     ),
     Mutant(
         "root hands a kit's links to the network",
@@ -99,7 +99,7 @@ HOLDER_MUTANTS = (
     ),
     Mutant(
         "no code is booked",
-        "client/desk.py",
+        "client/resident.py",
         "            bundle=code_hash(),\n",
         '            bundle="",\n',
         ("tests/deployment/test_resident.py",),

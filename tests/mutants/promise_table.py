@@ -181,7 +181,7 @@ PROMISE_MUTANTS = (
         "        if found.st_uid != 0:\n            return place\n        if stat.S_ISLNK",
         "        if found.st_uid != 0 and stat.S_ISLNK(found.st_mode):\n"
         "            return place\n        if stat.S_ISLNK",
-        ("tests/client/test_doorway.py",),
+        ("tests/client/test_unix_socket_attacked.py",),
     ),
     Mutant(
         "a sum is as long as the text is",

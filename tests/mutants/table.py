@@ -202,9 +202,9 @@ MUTANTS = (
     Mutant(
         "an empty batch takes no step",
         _STEP,
-        "        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))\n"
-        "    optimizer.step()",
-        "        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))",
+        "            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))\n"
+        "        self.step()",
+        "            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))",
         _STEP_TESTS,
     ),
     Mutant(
@@ -1148,7 +1148,7 @@ MUTANTS = (
     ),
     Mutant(
         "a renewed kit brings what lay there before",
-        "server/deploy/kit.py",
+        "server/deploy/provision.py",
         "    (kit / POLICY_FILE).unlink(missing_ok=True)\n",
         "",
         ("tests/deployment/test_provision.py",),

@@ -22,9 +22,9 @@ from confide.common.wire import Refusal, Reply, Task, Update
 from confide.server import transport as transport_module
 from confide.server.checkpoint import load_checkpoint
 from confide.server.evaluation import Score, public_evaluator
+from confide.server.participants import KEY
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
-from confide.server.selection import KEY
 from confide.server.senders import Known
 from tests.server.federated import Transport, config, events, holders, received
 

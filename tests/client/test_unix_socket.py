@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.client import frames
+from confide.client import unix_socket
 from confide.common.errors import ConfideError
 
 
@@ -27,18 +27,18 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def code_of(sock: socket.socket) -> str:
     with pytest.raises(ConfideError) as caught:
-        frames.receive_body(sock, frames.receive_head(sock)[1])
+        unix_socket.receive_body(sock, unix_socket.receive_head(sock)[1])
     return caught.value.code
 
 
 def test_a_frame_comes_as_it_went(pair: tuple[socket.socket, socket.socket]) -> None:
     here, there = pair
     payload = bytes(range(256)) * 5000
-    thread = threading.Thread(target=frames.send, args=(here, frames.TASK, payload))
+    thread = threading.Thread(target=unix_socket.send, args=(here, unix_socket.TASK, payload))
     thread.start()
-    kind, size = frames.receive_head(there)
-    assert (kind, size) == (frames.TASK, len(payload))
-    assert frames.receive_body(there, size) == payload
+    kind, size = unix_socket.receive_head(there)
+    assert (kind, size) == (unix_socket.TASK, len(payload))
+    assert unix_socket.receive_body(there, size) == payload
     thread.join()
 
 
@@ -48,7 +48,7 @@ def test_a_frame_comes_as_it_went(pair: tuple[socket.socket, socket.socket]) -> 
         (b"GET / HTTP/1.1\r\n", "socket.malformed"),
         (b"cfd1X" + bytes(8), "socket.malformed"),
         (b"cfd0T" + bytes(8), "socket.malformed"),
-        (struct.pack("!4scQ", b"cfd1", b"T", frames.MOST_BYTES + 1), "socket.too-large"),
+        (struct.pack("!4scQ", b"cfd1", b"T", unix_socket.MOST_BYTES + 1), "socket.too-large"),
         (struct.pack("!4scQ", b"cfd1", b"T", 2**64 - 1), "socket.too-large"),
         (struct.pack("!4scQ", b"cfd1", b"T", 100) + b"few", "socket.closed"),
         (b"cfd1", "socket.closed"),
@@ -68,7 +68,7 @@ def test_a_caller_that_trickles_is_cut_off(
     pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, there = pair
-    monkeypatch.setattr(frames, "MOST_SECONDS", 0.2)
+    monkeypatch.setattr(unix_socket, "MOST_SECONDS", 0.2)
 
     def trickle() -> None:
         here.sendall(struct.pack("!4scQ", b"cfd1", b"T", 100))
@@ -84,7 +84,7 @@ def test_a_caller_that_trickles_is_cut_off(
 def test_nobody_behind_a_path_is_said_with_what_to_do(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path / ("x" * 200)):
         with pytest.raises(ConfideError, match="Nobody answers") as caught:
-            frames.ask(path, frames.STATUS, b"", frames.REPORT, 1)
+            unix_socket.ask(path, unix_socket.STATUS, b"", unix_socket.REPORT, 1)
         assert caught.value.code == "resident.unreachable"
         assert "confide client join" in caught.value.hint
 
@@ -116,6 +116,6 @@ def test_a_resident_that_does_not_answer_as_it_should_is_an_error(
         thread = threading.Thread(target=reply, args=(listener,))
         thread.start()
         with pytest.raises(ConfideError) as caught:
-            frames.ask(tmp_path / "socket", frames.STATUS, b"", frames.REPORT, 0.5)
+            unix_socket.ask(tmp_path / "socket", unix_socket.STATUS, b"", unix_socket.REPORT, 0.5)
         thread.join()
     assert caught.value.code == code

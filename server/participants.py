@@ -1,13 +1,21 @@
-"""Who can take part in a run: asked before anything is charged, and remembered through its rounds.
+"""Who takes part: who can in a run, asked before anything is charged; who is chosen for a round.
 
 A holder that refuses by its policy, its contract, its budget or the model will refuse each round of
 the run, so that it is asked no more, and named in each round. Where too few are left who can ever
 take part, the others would be charged for rounds that are abandoned: so none is begun.
+
+The choice for a round is no secret from the coordinator, which makes it, so it amplifies no
+holder's privacy towards the coordinator, and none is claimed. To whoever sees the final adapter
+alone it is one: it is uniform, anew in each round, and follows a secret key that lies beside the
+checkpoint, so that a resumed run chooses as the first one would have. A choice by the public
+``run.seed`` could be worked out by anybody.
 """
 
 from __future__ import annotations
 
+import hmac
 import logging
+import secrets
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -30,6 +38,8 @@ _LASTING = (
 )  # fmt: skip
 # What may be otherwise the next time: the administrator says yes, or a day goes by.
 _PASSING = ("policy.ask-before-run", "policy.decisions", "policy.max-requests-per-day")
+KEY = "checkpoint/selection.key"
+_KEY_BYTES = 32
 _AGAIN_SECONDS = 5.0  # between two questions to who may still say yes
 
 
@@ -130,3 +140,36 @@ class Able:
             "Mend what the codes name, at the holders or in the settings, or lower"
             " round.min-holders.",
         )
+
+
+def select(nodes: Sequence[int], count: int, *, key: bytes, round_number: int) -> list[int]:
+    """``count`` of the connected nodes (0: all), in fixed order.
+
+    Those with the smallest HMAC-SHA256 of round and node under ``key``: to whoever does not have
+    the key a uniform draw without replacement, independent of all other rounds.
+    """
+    ordered = sorted(nodes)
+    if not count or count >= len(ordered):
+        return ordered
+
+    def lot(node: int) -> bytes:
+        return hmac.digest(key, f"{round_number}/{node}".encode(), "sha256")
+
+    return sorted(sorted(ordered, key=lot)[:count])
+
+
+def selection_key(folder: RunFolder) -> bytes:
+    """The run's key: drawn once from the operating system, readable by its owner alone.
+
+    Raises:
+        ConfideError: ``run.resume`` when it is there and damaged.
+    """
+    path = folder.path / KEY
+    if not path.is_file():
+        folder.write(KEY, secrets.token_bytes(_KEY_BYTES))
+    key = path.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise ConfideError(
+            "run.resume", f"{path} is no key of {_KEY_BYTES} bytes.", "Start a new run."
+        )
+    return key

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.client.doorway import listen
+from confide.client.unix_socket import listen
 from confide.client.users import become, user_named
 from confide.common.errors import ConfideError
 
