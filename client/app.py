@@ -18,9 +18,9 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..common.errors import ConfideError
-from ..common.installed import code_hash
-from ..common.paths import local_or_cached, runs_folder
-from ..common.wire import (
+from ..common.machine.installed import code_hash
+from ..common.machine.paths import local_or_cached, runs_folder
+from ..common.wire.messages import (
     Refusal,
     Reply,
     Task,
@@ -29,8 +29,8 @@ from ..common.wire import (
     task_from_records,
     task_to_bytes,
 )
-from . import unix_socket
-from .scrub import code_of, quiet
+from .guard.scrub import code_of, quiet
+from .site import unix_socket
 
 if TYPE_CHECKING:
     from .holder import Holder, Site
@@ -86,9 +86,9 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
     Raises:
         ConfideError: ``holder.not-configured`` or ``simulation.federation``.
     """
+    from .guard.policy import Policy
+    from .guard.policy_file import load_policy, simulated_policy
     from .holder import Site
-    from .policy import Policy
-    from .policy_file import load_policy, simulated_policy
 
     if node.keys() & _OWN:
         if "data" not in node:

@@ -14,7 +14,7 @@ from .privacy import Unit
 
 if TYPE_CHECKING:
     from .privacy.advice import Choice
-    from .rule import Rule
+    from .settings.rule import Rule
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WithPrv = Annotated[bool, typer.Option("--prv", help="Also Opacus's PRV figure (imports torch).")]
@@ -184,8 +184,8 @@ def settings(
     """Every setting: type, range, default, meaning, and its name in Hugging Face (HF), PEFT, Opacus
     and Flower."""
     from .errors import ConfideError
-    from .rule import found
     from .settings import hint, json_schema, rules
+    from .settings.rule import found
 
     known = list(rules().values())
     chosen = found(key, known) if key else [(rule, "") for rule in known]

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter import set_adapter
-from ..common.batches import EncodedText, forward
+from ..common.adapter.schema import set_adapter
+from ..common.adapter.tensors import unflatten
 from ..common.errors import ConfideError
 from ..common.methods.products import based_on
-from ..common.models import LoadedModel
+from ..common.models.batches import EncodedText, forward
+from ..common.models.loading import LoadedModel
 from ..common.settings import DataSpec, Settings
 from ..common.tasks import scores
 from ..common.tasks.tokens import targets_of
-from ..common.tensors import unflatten
 from ..common.text.readers import read_records
 from .run_folder import PUBLIC_FILE, RunFolder
 

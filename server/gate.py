@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
-from ..common.encoding import decode_vector, rounding_of
+from ..common.adapter.encoding import decode_vector, rounding_of
+from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.methods.ranks import padded
 from ..common.plans import most_units, plan_of
@@ -32,7 +32,7 @@ from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
-from ..common.wire import Ready, Refusal, Reply, Task, Update
+from ..common.wire.messages import Ready, Refusal, Reply, Task, Update
 from .ledgers import WENT_BACK
 from .senders import ANOTHERS_NAME, NAMELESS, Senders
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..common.errors import ConfideError
 from ..common.settings import Settings
-from ..common.wire import Ready, Refusal, Reply, Task
+from ..common.wire.messages import Ready, Refusal, Reply, Task
 from .gate import named, refusal_code
 from .run_folder import RunFolder
 from .senders import NAMELESS, Senders

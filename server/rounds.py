@@ -18,15 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
+from ..common.adapter.parcel import HINT, OTHER_START, pack
+from ..common.adapter.schema import AdapterSchema
+from ..common.adapter.tensors import flatten, size_of, unflatten
 from ..common.errors import ConfideError
 from ..common.methods import Arrived, method_of
-from ..common.models import LoadedModel
-from ..common.parcel import HINT, OTHER_START, pack
+from ..common.models.loading import LoadedModel
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
-from ..common.tensors import flatten, size_of, unflatten
-from ..common.wire import NO_ADAPTER, Task
+from ..common.wire.messages import NO_ADAPTER, Task
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError, nearest
-from ..common.paths import cache_dir
+from ..common.machine.paths import cache_dir
 from ..common.text.readers import Record, group_units, read_records
 from ..common.text.rows import content_of, in_form
 from .description import Files

@@ -23,7 +23,7 @@ from typing import Any
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.processes import (
+from ..common.machine.processes import (
     answers,
     end,
     flower_environment,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
-from ..common.paths import local_or_cached
+from ..common.machine.paths import local_or_cached
 from ..common.settings import (
     COORDINATORS_OWN,
     FederationSpec,

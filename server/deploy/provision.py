@@ -4,9 +4,9 @@ Every change is one new federation.toml, written after the keys that it names; t
 follows it within seconds. Nothing is ever overwritten but what ``renew`` is asked to renew.
 
 A holder's kit is what its administrator gets, in one folder to be handed over and then deleted;
-``common/kit.py`` reads it. Of secrets it holds the holder's private key and nothing else. It has no
-policy: that is the holder's own, which ``confide client init`` writes for its text, and a renewed
-kit that is unpacked over the old one leaves it as it was.
+``common/machine/kit.py`` reads it. Of secrets it holds the holder's private key and nothing else.
+It has no policy: that is the holder's own, which ``confide client init`` writes for its text, and a
+renewed kit that is unpacked over the old one leaves it as it was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.kit import POLICY_FILE
+from ...common.machine.kit import POLICY_FILE
 from .bundle import bundle_hash, write_app
 from .door import write_door
 from .federation import (

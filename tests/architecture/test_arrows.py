@@ -49,7 +49,7 @@ def test_the_tree_as_it_stands_keeps_every_arrow(linked_tree: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "line", "contract"),
     [
-        ("client/scrub.py", "from ..server import aggregation", LAYERS),
+        ("client/guard/scrub.py", "from ..server import aggregation", LAYERS),
         ("server/aggregation/__init__.py", "from ... import client", LAYERS),
         ("common/errors.py", "from .. import server", LAYERS),
         ("server/__init__.py", "from .. import simulations", LAYERS),
@@ -57,8 +57,8 @@ def test_the_tree_as_it_stands_keeps_every_arrow(linked_tree: Path) -> None:
         ("common/privacy/__init__.py", "from ..settings import known_keys", PRIVACY),
         ("common/privacy/noise.py", "from ..paths import cache_dir", PRIVACY),
         ("common/errors.py", "from .settings import known_keys", WITHIN_COMMON),
-        ("common/adapter.py", "from .wire import Task", WITHIN_COMMON),
-        ("common/adapter.py", "from flwr.app import Message", FLOWER),
+        ("common/adapter/schema.py", "from .wire import Task", WITHIN_COMMON),
+        ("common/adapter/schema.py", "from flwr.app import Message", FLOWER),
     ],
 )
 def test_an_import_against_an_arrow_is_caught(

@@ -15,7 +15,12 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client.app import _patience, app
-from confide.common.wire import Refusal, Reply, reply_from_records, task_to_records
+from confide.common.wire.messages.messages import (
+    Refusal,
+    Reply,
+    reply_from_records,
+    task_to_records,
+)
 from tests.client.test_resident import TASK, UPDATE, Served
 
 WITHOUT_TORCH = """

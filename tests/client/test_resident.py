@@ -18,16 +18,16 @@ from typing import Any
 
 import pytest
 
-from confide.client import resident as resident_module
-from confide.client import unix_socket
 from confide.client.app import relay
-from confide.client.join import status
-from confide.client.journal import Journal
-from confide.client.resident import Resident
-from confide.client.unix_socket import MOST_CALLERS, listen
-from confide.client.users import as_user, user_named
+from confide.client.site import resident as resident_module
+from confide.client.site import unix_socket
+from confide.client.site.join import status
+from confide.client.site.journal import Journal
+from confide.client.site.resident import Resident
+from confide.client.site.unix_socket import MOST_CALLERS, listen
+from confide.client.site.users import as_user, user_named
 from confide.common.errors import ConfideError
-from confide.common.wire import (
+from confide.common.wire.messages.messages import (
     NO_ADAPTER,
     Refusal,
     Reply,

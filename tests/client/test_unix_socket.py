@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.client import unix_socket
+from confide.client.site import unix_socket
 from confide.common.errors import ConfideError
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from confide.client.unix_socket import listen
-from confide.client.users import become, user_named
+from confide.client.site.unix_socket import listen
+from confide.client.site.users import become, user_named
 from confide.common.errors import ConfideError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")

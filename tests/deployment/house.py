@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from confide.client import unix_socket
 from confide.client.app import relay
-from confide.client.budget import make_ledger
-from confide.client.join import status
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
+from confide.client.site import unix_socket
+from confide.client.site.budget import make_ledger
+from confide.client.site.join import status
 from confide.common.errors import ConfideError
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages.messages import Reply, Task
 from tests import tiny
 from tests.client.conftest import Place
 from tests.client.marked import move_to_marked_folder

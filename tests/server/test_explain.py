@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from confide.__main__ import build_app
-from confide.common.adapter import save_adapter
+from confide.common.adapter.schema import save_adapter
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models.loading.loading import load_model
 from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import task_for
 from confide.common.tasks.classification import Classification
