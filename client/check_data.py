@@ -22,8 +22,7 @@ from ..common.errors import ConfideError, nearest
 from ..common.tasks import TASKS
 from ..common.tasks.task import Shape
 from ..common.text.readers import Record, numbered_records, read_records
-from ..common.text.rows import OTHER_ENDS
-from ..common.text.words import alike, in_form, label_places
+from ..common.text.rows import OTHER_ENDS, alike, in_form, label_places
 from .contract import CHAT, Contract
 
 MOST_TOLD = 20  # rows that are not used, of which the line is said

@@ -24,8 +24,7 @@ from ..common.privacy import UNITS
 from ..common.settings import Settings
 from ..common.tasks import TASKS
 from ..common.text.readers import Record
-from ..common.text.rows import columns_of
-from ..common.text.words import in_form, label_places
+from ..common.text.rows import columns_of, in_form, label_places
 
 CHAT = "chat"  # of task.template, too
 FORMATS = ("text", CHAT)

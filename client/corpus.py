@@ -22,9 +22,8 @@ from ..common.models import LoadedModel
 from ..common.settings import DataSpec, Settings
 from ..common.tasks import TASKS, Example
 from ..common.tasks.example import IGNORED
-from ..common.text.readers import Record, records_that_fit
+from ..common.text.readers import Record, records_that_fit, usable_units
 from ..common.text.rows import check_suffix
-from ..common.text.units import usable_units
 from .contract import Contract
 from .identity import identity_of
 from .scrub import tried

@@ -36,14 +36,17 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ..common.errors import ConfideError
 from ..common.kit import Kit, check_current, read_file
-from ..common.machine import PROXIES, at_loopback, free_ports, loopback
 from ..common.processes import (
+    PROXIES,
     SUPERVISED,
+    at_loopback,
     end,
     end_with_parent,
     flower_environment,
+    free_ports,
     keep_memory_private,
     last_words,
+    loopback,
     plain,
 )
 from .connection import STOPPED, Teller

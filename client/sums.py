@@ -39,7 +39,7 @@ from ..common.sums import Sum, largest_loss
 from ..common.tasks import Example
 from ..common.tensors import unflatten
 from ..common.text.readers import Record
-from ..common.text.words import label_places
+from ..common.text.rows import label_places
 from .private_step import check_noise
 from .scrub import tried
 from .trainer import draws_from

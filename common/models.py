@@ -25,7 +25,6 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from .adapter import AdapterSchema, get_adapter, schema_of
-from .device import chosen_device
 from .errors import ConfideError
 from .folder import check_folder, positions, without_chance
 from .heads import PEFTS_OWN as PEFTS_HEADS
@@ -37,6 +36,7 @@ from .settings import Settings
 from .targets import lora_targets
 from .tasks import Task, task_for
 from .tasks.generation import settle_language
+from .tensors import chosen_device
 from .trunk import Trunk
 
 # What transformers raises of files that are not there or not what they should be.

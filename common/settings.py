@@ -31,8 +31,8 @@ from .specs import (
     TrainSpec,
     WireSpec,
 )
+from .text.benchmarks import settled
 from .text.rows import columns_of
-from .text.settled import settled
 
 __all__ = [
     "COORDINATORS_OWN",

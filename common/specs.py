@@ -16,7 +16,7 @@ from .privacy import UNITS
 from .rule import any_text, choice, number
 from .tasks import TASKS
 from .tasks.labels import COUNTED, numbers_in
-from .text.words import in_form
+from .text.rows import in_form
 
 # A table: the default and the bounds, the meaning, the names of others.
 # fmt: off

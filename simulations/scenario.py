@@ -32,10 +32,9 @@ from ..common.settings import (
     rules,
     spelled,
 )
-from ..common.text.benchmarks import BENCHMARKS, spec
+from ..common.text.benchmarks import BENCHMARKS, settled, spec
+from ..common.text.benchmarks import KEY as BENCHMARK
 from ..common.text.readers import read_records
-from ..common.text.settled import KEY as BENCHMARK
-from ..common.text.settled import settled
 from .copies import copy_name, on_screen, prepare_files
 from .description import Files, is_description, of_files, read_description, small_model
 

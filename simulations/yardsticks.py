@@ -39,7 +39,7 @@ YARDSTICKS = (
     Yardstick(
         name="No privacy",
         note="the same federation and clipping without noise",
-        settings={"privacy.trust": "off"},
+        settings={"privacy.trust": "off", "privacy.noise-multiplier": "auto"},
     ),
     Yardstick(
         name="One holder alone",

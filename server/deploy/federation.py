@@ -18,7 +18,7 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError, nearest
-from ...common.machine import at_loopback
+from ...common.processes import at_loopback
 from ..senders import NAMELESS
 from .keys import write_public
 

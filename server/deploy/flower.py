@@ -20,8 +20,7 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.machine import loopback
-from ...common.processes import flower_environment, last_words
+from ...common.processes import flower_environment, last_words, loopback
 from .federation import Federation
 from .keys import write_public, write_secret
 

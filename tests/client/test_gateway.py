@@ -84,7 +84,7 @@ def test_its_two_processes_meet_where_there_is_no_ipv4(
     monkeypatch: pytest.MonkeyPatch, gateway: Gateway
 ) -> None:
     """docker-nginx-unprivileged#35's kind, the other way round."""
-    monkeypatch.setattr("confide.common.machine.can_bind", lambda _, address: address == "::1")
+    monkeypatch.setattr("confide.common.processes.can_bind", lambda _, address: address == "::1")
     words = supernode_command(gateway, FILES, 4000)
     read = supernode_options().parse_args(words[4:])
     assert (read.host, read.port) == ("::1", 4000)

@@ -21,10 +21,10 @@ from confide.client.private_step import PrivateOptimizer
 from confide.common import models
 from confide.common.adapter import get_adapter
 from confide.common.batches import EncodedText, forward
-from confide.common.device import chosen_device
 from confide.common.errors import ConfideError
 from confide.common.models import LoadedModel, load_model
 from confide.common.settings import from_flat
+from confide.common.tensors import chosen_device
 from confide.common.text.readers import Record
 from confide.common.trunk import Trunk
 from tests import tiny

@@ -101,7 +101,7 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "task: the user's words are learnt, too",
-        "common/tasks/chat.py",
+        "common/tasks/causal.py",
         '        if message.role != "assistant":',
         '        if message.role == "nobody":',
         _LANG,
@@ -283,7 +283,7 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "task: settings against the benchmark",
-        "common/text/settled.py",
+        "common/text/benchmarks.py",
         '        if given.get(key, "") not in ("", value):',
         '        if given.get(key, "") is None:',
         _SETTLED,
