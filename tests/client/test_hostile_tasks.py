@@ -25,7 +25,7 @@ from confide.client import app as app_module
 from confide.client.app import answer
 from confide.client.policy import Policy
 from confide.common.privacy.ledger import Ledger
-from confide.common.settings import from_flat
+from confide.common.settings import COORDINATORS_OWN, from_flat
 from confide.common.wire import Refusal, Task, Update, task_to_records
 from tests import tiny
 from tests.client.conftest import Place, code
@@ -235,27 +235,19 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
 
 # A path in every setting that is text: the code by setting; the others know their words.
 OF_PATHS = {
+    **dict.fromkeys(COORDINATORS_OWN, "task.path"),
+    "federation.partition": RANGE,
     "model.name": MODELS,
     "privacy.noise-multiplier": TYPE,  # a word or a number
     "task.labels": "settings.combination",
     "task.class-weights": "settings.combination",
     "task.class-rates": "settings.combination",
     "task.template": "settings.combination",
-    "data.path": "task.path",
-    "run.id": "task.path",
     "data.text": "contract.text",
     "data.target": "contract.target",
     "data.person": "contract.person",
     "data.benchmark": "benchmark.unknown",
-    "run.name": "task.path",
     "run.coordinator": "policy.coordinators",
-    "run.out": "task.path",
-    "run.resume": "task.path",
-    # What a simulation is made of, which no holder is told.
-    **{
-        f"federation.{name}": "task.path"
-        for name in ("source", "folder", "train", "val", "text", "target", "person")
-    },
 }
 for key, value in from_flat({"model.name": "m", "task.labels": "a,b"}).to_flat().items():
     if isinstance(value, str):
