@@ -236,6 +236,7 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
 # A path in every setting that is text: the code by setting; the others know their words.
 OF_PATHS = {
     **dict.fromkeys(COORDINATORS_OWN, "task.path"),
+    "federation.partition": RANGE,
     "model.name": MODELS,
     "privacy.noise-multiplier": TYPE,  # a word or a number
     "task.labels": "settings.combination",
