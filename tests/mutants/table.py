@@ -808,7 +808,7 @@ MUTANTS = (
         "client/training/personal.py",
         "if path.exists() else {}",
         "if False else {}",
-        ("tests/server/test_fedsa.py",),
+        (_CONTRACT,),
     ),
     Mutant(
         "the coordinator's B is read",
