@@ -314,7 +314,7 @@ def test_the_code_that_loads_an_adapter_runs(
 ) -> None:
     """As it stands, but for the two places that its reader fills in."""
     from confide.common.adapter.schema import save_adapter
-    from confide.common.models.loading.loading import load_model
+    from confide.common.models.loading import load_model
 
     name = str(run_config(load_scenario("nyt"))["model.name"])
     loaded = load_model(from_flat(run_config(load_scenario("nyt"))))

@@ -27,7 +27,7 @@ from confide.client.training.per_example import PerExample
 from confide.client.training.trainer import Trainer
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, forward
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import Example
 from confide.common.tasks.example import IGNORED

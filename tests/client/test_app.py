@@ -16,7 +16,7 @@ from confide.client.guard.policy import Policy
 from confide.common.errors import ConfideError
 from confide.common.machine.installed import code_hash
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire.messages.messages import (
+from confide.common.wire.messages import (
     Refusal,
     Reply,
     Task,

@@ -36,7 +36,7 @@ from confide.client.site.journal import Journal
 from confide.client.site.resident import Resident
 from confide.client.site.unix_socket import listen
 from confide.common.errors import ConfideError
-from confide.common.wire.messages.messages import Refusal
+from confide.common.wire.messages import Refusal
 from confide.server.deploy.keys import write_ca, write_door_certificate
 
 FLEET = "/v1/fleet/pull-messages"

@@ -13,7 +13,7 @@ import pytest
 from confide.client.guard.contract import Contract
 from confide.client.text.corpus import Corpus, check_readable, identity_of
 from confide.common.errors import ConfideError
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks.classification import Classification
 from confide.common.text.readers import Record

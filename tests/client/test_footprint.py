@@ -17,9 +17,9 @@ from confide.client.training.footprint import measure
 from confide.client.training.per_example import PerExample
 from confide.client.training.trainer import Trainer
 from confide.common.errors import ConfideError
+from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, Footprint, Room, forward
-from confide.common.models.loading import loading as models
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks import Example, task_for
 from tests import tiny

@@ -26,7 +26,7 @@ from confide.client.app import answer
 from confide.client.guard.policy import Policy
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import COORDINATORS_OWN, from_flat
-from confide.common.wire.messages.messages import Refusal, Task, Update, task_to_records
+from confide.common.wire.messages import Refusal, Task, Update, task_to_records
 from tests import tiny
 from tests.client.conftest import Place, code
 from tests.client.opened import OPENED, watching
@@ -530,7 +530,7 @@ def test_the_unit_of_a_ledger_of_persons_cannot_become_the_record(
 
 
 def test_other_weights_under_the_listed_name_are_refused(tmp_path: Path, tiny_model: Path) -> None:
-    from confide.common.models.loading.loading import weights_sha256
+    from confide.common.models.loading import weights_sha256
 
     right = weights_sha256(tiny_model)
     place = a_place(tmp_path, tiny_model)

@@ -8,7 +8,7 @@ import json
 from confide.client.holder import Holder
 from confide.client.text.corpus import identity_of
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire.messages.messages import Update, reply_to_bytes
+from confide.common.wire.messages import Update, reply_to_bytes
 from tests.client.conftest import Place
 
 

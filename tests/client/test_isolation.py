@@ -17,7 +17,7 @@ import pytest
 
 TRY = """
 import json, socket, sys
-from confide.client import isolation
+from confide.client.site import isolation
 from confide.common.errors import ConfideError
 for name in sys.argv[2:]:
     setattr(isolation, name, lambda: False)

@@ -34,15 +34,15 @@ from confide.client.training import trainer as trainer_module
 from confide.client.training.per_example import PerExample
 from confide.client.training.private_step import PrivateOptimizer
 from confide.client.training.trainer import Trainer
+from confide.common.models import batches
+from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText
-from confide.common.models.loading import batches
-from confide.common.models.loading import loading as models
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan
 from confide.common.tasks.classification import Classification
 from confide.common.text import readers
-from confide.common.wire.messages.messages import reply_from_records, task_to_records
+from confide.common.wire.messages import reply_from_records, task_to_records
 from confide.server.run import run
 from tests import tiny
 from tests.client.conftest import Place, code

@@ -13,10 +13,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import app
-from confide.common.models.loading.loading import load_model
+from confide.common.models.loading import load_model
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import from_flat, known_keys
-from confide.common.wire.messages.messages import Ready, Refusal, Reply, Update, task_to_records
+from confide.common.wire.messages import Ready, Refusal, Reply, Update, task_to_records
 from confide.common.wire.outgoing import (
     NOT_SENT,
     OUTGOING,

@@ -26,7 +26,7 @@ from confide.client.training.personal import (
 from confide.common.adapter.schema import set_adapter
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from tests.client.conftest import Place, code
 

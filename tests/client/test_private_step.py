@@ -19,7 +19,7 @@ from confide.common.adapter.schema import adapter_parameters, set_adapter
 from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, Room, forward
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.plans import most_units
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Relation, Trust, Unit

@@ -15,7 +15,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client.app import _patience, app
-from confide.common.wire.messages.messages import (
+from confide.common.wire.messages import (
     Refusal,
     Reply,
     reply_from_records,

@@ -27,7 +27,7 @@ from confide.client.site.resident import Resident
 from confide.client.site.unix_socket import MOST_CALLERS, listen
 from confide.client.site.users import as_user, user_named
 from confide.common.errors import ConfideError
-from confide.common.wire.messages.messages import (
+from confide.common.wire.messages import (
     NO_ADAPTER,
     Refusal,
     Reply,

@@ -21,7 +21,7 @@ from confide.common.adapter.encoding import decode_vector
 from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, forward
-from confide.common.models.loading.loading import load_model
+from confide.common.models.loading import load_model
 from confide.common.plans import plan_of, plan_of_sum, planned_steps
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
@@ -31,7 +31,7 @@ from confide.common.settings import from_flat
 from confide.common.sums import SENSITIVITY, Sum, largest_loss, steps_of_sums
 from confide.common.tasks import Example
 from confide.common.text.readers import read_records
-from confide.common.wire.messages.messages import Task, Update, reply_to_bytes
+from confide.common.wire.messages import Task, Update, reply_to_bytes
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching

@@ -21,7 +21,7 @@ from confide.client.training import sums as sums_module
 from confide.client.training.private_step import PrivateOptimizer
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
-from confide.common.wire.messages.messages import Refusal, Reply, Task, Update, reply_to_bytes
+from confide.common.wire.messages import Refusal, Reply, Task, Update, reply_to_bytes
 from tests import tiny
 
 SEED = 20261130

@@ -15,7 +15,7 @@ from confide.common.adapter.schema import (
     set_adapter,
 )
 from confide.common.errors import ConfideError
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from tests import tiny, warm
 

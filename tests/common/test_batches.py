@@ -20,7 +20,7 @@ from confide.common.models.batches import (
     chunks_by_length,
     chunks_of_units,
 )
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.models.trunk import Trunk
 from confide.common.settings import from_flat
 from confide.common.tasks import Example

@@ -12,7 +12,7 @@ import transformers as t
 
 from confide.common.errors import ConfideError
 from confide.common.models.folder import positions, without_chance
-from confide.common.models.loading.loading import LoadedModel, check_model, load_model
+from confide.common.models.loading import LoadedModel, check_model, load_model
 from confide.common.settings import from_flat
 from tests import tiny
 

@@ -16,7 +16,7 @@ from confide.client.site import unix_socket
 from confide.client.site.budget import make_ledger
 from confide.client.site.join import status
 from confide.common.errors import ConfideError
-from confide.common.wire.messages.messages import Reply, Task
+from confide.common.wire.messages import Reply, Task
 from tests import tiny
 from tests.client.conftest import Place
 from tests.client.marked import move_to_marked_folder

@@ -27,7 +27,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 from confide.client.site.join import status
-from confide.common.wire.messages.messages import Update, reply_from_bytes, task_to_bytes
+from confide.common.wire.messages import Update, reply_from_bytes, task_to_bytes
 from confide.server.deploy.keys import write_ca
 from tests.client.marked import PLACE_MARKER
 from tests.deployment.conftest import (

@@ -21,7 +21,7 @@ from confide.client.site import unix_socket
 from confide.client.site.join import status
 from confide.common.machine.installed import code_hash
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire.messages.messages import Refusal, Update, reply_to_bytes, task_to_bytes
+from confide.common.wire.messages import Refusal, Update, reply_to_bytes, task_to_bytes
 from tests.client.marked import MARKER, PLACE_MARKER
 from tests.deployment.conftest import ROOT
 from tests.deployment.house import House

@@ -14,9 +14,9 @@ from confide.client.guard.policy import SIMULATION, Policy
 from confide.client.holder import Holder, Site
 from confide.common.adapter.encoding import decode_vector
 from confide.common.adapter.parcel import Parcel, unpack
-from confide.common.models.loading.loading import LoadedModel
+from confide.common.models.loading import LoadedModel
 from confide.common.privacy.noise import SecureGenerator
-from confide.common.wire.messages.messages import Reply, Task
+from confide.common.wire.messages import Reply, Task
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import InProcessTransport
 from tests import tiny

@@ -24,7 +24,7 @@ from confide.common.adapter.schema import AdapterSchema
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings, from_flat
 from confide.common.settings.combinations import ROBUST
-from confide.common.wire.messages.messages import (
+from confide.common.wire.messages import (
     Refusal,
     Reply,
     Task,

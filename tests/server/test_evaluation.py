@@ -12,7 +12,7 @@ from confide.common.adapter.schema import set_adapter
 from confide.common.adapter.tensors import unflatten
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import Settings, from_flat

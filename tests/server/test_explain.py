@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from confide.__main__ import build_app
 from confide.common.adapter.schema import save_adapter
 from confide.common.errors import ConfideError
-from confide.common.models.loading.loading import load_model
+from confide.common.models.loading import load_model
 from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import task_for
 from confide.common.tasks.classification import Classification

@@ -16,9 +16,9 @@ from confide.common.adapter.parcel import pack
 from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.wire.messages.messages import Reply, Task, Update
+from confide.common.wire.messages import Reply, Task, Update
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny

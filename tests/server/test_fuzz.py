@@ -20,7 +20,7 @@ from flwr.proto.recorddict_pb2 import RecordDict as Sent
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Receipt
-from confide.common.wire.messages.messages import (
+from confide.common.wire.messages import (
     Update,
     reply_from_records,
     reply_to_records,

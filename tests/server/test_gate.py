@@ -19,7 +19,7 @@ from confide.common.plans import plan_of
 from confide.common.privacy.accountant import GaussianSteps, calibrate
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import Settings, from_flat
-from confide.common.wire.messages.messages import (
+from confide.common.wire.messages import (
     Refusal,
     Task,
     Update,

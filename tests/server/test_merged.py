@@ -19,9 +19,9 @@ from confide.common.adapter.tensors import size_of, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import METHODS
 from confide.common.methods.products import based_on, merged_from, product_shapes
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.wire.messages.messages import Reply, Task, task_from_records, task_to_records
+from confide.common.wire.messages import Reply, Task, task_from_records, task_to_records
 from confide.server.checkpoint import load_checkpoint
 from confide.server.predict import evaluate_run
 from confide.server.run import run

@@ -15,7 +15,7 @@ import transformers
 from huggingface_hub import ModelCard
 
 from confide.common.models.batches import EncodedText
-from confide.common.models.loading.loading import forget_models
+from confide.common.models.loading import forget_models
 from confide.common.text.readers import read_records
 from confide.server.export import export_merged
 from confide.server.predict import evaluate_run, open_run, predict

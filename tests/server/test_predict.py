@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from confide.common.adapter.schema import save_adapter, set_adapter
 from confide.common.adapter.tensors import unflatten
 from confide.common.errors import ConfideError
-from confide.common.models.loading.loading import load_model
+from confide.common.models.loading import load_model
 from confide.common.settings import from_flat
 from confide.server.predict import evaluate_run, predict
 from confide.server.run_folder import RunFolder

@@ -13,7 +13,7 @@ from confide.client.guard.policy import SIMULATION, Policy
 from confide.client.guard.runs import Decision, decide
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire.messages.messages import Refusal, Reply, Task
+from confide.common.wire.messages import Refusal, Reply, Task
 from confide.server import participants
 from confide.server.checkpoint import MOST_ABANDONED
 from confide.server.participants import is_lasting

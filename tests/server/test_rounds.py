@@ -15,10 +15,10 @@ import torch
 from confide.client.training.trainer import Trainer
 from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.privacy.ledger import Ledger, verify
 from confide.common.settings import Settings, from_flat
-from confide.common.wire.messages.messages import Refusal, Reply, Task, Update
+from confide.common.wire.messages import Refusal, Reply, Task, Update
 from confide.server import transport as transport_module
 from confide.server.checkpoint import load_checkpoint
 from confide.server.evaluation import Score, public_evaluator

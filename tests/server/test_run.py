@@ -18,10 +18,10 @@ from safetensors.torch import load_file
 
 from confide.common.errors import ConfideError
 from confide.common.machine.installed import code_hash
-from confide.common.models.loading.loading import load_model
+from confide.common.models.loading import load_model
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
-from confide.common.wire.messages.messages import Reply, Task
+from confide.common.wire.messages import Reply, Task
 from confide.server import run as run_module
 from confide.server import run_folder
 from confide.server.run import run

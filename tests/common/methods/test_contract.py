@@ -24,10 +24,10 @@ from confide.common.adapter.tensors import size_of, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import DEFAULT, METHODS, Method, Only
 from confide.common.methods.products import product_shapes
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat, rules
 from confide.common.settings.combinations import ROBUST
-from confide.common.wire.messages.messages import Reply, Task
+from confide.common.wire.messages import Reply, Task
 from confide.server.checkpoint import FILE, load_checkpoint
 from confide.server.doctor import Facts
 from confide.server.doctor.noise import both_factors

@@ -13,7 +13,7 @@ from confide.common.adapter.schema import adapter_parameters, get_adapter, set_a
 from confide.common.errors import ConfideError
 from confide.common.methods.ranks import narrowed
 from confide.common.models.batches import EncodedText, forward
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
 from tests import tiny

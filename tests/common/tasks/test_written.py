@@ -12,7 +12,7 @@ import transformers as t
 
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, forward
-from confide.common.models.loading.loading import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks.example import IGNORED
 from confide.common.tasks.generation import continued
