@@ -49,7 +49,7 @@ def doctor(
     if not as_json:
         _show(diagnosis)
         if unknown:
-            typer.echo(f"\nThe model was not looked at: {unknown}")
+            typer.echo(f"\nThe model was not checked: {unknown}")
     error = objection(diagnosis, with_model=with_model)
     if as_json:
         typer.echo(json.dumps(_to_json(diagnosis, error), ensure_ascii=False))
