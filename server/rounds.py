@@ -118,8 +118,8 @@ class Rounds:
         return self._finish(state, score)
 
     def _finish(self, state: Checkpoint, score: Score | None) -> Score:
-        """The score of the adapter that is kept: the last round's, or with ``round.patience`` that of
-        the lowest public loss. metrics.jsonl records which round was kept. ``score`` is the last
+        """The score of the adapter that is kept: the last round's, or with ``round.patience`` that
+        of the lowest public loss. metrics.jsonl records which round was kept. ``score`` is the last
         round's, or None if it was not evaluated."""
         kept, adapter = state.round, state.adapter
         if state.best is not None:

@@ -27,8 +27,8 @@ Train = Callable[[AdapterSchema, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a holder needs to train one round: model, adapter (N,) with this holder's own parts, local
-    rank, the update of the frozen weights (P,), and the store of this holder's own parts."""
+    """What a holder needs to train one round: model, adapter (N,) with this holder's own parts,
+    local rank, the update of the frozen weights (P,), and the store of its own parts."""
 
     method: Method
     model: PeftModel
