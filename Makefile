@@ -25,11 +25,11 @@ KINDS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks lint format types arrows unit clean"
+	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -207,6 +207,11 @@ walk: venv
 # The examples as notebooks; a test holds each against its script.
 notebooks: venv
 	@jupytext --quiet --to ipynb examples/*.py
+
+# Lets git run lint, types and arrows before each commit.
+hooks:
+	@git config core.hooksPath .githooks
+	echo "git runs .githooks/pre-commit before each commit; undo: git config --unset core.hooksPath"
 
 format: venv
 	@ruff check --fix .

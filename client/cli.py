@@ -25,7 +25,7 @@ def add_commands(app: typer.Typer) -> None:
     """Join ``ledger`` and ``client`` to the command line."""
     from .commands.setup import add_commands as add_setup
 
-    ledger = typer.Typer(help="Read, check and hand over a privacy ledger.")
+    ledger = typer.Typer(help="Read, check and export a privacy ledger.")
     ledger.command("show")(show)
     ledger.command("verify")(verify)
     ledger.command("export")(export)
@@ -38,15 +38,17 @@ def show(
     file: File,
     *,
     delta: Annotated[
-        float | None, typer.Option(help="Delta of the figures; the newest plan's by default.")
+        float | None, typer.Option(help="Delta of the figures. Default: the newest plan's.")
     ] = None,
     policy: Annotated[
         Path | None,
-        typer.Option(help="Your policy.toml, for what is left; the one beside the ledger, if any."),
+        typer.Option(
+            help="Your policy.toml: shows what is left. Default: the one beside the ledger."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """What was spent, in all and by each run, and what is left."""
+    """Show what was spent, in all and by each run, and what is left."""
     from .guard.policy_file import FILE_NAME, load_policy
     from .site.budget import left_of, read_spending
     from .site.users import as_owner_of
@@ -74,7 +76,7 @@ def new(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Make a ledger for text that never took part in anything; `client join` asks for it itself."""
+    """Make a ledger for text that has never taken part in a run. `client join` makes one itself."""
     from ..common.errors import ConfideError
     from .site.budget import make_ledger
     from .site.users import as_owner_of
@@ -82,9 +84,11 @@ def new(
     with as_owner_of(file.resolve().parent):
         if file.exists() or file.is_symlink():
             raise ConfideError(
-                "ledger.exists", f"{file} is there already.", "It is never replaced."
+                "ledger.exists",
+                f"{file} exists already.",
+                "A ledger is never replaced: name a new file.",
             )
-        typer.echo("A new ledger knows of nothing: what was spent before would be spent again.")
+        typer.echo("A new ledger is empty: what was spent before would be spent again.")
         if not yes and not typer.confirm("Make it?"):
             raise typer.Exit(1)
         make_ledger(file)
@@ -95,11 +99,11 @@ def verify(
     file: File,
     *,
     head: Annotated[
-        str, typer.Option(help="A head from a receipt, which the ledger must still contain.")
+        str, typer.Option(help="The head of a receipt: the ledger must still contain it.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Check every entry; exit status 1 and the reason if anything is wrong."""
+    """Check every entry. If anything is wrong, say what, with exit status 1."""
     from ..common.errors import ConfideError
     from ..common.privacy import ledger
     from .site.users import as_owner_of
@@ -123,11 +127,11 @@ def export(
     file: File,
     *,
     out: Annotated[
-        Path | None, typer.Option(help="Write here, and never over a file that exists.")
+        Path | None, typer.Option(help="The file to write; it must not exist. Default: print.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Every entry with its hash, one JSON object a line, for an auditor to recompute."""
+    """Export every entry with its hash, one JSON object per line, for an auditor to recompute."""
     from ..common.errors import ConfideError
     from .site.budget import read_spending
 

@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from .settings.rule import Rule
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-WithPrv = Annotated[bool, typer.Option("--prv", help="Also Opacus's PRV figure (imports torch).")]
-Delta = Annotated[float, typer.Option(help="Delta, well below 1 / number of units.")]
-OfUnit = Annotated[Unit, typer.Option(help="What is protected, drawn and clipped as a whole.")]
-Steps = Annotated[int, typer.Option(help="Private steps in all: steps a round times rounds.")]
+WithPrv = Annotated[bool, typer.Option("--prv", help="Show the PRV figure, too (slower).")]
+Delta = Annotated[float, typer.Option(help="Delta; choose it well below 1 / units.")]
+OfUnit = Annotated[Unit, typer.Option(help="What the promise protects.")]
+Steps = Annotated[int, typer.Option(help="Steps in all: steps per round times rounds.")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Join ``budget`` and ``settings`` to the command line."""
-    budget = typer.Typer(help="Plan a privacy budget, or add up what was spent.")
+    budget = typer.Typer(help="Plan a privacy budget, or add up what is spent.")
     budget.command("plan")(plan)
     budget.command("spent")(spent)
     app.add_typer(budget, name="budget")
@@ -34,7 +34,7 @@ def add_commands(app: typer.Typer) -> None:
 
 def plan(
     *,
-    epsilon: Annotated[float, typer.Option(help="Epsilon that all the steps may spend.")],
+    epsilon: Annotated[float, typer.Option(help="The most that all steps may spend.")],
     delta: Delta,
     n: Annotated[
         int,
@@ -42,21 +42,23 @@ def plan(
             "--records",
             "--units",
             min=1,
-            help="Records (or persons) of the smallest holder.",
+            help="Units (records or persons) of the smallest holder.",
         ),
     ],
     steps: Steps,
     batch: Annotated[
         int | None,
-        typer.Option(min=1, help="Expected size of a Poisson batch, in units; all by default."),
+        typer.Option(min=1, help="Units used in a step, on average. Default: all."),
     ] = None,
     unit: OfUnit = Unit.RECORD,
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
-    """The noise multiplier that keeps STEPS steps within EPSILON, the rate to set for --batch of
-    --records, and what other batches would need: with --batch for as much computing, without it for
-    as many steps."""
+    """Compute the noise multiplier that keeps all steps within EPSILON, and the rate to set.
+
+    A table shows what other batches would need: for the same computing with --batch, for the same
+    steps without it.
+    """
     from .privacy.advice import advise, same_computing, same_steps
     from .privacy.plan import Plan
 
@@ -85,15 +87,15 @@ def plan(
 
 def spent(
     *,
-    noise_multiplier: Annotated[float, typer.Option(help="Noise std / clip norm; 0 is no noise.")],
-    sampling_rate: Annotated[float, typer.Option(help="Chance of a unit to be in a batch.")],
+    noise_multiplier: Annotated[float, typer.Option(help="Noise std / clip norm; 0: no noise.")],
+    sampling_rate: Annotated[float, typer.Option(help="Chance that a step uses a unit.")],
     steps: Steps,
     delta: Delta,
     unit: OfUnit = Unit.RECORD,
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
-    """Epsilon of STEPS Poisson-sampled Gaussian steps."""
+    """Compute the epsilon that a number of noisy steps spends."""
     _show(_figures(noise_multiplier, sampling_rate, steps, delta, unit, prv), as_json)
 
 
@@ -174,15 +176,18 @@ def _show_advice(choices: Sequence[Choice], chosen: int, title: str) -> None:
 
 def settings(
     key: Annotated[
-        str, typer.Argument(help="One of them, by any library's name for it, or a room: train.")
+        str,
+        typer.Argument(help="A setting, its name in another library, or a table such as train."),
     ] = "",
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print a JSON schema of a .toml file of settings.")
+        bool, typer.Option("--schema", help="Print a JSON schema for settings files.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Every setting: type, range, default, meaning, and its name in Hugging Face (HF), PEFT, Opacus
-    and Flower."""
+    """List settings: default, meaning, range, and what other libraries call them.
+
+    The libraries are Hugging Face's (HF), PEFT, Opacus and Flower.
+    """
     from .errors import ConfideError
     from .settings import hint, json_schema, rules
     from .settings.rule import found

@@ -200,8 +200,8 @@ def _binary_f1(predictions: Sequence[int | str], references: Sequence[int | str]
     if not set(references) <= {0, 1}:
         raise ConfideError(
             "metrics.type",
-            "f1 is of two classes, 0 and 1, and looks for the 1; these references have others.",
-            "Give class indices, or take macro-f1.",
+            "f1 is for two classes, 0 and 1; these references have others.",
+            "Give class indices, or use macro-f1.",
         )
     found, there = [p == 1 for p in predictions], [r == 1 for r in references]
     return float(f1_score(there, found, zero_division=0.0))
@@ -246,7 +246,7 @@ def _mcc(predictions: Sequence[Any], references: Sequence[Any]) -> float:
 
     if isinstance(references[0], tuple):
         raise ConfideError(
-            "metrics.type", "mcc is of classes, not of sets of labels.", "Take micro-f1."
+            "metrics.type", "mcc is for classes, not for sets of labels.", "Use micro-f1."
         )
     predicted, right, _ = _numbered(predictions, references)
     if len(set(predicted)) == 1 or len(set(right)) == 1:

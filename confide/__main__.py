@@ -16,9 +16,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
 from . import __version__
 from .common.errors import ConfideError
@@ -38,8 +40,18 @@ def main() -> None:
     sys.exit(run(lambda: build_app()()))
 
 
+class _Argument(typer.core.TyperArgument):
+    """One whose help is shown: click 8.5 has a help of its own for arguments, and empties that of
+    typer 0.20, where flwr holds us."""
+
+    def __init__(self, *, help: str | None = None, **rest: Any) -> None:  # noqa: A002 - typer's name
+        super().__init__(help=help, **rest)
+        self.help = help
+
+
 def build_app() -> typer.Typer:
     """The command line with the commands of every room."""
+    vars(typer.main)["TyperArgument"] = _Argument
     from .client.cli import add_commands as add_holder
     from .common.cli import add_commands as add_budget
     from .server.cli import add_commands as add_coordinator

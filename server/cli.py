@@ -29,7 +29,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> None:
-    """Show the privacy report of a run; it is computed when it is not there yet."""
+    """Show the privacy report of a run, computing it if need be."""
     from rich.console import Console
 
     from .report import find_run, load_report
@@ -51,10 +51,10 @@ def report_show(run: RunArgument = "latest", as_json: JsonOption = False) -> Non
 
 
 def list_runs(
-    folder: Annotated[Path, typer.Argument(help="Where they lie.")] = Path("runs"),
+    folder: Annotated[Path, typer.Argument(help="The folder of run folders.")] = Path("runs"),
     as_json: JsonOption = False,
 ) -> None:
-    """List the runs of a folder, the newest first: when, how it ended, claim and score."""
+    """List the runs in a folder, newest first: date, outcome, claim and score."""
     from rich.console import Console
 
     from ..common.errors import ConfideError
@@ -68,7 +68,7 @@ def list_runs(
         raise ConfideError(
             "run.missing",
             f"There is no run under {str(folder)!r}.",
-            "Start one with `confide simulate`, or name the folder where runs lie.",
+            "Start one with `confide simulate`, or name the folder that has your runs.",
         )
     show_runs(rows, Console())
 
@@ -76,10 +76,12 @@ def list_runs(
 def report_diff(
     one: RunArgument,
     other: RunArgument,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page, too.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page to this file.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Set two runs side by side: claim, scores, and the settings in which they differ."""
+    """Compare two runs: claims, scores, and the settings that differ."""
     from rich.console import Console
 
     from .report import find_run, load_report
@@ -103,7 +105,7 @@ def report_diff(
 
 
 def report_make(run: RunArgument = "latest") -> None:
-    """Make report, page and the adapter's card again, as after about.toml was filled in."""
+    """Make report, page and model card again, for example after you filled in about.toml."""
     from .report import find_run
     from .report.build import write_report
     from .report.terminal import outcome
@@ -117,12 +119,14 @@ def report_verify(
     run: RunArgument = "latest",
     ledger: Annotated[
         list[Path] | None,
-        typer.Option(help="A holder's ledger, or a folder of them; may be given several times."),
+        typer.Option(help="A holder's ledger, or a folder of ledgers; may be repeated."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Make the report again and name every difference. Status 1 on any difference, 3 where not
-    everything could be checked."""
+    """Make the report again, from the run's files and the ledgers, and name every difference.
+
+    Exit status 1: something differs. 3: not everything could be checked.
+    """
     from rich.console import Console
 
     from .report import find_run
@@ -140,10 +144,10 @@ def report_verify(
 
 def predict_texts(
     run: RunArgument,
-    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="Texts to answer for.")],
+    texts: Annotated[list[str], typer.Argument(metavar="TEXT", help="The texts to answer.")],
     as_json: JsonOption = False,
 ) -> None:
-    """Answer with the adapter of a run: labels, a number, or a text that the model writes."""
+    """Answer texts with the adapter of a run: a label, a number, or a written text."""
     from ..common.tasks import TASKS
     from .report import find_run
     from .run_folder import run_settings
@@ -159,14 +163,18 @@ def predict_texts(
 def evaluate(
     run: RunArgument = "latest",
     file: Annotated[
-        Path | None, typer.Argument(help="Records to score on; the run's own if not given.")
+        Path | None, typer.Argument(help="Records to score on. Default: the run's public text.")
     ] = None,
     text: Annotated[
-        str | None, typer.Option(help="The file's column with the text; the run's unless named.")
+        str | None, typer.Option(help="The file's column with the text. Default: the run's.")
     ] = None,
     target: Annotated[
         str | None,
-        typer.Option("--target", "--label", help="Its column with the answers; '' for none."),
+        typer.Option(
+            "--target",
+            "--label",
+            help="Its column with the answers; '' for none. Default: the run's.",
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -197,11 +205,11 @@ def evaluate(
 def export(
     run: RunArgument,
     merged: Annotated[
-        Path, typer.Option("--merged", metavar="FOLDER", help="Where the whole model goes.")
+        Path, typer.Option("--merged", metavar="FOLDER", help="A new folder for the model.")
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Write base model and adapter as one model, which plain transformers loads."""
+    """Write base model and adapter as one model, which transformers loads without confide."""
     from .report import find_run
 
     folder = find_run(run)
@@ -218,11 +226,11 @@ def export(
 
 def explain_text(
     run: RunArgument,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to be answered.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text to answer.")],
     html: Annotated[Path | None, typer.Option(help="Also write a page to this file.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show which words drove the answer to a text, by integrated gradients."""
+    """Show which words drove the answer to a text (integrated gradients)."""
     from importlib.util import find_spec
 
     from rich.console import Console

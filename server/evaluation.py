@@ -149,6 +149,6 @@ def public_evaluator(loaded: LoadedModel, settings: Settings, folder: Path) -> E
         raise ConfideError(
             "data.missing-file",
             f"There is no {PUBLIC_FILE} in {folder}.",
-            "The coordinator needs held-out public text to see what a round brought.",
+            "The coordinator needs held-out public text to score each round.",
         )
     return Evaluator(loaded, settings.data, path)

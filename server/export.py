@@ -33,7 +33,7 @@ def export_merged(run: Path, folder: Path) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfideError(
             "export.folder",
-            f"{folder} is there already, and is never overwritten.",
+            f"{folder} exists already, and is never overwritten.",
             "Name a new folder.",
         )
     settings, loaded = open_run(run)

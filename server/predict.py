@@ -72,8 +72,8 @@ def evaluate_run(
     if file is None and (text, target) != (None, None):
         raise ConfideError(
             "data.missing-file",
-            "Columns are named, but no file that has them.",
-            "Name the file of records; the run's own text has the run's own columns.",
+            "You named columns, but no file.",
+            "Name the file with these columns; the run's own text needs none.",
         )
     settings, loaded = open_run(folder)
     if file is not None:

@@ -121,7 +121,7 @@ class Run:
             raise ConfideError(
                 "adapter.missing",
                 f"{self.path} has no adapter: the run is {self.status}.",
-                "Go on with it by run.resume, or start a new run.",
+                "Continue it with run.resume, or start a new run.",
             )
         return folder
 

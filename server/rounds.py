@@ -120,13 +120,13 @@ class Rounds:
             f" the last answers were {most_common(self._last_codes)}.",
             HINT
             if OTHER_START in self._last_codes
-            else "Mend what the codes name; confide's docs and metrics.jsonl have more.",
+            else "Correct what the codes name; confide's docs and metrics.jsonl have more.",
         )
 
     def _finish(self, state: Checkpoint, score: Score | None) -> Score:
-        """The score of the adapter that is kept: the last one, or with ``round.patience`` the best
-        by public loss, of which metrics.jsonl then tells the round. ``score`` is of the last one,
-        where it was measured."""
+        """The score of the adapter that is kept: the last round's, or with ``round.patience`` that
+        of the lowest public loss. metrics.jsonl records which round was kept. ``score`` is the last
+        round's, or None if it was not evaluated."""
         kept, adapter = state.round, state.adapter
         if state.best is not None:
             kept, adapter = best_round(state.losses), state.best

@@ -104,7 +104,7 @@ class RunFolder:
         if not run_id or _NAME.search(run_id) or run_id.strip("-.") != run_id:
             raise ConfideError(
                 "run.id",
-                f"run.id = {run_id!r:.140} is no folder's name.",
+                f"run.id = {run_id!r:.140} is not a folder's name.",
                 "The commands set it; leave it empty.",
             )
         path = Path(out).expanduser().resolve() / run_id
@@ -112,7 +112,7 @@ class RunFolder:
             raise ConfideError(
                 "run.id",
                 f"{path} is a run already.",
-                "Leave run.id empty, or go on with that run by run.resume.",
+                "Leave run.id empty, or continue that run with run.resume.",
             )
         with translated(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -156,8 +156,8 @@ class RunFolder:
             except BlockingIOError:
                 raise ConfideError(
                     "run.busy",
-                    f"Another process is at work on the run in {self.path}.",
-                    "Wait for its end, or stop it.",
+                    f"Another process is working on the run in {self.path}.",
+                    "Wait until it ends, or stop it.",
                 ) from None
             metrics = self.path / METRICS
             if metrics.is_file():
@@ -291,7 +291,9 @@ def run_settings(folder: Path) -> Settings:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ConfideError("run.missing", f"{folder} is no run folder.", "Name a folder in runs/.")
+        raise ConfideError(
+            "run.missing", f"{folder} is not a run folder.", "Name a folder in runs/."
+        )
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
         flat = {f"{t}.{k}": v for t, values in tables.items() for k, v in values.items()}
@@ -316,7 +318,7 @@ def translated(path: Path) -> Iterator[None]:
             raise ConfideError(
                 "disk.full",
                 f"The disk is full; {path} was not written.",
-                "Make room and go on with run.resume = <the run's folder>, or set run.out.",
+                "Make room and continue with run.resume = <the run's folder>, or set run.out.",
             ) from None
         raise ConfideError(
             "run.folder",

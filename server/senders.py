@@ -7,9 +7,8 @@ node keeps the name under which its first update was accepted, for as long as th
 connection last; a second one that gives that name is refused, and the first stays. Two that give
 one name at their first meeting cannot be told apart, and neither counts (``gate.duplicate``).
 
-What was seen is not kept in a checkpoint: a resumed simulation has other nodes. What is known is
-read anew for each round, so that a holder with a new key is known by it, and one that was shut out
-by none.
+What was seen is not kept in a checkpoint: a resumed simulation has other nodes. Registered keys are
+read anew for each round, so renewals and revocations take effect at once.
 """
 
 from __future__ import annotations

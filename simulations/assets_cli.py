@@ -19,7 +19,7 @@ _DEFAULT = "nyt"
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Names = Annotated[
     list[str] | None,
-    typer.Argument(help="Assets, or scenarios: all that they need. Without any: the demo's."),
+    typer.Argument(help="Assets, or scenarios with all that they need. Default: the demo's."),
 ]
 
 
@@ -34,7 +34,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def fetch(names: Names = None, as_json: Json = False) -> None:
-    """Fetch or make models and text, check them, prepare federations. What is there stays."""
+    """Fetch or make models and text, check them, and prepare federations. Existing ones stay."""
     from rich.console import Console
 
     from .assets import Asset
@@ -60,8 +60,8 @@ def fetch(names: Names = None, as_json: Json = False) -> None:
 
 
 def show(as_json: Json = False) -> None:
-    """List what can be fetched or made, with licence and source, and what text was prepared: public
-    text, and copies of your own."""
+    """List what can be fetched or made, with licence and source, and the text that simulations have
+    prepared, copies of your own included."""
     from .assets import ASSETS, is_present
     from .copies import prepared
     from .made import MADE, is_made
@@ -102,7 +102,7 @@ def show(as_json: Json = False) -> None:
 
 
 def remove(
-    names: Annotated[list[str], typer.Argument(help="As `confide assets list` names them.")],
+    names: Annotated[list[str], typer.Argument(help="Names from `confide assets list`.")],
     as_json: Json = False,
 ) -> None:
     """Remove copies of your own text, prepared federations, models or text from the cache."""
@@ -122,16 +122,16 @@ def remove(
 
 def unpack(
     file: Annotated[Path, typer.Argument(help="A GGUF file.")],
-    folder: Annotated[Path, typer.Argument(help="A new folder, to be named as model.name.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder; use it as model.name.")],
 ) -> None:
-    """Write the model of a GGUF file as a plain model folder, in float16."""
+    """Convert a GGUF file to a model folder in float16."""
     from ..common.errors import ConfideError
     from .gguf import unpack as write_model
     from .staging import staged
 
     if folder.exists():
         raise ConfideError(
-            "assets.gguf", f"{folder} is there, and is never overwritten.", "Name another folder."
+            "assets.gguf", f"{folder} exists, and is never overwritten.", "Name another folder."
         )
     with staged(folder) as new:
         write_model(file, new)

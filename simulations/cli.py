@@ -54,7 +54,7 @@ def add_commands(app: typer.Typer) -> None:
 
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
 ]
 
 
@@ -62,11 +62,11 @@ def simulate(
     scenario: What = _DEFAULT,
     changes: Set = None,
     yardsticks: Annotated[
-        bool, typer.Option("--yardsticks", help="Also train what the run is to be held against.")
+        bool, typer.Option("--yardsticks", help="Also train the baselines to compare the run with.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Run a federation on this machine, by Flower's simulation engine, with a live display."""
+    """Run a federation on this machine with Flower's simulation engine and a live display."""
     from rich.console import Console
 
     from .display import Display
@@ -114,25 +114,37 @@ def _show_outcome(run: Run, as_json: bool) -> None:
 
 def bench_utility(
     scenario: What = "movies",
-    seeds: Annotated[int, typer.Option(min=1, help="Runs of each row.")] = 5,
-    methods: Annotated[str, typer.Option(help="head, or an aggregate.method.")] = "ffa,head",
-    epsilons: Annotated[str, typer.Option(help="Numbers, or off; commas between.")] = "off,8,3,1",
+    seeds: Annotated[int, typer.Option(min=1, help="Runs per row.")] = 5,
+    methods: Annotated[
+        str, typer.Option(help="Values of aggregate.method, or head; or all.")
+    ] = "ffa,head",
+    epsilons: Annotated[
+        str, typer.Option(help="Numbers, or off (no noise), separated by commas.")
+    ] = "off,8,3,1",
     partitions: Annotated[
-        str, typer.Option(help="Of iid, dirichlet, natural (users); the scenario's own, unless.")
+        str,
+        typer.Option(
+            help="iid, dirichlet, natural (by user), separated by commas. Default: the scenario's."
+        ),
     ] = "own",
     tune_rates: Annotated[
-        int, typer.Option(min=0, help="Rates tried for each method and epsilon; 0: no tuning.")
+        int,
+        typer.Option(
+            min=0, help="Learning rates to try for each method and epsilon; 0: no tuning."
+        ),
     ] = 0,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Training records at most; the scenario's, unless.")
+        int | None,
+        typer.Option(min=1, help="Maximum number of training records. Default: the scenario's."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Keep runs in this .jsonl file; go on with those in it.")
+        Path | None,
+        typer.Option(help="Keep runs in this .jsonl file, and skip those that are in it."),
     ] = None,
     changes: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy by method, epsilon and partition, several seeds each, with 95 % intervals."""
+    """Measure accuracy by method, epsilon and partition, with 95 % intervals over seeds."""
     from rich.console import Console
 
     from .benchmarks import places, results, rows, utility
@@ -165,20 +177,25 @@ def bench_utility(
 
 
 def bench_step(
-    models: Annotated[str, typer.Option(help="Shapes of models, commas between.")] = "all",
-    engines: Annotated[str, typer.Option(help="Who steps; plain always does.")] = "all",
-    batch: Annotated[int, typer.Option(min=2, help="Examples in a step.")] = 16,
-    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each example.")] = 128,
-    repetitions: Annotated[int, typer.Option(min=1, help="Steps of each, interleaved.")] = 9,
-    threads: Annotated[int, typer.Option(min=0, help="0 leaves it to torch.")] = 1,
-    dtype: Annotated[str, typer.Option(help="Of the frozen base: float32, bfloat16.")] = "float32",
+    models: Annotated[str, typer.Option(help="Model shapes, separated by commas; or all.")] = "all",
+    engines: Annotated[
+        str,
+        typer.Option(
+            help="Engines to time, separated by commas; or all. Plain PEFT is always timed."
+        ),
+    ] = "all",
+    batch: Annotated[int, typer.Option(min=2, help="Examples per step.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens per example.")] = 128,
+    repetitions: Annotated[int, typer.Option(min=1, help="Steps per engine, interleaved.")] = 9,
+    threads: Annotated[int, typer.Option(min=0, help="Threads; 0: torch decides.")] = 1,
+    dtype: Annotated[str, typer.Option(help="The frozen base: float32 or bfloat16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     epoch: Annotated[
-        bool, typer.Option("--epoch", help="Also an epoch of the demo's text, lever by lever.")
+        bool, typer.Option("--epoch", help="Also time an epoch of the demo's text.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Time and memory of a private step by each engine, as ratios to plain PEFT's."""
+    """Measure time and memory of a private step with each engine, relative to plain PEFT."""
     from rich.console import Console
 
     from .benchmarks.engines import ENGINES
@@ -210,13 +227,16 @@ def bench_step(
 
 
 def bench_ledger(
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each row.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds per row.")] = 300,
     folder: Annotated[
-        Path | None, typer.Option(help="On the disk to be measured; the system's by default.")
+        Path | None,
+        typer.Option(
+            help="A folder on the disk to measure. Default: the system's temporary folder."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Time of a charge and of a release, far from the limit and near it."""
+    """Measure the time of a ledger's charge and release, far from the limit and near it."""
     import tempfile
 
     from rich.console import Console
@@ -238,11 +258,13 @@ def bench_ledger(
 
 def bench_report(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of the made-up run.")] = 10_000,
-    holders: Annotated[int, typer.Option(min=1, help="Holders, each with its own size.")] = 1_000,
-    asked: Annotated[int, typer.Option(min=0, help="Holders in each round; 0 is all.")] = 100,
+    holders: Annotated[
+        int, typer.Option(min=1, help="Number of holders, each of its own size.")
+    ] = 1_000,
+    asked: Annotated[int, typer.Option(min=0, help="Holders drawn for each round; 0: all.")] = 100,
     as_json: Json = False,
 ) -> None:
-    """Time and memory of the privacy report of a made-up run whose holders all differ."""
+    """Measure time and memory of the privacy report of a made-up run."""
     from rich.console import Console
 
     from .benchmarks.report import HEADER, line, report_row
@@ -280,5 +302,5 @@ def _epsilon(text: str) -> float | None:
         return float(text)
     except ValueError:
         raise ConfideError(
-            "bench.epsilon", f"{text!r} is no epsilon.", "Write a number, or off."
+            "bench.epsilon", f"{text!r} is not an epsilon.", "Write a number, or off."
         ) from None

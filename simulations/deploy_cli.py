@@ -29,23 +29,23 @@ def run(
         str,
         typer.Argument(
             metavar="SCENARIO",
-            help="A scenario's name or a file of settings; a run folder goes on.",
+            help="A scenario's name or a file of settings; or a run folder, to continue it.",
         ),
     ],
     *,
     federation: Annotated[
-        Path, typer.Option(metavar="NAME", help="The federation's name, or its folder.")
+        Path, typer.Option(metavar="NAME", help="The federation's folder or name.")
     ],
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     wait: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait for holders that are away.")
+        float, typer.Option(min=0, help="Seconds to wait for holders that are not connected.")
     ] = 60.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Run a scenario over the real holders, and show them live; Ctrl-C stops the run."""
+    """Run a scenario over the real holders, and show them live. Ctrl-C stops the run."""
     from ..common.settings import from_flat
     from ..server.deploy.federation import find_federation
     from ..server.deploy.run import run_over

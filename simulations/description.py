@@ -79,7 +79,7 @@ def read_description(
     _check_keys(path, data, _DATA, "data.")
     for name, value in data.items():
         if not isinstance(value, str) or not (value or name in ("target", "person")):
-            _refuse(path, f"has data.{name} = {value!r:.100}, which is no text")
+            _refuse(path, f"has data.{name} = {value!r:.100}, which is not text")
     settings: dict[str, Scalar] = dict(TASKS[task])
     kind = str(config.get("task.kind", settings["task.kind"]))
     if "labels" in content:
@@ -192,14 +192,14 @@ def _check_targets(path: Path, files: Files, task: str, kind: str, table: str) -
 def _count(path: Path, content: Mapping[str, Any], key: str, default: int) -> int:
     value = content.get(key, default)
     if type(value) is not int or value < (key == "holders"):
-        _refuse(path, f"has {key} = {value!r:.100}, which is no whole number")
+        _refuse(path, f"has {key} = {value!r:.100}, which is not a whole number")
     return value
 
 
 def _text(path: Path, content: Mapping[str, Any], key: str) -> str:
     value = content[key]
     if not isinstance(value, str):
-        _refuse(path, f"has {key} = {value!r:.100}, which is no text")
+        _refuse(path, f"has {key} = {value!r:.100}, which is not text")
     return value
 
 
@@ -209,7 +209,7 @@ def _has_labels(kind: str) -> bool:
 
 def _declared(path: Path, labels: Any) -> str:
     if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
-        _refuse(path, "has labels that are no list of texts", 'Write "labels": ["no", "yes"].')
+        _refuse(path, "has labels that are not a list of texts", 'Write "labels": ["no", "yes"].')
     return _listed(path, labels)
 
 

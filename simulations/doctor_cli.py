@@ -29,15 +29,18 @@ def doctor(
     target: Target,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs; may be repeated."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting; may be repeated."),
     ] = None,
     with_model: Annotated[
         bool, typer.Option("--model/--no-model", help="Load the model and check its gradients.")
     ] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what is not private or not sound in a configuration or a run, with reason and remedy, and
-    what a run would end with at once: status 1 if anything is not private, or it could not run."""
+    """Say what is not private or not sound in settings or a run, why, and what to do.
+
+    Of settings it also says what would stop a run at once. Exit status 1: something is not private,
+    or the run could not start.
+    """
     from ..server.doctor import Severity
     from .doctor import diagnose, objection, unseen
 
@@ -46,7 +49,7 @@ def doctor(
     if not as_json:
         _show(diagnosis)
         if unknown:
-            typer.echo(f"\nThe model was not looked at: {unknown}")
+            typer.echo(f"\nThe model was not checked: {unknown}")
     error = objection(diagnosis, with_model=with_model)
     if as_json:
         typer.echo(json.dumps(_to_json(diagnosis, error), ensure_ascii=False))
@@ -86,7 +89,7 @@ def _show(diagnosis: Diagnosis) -> None:
         told = f"  why: {finding.why}\n  fix: {finding.fix}"
         console.print(plain(told), markup=False)
     if not diagnosis.findings:
-        console.print("Nothing was found.")
+        console.print("No problem was found.")
     console.print("\nWhat no setting of confide can bring about:")
     for guard in GUARDS:
         console.print(f"  - {guard.fault}: {guard.guard}.", markup=False)

@@ -125,7 +125,7 @@ def _check_recipe(recipe: _Recipe) -> None:
         raise ConfideError("data.partition", message, hint)
 
     if not re.fullmatch(r"\w[\w.-]*", recipe.name, re.ASCII):
-        refuse(f"name = {recipe.name!r} is no folder name.", "Use letters, digits, - and _.")
+        refuse(f"name = {recipe.name!r} is not a folder's name.", "Use letters, digits, - and _.")
     if recipe.partition not in PARTITIONS:
         refuse(
             f"partition = {recipe.partition!r} is not one of {', '.join(PARTITIONS)}.",

@@ -156,7 +156,7 @@ def _loaded(name: str) -> Scenario:
     except ValueError as error:
         _refuse(path, f"is not {path.suffix[1:].upper()}: {error}")
     if not isinstance(content, dict):
-        _refuse(path, "is no table of keys and values")
+        _refuse(path, "is not a table of keys and values")
     return _scenario(path, content)
 
 
@@ -341,7 +341,7 @@ def _config(path: Path, content: Any) -> dict[str, Scalar]:
         if key not in rules():
             inner = f"{_TABLE}{written.replace('_', '-')}"
             told = f"Write it below [federation]: {inner}." if inner in rules() else hint(written)
-            _refuse(path, f"sets {written!r:.100}, which is no setting", told)
+            _refuse(path, f"sets {written!r:.100}, which is not a setting", told)
         if key in config:
             _refuse(path, f"sets {key} twice", "Leave one of the two out.")
         if not isinstance(value, (str, int, float, bool)):

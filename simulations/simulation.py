@@ -72,7 +72,9 @@ def simulate(
     simulation = Simulation.of(what, changes, holders=holders)
     if engine not in ENGINES:
         raise ConfideError(
-            "simulation.engine", f"engine = {engine!r} is none.", nearest(str(engine), ENGINES)
+            "simulation.engine",
+            f"engine = {engine!r} is not an engine.",
+            nearest(str(engine), ENGINES),
         )
     return simulation.run(engine, progress)
 
@@ -134,7 +136,7 @@ class Simulation:
             if file.suffix != ".jsonl":
                 raise ConfideError(
                     "simulation.holders",
-                    f"{file} is no .jsonl file, and Flower's engine looks for such.",
+                    f"{file} is not a .jsonl file, which Flower's engine needs.",
                     "Use engine = 'inprocess', or federation.train and federation.val.",
                 )
             link = place / f"holder-{number:02d}.jsonl"

@@ -125,7 +125,7 @@ def _dimension(text: str, scenario: Scenario, config: Mapping[str, Scalar]) -> D
             "Set it with --set; `confide bench utility` compares promises.",
         )
     if key not in config:
-        raise ConfideError("tune.space", f"--space {key:.100} is no setting.", hint(key))
+        raise ConfideError("tune.space", f"--space {key:.100} is not a setting.", hint(key))
     if not isinstance(config[key], str) and ".." in values:
         return _range(key, values, whole=type(config[key]) is int)
     choices = [

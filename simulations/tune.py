@@ -137,7 +137,9 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
     """
     if search.sampler not in SAMPLERS:
         raise ConfideError(
-            "tune.sampler", f"{search.sampler!r} is no sampler.", nearest(search.sampler, SAMPLERS)
+            "tune.sampler",
+            f"{search.sampler!r} is not a sampler.",
+            nearest(search.sampler, SAMPLERS),
         )
     settings = from_flat(search.config())
     optuna = _optuna()

@@ -31,19 +31,29 @@ def tune(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="A setting that differs in every trial."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a setting in every trial; may be repeated."
+        ),
     ] = None,
     trials: Annotated[
         int | None,
-        typer.Option(min=1, help="In all, earlier ones included. [20, or the whole grid]"),
+        typer.Option(
+            min=1, help="Trials in all, earlier ones included. Default: 20, or the whole grid."
+        ),
     ] = None,
-    sampler: Annotated[str, typer.Option(help="tpe, random or grid.")] = "tpe",
+    sampler: Annotated[
+        str, typer.Option(help="How to choose trials: tpe, random or grid.")
+    ] = "tpe",
     out: Annotated[
-        Path | None, typer.Option(help="A new folder, or one to go on in. [runs/tune-SCENARIO]")
+        Path | None,
+        typer.Option(help="A new folder, or one to continue. Default: runs/tune-SCENARIO."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search for good settings, and write the best as a scenario. Goes on where it stopped."""
+    """Search for good settings, and write the best as a settings file.
+
+    The same command continues where it stopped.
+    """
     from rich.console import Console
 
     from .scenario import load_scenario, run_config

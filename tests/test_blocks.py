@@ -1,10 +1,13 @@
 """Every block of every page is tried, offline (FAULTS F19): here stands which way each goes.
 
-``run``: it runs as it stands, in the test that is named. ``parsed``: it needs a deployment, hours
-or root, so its commands, options, arguments and settings go through the real parsers. ``scenario``
-and ``description``: read by the real reader, and what is described is run on a small model.
-``adapter``: it runs on an adapter that was just made. ``shown``: a picture or an output. A block
-that is not listed fails; so does a command in the prose that the command line does not have.
+``run``: it runs as it stands, in the test that is named. ``python``: it runs as it stands, after
+the blocks of its page before it, on a small model under the name of the real one. ``parsed``: it
+needs a deployment, hours or root, so its commands, options, arguments and settings go through the
+real parsers. ``scenario`` and ``description``: read by the real reader, and what is described is
+run on a small model. ``adapter``: it runs on an adapter that was just made. ``extension``: a module
+that tests/common/methods/test_extension.py takes from the page and runs. ``shown``: a picture or an
+output. A block that is not listed fails; so does a command in the prose that the command line does
+not have.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ import click
 import pytest
 import typer
 
+import confide
 from confide.__main__ import build_app
 from confide.common.settings import from_flat
 from confide.simulations.assets_cli import _wanted
@@ -39,15 +43,12 @@ BLOCKS: dict[str, list[tuple[str, str]]] = {
     "README.md": [
         ("sh", "parsed"),
         ("text", "shown"),
-        ("sh", "parsed"),
-        ("sh", "parsed"),
+        ("python", "python"),
         ("sh", "parsed"),
         ("sh", f"run by {README}"),
-        ("sh", f"run by {README}"),
-        ("sh", "parsed"),
-        ("python", "adapter"),
         ("sh", "parsed"),
     ],
+    "docs/aggregation.md": [("python", "extension")],
     "docs/administrator.md": [("console", f"run by {DAYS}")] * 11,
     "docs/deploy.md": [
         ("text", "shown"),
@@ -65,6 +66,7 @@ BLOCKS: dict[str, list[tuple[str, str]]] = {
         ("toml", "scenario"),
         ("json", "description"),
     ],
+    "docs/python.md": [*[("python", "python")] * 6, ("python", "adapter")],
 }
 FENCE = re.compile(r"^ *```(\S*)[^\n]*\n(.*?)^ *```\s*$", re.DOTALL | re.MULTILINE)
 PROSE = re.compile(r"`(confide [^`]+)`")
@@ -114,7 +116,8 @@ def test_every_block_is_listed_with_the_way_it_goes() -> None:
     assert [f"{b.page}: {b.text[:60]}" for b in blocks() if not b.way] == []
     assert len(blocks()) == sum(map(len, BLOCKS.values()))
     ways = {way.split(" ")[0] for listed in BLOCKS.values() for _, way in listed}
-    assert ways <= {"run", "parsed", "shown", "scenario", "description", "adapter"}
+    assert ways <= {"run", "python", "parsed", "shown", "scenario", "description", "adapter",
+                    "extension"}  # fmt: skip
     # Only what nobody could type is shown and no more.
     shown = [b for b in blocks() if b.way == "shown"]
     assert [b.text for b in shown if b.language != "text" or "$ " in b.text] == []
@@ -123,11 +126,60 @@ def test_every_block_is_listed_with_the_way_it_goes() -> None:
 def test_what_runs_as_it_stands_does_so_in_the_test_that_is_named() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     here = [b for b in blocks() if b.way == f"run by {README}"]
-    assert len(here) == readme.count("<!-- test -->")
+    assert len(here) == readme.count("<!-- test -->\n```sh")
     assert all(f"<!-- test -->\n```sh\n{b.text}" in readme for b in here)
     ways = {f"run by {PAGE}", f"run by {DAYS}"}
     assert {b.language for b in blocks() if b.way in ways} == {"console"}
     assert {b.way for b in blocks() if b.language == "console"} == ways
+
+
+# --- Python ---
+
+
+def small_cache(folder: Path, real: Path) -> Path:
+    """A cache with the real text, and a small random model under the name of the demo's."""
+    from transformers import BertConfig, BertModel
+
+    cache = folder / "cache"
+    model = cache / "models" / str(run_config(load_scenario("nyt"))["model.name"])
+    tiny.save_model(model)
+    longer = BertConfig.from_pretrained(model, max_position_embeddings=128)
+    BertModel(longer).save_pretrained(model)
+    (cache / "text").symlink_to(real / "text")
+    return cache
+
+
+@pytest.fixture
+def fresh_models() -> Iterator[None]:
+    """The model that a name stands for here is not the one of the next test."""
+    from confide.common import models
+
+    models._load.cache_clear()
+    yield
+    models._load.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_models")
+@pytest.mark.parametrize("page", sorted({b.page for b in blocks() if b.way == "python"}))
+def test_the_python_of_a_page_runs_in_its_order(
+    page: str, tmp_path: Path, real_cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONFIDE_CACHE", str(small_cache(tmp_path, real_cache_dir)))
+    monkeypatch.chdir(tmp_path)
+    # PEFT 0.21 asks transformers 5 for a flag by its old name, once per model.
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+    names: dict[str, Any] = {}
+    for block in blocks():
+        if (block.page, block.way) == (page, "python"):
+            exec(compile(block.text, page, "exec"), names)  # noqa: S102 - our own page
+    assert names["run"].status == "finished"
+    assert list((tmp_path / "runs").iterdir())
+
+
+def test_the_page_for_python_has_a_row_for_every_public_name() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)", page, re.MULTILINE)
+    assert sorted(rows) == sorted(confide.__all__)
 
 
 # --- commands through the real parsers ---
@@ -313,7 +365,7 @@ def test_the_code_that_loads_an_adapter_runs(
     block: Block, tmp_path: Path, real_cache: Path
 ) -> None:
     """As it stands, but for the two places that its reader fills in."""
-    from confide.common.adapter.schema import save_adapter
+    from confide.common.adapter.schema.schema import save_adapter
     from confide.common.models.loading import load_model
 
     name = str(run_config(load_scenario("nyt"))["model.name"])
@@ -325,6 +377,6 @@ def test_the_code_that_loads_an_adapter_runs(
     made: dict[str, Any] = {}
     # PEFT 0.21 asks transformers 5 for a flag by its old name, once per model.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
-    exec(compile(code, "README.md", "exec"), made)  # noqa: S102 - our own page
+    exec(compile(code, block.page, "exec"), made)  # noqa: S102 - our own page
     assert made["logits"].shape == (1, 2)
     assert os.environ["HF_HUB_OFFLINE"] == "1"

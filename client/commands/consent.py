@@ -133,7 +133,7 @@ def plain_words(joining: Joining, found: Findings, policy: Policy, contract: Con
         "What the policy allows on this text:",
         *(f"  - {line}" for line in of_policy(policy)),
         "",
-        "Code of the coordinator's that may run here (in the process without text), by SHA-256:",
+        "Coordinator code allowed to run here (in the process without text), by SHA-256:",
         *(f"  - {digest}" for digest in kit.bundles),
         "It holds names and settings. What trains is the confide installed here, by SHA-256, which"
         " each charge books:",

@@ -23,18 +23,19 @@ if TYPE_CHECKING:
 
     from ..site.join import Joining
 
-KitFolder = Annotated[Path, typer.Argument(metavar="KIT", help="The folder of the coordinator's.")]
-Data = Annotated[Path, typer.Option(help="The text: a jsonl, csv, parquet or txt file.")]
-Ledger = Annotated[
-    Path | None, typer.Option(help="The privacy ledger; beside the data unless named.")
+KitFolder = Annotated[
+    Path, typer.Argument(metavar="KIT", help="The kit from the coordinator, a folder.")
 ]
+Data = Annotated[Path, typer.Option(help="Your text: a jsonl, csv, parquet or txt file.")]
+Ledger = Annotated[Path | None, typer.Option(help="The privacy ledger. Default: beside the data.")]
 Socket = Annotated[Path, typer.Option(help="The resident's Unix socket.")]
 AnySocket = Annotated[Path | None, typer.Option(help="The resident's Unix socket.")]
 Column = Annotated[
-    str | None, typer.Option(help="The column with the text, as you think that [data] says.")
+    str | None,
+    typer.Option(help="The column with the text, to compare with your policy."),
 ]
 AllowNetwork = Annotated[
-    bool, typer.Option("--allow-network", help="Serve even if the network cannot be taken away.")
+    bool, typer.Option("--allow-network", help="Run even if the network cannot be taken away.")
 ]
 
 
@@ -51,30 +52,32 @@ def join(
     *,
     data: Data,
     policy: Annotated[
-        Path | None, typer.Option(help="Your policy.toml; in the kit's folder if none.")
+        Path | None, typer.Option(help="Your policy.toml. Default: the one in the kit.")
     ] = None,
     ledger: Ledger = None,
     text: Column = None,
     target: Annotated[
-        str | None, typer.Option("--target", "--label", help="The same of what is learnt.")
+        str | None,
+        typer.Option("--target", "--label", help="The column with the answers, likewise."),
     ] = None,
     person: Annotated[
-        str | None, typer.Option(help="The same of the column that tells persons apart.")
+        str | None, typer.Option(help="The column that tells persons apart, likewise.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     new_ledger: Annotated[
-        bool, typer.Option("--new-ledger", help="Start one, for text that never took part.")
+        bool,
+        typer.Option("--new-ledger", help="Make a ledger, for text that has never taken part."),
     ] = False,
     socket: AnySocket = None,
     resident_user: Annotated[
-        str, typer.Option(help="Who reads the text, if root starts this.")
+        str, typer.Option(help="The user who reads the text; only for root.")
     ] = RESIDENT,
     gateway_user: Annotated[
-        str, typer.Option(help="Who uses the network, if root starts this.")
+        str, typer.Option(help="The user who uses the network; only for root.")
     ] = GATEWAY,
     allow_network: AllowNetwork = False,
 ) -> None:
-    """Check the data, show what will leave this machine, ask once, and take part."""
+    """Take part: check your text, show what will leave this machine, ask once, serve runs."""
     from ...common.errors import ConfideError
     from ...common.machine.kit import check_current, read_kit
     from ..site.budget import make_ledger
@@ -87,8 +90,8 @@ def join(
     if not read.bundles:
         raise ConfideError(
             "kit.no-bundle",
-            f"The kit of {read.name} pins no bundle: no code of the coordinator's could run.",
-            "Ask for its SHA-256, and put it into `bundles` of kit.toml.",
+            f"The kit of {read.name} pins no bundle, so no run could start here.",
+            "Ask the coordinator for the bundle's SHA-256 and add it to `bundles` in kit.toml.",
         )
     root = os.geteuid() == 0
     joining = Joining(
@@ -163,16 +166,20 @@ def _consent(joining: Joining, named: Mapping[str, str | None]) -> list[str]:
 
 
 def status(
-    where: Annotated[Path, typer.Argument(metavar="KIT|SOCKET", help="A kit, or a socket.")],
+    where: Annotated[
+        Path, typer.Argument(metavar="KIT|SOCKET", help="The kit, or the resident's socket.")
+    ],
     *,
     resident: Annotated[
         bool,
-        typer.Option("--resident", help="Is the resident well? Whoever is connected or not."),
+        typer.Option("--resident", help="Look at the resident alone, not at the connection."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Is the resident well, is the coordinator connected, what is left; exit status 1 if one of the
-    two is not so."""
+    """Show whether the resident is well, whether the coordinator is connected, and what is left.
+
+    Exit status 1: one of the two is not so.
+    """
     from ..site.connection import in_words
     from ..site.join import socket_at
     from ..site.join import status as ask
@@ -197,13 +204,13 @@ def resident(
     socket: Socket,
     name: Annotated[str, typer.Option(help="The holder's name.")] = "holder",
     ledger: Ledger = None,
-    user: Annotated[str, typer.Option(help="Whom to become; only for root.")] = "",
+    user: Annotated[str, typer.Option(help="The user to become; only for root.")] = "",
     for_: Annotated[
-        str, typer.Option("--for", help="The gateway's user, whose group gets the socket.")
+        str, typer.Option("--for", help="The gateway's user: its group may use the socket.")
     ] = "",
     allow_network: AllowNetwork = False,
 ) -> None:
-    """The process that has the text and no network; `join` starts it."""
+    """Run the process that has the text and no network; `join` starts it for you."""
     from ..site.resident_main import Residence, run
     from ..site.users import user_named
 
@@ -225,9 +232,9 @@ def gateway(
     kit: KitFolder,
     *,
     socket: Socket,
-    user: Annotated[str, typer.Option(help="Whom to become; only for root.")] = "",
+    user: Annotated[str, typer.Option(help="The user to become; only for root.")] = "",
 ) -> None:
-    """The process that has the network and no text; `join` starts it."""
+    """Run the process that has the network and no text; `join` starts it for you."""
     from ...common.machine.kit import read_kit
     from ..site.gateway import Gateway, run
     from ..site.users import user_named

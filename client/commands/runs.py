@@ -17,10 +17,12 @@ import typer
 if TYPE_CHECKING:
     from ..guard.runs import Decision
 
-Where = Annotated[Path, typer.Argument(metavar="KIT|SOCKET", help="A kit, or a socket.")]
+Where = Annotated[
+    Path, typer.Argument(metavar="KIT|SOCKET", help="The kit, or the resident's socket.")
+]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 LedgerFile = Annotated[
-    Path | None, typer.Option(help="The ledger; the running resident's unless named.")
+    Path | None, typer.Option(help="The ledger. Default: the running resident's.")
 ]
 
 
@@ -38,7 +40,7 @@ def runs(
     ledger: LedgerFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Which runs asked or took part: what they say they are for, epsilon asked, spent and left."""
+    """List the runs that asked for this text: purpose, epsilon asked and spent, what is left."""
     from ..guard.policy_file import load_policy
     from ..guard.runs import asked, decisions
     from ..site.budget import left_of, read_spending
@@ -71,15 +73,17 @@ def runs(
 
 
 def allow(where: Where, run: Run, *, ledger: LedgerFile = None) -> None:
-    """Say yes to a run, which counts from its next request on."""
+    """Allow a run, from its next request on."""
     from ..guard.runs import Decision
 
     _decide(where, run, Decision.ALLOWED, ledger)
 
 
 def deny(where: Where, run: Run, *, ledger: LedgerFile = None) -> None:
-    """Say no to a run, at any time: none of its requests is answered any more. What it was given
-    stays given."""
+    """Deny a run, at any time: no further request of it is answered.
+
+    What it got before, it keeps.
+    """
     from ..guard.runs import Decision
 
     _decide(where, run, Decision.DENIED, ledger)
@@ -90,7 +94,7 @@ def take_in(
     *,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Look at what is in a text that was changed, and let runs use it as it is now."""
+    """Check a text that has changed, and let runs use it as it is now."""
     from ..guard.contract import missing
     from ..guard.policy_file import load_policy
     from ..site.users import as_owner_of

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Text = Annotated[
-    str, typer.Option(help="The column with the text; of several, commas between, all of them.")
+    str, typer.Option(help="The column with the text; or several, separated by commas.")
 ]
 Target = Annotated[
     str | None,
-    typer.Option("--target", "--label", help="The column with what is learnt; '' for none."),
+    typer.Option("--target", "--label", help="The column with the answers; '' for none."),
 ]
 Person = Annotated[str, typer.Option(help="The column that tells persons apart.")]
 NOTHING_LEFT = "This was read on this machine; nothing of it was sent or kept."
@@ -50,15 +50,18 @@ def init(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where policy.toml goes.")],
     *,
     data: Annotated[
-        Path | None, typer.Option(help="Your text: what it is, [data], is proposed from it.")
+        Path | None, typer.Option(help="Your text, to propose what the policy says of it.")
     ] = None,
     text: Text = "text",
     target: Target = None,
     person: Person = "",
     as_json: AsJson = False,
 ) -> None:
-    """Write policy.toml, with careful limits and a comment above each; never over one. With --data
-    it also says what your text is, for you to approve."""
+    """Write policy.toml, with careful limits and a comment above each.
+
+    It never replaces a file. With --data it also proposes what the policy says of your text, for
+    you to approve.
+    """
     from ..guard.policy_file import write_policy
 
     contract = None
@@ -82,7 +85,7 @@ def init(
 def check_policy(
     file: Annotated[Path, typer.Argument(help="A policy.toml.")], *, as_json: AsJson = False
 ) -> None:
-    """Read a policy as the holder will, and show its limits; what differs is marked."""
+    """Read a policy as the holder will, and show its limits; a mark shows what you changed."""
     from ..guard.policy import Policy
     from ..guard.policy_file import load_policy, policy_table
 
@@ -101,19 +104,22 @@ def check_data(
     file: Annotated[Path, typer.Argument(help="A jsonl, csv, parquet or txt file.")],
     *,
     policy: Annotated[
-        Path | None, typer.Option(help="Your policy.toml: what its [data] says is checked.")
+        Path | None, typer.Option(help="Your policy.toml, to check the file against it.")
     ] = None,
     text: Text = "text",
     target: Target = None,
     person: Person = "",
     task: Annotated[str, typer.Option(help=f"What a run would learn: {', '.join(TASKS)}.")] = "",
     labels: Annotated[
-        str, typer.Option(help="The labels of the run, commas between: counted by name.")
+        str, typer.Option(help="The run's labels, separated by commas: counts each.")
     ] = "",
     delta: Annotated[float, typer.Option(min=0, max=1, help="The delta of the run.")] = 1e-5,
     as_json: AsJson = False,
 ) -> None:
-    """Count what is in a file and warn of what a run would stumble over. Nothing leaves."""
+    """Count what is in a file, and warn of what would stop or harm a run.
+
+    Nothing leaves this machine.
+    """
     from ..guard.policy_file import load_policy
     from ..text.check_data import check_data as check
 
@@ -141,7 +147,7 @@ def adapter(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Write this holder's own adapter of a run (aggregate.method = 'fedsa') for plain PEFT."""
+    """Write this holder's own adapter of a run (aggregate.method = 'fedsa') as a PEFT adapter."""
     from ..training.personal import export_personal
 
     number = export_personal(file, folder)

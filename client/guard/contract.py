@@ -213,7 +213,11 @@ def _listed(name: str, what: str, value: str, allowed: Iterable[str]) -> None:
 
 def _unlisted(name: str, what: str, value: str, allowed: Iterable[str]) -> NoReturn:
     said = ", ".join(allowed) or "none"
-    _refuse(name, f"{what}, {value!r:.100}, is none of {said:.300}.", "Start a run that fits.")
+    _refuse(
+        name,
+        f"{what}, {value!r:.100}, is none of {said:.300}.",
+        "Start a run that fits this contract.",
+    )
 
 
 def _refuse(name: str, message: str, hint: str) -> NoReturn:

@@ -54,7 +54,7 @@ def load_policy(path: Path, otherwise: Policy = _DEFAULT) -> Policy:
     for key, value in _table(path).items():
         if key not in known:
             raise ConfideError(
-                "policy.unknown-key", f"{path}: {key!r} is no limit.", nearest(key, known)
+                "policy.unknown-key", f"{path}: {key!r} is not a limit.", nearest(key, known)
             )
         if key == _DATA:
             values[key] = _contract(path, value)
@@ -67,12 +67,16 @@ def _contract(path: Path, table: Any) -> Contract:
     """``[data]``, read as strictly as the limits."""
     known = {key_of(f): f for f in fields(Contract)}
     if not isinstance(table, dict):
-        _refuse(f"{path}: data = {table!r:.100} is no table.", "Write [data], and its keys below.")
+        _refuse(
+            f"{path}: data = {table!r:.100} is not a table.", "Write [data], and its keys below."
+        )
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in known:
             raise ConfideError(
-                "policy.unknown-key", f"{path}: {key!r} is none of [data].", nearest(key, known)
+                "policy.unknown-key",
+                f"{path}: {key!r} is not a key of [data].",
+                nearest(key, known),
             )
         values[key] = _checked(path, f"data.{key}", value, known[key])
     contract = Contract(**values)
@@ -136,7 +140,7 @@ def write_policy(folder: Path, contract: Contract | None = None) -> Path:
             raise _unwritable(path, error) from None  # the folder is a file
         raise ConfideError(
             "policy.exists",
-            f"{path} is there already, and is never overwritten.",
+            f"{path} exists already, and is never overwritten.",
             "Edit it, or name another folder.",
         ) from None
     except OSError as error:
@@ -208,7 +212,7 @@ def _checked_words(path: Path, key: str, value: Any, limit: Field[Any]) -> tuple
             _refuse(f"{path}: {key} contains {word!r:.100}.", nearest(word, known))
         if key == "base-models" and not _MODEL_ENTRY.fullmatch(word):
             _refuse(
-                f"{path}: {key} contains {word!r:.100}, which is no name or folder.",
+                f"{path}: {key} contains {word!r:.100}, which is neither a name nor a folder.",
                 "Write name, or name@sha256: followed by 64 hexadecimal digits.",
             )
     return tuple(value)

@@ -95,7 +95,7 @@ def decide(run: str, decision: Decision, ledger: Path) -> None:
     if not _ID.fullmatch(run):
         raise ConfideError(
             "task.run",
-            f"{run!r:.140} is no run's id: 1 to 128 of A-Z a-z 0-9 . _ -",
+            f"{run!r:.140} is not a run's id: 1 to 128 of A-Z a-z 0-9 . _ -",
             "`confide client runs KIT` lists them.",
         )
     _write(_decisions_file(ledger), {**decisions(ledger), run: decision})

@@ -217,7 +217,7 @@ def node_key(path: Path) -> bytes:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise ConfideError(
             "kit.key",
-            f"{path} is no unencrypted private key of an elliptic curve.",
+            f"{path} is not an unencrypted private key of an elliptic curve.",
             "Ask the coordinator for the kit again.",
         )
     return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())

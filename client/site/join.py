@@ -214,7 +214,7 @@ def _wait_ready(path: Path, resident: Kept, stopping: Sequence[int]) -> bool:
             raise ConfideError(
                 "join.resident",
                 f"The resident did not become ready{resident.how_it_ended()}.",
-                "Its own lines above say why.",
+                "The lines that it printed above say why.",
             )
     return False
 

@@ -77,7 +77,7 @@ def pin(bundles: frozenset[str]) -> None:
     check_flower()
     wrong = [digest for digest in bundles if not _DIGEST.fullmatch(digest)]
     if wrong:
-        raise ConfideError("gateway.pin", f"{wrong[0]!r:.100} is no SHA-256.")
+        raise ConfideError("gateway.pin", f"{wrong[0]!r:.100} is not a SHA-256.")
     pull = start._pull_and_store_message
 
     def pinned_pull(**given: Any) -> int | None:

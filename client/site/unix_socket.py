@@ -81,7 +81,7 @@ def ask(path: Path, kind: bytes, payload: bytes, wanted: bytes, seconds: float) 
     raise ConfideError(
         "resident.silent",
         f"No answer came from {path} within {seconds:g} s, or it hung up.",
-        "Its log says what it is doing.",
+        "The resident's log says what it is doing.",
     )
 
 

@@ -78,7 +78,7 @@ def check_data(
             where no row fits, for the first reason. ``data.task`` for no kind of task.
     """
     if task not in ("", *TASKS):
-        raise ConfideError("data.task", f"{task!r:.100} is no task.", nearest(task[:100], TASKS))
+        raise ConfideError("data.task", f"{task!r:.100} is not a task.", nearest(task[:100], TASKS))
     agreed = contract or _plain_contract(text, label, person, labels, task)
     records, broken = _read(path, agreed, proposed=contract is not None)
     person, labels = agreed.person or None, agreed.labels

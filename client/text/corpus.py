@@ -42,7 +42,7 @@ def check_readable(path: Path) -> None:
     if not (path.is_file() and os.access(path, os.R_OK)):
         raise ConfideError(
             "data.missing-file",
-            f"{path} is no file that this process may read.",
+            f"{path} is not a file that this process may read.",
             "Check the path and the permissions.",
         )
 

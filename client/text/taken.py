@@ -75,7 +75,7 @@ def _facts(data: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfideError(
             "data.missing-file",
-            f"{data} is no file that this process may read ({error.strerror}).",
+            f"{data} is not a file that this process may read ({error.strerror}).",
             "Check the path and the permissions.",
         ) from None
     return {"file": data.name, "size": found.st_size, "changed": found.st_mtime_ns}

@@ -115,7 +115,7 @@ def load_personal(path: Path, schema: AdapterSchema | None = None) -> Kept:
     except Exception as error:  # noqa: BLE001 - safetensors raises a type of its own and others
         raise ConfideError(
             "personal.damaged",
-            f"{path} is no personal adapter of this run ({type(error).__name__}).",
+            f"{path} is not a personal adapter of this run ({type(error).__name__}).",
             "Put a copy back, or remove it: this holder's B then starts anew.",
         ) from None
     return found
@@ -129,7 +129,7 @@ def export_personal(path: Path, folder: Path) -> int:
             file and loading its model raise.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ConfideError("personal.folder", f"{folder} is there already.", "Name a new folder.")
+        raise ConfideError("personal.folder", f"{folder} exists already.", "Name a new folder.")
     personal = load_personal(path)
     settings = from_flat(personal.settings)
     loaded = load_model(settings)

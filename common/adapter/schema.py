@@ -80,7 +80,7 @@ def _look_up(model: PeftModel) -> dict[str, str]:
     names = {name: by_storage.get(tensor.data_ptr()) for name, tensor in saved.items()}
     missing = [name for name, own in names.items() if own is None]
     if missing:
-        raise ConfideError("adapter.unknown", f"{missing[0]} is no parameter of the model.")
+        raise ConfideError("adapter.unknown", f"{missing[0]} is not a parameter of the model.")
     return {name: names[name] for name in sorted(names)}  # type: ignore[misc]
 
 

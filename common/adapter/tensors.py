@@ -67,7 +67,7 @@ def chosen_device() -> torch.device:
     if name == "cuda" and not there:
         raise ConfideError(
             "device.missing",
-            "CONFIDE_DEVICE = 'cuda', but torch finds no such device here.",
+            "CONFIDE_DEVICE = 'cuda', but torch finds no such device on this machine.",
             "Set it to auto or cpu, or install a torch that is made for the device.",
         )
     return torch.device("cuda" if there and name != "cpu" else "cpu")

@@ -113,7 +113,7 @@ def check_current(kit: Kit, today: date) -> None:
     if today > kit.expires:
         raise ConfideError(
             "kit.expired",
-            f"The kit of {kit.name} was good until {kit.expires}; today is {today}.",
+            f"The kit of {kit.name} was valid until {kit.expires}; today is {today}.",
             "Ask the coordinator to renew it (`confide server provision`).",
         )
 

@@ -202,7 +202,7 @@ def end_with_parent() -> None:
         return
     _end_with_starter()
     if str(os.getppid()) != parent:
-        raise ConfideError("join.gone", "What started this process is no more.")
+        raise ConfideError("join.gone", "The parent process has exited.")
 
 
 def _end_with_starter() -> None:

@@ -27,8 +27,8 @@ Train = Callable[[AdapterSchema, Tensor], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """A model, the adapter (N,) with whatever of it is this holder's own, the rank that is trained
-    here, and what was added to the frozen weights (P,)."""
+    """What a holder needs to train one round: model, adapter (N,) with this holder's own parts,
+    local rank, the update of the frozen weights (P,), and the store of its own parts."""
 
     method: Method
     model: PeftModel

@@ -40,7 +40,8 @@ def product_shapes(schema: AdapterSchema) -> Shapes:
     if odd:
         raise ConfideError(
             "aggregate.targets",
-            f"{odd[0]} is no factor of a linear layer's weight, so nothing can be added to that.",
+            f"{odd[0]} is not a factor of a linear layer's weight, so the method cannot add to that"
+            " weight.",
             "Choose lora.targets that are linear layers, or another aggregate.method.",
         )
     return tuple((path, (shapes[path + _B][0], shapes[path + _A][1])) for path in paths)

@@ -181,7 +181,7 @@ def _load_tokenizer(source: Path | str) -> PreTrainedTokenizerBase:
     if len(tokenizer) < 64:
         raise ConfideError(
             "model.tokenizer",
-            f"The tokenizer of {source} knows {len(tokenizer)} tokens only.",
+            f"The tokenizer of {source} knows only {len(tokenizer)} tokens.",
             "The folder needs tokenizer.json or the tokenizer files of its family.",
         )
     if tokenizer.pad_token is None:

@@ -420,7 +420,9 @@ def make(path: Path) -> None:
     """Build a ledger beside ``path`` and link it there whole, so that an empty or half-made file
     is always damage and never a fresh start. Whoever links second uses what is there."""
     if not path.parent.is_dir():
-        raise ConfideError("ledger.missing", f"There is no folder {path.parent}.", "Make it first.")
+        raise ConfideError(
+            "ledger.missing", f"There is no folder {path.parent}.", "Make the folder first."
+        )
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:

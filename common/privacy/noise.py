@@ -78,7 +78,9 @@ class SecureGenerator:
         as likely as any other. (The k smallest of n random words; the chance that two words are
         equal, which alone could favour an index, is below n^2 / 2^65.)"""
         if not 0 <= k <= n:
-            raise ConfideError("privacy.subset", f"{k!r} of {n!r} cannot be drawn.")
+            raise ConfideError(
+                "privacy.subset", f"Cannot draw {k!r} of {n!r} indices: k must be between 0 and n."
+            )
         order = np.argsort(self._words(n), kind="stable")
         return np.sort(order[:k]).astype(np.int64)
 

@@ -107,7 +107,7 @@ def _check_rounds(s: Settings, refuse: Refuse) -> None:
     if s.train.warmup >= s.round.count and s.train.warmup:
         refuse(
             f"train.warmup = {s.train.warmup} is all of the {s.round.count} rounds.",
-            "Set it below round.count.",
+            "Set train.warmup below round.count.",
         )
     if s.round.holders and s.round.min_holders > s.round.holders:
         refuse(
@@ -235,7 +235,10 @@ def _check_task(s: Settings, refuse: Refuse) -> None:
             "Set task.word-dropout above 0, or task.copies = 1.",
         )
     if not task.low < task.high:
-        refuse(f"task.low = {task.low:g} is not below task.high = {task.high:g}.", "Exchange them.")
+        refuse(
+            f"task.low = {task.low:g} is not below task.high = {task.high:g}.",
+            "Exchange the two numbers.",
+        )
     if what.language and s.lora.method == "head":
         refuse(
             f"lora.method = 'head' trains the task's head alone, and task.kind = {kind!r} has"

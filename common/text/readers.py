@@ -270,7 +270,7 @@ def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
             none, ``data.unknown-unit`` for any other unit.
     """
     if unit not in UNITS:
-        raise ConfideError("data.unknown-unit", f"{unit!r} is no unit.", nearest(unit, UNITS))
+        raise ConfideError("data.unknown-unit", f"{unit!r} is not a unit.", nearest(unit, UNITS))
     if unit == Unit.RECORD:
         return [[index] for index in range(len(records))]
     groups: dict[str, list[int]] = {}

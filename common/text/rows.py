@@ -98,7 +98,7 @@ def check_suffix(path: Path) -> str:
     if suffix not in _ROWS:
         raise ConfideError(
             "data.unknown-suffix",
-            f"{path} ends in {suffix!r}, which is no format that can be read.",
+            f"{path} ends in {suffix!r}, which is not a format that confide reads.",
             f"Use one of {', '.join(sorted(_ROWS))}.",
         )
     return suffix
@@ -113,7 +113,7 @@ def content_of(path: Path) -> bytes:
     content, reason = b"", ""
     if os.path.isdir(path):  # noqa: PTH112 - no error for a name that is too long for a path
         raise ConfideError(
-            "data.missing-file", f"{path} is a folder.", "Name the file in it that is meant."
+            "data.missing-file", f"{path} is a folder.", "Name a file in this folder."
         )
     try:
         content = path.read_bytes()
@@ -171,7 +171,7 @@ def _decoded(path: Path, content: bytes) -> str | ConfideError:
     return ConfideError(
         "data.binary",
         f"{path} is not text in UTF-8.",
-        "Save it in UTF-8, or give it the suffix of what it is.",
+        "Save it in UTF-8, or give it the suffix of its format.",
     )
 
 

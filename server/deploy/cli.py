@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from .status import Status
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Folder = Annotated[
-    Path, typer.Argument(metavar="DIR", help="The federation's folder, or its name.")
-]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The federation's folder or name.")]
 Name = Annotated[str | None, typer.Option(metavar="NAME")]
 
 
@@ -34,18 +32,26 @@ def commands() -> typer.Typer:
 def provision(
     folder: Folder,
     *,
-    holders: Annotated[int | None, typer.Option(help="How many, for a new federation.")] = None,
-    host: Annotated[str | None, typer.Option(help="Where holders reach the door.")] = None,
-    port: Annotated[int | None, typer.Option(help="The door's port; 8443 if not given.")] = None,
-    add: Annotated[str | None, typer.Option(metavar="NAME", help="One holder more.")] = None,
+    holders: Annotated[
+        int | None, typer.Option(help="How many holders a new federation has.")
+    ] = None,
+    host: Annotated[
+        str | None, typer.Option(help="The host name at which holders reach you.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(help="The port at which holders reach you. Default: 8443.")
+    ] = None,
+    add: Annotated[str | None, typer.Option(metavar="NAME", help="Add a holder.")] = None,
     renew: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A new key; or 'server', 'bundle': see docs/deploy.md."),
+        typer.Option(
+            metavar="NAME", help="Renew a holder's kit and key; or 'server', or 'bundle'."
+        ),
     ] = None,
     revoke: Annotated[str | None, typer.Option(metavar="NAME", help="Shut a holder out.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make keys, certificates and a kit for each holder; or change who is in the federation."""
+    """Make a federation (keys, certificates, a kit for each holder), or change who is in it."""
     from ...common.errors import ConfideError
     from . import provision as work
     from .federation import find_federation
@@ -78,7 +84,7 @@ def provision(
 
 
 def start(folder: Folder, as_json: Json = False) -> None:
-    """Run the SuperLink and the door until SIGTERM or Ctrl-C; what ends is started again."""
+    """Run the coordinator's services until SIGTERM or Ctrl-C, restarting any that ends."""
     from .federation import find_federation
     from .supervisor import Supervisor
 
@@ -90,7 +96,10 @@ def start(folder: Folder, as_json: Json = False) -> None:
 
 
 def status(folder: Folder, as_json: Json = False) -> None:
-    """Show who is connected and what runs; status 1 when something is wrong."""
+    """Show who is connected and what runs.
+
+    Exit status 1: something is wrong.
+    """
     from .federation import find_federation
     from .status import collect
 

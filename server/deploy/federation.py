@@ -132,7 +132,7 @@ def load_federation(folder: Path) -> Federation:
     except OSError as error:
         raise ConfideError(
             "federation.missing",
-            f"{folder} is no federation: {path.name} cannot be read ({error.strerror}).",
+            f"{folder} is not a federation: {path.name} cannot be read ({error.strerror}).",
             "Make one: `confide server provision DIR --holders N --host NAME`.",
         ) from None
     except ValueError as error:
@@ -208,7 +208,7 @@ def check_host(host: Any) -> str:
     if not isinstance(host, str) or not _HOST.fullmatch(host) or "://" in host:
         raise ConfideError(
             "provision.host",
-            f"{host!r:.80} is no host name or address.",
+            f"{host!r:.80} is not a host name or an address.",
             "Write --host fleet.example.org, without https:// and without a port.",
         )
     return host
@@ -221,7 +221,7 @@ def check_port(port: Any) -> int:
         ConfideError: ``provision.port``.
     """
     if type(port) is not int or not 1 <= port <= 65535:
-        raise ConfideError("provision.port", f"{port!r:.40} is no port in [1, 65535].")
+        raise ConfideError("provision.port", f"{port!r:.40} is not a port in [1, 65535].")
     return port
 
 

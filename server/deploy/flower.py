@@ -180,7 +180,7 @@ def _flwr(federation: Federation, *arguments: str) -> Mapping[str, Any]:
     if "already in use" in text:
         raise ConfideError(
             "federation.key-used",
-            "Flower has known this key before, and takes none twice.",
+            "Flower has seen this key before, and takes no key twice.",
             "Give the holder a new one: `confide server provision DIR --renew NAME`.",
         )
     asked = " ".join(arguments[:2])

@@ -75,7 +75,7 @@ def write_door_certificate(
             "Put it back for this command; it may be taken away again afterwards.",
         ) from None
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise ConfideError("provision.ca", f"{ca_key} is no key that confide made.")
+        raise ConfideError("provision.ca", f"{ca_key} is not a key that confide made.")
     issuer = x509.load_pem_x509_certificate(ca_certificate.read_bytes())
     private = ec.generate_private_key(ec.SECP384R1())
     names = x509.SubjectAlternativeName(

@@ -60,7 +60,7 @@ def provision(
     if (folder / FILE_NAME).exists() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfideError(
             "provision.exists",
-            f"{folder} is there already, and is never overwritten.",
+            f"{folder} exists already, and is never overwritten.",
             "Use --add, --renew or --revoke to change it, or name another folder.",
         )
     empty = Federation(

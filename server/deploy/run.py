@@ -285,7 +285,7 @@ def _public_text(federation: Federation, name: str) -> Path:
     if public is None or not public.is_file():
         raise ConfideError(
             "data.missing-file",
-            f"data.path = {name!r} is no folder with {PUBLIC_FILE}, the public text for scores.",
+            f"data.path = {name!r} is not a folder with {PUBLIC_FILE}, the public text for scores.",
             "Make one, or `confide assets fetch SCENARIO` for a scenario's.",
         )
     place = federation.folder / "public" / public.parent.name

@@ -136,7 +136,7 @@ def _unknown(facts: Facts) -> Iterator[Finding]:
             name="facts-unknown",
             severity=Severity.NOTE,
             what=f"It is not known {' nor '.join(missing)}.",
-            why="What depends on it (delta against 1/n, noise against signal) was not looked at.",
+            why="Checks that depend on it (delta against 1/n, noise against signal) were skipped.",
             fix="Prepare the scenario with `confide assets fetch`, or look at the finished run.",
         )
 

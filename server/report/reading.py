@@ -115,7 +115,7 @@ def read_run(folder: Path) -> Run:
         raise ConfideError(
             "report.metrics",
             f"metrics.jsonl of {folder.name!r} has no start line.",
-            "The run ended before it began; start it again.",
+            "The run ended before its first line; start it again.",
         )
     for history in histories.values():
         history.finish()

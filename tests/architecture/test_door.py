@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import click
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from confide.__main__ import run
+from confide.__main__ import build_app, run
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
 
@@ -109,6 +112,36 @@ def test_every_command_has_a_help_page(command: tuple[str, ...]) -> None:
     done = python("-m", "confide", *command, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert "Usage" in done.stdout
+
+
+def commands(command: click.Command, *path: str) -> Iterator[tuple[list[str], click.Command]]:
+    yield list(path), command
+    if isinstance(command, click.Group):
+        for name, inner in command.commands.items():
+            yield from commands(inner, *path, name)
+
+
+def test_every_word_of_every_help_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """click 8.5 empties what typer 0.20 says of an argument, and rich takes [data] for markup."""
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 1000)  # no sentence is broken
+    app, found = build_app(), 0
+    for path, command in commands(typer.main.get_command(app)):
+        page = " ".join(CliRunner().invoke(app, [*path, "--help"]).output.split())
+        said = [one for one in (command.help or "").split("\n\n") if one]
+        said += [str(getattr(one, "help", "")) for one in command.params]
+        assert said, path
+        for words in (" ".join(one.split()) for one in said):
+            assert words in page, (path, words)
+            found += 1
+    assert found > 200
+
+
+def test_every_option_and_argument_has_a_help_that_is_a_whole_sentence() -> None:
+    for path, command in commands(typer.main.get_command(build_app())):
+        for one in command.params:
+            said = str(getattr(one, "help", ""))
+            assert said.endswith("."), (path, one.name, said)
+            assert not said.endswith("unless."), (path, one.name, said)
 
 
 def test_wrong_usage_is_status_2() -> None:
