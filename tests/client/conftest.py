@@ -11,9 +11,9 @@ import pytest
 
 from confide.client.guard.policy import Policy
 from confide.client.holder import Holder, Site
-from confide.common.adapter.schema.parcel import pack
-from confide.common.adapter.schema.schema import get_adapter
-from confide.common.adapter.schema.tensors import flatten
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.schema import get_adapter
+from confide.common.adapter.tensors import flatten
 from confide.common.models.loading import load_model
 from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger

@@ -14,7 +14,7 @@ from confide.client import app as app_module
 from confide.client.app import answer, app, site_of
 from confide.client.guard.policy import Policy
 from confide.common.errors import ConfideError
-from confide.common.machine.processes.installed import code_hash
+from confide.common.machine.installed import code_hash
 from confide.common.privacy.ledger import Ledger
 from confide.common.wire.messages import (
     Refusal,

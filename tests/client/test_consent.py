@@ -23,8 +23,8 @@ from confide.client.site.join import Joining
 from confide.client.site.users import User
 from confide.client.text.check_data import check_data
 from confide.client.text.identity import identity_of
-from confide.common.machine.processes.installed import code_hash
-from confide.common.machine.processes.kit import Kit
+from confide.common.machine.installed import code_hash
+from confide.common.machine.kit import Kit
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
 from confide.common.wire.outgoing import PARTS

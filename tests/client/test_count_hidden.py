@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from confide.client.guard.policy import Policy
-from confide.common.adapter.schema.encoding import decode_vector
-from confide.common.adapter.schema.parcel import pack
-from confide.common.adapter.schema.tensors import flatten
+from confide.common.adapter.encoding import decode_vector
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten
 from confide.common.models.loading import load_model
 from confide.common.plans import plan_of
 from confide.common.settings import COORDINATORS_OWN, from_flat

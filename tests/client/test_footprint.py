@@ -17,9 +17,9 @@ from confide.client.training.footprint import measure
 from confide.client.training.per_example import PerExample
 from confide.client.training.trainer import Trainer
 from confide.common.errors import ConfideError
+from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, Footprint, Room, forward
 from confide.common.models.loading import LoadedModel, load_model
-from confide.common.models.loading import loading as models
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks import Example, task_for
 from tests import tiny
@@ -158,8 +158,8 @@ from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
 from confide.common.tasks import Example
 from confide.simulations.benchmarks.memory import _begin, _highest
-from confide.common.adapter.schema.schema import get_adapter
-from confide.common.adapter.schema.tensors import flatten
+from confide.common.adapter.schema import get_adapter
+from confide.common.adapter.tensors import flatten
 from tests.client.test_private_step import plan
 
 torch.set_num_threads(1)

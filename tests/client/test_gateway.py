@@ -30,7 +30,7 @@ from confide.client.site.gateway import (
     supernode_command,
 )
 from confide.common.errors import ConfideError
-from confide.common.machine.processes.kit import Kit
+from confide.common.machine.kit import Kit
 
 FILES = {"ca": 11, "key": 12, "secret": 13}
 
@@ -85,7 +85,7 @@ def test_its_two_processes_meet_where_there_is_no_ipv4(
 ) -> None:
     """docker-nginx-unprivileged#35's kind, the other way round."""
     monkeypatch.setattr(
-        "confide.common.machine.processes.processes.can_bind", lambda _, address: address == "::1"
+        "confide.common.machine.processes.can_bind", lambda _, address: address == "::1"
     )
     words = supernode_command(gateway, FILES, 4000)
     read = supernode_options().parse_args(words[4:])

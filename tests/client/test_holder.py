@@ -20,10 +20,10 @@ from confide.client.guard.policy import SIMULATION
 from confide.client.holder import Holder
 from confide.client.text.taken import take_in
 from confide.client.training.trainer import Trainer
-from confide.common.adapter.schema.parcel import pack
-from confide.common.adapter.schema.tensors import flatten
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten
+from confide.common.models import loading as models
 from confide.common.models.loading import load_model
-from confide.common.models.loading import loading as models
 from confide.common.plans import plan_of
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.filters import enforced, settle

@@ -28,7 +28,7 @@ from confide.client.site.join import (
 from confide.client.site.journal import Journal
 from confide.client.site.users import User, as_user
 from confide.common.errors import ConfideError
-from confide.common.machine.processes.kit import Kit
+from confide.common.machine.kit import Kit
 from tests import tiny
 from tests.client.test_resident import Served
 

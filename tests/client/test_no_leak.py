@@ -34,9 +34,9 @@ from confide.client.training import trainer as trainer_module
 from confide.client.training.per_example import PerExample
 from confide.client.training.private_step import PrivateOptimizer
 from confide.client.training.trainer import Trainer
+from confide.common.models import batches
+from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText
-from confide.common.models.loading import batches
-from confide.common.models.loading import loading as models
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from confide.client.guard.policy import Policy
-from confide.common.adapter.schema.parcel import pack
-from confide.common.adapter.schema.tensors import flatten
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
 from confide.common.models.loading import load_model

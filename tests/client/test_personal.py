@@ -23,7 +23,7 @@ from confide.client.training.personal import (
     personal_file,
     save_personal,
 )
-from confide.common.adapter.schema.schema import set_adapter
+from confide.common.adapter.schema import set_adapter
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
 from confide.common.models.loading import LoadedModel, load_model

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from confide.client.guard.release import release
-from confide.common.adapter.schema.encoding import decode_vector
+from confide.common.adapter.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan

@@ -17,9 +17,9 @@ from confide.client.training import self_check
 from confide.client.training.per_example import PerExample
 from confide.client.training.self_check import check_per_example, longest_pair
 from confide.common.errors import ConfideError
+from confide.common.models import loading as models
 from confide.common.models.batches import Room
 from confide.common.models.loading import load_model
-from confide.common.models.loading import loading as models
 from confide.common.models.trunk import Trunk
 from confide.common.settings import from_flat
 from confide.common.tasks.classification import Classification

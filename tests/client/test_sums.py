@@ -17,8 +17,8 @@ from confide.client import holder as holder_module
 from confide.client.guard.policy import Policy, review_plan, review_sum
 from confide.client.training import sums as sums_module
 from confide.client.training.sums import clipped_sum, noisy_sum, shares_of_classes, shares_of_scores
-from confide.common.adapter.schema.encoding import decode_vector
-from confide.common.adapter.schema.tensors import flatten
+from confide.common.adapter.encoding import decode_vector
+from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, forward
 from confide.common.models.loading import load_model

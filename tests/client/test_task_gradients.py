@@ -13,9 +13,9 @@ from torch import Tensor
 from confide.client.training.per_example import PerExample
 from confide.client.training.self_check import check_per_example
 from confide.common.errors import ConfideError
+from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, forward
 from confide.common.models.loading import LoadedModel, load_model
-from confide.common.models.loading import loading as models
 from confide.common.settings import from_flat
 from confide.common.tasks import Example, tokens
 from confide.common.text.readers import Record

@@ -15,11 +15,12 @@ import torch
 
 from confide.client.training import trainer as trainer_module
 from confide.client.training.trainer import Trainer, draws_from
-from confide.common.adapter.schema.tensors import flatten, unflatten
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
+from confide.common.models import loading as models
+from confide.common.models import trunk
 from confide.common.models.batches import TOKENS_PER_BATCH, EncodedText, Room
-from confide.common.models.loading import load_model, trunk
-from confide.common.models.loading import loading as models
+from confide.common.models.loading import load_model
 from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust

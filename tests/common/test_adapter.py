@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.common.adapter.schema.schema import (
+from confide.common.adapter.schema import (
     adapter_parameters,
     get_adapter,
     load_adapter,

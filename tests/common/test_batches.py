@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from confide.common.machine.processes.paths import local_or_cached
+from confide.common.machine.paths import local_or_cached
 from confide.common.models.batches import (
     MOST_PADDING,
     SMALL,

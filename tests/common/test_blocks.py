@@ -10,13 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from confide.common.adapter.schema.encoding import (
-    BLOCK,
-    pack_blocks,
-    packed_size,
-    rounding,
-    unpack_blocks,
-)
+from confide.common.adapter.encoding import BLOCK, pack_blocks, packed_size, rounding, unpack_blocks
 from confide.common.errors import ConfideError
 
 LARGEST = {8: 127, 4: 7}

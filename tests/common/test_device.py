@@ -18,12 +18,12 @@ import transformers.masking_utils
 
 from confide.client.training.per_example import PerExample
 from confide.client.training.private_step import PrivateOptimizer
-from confide.common.adapter.schema.schema import get_adapter
-from confide.common.adapter.schema.tensors import chosen_device
+from confide.common.adapter.schema import get_adapter
+from confide.common.adapter.tensors import chosen_device
 from confide.common.errors import ConfideError
+from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, forward
 from confide.common.models.loading import LoadedModel, load_model
-from confide.common.models.loading import loading as models
 from confide.common.models.trunk import Trunk
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record

@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from confide.common.adapter.schema.schema import get_adapter
+from confide.common.adapter.schema import get_adapter
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, forward
 from confide.common.models.loading import LoadedModel, load_model, weights_sha256

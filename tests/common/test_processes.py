@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from confide.common.machine.processes.processes import (
+from confide.common.machine.processes import (
     SUPERVISED,
     SWITCHES,
     Kept,
@@ -62,7 +62,7 @@ def test_of_a_log_that_goes_on_only_what_is_new_counts(tmp_path: Path) -> None:
 
 CHILD = """
 import time
-from confide.common.machine.processes.processes import end_with_parent
+from confide.common.machine.processes import end_with_parent
 end_with_parent()
 print("ready", flush=True)
 time.sleep(60)

@@ -178,7 +178,7 @@ def test_no_noise_is_never_asked_for_by_a_zero_that_means_calibrate(zero: float)
 
 
 def test_alpha_may_be_a_fraction_as_in_peft(tiny_model: Path, tmp_path: Path) -> None:
-    from confide.common.adapter.schema.schema import save_adapter
+    from confide.common.adapter.schema import save_adapter
     from confide.common.models.loading import load_model
 
     flat = tiny.config(tiny_model, tmp_path, tmp_path)

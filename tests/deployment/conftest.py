@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from confide.client.site.users import may_read, user_named
-from confide.common.machine.processes.kit import Kit, read_kit
+from confide.common.machine.kit import Kit, read_kit
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(sys.executable).parent

@@ -19,7 +19,7 @@ import pytest
 from confide.client.holder import Holder
 from confide.client.site import unix_socket
 from confide.client.site.join import status
-from confide.common.machine.processes.installed import code_hash
+from confide.common.machine.installed import code_hash
 from confide.common.privacy.ledger import Ledger
 from confide.common.wire.messages import Refusal, Update, reply_to_bytes, request_to_bytes
 from tests.client.marked import MARKER, PLACE_MARKER

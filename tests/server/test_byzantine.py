@@ -19,8 +19,8 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from confide.common.adapter.schema.encoding import decode_vector, encode_vector
-from confide.common.adapter.schema.schema import AdapterSchema
+from confide.common.adapter.encoding import decode_vector, encode_vector
+from confide.common.adapter.schema import AdapterSchema
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings, from_flat
 from confide.common.settings.combinations import ROBUST

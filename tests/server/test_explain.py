@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from confide.__main__ import build_app
-from confide.common.adapter.schema.schema import save_adapter
+from confide.common.adapter.schema import save_adapter
 from confide.common.errors import ConfideError
 from confide.common.models.loading import load_model
 from confide.common.settings import TaskSpec, from_flat

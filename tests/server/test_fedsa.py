@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from confide.client.training.personal import load_personal, personal_file
-from confide.common.adapter.schema.parcel import pack
-from confide.common.adapter.schema.tensors import flatten, unflatten
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
 from confide.common.models.loading import LoadedModel, load_model

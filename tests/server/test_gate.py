@@ -12,8 +12,8 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
-from confide.common.adapter.schema.encoding import decode_vector, encode_vector
-from confide.common.adapter.schema.schema import AdapterSchema
+from confide.common.adapter.encoding import decode_vector, encode_vector
+from confide.common.adapter.schema import AdapterSchema
 from confide.common.errors import ConfideError
 from confide.common.plans import plan_of
 from confide.common.privacy.accountant import GaussianSteps, calibrate

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from confide.common.errors import ConfideError
-from confide.common.machine.processes.installed import code_hash
+from confide.common.machine.installed import code_hash
 from confide.common.models.loading import load_model
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat

@@ -20,8 +20,8 @@ from confide.client.guard.contract import check_contract
 from confide.client.text.check_data import check_data, misfits, propose_contract
 from confide.common.errors import ConfideError
 from confide.common.metrics import compute
+from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, forward
-from confide.common.models.loading import loading as models
 from confide.common.tasks import TASKS, card
 from confide.common.text.readers import Record
 from confide.server import usage

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from confide.client.training.per_example import PerExample
-from confide.common.adapter.schema.schema import adapter_parameters, get_adapter, set_adapter
+from confide.common.adapter.schema import adapter_parameters, get_adapter, set_adapter
 from confide.common.errors import ConfideError
 from confide.common.methods.ranks import narrowed
 from confide.common.models.batches import EncodedText, forward
