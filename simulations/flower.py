@@ -23,6 +23,7 @@ from typing import Any
 import tomli_w
 
 from ..common.errors import ConfideError
+from ..common.extras import need
 from ..common.machine import answers, free_ports, processors
 from ..common.processes import end, last_words, plain
 from ..common.processes import environment as flower_environment
@@ -114,6 +115,7 @@ def _short_tmp() -> str | None:
 
 
 def _run(place: Path, watch: _Watch) -> None:
+    need("ray")  # by which Flower's engine runs the holders
     command = ["flwr", "run", str(place / "app"), "--stream"]
     with (
         _superlink(place) as env,

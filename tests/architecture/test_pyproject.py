@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,6 @@ from packaging.utils import canonicalize_name
 
 import confide
 from confide.common.settings import from_flat, known_keys
-
-
-@pytest.fixture(scope="module")
-def pyproject(root: Path) -> dict[str, Any]:
-    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ def test_constraints_pin_every_requirement_to_a_version_that_fits(
     extras = pyproject["project"]["optional-dependencies"].values()
     lines = pyproject["project"]["dependencies"] + [line for extra in extras for line in extra]
     lines += pyproject["build-system"]["requires"]
-    requirements = [Requirement(line) for line in lines]
+    requirements = [r for r in map(Requirement, lines) if r.name != "confide"]
     unmet = [
         str(requirement)
         for requirement in requirements
