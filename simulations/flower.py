@@ -69,10 +69,12 @@ def simulate(
     folder.
 
     Raises:
-        ConfideError: the run's own code; ``run.resume`` or ``run.busy`` before anything is started;
+        ConfideError: the run's own code; ``run.resume``, ``run.busy`` or, without Ray,
+            ``extra.missing`` before anything is started;
             ``simulation.flower`` when Flower itself failed.
         KeyboardInterrupt: after everything that was started has ended.
     """
+    need("ray")  # by which Flower's engine runs the holders
     folder = _folder(config)
     command = new_id("resumed") if config.get("run.resume") else folder.id
     watch = _Watch(folder, command, progress)
@@ -115,7 +117,6 @@ def _short_tmp() -> str | None:
 
 
 def _run(place: Path, watch: _Watch) -> None:
-    need("ray")  # by which Flower's engine runs the holders
     command = ["flwr", "run", str(place / "app"), "--stream"]
     with (
         _superlink(place) as env,
