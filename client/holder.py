@@ -20,29 +20,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
-from ..common.encoding import decode_vector
+from ..common.adapter.encoding import decode_vector
+from ..common.adapter.parcel import Parcel, sent_size, unpack
+from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.methods import method_of
 from ..common.methods.context import Context
-from ..common.models import LoadedModel, load_model
-from ..common.parcel import Parcel, sent_size, unpack
+from ..common.models.loading import LoadedModel, load_model
 from ..common.plans import plan_of, plan_of_sum, planned_steps
 from ..common.privacy.ledger import Charge, Ledger, first_objection
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Unit
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from ..common.sums import Sum, steps_of_sums, sums_of
-from ..common.wire import Ready, Refusal, Reply, Task, Update, reply_from_bytes
-from .corpus import Corpus, check_readable
-from .personal import Personal
-from .policy import Policy, review, review_model, review_plan, review_requests, review_sum
-from .release import release
-from .runs import check_run
-from .scrub import code_of, quiet
-from .sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
-from .taken import check_taken
-from .trainer import Trainer
+from ..common.wire.messages import Ready, Refusal, Reply, Task, Update, reply_from_bytes
+from .guard.policy import Policy, review, review_model, review_plan, review_requests, review_sum
+from .guard.release import release
+from .guard.runs import check_run
+from .guard.scrub import code_of, quiet
+from .text.corpus import Corpus, check_readable
+from .text.taken import check_taken
+from .training.personal import Personal
+from .training.sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
+from .training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Site:
     """What belongs to a holder on its own machine; none of it is ever named by the coordinator.
 
     Attributes:
-        bundle: SHA-256 of the code that is installed here (``common.installed``).
+        bundle: SHA-256 of the code that is installed here (``common.machine.installed``).
         new_ledger: whether the first charge makes the ledger, as in a simulation. A deployed holder
             has one since it joined: without it what was spent is unknown.
     """

@@ -6,19 +6,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .privacy import Unit
+
 if TYPE_CHECKING:
     from .privacy.advice import Choice
-    from .rule import Rule
+    from .settings.rule import Rule
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WithPrv = Annotated[bool, typer.Option("--prv", help="Also Opacus's PRV figure (imports torch).")]
 Delta = Annotated[float, typer.Option(help="Delta, well below 1 / number of units.")]
-UnitName = Literal["record", "person"]
-OfUnit = Annotated[UnitName, typer.Option(help="What is protected, drawn and clipped as a whole.")]
+OfUnit = Annotated[Unit, typer.Option(help="What is protected, drawn and clipped as a whole.")]
 Steps = Annotated[int, typer.Option(help="Private steps in all: steps a round times rounds.")]
 
 
@@ -49,7 +50,7 @@ def plan(
         int | None,
         typer.Option(min=1, help="Expected size of a Poisson batch, in units; all by default."),
     ] = None,
-    unit: OfUnit = "record",
+    unit: OfUnit = Unit.RECORD,
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
@@ -57,7 +58,7 @@ def plan(
     --records, and what other batches would need: with --batch for as much computing, without it for
     as many steps."""
     from .privacy.advice import advise, same_computing, same_steps
-    from .privacy.plan import Plan, Unit
+    from .privacy.plan import Plan
 
     rate = 1.0 if batch is None else min(1.0, batch / n)
     made = Plan.calibrate(
@@ -67,7 +68,7 @@ def plan(
         steps_per_round=1,
         max_rounds=steps,
         clip_norm=1.0,
-        unit=Unit(unit),
+        unit=unit,
     )
     made.check_units(n)
     figures = _figures(made.noise_multiplier, rate, steps, delta, unit, prv)
@@ -88,7 +89,7 @@ def spent(
     sampling_rate: Annotated[float, typer.Option(help="Chance of a unit to be in a batch.")],
     steps: Steps,
     delta: Delta,
-    unit: OfUnit = "record",
+    unit: OfUnit = Unit.RECORD,
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
@@ -183,8 +184,8 @@ def settings(
     """Every setting: type, range, default, meaning, and its name in Hugging Face (HF), PEFT, Opacus
     and Flower."""
     from .errors import ConfideError
-    from .rule import found
     from .settings import hint, json_schema, rules
+    from .settings.rule import found
 
     known = list(rules().values())
     chosen = found(key, known) if key else [(rule, "") for rule in known]

@@ -231,8 +231,12 @@ def explain_text(
 
     folder = find_run(run)
     need("captum")
-    from .explain import explain  # and torch with it
-    from .explain_page import render, summary, terminal
+    from .explain import (
+        explain,  # and torch with it
+        render,
+        summary,
+        terminal,
+    )
 
     found = explain(folder, text)
     if html is not None:

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
-from ..common.encoding import decode_vector, rounding_of
+from ..common.adapter.encoding import decode_vector, rounding_of
+from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.methods.ranks import padded
 from ..common.plans import most_units, plan_of
@@ -32,14 +32,14 @@ from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
-from ..common.wire import Ready, Refusal, Reply, Task, Update
+from ..common.wire.messages import Ready, Refusal, Reply, Task, Update
+from .ledgers import WENT_BACK
 from .senders import ANOTHERS_NAME, NAMELESS, Senders
 
 # A name goes into file names, log lines and the report, and none may look like a nameless node's.
 _NAME = re.compile(rf"(?!{NAMELESS})[A-Za-z0-9_][A-Za-z0-9._-]{{0,63}}")
 _CODE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _MOST_CODE = 64
-WENT_BACK = "gate.ledger"  # the code of a holder whose ledger lost what it had booked
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LEDGER_ID = re.compile(r"[0-9a-f]{16,64}")
 _MOST_NOISE = 1e9

@@ -18,27 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema, set_adapter
+from ..common.adapter.parcel import HINT, OTHER_START, pack
+from ..common.adapter.schema import AdapterSchema
+from ..common.adapter.tensors import flatten, size_of, unflatten
 from ..common.errors import ConfideError
 from ..common.methods import Arrived, method_of
-from ..common.methods.products import based_on
-from ..common.models import LoadedModel
-from ..common.parcel import HINT, OTHER_START, pack
+from ..common.models.loading import LoadedModel
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
-from ..common.tensors import flatten, size_of, unflatten
-from ..common.wire import NO_ADAPTER, Task
+from ..common.wire.messages import NO_ADAPTER, Task
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
-from .evaluation import Evaluator, Score
-from .gate import WENT_BACK, Accepted, judge, most_common
-from .ledgers import Ledgers
-from .memory import Memory
-from .ready import Able
+from .evaluation import Evaluator, Score, Scores
+from .gate import Accepted, judge, most_common
+from .ledgers import WENT_BACK, Ledgers, Memory
+from .participants import Able, select, selection_key
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
-from .selection import select, selection_key
 from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
 
@@ -62,7 +59,8 @@ class Rounds:
         self._settings, self._loaded, self._transport = settings, loaded, transport
         self._senders = Senders(transport.nodes, known)
         self._able = Able(settings, transport, self._senders)
-        self._folder, self._evaluator = folder, evaluator
+        self._folder = folder
+        self._scores = Scores(loaded, evaluator, folder, settings.round.count)
         self._schema = loaded.schema
         self._method = method_of(settings.aggregate.method)
         self._trained = self._method.moved(loaded.schema).trained_shapes
@@ -86,6 +84,14 @@ class Rounds:
             there = wait_for_nodes(self._transport, least, timeout)
             self._able.ask(self._next_task(state), there, self._folder)
         self._count_classes(state)
+        score = self._remaining(nodes, state)
+        if not state.advanced:
+            raise self._no_round(state)
+        return self._finish(state, score)
+
+    def _remaining(self, nodes: Sequence[int], state: Checkpoint) -> Score | None:
+        """The rounds that are left, until enough was learnt or too few holders are; the score after
+        the last one, where it was measured."""
         # A resumed run has this loss already, or its last round was abandoned and has none.
         score: Score | None = self._evaluate(state, written=not state.round, new=not state.round)
         for number in range(state.round + 1, self._settings.round.count + 1):
@@ -105,17 +111,17 @@ class Rounds:
             else:
                 state.abandoned += 1
             save_checkpoint(self._folder, state)
-        if not state.advanced:
-            least = self._settings.round.min_holders
-            raise ConfideError(
-                "run.no-round",
-                f"None of {state.round} rounds had {least} accepted updates; the last answers were"
-                f" {most_common(self._last_codes)}.",
-                HINT
-                if OTHER_START in self._last_codes
-                else "Mend what the codes name; confide's docs and metrics.jsonl have more.",
-            )
-        return self._finish(state, score)
+        return score
+
+    def _no_round(self, state: Checkpoint) -> ConfideError:
+        return ConfideError(
+            "run.no-round",
+            f"None of {state.round} rounds had {self._settings.round.min_holders} accepted updates;"
+            f" the last answers were {most_common(self._last_codes)}.",
+            HINT
+            if OTHER_START in self._last_codes
+            else "Mend what the codes name; confide's docs and metrics.jsonl have more.",
+        )
 
     def _finish(self, state: Checkpoint, score: Score | None) -> Score:
         """The score of the adapter that is kept: the last one, or with ``round.patience`` the best
@@ -128,7 +134,7 @@ class Rounds:
         self._measure_at_holders(state, adapter)
         if score and kept == state.round and score.whole:
             return score
-        return self._measure(kept, adapter, state.merged, written=True)
+        return self._scores.after(kept, adapter, state.merged, written=True)
 
     def _count_classes(self, state: Checkpoint) -> None:
         """Before the first round, where class weights or rates are to be counted; once in a run."""
@@ -337,33 +343,9 @@ class Rounds:
     def _evaluate(self, state: Checkpoint, *, written: bool, new: bool = True) -> Score:
         """The public score of the adapter as it is now; its loss is kept if it is ``new``. Text
         that is ``written`` takes a pass for each token, while the loss costs one."""
-        score = self._measure(state.round, state.adapter, state.merged, written=written)
+        score = self._scores.after(state.round, state.adapter, state.merged, written=written)
         if new:
             state.losses[state.round] = score.loss
         if self._settings.round.patience and best_round(state.losses) == state.round > 0:
             state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
-        return score
-
-    def _measure(self, number: int, adapter: Tensor, merged: Tensor, *, written: bool) -> Score:
-        """The public score of the adapter (N,) after a round, and its line in metrics.jsonl."""
-        set_adapter(self._loaded.model, unflatten(adapter, self._schema.shapes))
-        with based_on(self._loaded.model, self._schema, merged):
-            score = self._evaluator.score(written=written)
-        self._folder.event(
-            "evaluation",
-            round=number,
-            examples=score.examples,
-            loss=round(score.loss, 6),
-            metric=score.metric,
-            **{name: round(value, 6) for name, value in score.metrics.items()},
-        )
-        logger.info(
-            "round %d of %d: %s %.3f, loss %.3f on %d public records",
-            number,
-            self._settings.round.count,
-            score.metric,
-            score.value,
-            score.loss,
-            score.examples,
-        )
         return score

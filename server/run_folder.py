@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.paths import replace_durably, resumed_run, runs_folder
+from ..common.machine.paths import replace_durably, resumed_run, runs_folder
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 
 if TYPE_CHECKING:
-    from ..common.wire import Task
+    from ..common.wire.messages import Task
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"

@@ -18,9 +18,9 @@ from typing import Any
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings, from_flat
-from ..common.sums import Sum, largest_loss, noise_of, size_of, sums_of, with_counted
+from ..common.sums import Sum, largest_loss, noise_of, numbers_in_sum, sums_of, with_counted
 from ..common.tasks.labels import COUNTED
-from ..common.wire import Task, Update
+from ..common.wire.messages import Task, Update
 from .gate import Accepted, check_sum, sift
 from .run_folder import RunFolder
 from .senders import Senders
@@ -30,7 +30,7 @@ logger = logging.getLogger("confide.server")
 
 COUNTED_FILE = "checkpoint/counted.json"
 _COUNTED = re.compile(rf"{COUNTED} [0-9.e+-]+(,[0-9.e+-]+)*")  # as ``with_counted`` has it
-_LARGEST_WEIGHT = 1e6  # of a class, by ``common.combinations``
+_LARGEST_WEIGHT = 1e6  # of a class, by ``common.settings.combinations``
 _CLEAR = 4.0  # standard deviations that a number of units must stand out of its noise
 
 
@@ -55,7 +55,7 @@ def ask(
     senders: Senders | None = None,
 ) -> Summed:
     """Ask ``nodes`` for the sum of a task, and add up what passes the gate."""
-    size = size_of(sums_of(settings)[task.round], settings)
+    size = numbers_in_sum(sums_of(settings)[task.round], settings)
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
         return check_sum(update, task, settings, size, last)

@@ -18,7 +18,7 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from ..common.errors import ConfideError
-from ..common.wire import Refusal, Reply, Task, reply_from_records, task_to_records
+from ..common.wire.messages import Refusal, Reply, Task, reply_from_records, task_to_records
 from .gate import refusal_code
 from .run_folder import DONE, TRAINING, Live, nowhere
 

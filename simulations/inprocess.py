@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..client.guard.policy_file import simulated_policy
 from ..client.holder import Holder, Site
-from ..client.policy_file import simulated_policy
-from ..common.installed import code_hash
+from ..common.machine.installed import code_hash
 from ..common.privacy.noise import SecureGenerator
-from ..common.wire import (
+from ..common.wire.messages import (
     Reply,
     Task,
     reply_from_records,

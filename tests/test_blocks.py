@@ -313,8 +313,8 @@ def test_the_code_that_loads_an_adapter_runs(
     block: Block, tmp_path: Path, real_cache: Path
 ) -> None:
     """As it stands, but for the two places that its reader fills in."""
-    from confide.common.adapter import save_adapter
-    from confide.common.models import load_model
+    from confide.common.adapter.schema import save_adapter
+    from confide.common.models.loading import load_model
 
     name = str(run_config(load_scenario("nyt"))["model.name"])
     loaded = load_model(from_flat(run_config(load_scenario("nyt"))))

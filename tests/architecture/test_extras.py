@@ -23,10 +23,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
 from confide.common.errors import ConfideError
 from confide.common.extras import EXTRAS, library, need
-from confide.common.wire import task_to_bytes
+from confide.common.wire.messages import task_to_bytes
 from tests import tiny
 from tests.client.conftest import Place
 
@@ -39,7 +39,7 @@ ANSWER = """
 import pickle, sys
 from pathlib import Path
 from confide.client.holder import Holder
-from confide.common.wire import task_from_bytes
+from confide.common.wire.messages import task_from_bytes
 place = Path(sys.argv[1])
 site = pickle.loads((place / "site").read_bytes())
 reply = Holder(site).handle(task_from_bytes((place / "task").read_bytes()))

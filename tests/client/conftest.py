@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from confide.client.guard.policy import Policy
 from confide.client.holder import Holder, Site
-from confide.client.policy import Policy
-from confide.common.adapter import get_adapter
-from confide.common.models import load_model
-from confide.common.parcel import pack
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.schema import get_adapter
+from confide.common.adapter.tensors import flatten
+from confide.common.models.loading import load_model
 from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.steps import Steps
 from confide.common.settings import COORDINATORS_OWN, from_flat
-from confide.common.tensors import flatten
-from confide.common.wire import Reply, Task, Update
+from confide.common.wire.messages import Reply, Task, Update
 from tests import tiny
 
 RECORDS = 24

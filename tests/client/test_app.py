@@ -12,11 +12,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import answer, app, site_of
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
 from confide.common.errors import ConfideError
-from confide.common.installed import code_hash
+from confide.common.machine.installed import code_hash
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import (
+from confide.common.wire.messages import (
     Refusal,
     Reply,
     Task,

@@ -23,10 +23,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import answer
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
 from confide.common.privacy.ledger import Ledger
-from confide.common.settings import from_flat
-from confide.common.wire import Refusal, Task, Update, task_to_records
+from confide.common.settings import COORDINATORS_OWN, from_flat
+from confide.common.wire.messages import Refusal, Task, Update, task_to_records
 from tests import tiny
 from tests.client.conftest import Place, code
 from tests.client.opened import OPENED, watching
@@ -235,22 +235,19 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
 
 # A path in every setting that is text: the code by setting; the others know their words.
 OF_PATHS = {
+    **dict.fromkeys(COORDINATORS_OWN, "task.path"),
+    "federation.partition": RANGE,
     "model.name": MODELS,
     "privacy.noise-multiplier": TYPE,  # a word or a number
     "task.labels": "settings.combination",
     "task.class-weights": "settings.combination",
     "task.class-rates": "settings.combination",
     "task.template": "settings.combination",
-    "data.path": "task.path",
-    "run.id": "task.path",
     "data.text": "contract.text",
     "data.target": "contract.target",
     "data.person": "contract.person",
     "data.benchmark": "benchmark.unknown",
-    "run.name": "task.path",
     "run.coordinator": "policy.coordinators",
-    "run.out": "task.path",
-    "run.resume": "task.path",
 }
 for key, value in from_flat({"model.name": "m", "task.labels": "a,b"}).to_flat().items():
     if isinstance(value, str):
@@ -533,7 +530,7 @@ def test_the_unit_of_a_ledger_of_persons_cannot_become_the_record(
 
 
 def test_other_weights_under_the_listed_name_are_refused(tmp_path: Path, tiny_model: Path) -> None:
-    from confide.common.models import weights_sha256
+    from confide.common.models.loading import weights_sha256
 
     right = weights_sha256(tiny_model)
     place = a_place(tmp_path, tiny_model)

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
-from confide.common.models import load_model
-from confide.common.parcel import pack
+from confide.common.models.loading import load_model
 from confide.common.settings import COORDINATORS_OWN, from_flat
 from confide.common.sums import SENSITIVITY
-from confide.common.tensors import flatten
-from confide.common.wire import NO_ADAPTER, Task
+from confide.common.wire.messages import NO_ADAPTER, Task
 from tests import tiny
 from tests.client.witness import BAD_LINES, Seen, Witness, lines_of
 

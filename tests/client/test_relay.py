@@ -14,9 +14,13 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from confide.client.app import app
-from confide.client.relay import _patience
-from confide.common.wire import Refusal, Reply, reply_from_records, task_to_records
+from confide.client.app import _patience, app
+from confide.common.wire.messages import (
+    Refusal,
+    Reply,
+    reply_from_records,
+    task_to_records,
+)
 from tests.client.test_resident import TASK, UPDATE, Served
 
 WITHOUT_TORCH = """

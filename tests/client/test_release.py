@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.client.release import release
-from confide.common.encoding import decode_vector
+from confide.client.guard.release import release
+from confide.common.adapter.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
-from confide.common.wire import Task, reply_to_bytes
+from confide.common.wire.messages import Task, reply_to_bytes
 
 DELTA = 1e-5
 SIZE = 5

@@ -8,9 +8,9 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from confide.common.encoding import decode_vector, encode_vector, encoded_size, rounding_of
+from confide.common.adapter.encoding import decode_vector, encode_vector, encoded_size, rounding_of
 from confide.common.errors import ConfideError
-from confide.common.wire import (
+from confide.common.wire.messages import (
     Ready,
     Refusal,
     Task,

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages import Reply, Task
 from confide.server import rounds
 from confide.server.checkpoint import FILE, Checkpoint
 from confide.server.run import run

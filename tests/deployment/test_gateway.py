@@ -26,8 +26,8 @@ import psutil
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from confide.client.join import status
-from confide.common.wire import Update, reply_from_bytes, task_to_bytes
+from confide.client.site.join import status
+from confide.common.wire.messages import Update, reply_from_bytes, task_to_bytes
 from confide.server.deploy.keys import write_ca
 from tests.client.marked import PLACE_MARKER
 from tests.deployment.conftest import (
@@ -49,7 +49,9 @@ from pathlib import Path
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import ServerApp
-from confide.common.wire import reply_from_records, reply_to_bytes, task_from_bytes, task_to_records
+from confide.common.wire.messages import (
+    reply_from_records, reply_to_bytes, task_from_bytes, task_to_records
+)
 
 app = ServerApp()
 
@@ -102,7 +104,7 @@ def train(message, context):
             line, state = (place / "cmdline").read_bytes(), (place / "status").read_text()
         except OSError:
             continue
-        if b"confide.client.supernode" in line and f"Uid:\\t{os.getuid()}\\t" in state:
+        if b"confide.client.site.supernode" in line and f"Uid:\\t{os.getuid()}\\t" in state:
             for number in range(3, 12):
                 found["tried"][f"file {number}"] = tried(place / "fd" / str(number))
     reply.content["found"] = ConfigRecord({"json": json.dumps(found)})

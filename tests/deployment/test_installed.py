@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from confide import __version__
-from confide.client.policy import Policy
-from confide.common.wire import task_to_bytes
+from confide.client.guard.policy import Policy
+from confide.common.wire.messages import task_to_bytes
 from tests import tiny
 from tests.architecture.test_extras import ANSWER, LABORATORY
 from tests.client.conftest import Place

@@ -18,7 +18,7 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import NO_ADAPTER, Task
+from confide.common.wire.messages import NO_ADAPTER, Task
 from confide.server.deploy import door, flower, members
 from confide.server.deploy import run as module
 from confide.server.deploy.federation import Federation, Holder

@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from confide.client.guard.policy import SIMULATION, Policy
 from confide.client.holder import Holder, Site
-from confide.client.policy import SIMULATION, Policy
-from confide.common.encoding import decode_vector
-from confide.common.models import LoadedModel
-from confide.common.parcel import Parcel, unpack
+from confide.common.adapter.encoding import decode_vector
+from confide.common.adapter.parcel import Parcel, unpack
+from confide.common.models.loading import LoadedModel
 from confide.common.privacy.noise import SecureGenerator
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages import Reply, Task
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import InProcessTransport
 from tests import tiny

@@ -19,12 +19,19 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from confide.common.adapter import AdapterSchema
-from confide.common.combinations import ROBUST
-from confide.common.encoding import decode_vector, encode_vector
+from confide.common.adapter.encoding import decode_vector, encode_vector
+from confide.common.adapter.schema import AdapterSchema
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import Refusal, Reply, Task, Update, reply_from_records, reply_to_records
+from confide.common.settings.combinations import ROBUST
+from confide.common.wire.messages import (
+    Refusal,
+    Reply,
+    Task,
+    Update,
+    reply_from_records,
+    reply_to_records,
+)
 from confide.server.aggregation import OUTLIER, Combined, combine
 from confide.server.gate import judge
 from confide.server.run import run

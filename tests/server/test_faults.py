@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from confide.client import holder as holder_module
-from confide.client.trainer import Trainer
+from confide.client.training.trainer import Trainer
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Refusal, Reply, Task, Update
+from confide.common.wire.messages import Refusal, Reply, Task, Update
 from tests.server.federated import SeededHolder
 from tests.server.test_rounds import NAMES, Bench, Spoil
 

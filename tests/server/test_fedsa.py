@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from confide.client.personal import load_personal, personal_file
+from confide.client.training.personal import load_personal, personal_file
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
-from confide.common.models import LoadedModel, load_model
-from confide.common.parcel import pack
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.tensors import flatten, unflatten
-from confide.common.wire import Reply, Task, Update
+from confide.common.wire.messages import Reply, Task, Update
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny

@@ -20,7 +20,12 @@ from flwr.proto.recorddict_pb2 import RecordDict as Sent
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Receipt
-from confide.common.wire import Update, reply_from_records, reply_to_records, task_from_records
+from confide.common.wire.messages import (
+    Update,
+    reply_from_records,
+    reply_to_records,
+    task_from_records,
+)
 from confide.server.gate import check, refusal_code
 from tests.messages import altered, data_of, framed, opened, record
 from tests.server.test_gate import SCHEMA, SETTINGS, TASK, receipt, update, values

@@ -14,14 +14,14 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForTokenClassification
 
-from confide.common.adapter import load_adapter, set_adapter
+from confide.common.adapter.schema import load_adapter, set_adapter
+from confide.common.adapter.tensors import size_of, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import METHODS
 from confide.common.methods.products import based_on, merged_from, product_shapes
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.tensors import size_of, unflatten
-from confide.common.wire import Reply, Task, task_from_records, task_to_records
+from confide.common.wire.messages import Reply, Task, task_from_records, task_to_records
 from confide.server.checkpoint import load_checkpoint
 from confide.server.predict import evaluate_run
 from confide.server.run import run

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from confide.client.holder import Holder
-from confide.common.adapter import adapter_parameters, get_adapter, set_adapter
-from confide.common.batches import EncodedText, forward
-from confide.common.models import LoadedModel, load_model
+from confide.common.adapter.schema import adapter_parameters, get_adapter, set_adapter
+from confide.common.adapter.tensors import unflatten
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.tensors import unflatten
-from confide.common.wire import Task
+from confide.common.wire.messages import Task
 from confide.server.checkpoint import load_checkpoint
 from confide.server.run import run
 from confide.server.run_folder import RunFolder

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from confide.client.guard.policy import SIMULATION
 from confide.client.holder import Holder
-from confide.client.policy import SIMULATION
-from confide.common.batches import EncodedText
 from confide.common.methods.ranks import at_rank
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
-from confide.common.wire import Reply, Task, Update
+from confide.common.wire.messages import Reply, Task, Update
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import federation

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from confide.client.policy import SIMULATION, Policy
-from confide.client.runs import Decision, decide
+from confide.client.guard.policy import SIMULATION, Policy
+from confide.client.guard.runs import Decision, decide
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Refusal, Reply, Task
-from confide.server import ready
+from confide.common.wire.messages import Refusal, Reply, Task
+from confide.server import participants
 from confide.server.checkpoint import MOST_ABANDONED
-from confide.server.ready import is_lasting
+from confide.server.participants import is_lasting
 from confide.server.run import run
 from tests.server import federated
 
@@ -117,7 +117,7 @@ def test_who_cannot_take_part_is_asked_once_and_named_in_each_round(make: Make) 
 def test_an_administrator_that_has_to_say_yes_is_waited_for(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ready, "_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(participants, "_AGAIN_SECONDS", 0.0)
     asks = dataclasses.replace(SIMULATION, ask_before_run=True)
     place, flat = make({0: asks}, round__min_holders=3)
 

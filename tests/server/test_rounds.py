@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 import torch
 
-from confide.client.trainer import Trainer
+from confide.client.training.trainer import Trainer
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.privacy.ledger import Ledger, verify
 from confide.common.settings import Settings, from_flat
-from confide.common.tensors import flatten, unflatten
-from confide.common.wire import Refusal, Reply, Task, Update
+from confide.common.wire.messages import Refusal, Reply, Task, Update
 from confide.server import transport as transport_module
 from confide.server.checkpoint import load_checkpoint
 from confide.server.evaluation import Score, public_evaluator
+from confide.server.participants import KEY
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
-from confide.server.selection import KEY
 from confide.server.senders import Known
 from tests.server.federated import Transport, config, events, holders, received
 

@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from confide.common.errors import ConfideError
-from confide.common.installed import code_hash
-from confide.common.models import load_model
+from confide.common.machine.installed import code_hash
+from confide.common.models.loading import load_model
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages import Reply, Task
 from confide.server import run as run_module
 from confide.server import run_folder
 from confide.server.run import run

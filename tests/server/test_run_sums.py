@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from confide.client.policy import SIMULATION
+from confide.client.guard.policy import SIMULATION
 from confide.common.errors import ConfideError
 from confide.common.plans import plan_of
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.common.sums import steps_of_sums
-from confide.common.wire import Refusal, Reply, Task
+from confide.common.wire.messages import Refusal, Reply, Task
 from confide.server.report.build import build_report
 from confide.server.report.html import render
 from confide.server.report.terminal import show

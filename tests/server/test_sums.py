@@ -15,7 +15,7 @@ from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import NO_ADAPTER, Reply, Task, Update
+from confide.common.wire.messages import NO_ADAPTER, Reply, Task, Update
 from confide.server import sums
 from confide.server.gate import check_sum, largest_norm
 from confide.server.run_folder import RunFolder

@@ -13,7 +13,7 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from confide.common.errors import ConfideError
-from confide.common.wire import (
+from confide.common.wire.messages import (
     Refusal,
     Reply,
     Task,
