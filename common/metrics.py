@@ -40,10 +40,14 @@ from numbers import Integral, Real
 from typing import Any, NoReturn
 
 from .errors import ConfideError, nearest
+from .extras import library
 
 # Below this share of its mean, the spread of numbers is rounding (scipy warns from there on).
 _ROUNDING = 1e-13
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+# What ROUGE-1.5.5 reads as words, and the length from which on it takes their stems.
+_NOT_ROUGE = re.compile(r"[^a-z0-9]+")
+_LEAST_STEMMED = 3
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -195,8 +199,7 @@ def _accuracy(predictions: Sequence[int | str], references: Sequence[int | str])
 
 
 def _binary_f1(predictions: Sequence[int | str], references: Sequence[int | str]) -> float:
-    from sklearn.metrics import f1_score
-
+    f1_score = library("sklearn.metrics").f1_score
     if not set(references) <= {0, 1}:
         raise ConfideError(
             "metrics.type",
@@ -209,8 +212,7 @@ def _binary_f1(predictions: Sequence[int | str], references: Sequence[int | str]
 
 def _averaged_f1(average: str) -> Callable[[Sequence[Any], Sequence[Any]], float]:
     def f1(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-        from sklearn.metrics import f1_score
-
+        f1_score = library("sklearn.metrics").f1_score
         predicted, right, classes = _numbered(predictions, references)
         if isinstance(references[0], tuple):
             return _f1_of_sets(average, predictions, references)
@@ -223,8 +225,7 @@ def _f1_of_sets(
     average: str, predictions: Sequence[tuple[int, ...]], references: Sequence[tuple[int, ...]]
 ) -> float:
     """Micro: over all labels of all records at once. Macro: the mean over the labels."""
-    from sklearn.metrics import f1_score
-
+    f1_score = library("sklearn.metrics").f1_score
     if len({len(one) for one in (*predictions, *references)}) > 1:
         raise ConfideError(
             "metrics.type",
@@ -242,8 +243,7 @@ def _f1_of_sets(
 
 
 def _mcc(predictions: Sequence[Any], references: Sequence[Any]) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
+    matthews_corrcoef = library("sklearn.metrics").matthews_corrcoef
     if isinstance(references[0], tuple):
         raise ConfideError(
             "metrics.type", "mcc is for classes, not for sets of labels.", "Use micro-f1."
@@ -277,8 +277,7 @@ def _constant(values: Sequence[float]) -> bool:
 
 def _sacre(function: str) -> Callable[[Sequence[str], Sequence[tuple[str, ...]]], float]:
     def score(predictions: Sequence[str], references: Sequence[tuple[str, ...]]) -> float:
-        import sacrebleu
-
+        sacrebleu = library("sacrebleu")
         most = max(len(texts) for texts in references)
         # One stream for each place among the references, with gaps where a record has fewer.
         streams = [
@@ -293,15 +292,42 @@ def _sacre(function: str) -> Callable[[Sequence[str], Sequence[tuple[str, ...]]]
 
 def _rouge(name: str) -> Callable[[Sequence[str], Sequence[tuple[str, ...]]], float]:
     def score(predictions: Sequence[str], references: Sequence[tuple[str, ...]]) -> float:
-        from rouge_score.rouge_scorer import RougeScorer
+        stem = library("nltk.stem.porter").PorterStemmer().stem  # code, no data
 
-        scorer = RougeScorer([name], use_stemmer=True)  # nltk's Porter stemmer is code, no data
-        pairs = zip(predictions, references, strict=True)
-        return math.fsum(scorer.score_multi(r, p)[name].fmeasure for p, r in pairs) / len(
-            references
-        )
+        def words(text: str) -> list[str]:
+            found = _NOT_ROUGE.sub(" ", text.lower()).split()
+            return [stem(word) if len(word) > _LEAST_STEMMED else word for word in found]
+
+        def one(prediction: str, reference: str) -> float:
+            return _overlap(name, words(prediction), words(reference))
+
+        return _best_of(one)(predictions, references)
 
     return score
+
+
+def _overlap(name: str, found: list[str], right: list[str]) -> float:
+    """F of the words in their common subsequence, or of the n-grams that both have."""
+    if name == "rougeL":
+        sizes, shared = (len(found), len(right)), _common_subsequence(found, right)
+    else:
+        n = int(name.removeprefix("rouge"))
+        ours, theirs = (
+            Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1))
+            for words in (found, right)
+        )
+        sizes, shared = (ours.total(), theirs.total()), (ours & theirs).total()
+    return 2 * shared / sum(sizes) if shared else 0.0
+
+
+def _common_subsequence(found: Sequence[str], right: Sequence[str]) -> int:
+    row = [0] * (len(right) + 1)
+    for one in found:
+        diagonal = 0
+        for j, other in enumerate(right, start=1):
+            longer = diagonal + 1 if one == other else max(row[j], row[j - 1])
+            diagonal, row[j] = row[j], longer
+    return row[-1]
 
 
 def normalized(text: str) -> str:

@@ -23,8 +23,10 @@ import typer.core
 import typer.main
 
 from . import __version__
-from .common.errors import ConfideError
+from .common.errors import ConfideError, missing_extra
 
+_EXTRA = "simulation"
+_SIMULATIONS = ("assets", "simulate", "tune", "bench", "doctor")  # the commands of that room
 EXIT_FAILED = 1
 EXIT_FAULT = 70  # EX_SOFTWARE of sysexits.h
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
@@ -55,7 +57,13 @@ def build_app() -> typer.Typer:
     from .client.cli import add_commands as add_holder
     from .common.cli import add_commands as add_budget
     from .server.cli import add_commands as add_coordinator
-    from .simulations.cli import add_commands as add_simulations
+
+    try:
+        from .simulations.cli import add_commands as add_simulations
+    except ModuleNotFoundError as error:
+        if error.name != "confide.simulations":
+            raise
+        add_simulations = _without_simulations
 
     app = typer.Typer(
         name="confide",
@@ -69,6 +77,21 @@ def build_app() -> typer.Typer:
     for add_commands in (add_simulations, add_coordinator, add_holder, add_budget):
         add_commands(app)
     return app
+
+
+def _without_simulations(app: typer.Typer) -> None:
+    """What the command line has where the room ``simulations`` was left out of an install."""
+    from .server.deploy.cli import commands
+
+    server = commands()
+    for place, name in [(app, name) for name in _SIMULATIONS] + [(server, "run")]:
+        passed = {"ignore_unknown_options": True, "allow_extra_args": True}
+        place.command(name, help=f"Needs the extra {_EXTRA!r}.", context_settings=passed)(_missing)
+    app.add_typer(server, name="server")
+
+
+def _missing(_: typer.Context) -> None:
+    raise missing_extra("confide.simulations", _EXTRA)
 
 
 def run(app: Callable[[], object]) -> int:

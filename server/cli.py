@@ -231,16 +231,14 @@ def explain_text(
     as_json: JsonOption = False,
 ) -> None:
     """Show which words drove the answer to a text (integrated gradients)."""
-    from importlib.util import find_spec
-
     from rich.console import Console
 
-    from ..common.errors import ConfideError, missing_extra
+    from ..common.errors import ConfideError
+    from ..common.extras import need
     from .report import find_run
 
     folder = find_run(run)
-    if find_spec("captum") is None:
-        raise missing_extra("Captum", "explain")
+    need("captum")
     from .explain import (
         explain,  # and torch with it
         render,

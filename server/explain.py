@@ -30,7 +30,8 @@ from rich.text import Text
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from ..common.errors import ConfideError, missing_extra
+from ..common.errors import ConfideError
+from ..common.extras import library
 from ..common.tasks import TASKS, Place, Task
 from .predict import open_run
 from .report import escape
@@ -183,11 +184,8 @@ def _integrated(
     score: Callable[[Tensor], Tensor], embedded: Tensor, blank: Tensor, difference: float
 ) -> Tensor:
     """Each token's share (T,), with as many steps as it takes."""
-    try:
-        from captum.attr import IntegratedGradients
-    except ImportError:
-        raise missing_extra("Captum", "explain") from None
-    method, shares = IntegratedGradients(score), torch.zeros(embedded.shape[1])
+    method = library("captum.attr").IntegratedGradients(score)
+    shares = torch.zeros(embedded.shape[1])
     for steps in _STEPS:
         with _quiet():
             found = method.attribute(embedded, blank, n_steps=steps, internal_batch_size=_AT_ONCE)

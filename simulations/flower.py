@@ -23,6 +23,7 @@ from typing import Any
 import tomli_w
 
 from ..common.errors import ConfideError
+from ..common.extras import need
 from ..common.machine.processes import (
     answers,
     end,
@@ -74,10 +75,12 @@ def simulate(
     folder.
 
     Raises:
-        ConfideError: the run's own code; ``run.resume`` or ``run.busy`` before anything is started;
+        ConfideError: the run's own code; ``run.resume``, ``run.busy`` or, without Ray,
+            ``extra.missing`` before anything is started;
             ``simulation.flower`` when Flower itself failed.
         KeyboardInterrupt: after everything that was started has ended.
     """
+    need("ray")  # by which Flower's engine runs the holders
     folder = _folder(config)
     command = new_id("resumed") if config.get("run.resume") else folder.id
     watch = _Watch(folder, command, progress)

@@ -8,25 +8,23 @@ times closer to the values of the file than bfloat16. Runs compute in float32 al
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError
+from ..common.extras import need
 
 
 def unpack(file: Path, folder: Path) -> None:
     """Write the model of a GGUF file to ``folder``.
 
     Raises:
-        ConfideError: ``assets.gguf`` without the package gguf, for a file that transformers does
-            not read as a causal model, or when a weight does not fit into float16.
+        ConfideError: ``extra.missing`` without the package gguf; ``assets.gguf`` for a file that
+            transformers does not read as a causal model, or when a weight does not fit into
+            float16.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise ConfideError(
-            "assets.gguf", "This Python has no package gguf.", "Install confide's requirements."
-        )
+    need("gguf")
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

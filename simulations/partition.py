@@ -16,17 +16,15 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from ..common.errors import ConfideError, nearest
+from ..common.extras import library
 from ..common.machine.paths import cache_dir
 from ..common.settings.specs import PARTITIONS
 from ..common.text.readers import Record, group_units
 from .sources import Split, fingerprint, load_source
 from .staging import is_sealed, seal, staged
-
-if TYPE_CHECKING:
-    from flwr_datasets.partitioner import Partitioner
 
 T = TypeVar("T")
 
@@ -191,8 +189,7 @@ def _split(training: list[Record], recipe: _Recipe) -> list[list[int]]:
 
 def _partitioned(rows: list[dict[str, Any]], recipe: _Recipe) -> list[list[int]]:
     # Imported here: it takes seconds, and a federation that is there already needs none of it.
-    import datasets
-
+    datasets = library("datasets")
     partitioner = _partitioner(recipe)
     partitioner.dataset = datasets.Dataset.from_list(rows)
     with warnings.catch_warnings():
@@ -209,12 +206,11 @@ def _partitioned(rows: list[dict[str, Any]], recipe: _Recipe) -> list[list[int]]
             ) from error
 
 
-def _partitioner(recipe: _Recipe) -> Partitioner:
-    from flwr_datasets.partitioner import DirichletPartitioner, IidPartitioner
-
+def _partitioner(recipe: _Recipe) -> Any:
+    kinds = library("flwr_datasets.partitioner")
     if recipe.partition != "dirichlet":
-        return IidPartitioner(num_partitions=recipe.holders)
-    return DirichletPartitioner(
+        return kinds.IidPartitioner(num_partitions=recipe.holders)
+    return kinds.DirichletPartitioner(
         num_partitions=recipe.holders,
         partition_by="label",
         alpha=float(recipe.alpha or 0),

@@ -30,7 +30,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import ConfideError, missing_extra, nearest
+from ..common.errors import ConfideError, nearest
+from ..common.extras import library
 from ..common.metrics import METRICS
 from ..common.settings import OF_THE_COMMAND, Scalar, Settings, from_flat
 from .ready import check_start, check_text
@@ -191,10 +192,7 @@ def _models_of(search: Search, settings: Settings) -> list[Settings]:
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise missing_extra("Optuna", "tune") from None
+    optuna = library("optuna")
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     return optuna
 

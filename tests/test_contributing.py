@@ -113,7 +113,7 @@ def in_copy(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_setting_is_one_field_and_its_default_in_the_run_config(tree_copy_of_rooms: Path) -> None:
     for named in ("`common/settings/specs.py`", "[tool.flwr.app.config]", "`confide settings`"):
         assert named in paragraph("A setting")
-    specs = tree_copy_of_rooms / "common" / "specs.py"
+    specs = tree_copy_of_rooms / "common" / "settings" / "specs.py"
     text, before = specs.read_text("utf-8"), "    max_length: int = number("
     assert text.count(before) == 1
     field = (

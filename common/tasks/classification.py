@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
+from ..extras import library
 from ..text.rows import label_places
 from .example import Prediction
 from .labels import check_labels, check_weights, places_of
@@ -150,9 +151,8 @@ class Classification(PooledTask):
         self, train: Sequence[Record], test: Sequence[Record]
     ) -> Mapping[str, tuple[list[Any], list[Any]]]:
         """TF-IDF with logistic regression."""
-        from sklearn.linear_model import LogisticRegression
-
-        model = tf_idf(LogisticRegression(max_iter=1000))
+        logistic = library("sklearn.linear_model").LogisticRegression
+        model = tf_idf(logistic(max_iter=1000))
         model.fit([r.text for r in train], class_indices(train, self.labels))
         found = model.predict([r.text for r in test]).tolist()
         return {"TF-IDF + logistic regression": (found, class_indices(test, self.labels))}

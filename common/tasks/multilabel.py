@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
+from ..extras import library
 from ..text.rows import in_form
 from .example import Prediction
 from .labels import check_labels, check_weights, places_of
@@ -160,8 +161,7 @@ class MultiLabel(PooledTask):
         self, train: Sequence[Record], test: Sequence[Record]
     ) -> Mapping[str, tuple[list[Any], list[Any]]]:
         """What most records have of each label, and TF-IDF with a logistic regression for each."""
-        from sklearn.linear_model import LogisticRegression
-
+        logistic = library("sklearn.linear_model").LogisticRegression
         texts, asked = [r.text for r in train], [r.text for r in test]
         columns, most = list[list[int]](), list[list[int]]()
         for column in zip(*self.targets(train), strict=True):
@@ -170,7 +170,7 @@ class MultiLabel(PooledTask):
             if len(set(column)) == 1:  # nothing to be told apart
                 columns.append(most[-1])
                 continue
-            model = tf_idf(LogisticRegression(max_iter=1000)).fit(texts, column)
+            model = tf_idf(logistic(max_iter=1000)).fit(texts, column)
             columns.append(model.predict(asked).tolist())
         right = self.targets(test)
         return {

@@ -13,6 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..extras import library
 from .card import TEXTS
 from .example import Batch, Example, padded
 from .task import ENCODER, Place, Task, Weighed
@@ -224,7 +225,6 @@ def without_words(
 
 def tf_idf(model: Any) -> Any:
     """A model of scikit-learn's over TF-IDF of words and pairs of words."""
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.pipeline import make_pipeline
-
-    return make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), model)
+    text = library("sklearn.feature_extraction.text")
+    words = text.TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+    return library("sklearn.pipeline").make_pipeline(words, model)

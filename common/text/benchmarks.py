@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import ConfideError, nearest
+from ..extras import library
 from ..metrics import compute, exact_groups
 from ..tasks import TASKS
 from .readers import Record
@@ -248,8 +249,7 @@ def _read_number(answer: str) -> float:
 
 
 def _from_hub(chosen: Benchmark, split: str) -> Any:
-    import datasets
-
+    datasets = library("datasets")
     try:
         return datasets.load_dataset(chosen.hub, chosen.config, split=split)
     except (OSError, ValueError, RuntimeError) as error:
@@ -262,8 +262,7 @@ def _from_hub(chosen: Benchmark, split: str) -> Any:
 
 
 def _from_folder(chosen: Benchmark, split: str, folder: Path) -> Any:
-    import datasets
-
+    datasets = library("datasets")
     for suffix, builder in (("parquet", "parquet"), ("jsonl", "json")):
         here = folder / chosen.config
         files = sorted([*here.glob(f"{split}.{suffix}"), *here.glob(f"{split}-*.{suffix}")])

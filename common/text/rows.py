@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfideError
+from ..extras import library
 
 # What is safe to take for a column's name, and not for a record in a file without header.
 _COLUMN_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")
@@ -255,9 +256,7 @@ def _csv_rows(path: Path, content: bytes, columns: Columns) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path, content: bytes, columns: Columns) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+    pa, pq = library("pyarrow"), library("pyarrow.parquet")
     unreadable = (pa.ArrowException, OSError, ValueError)
     try:
         file = pq.ParquetFile(pa.BufferReader(content))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,11 @@ TOP_FILES = ("pyproject.toml", "README.md", "LICENSE", ".gitignore")
 def product_files(root: Path) -> list[Path]:
     """Every Python file of the product, relative to the checkout."""
     return sorted(file.relative_to(root) for room in ROOMS for file in (root / room).rglob("*.py"))
+
+
+@pytest.fixture(scope="session")
+def pyproject(root: Path) -> dict[str, Any]:
+    return tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
 
 
 @pytest.fixture

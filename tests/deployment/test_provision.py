@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import ipaddress
 import json
 import os
@@ -11,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tomllib
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -25,6 +27,7 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 from confide.common.errors import ConfideError
 from confide.common.machine.kit import read_kit
 from confide.common.settings import known_keys
+from confide.server.deploy import flower
 from confide.server.deploy import provision as work
 from confide.server.deploy.bundle import bundle_hash, check_bundle
 from confide.server.deploy.federation import Federation, find_federation, load_federation
@@ -263,9 +266,13 @@ def test_without_the_cas_key_the_door_cannot_be_renewed_and_it_says_so(own: Fede
     assert caught.value.code == "provision.ca"
 
 
-def test_the_bundle_is_the_same_whenever_it_is_built_and_holds_no_code(own: Federation) -> None:
+def test_the_bundle_is_the_same_whenever_it_is_built_and_holds_no_code(
+    own: Federation, tmp_path: Path
+) -> None:
     assert bundle_hash(own) == bundle_hash(own) == own.bundle
-    assert [p.name for p in own.app.rglob("*") if p.suffix == ".py"] == []
+    sent = flower.build(own, tmp_path)
+    with zipfile.ZipFile(io.BytesIO(sent)) as archive:
+        assert set(archive.namelist()) == {"pyproject.toml", "README.md", ".info/CONTENT"}
 
 
 def test_the_bundle_starts_what_the_checkout_starts_and_knows_every_setting(

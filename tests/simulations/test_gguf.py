@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import string
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +165,6 @@ def test_what_is_no_gguf_file_is_named_and_leaves_nothing(
 def test_a_python_without_gguf_is_told_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfideError, match=r"assets\.gguf.*requirements"):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(ConfideError, match=r"extra\.missing.*pip install 'confide\[simulation\]'"):
         unpack(tmp_path / "tiny.gguf", tmp_path)
