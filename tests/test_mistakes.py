@@ -60,7 +60,7 @@ MISTAKES = [
             ("round.min-holders = 3", "lower round.min-holders")),
     Mistake("simulate nyt --set data.benchmark=glue/sst-2", 1, ("'glue/sst-2'", "'glue/sst2'")),
     Mistake("simulate nyt --set data.benchmark=glue/cola", 1,
-            ("task.labels = 'negative,positive'", "'glue/cola'", "Leave it empty.")),
+            ("federation.source = 'nyt'", "data.benchmark = 'glue/cola'", "Leave one out.")),
     # scenarios and assets
     Mistake("simulate glue/sst3", 1, ("'glue/sst3'", "Did you mean 'glue/sst2'?")),
     Mistake("assets fetch glue/sst3", 1, ("'glue/sst3'", "Did you mean 'glue/sst2'?")),
@@ -98,7 +98,7 @@ MISTAKES = [
     # the holder's text
     Mistake("client check-data nowhere.jsonl", 1, ("nowhere.jsonl", "No such file", "the path")),
     Mistake(f"client check-data {'x' * 300}.jsonl", 1, ("xxx", "name too long", "the path")),
-    Mistake("client check-data folder", 1, ("folder is a folder", "Name the file")),
+    Mistake("client check-data folder", 1, ("folder is a folder", "Name a file")),
     Mistake("client check-data empty.jsonl", 1, ("empty.jsonl", "no bytes", "Check the file")),
     Mistake("client check-data text.doc", 1, ("text.doc", "'.doc'", ".csv, .jsonl")),
     Mistake("client check-data latin.jsonl", 1, ("latin.jsonl", "UTF-8", "Save it in UTF-8")),

@@ -17,7 +17,6 @@ import pytest
 
 from confide import __version__
 from confide.client.guard.policy import Policy
-from confide.common.wire.messages import task_to_bytes
 from tests import tiny
 from tests.architecture.test_extras import ANSWER, LABORATORY
 from tests.client.conftest import Place
