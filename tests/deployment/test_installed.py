@@ -104,7 +104,7 @@ def test_a_holder_is_set_up_and_answers_a_request(
     place = Place(tmp_path, tiny_model, Policy(max_delta=1e-2, base_models=(str(tiny_model),)))
     holder.run("confide", "client", "check-data", place.data)
     (tmp_path / "site").write_bytes(pickle.dumps(place.site))
-    (tmp_path / "task").write_bytes(task_to_bytes(place.task()))
+    (tmp_path / "task").write_bytes(request_to_bytes(place.task()))
     assert "Update" in holder.run("python", "-c", ANSWER, tmp_path)
     assert place.states() == ["created", "reserved", "released"]
 
