@@ -23,11 +23,11 @@ from ..common.machine.paths import local_or_cached, runs_folder
 from ..common.wire.messages import (
     Refusal,
     Reply,
-    Task,
+    TrainRequest,
     reply_from_bytes,
     reply_to_records,
-    task_from_records,
-    task_to_bytes,
+    request_from_records,
+    request_to_bytes,
 )
 from .guard.scrub import code_of, quiet
 from .site import unix_socket
@@ -47,7 +47,7 @@ _HOLDERS: dict[Site, Holder] = {}
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One task, one update or refusal."""
+    """One request, one update or refusal."""
     return Message(content=_answered(message, context), reply_to=message)
 
 
@@ -55,18 +55,18 @@ def answer(message: Message, context: Context) -> Reply:
     """The holder's reply; whatever goes wrong leaves as a code."""
     try:
         with quiet():
-            task = task_from_records(message.content)
+            request = request_from_records(message.content)
             if "socket" in context.node_config:
-                return relay(task, Path(str(context.node_config["socket"])))
+                return relay(request, Path(str(context.node_config["socket"])))
             from .holder import Holder
 
-            site = site_of(task, context.node_config, context.run_config)
+            site = site_of(request, context.node_config, context.run_config)
             holder = _HOLDERS.setdefault(site, Holder(site))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
         return Refusal(holder="", task_hash="", code=code_of(error))
-    return holder.handle(task)
+    return holder.handle(request)
 
 
 def _answered(message: Message, context: Context) -> RecordDict:
@@ -80,7 +80,7 @@ def _answered(message: Message, context: Context) -> RecordDict:
         return reply_to_records(Refusal(holder="", task_hash="", code=code_of(error)))
 
 
-def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
+def site_of(request: TrainRequest, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     """The site of this node, from its own configuration or, in a simulation, its number.
 
     Raises:
@@ -107,7 +107,7 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         raise _not_configured()
     name = f"holder-{int(node['partition-id']):02d}"
     federation = local_or_cached(str(run.get("data.path", "")), "federations")
-    folder = runs_folder(run) / task.run
+    folder = runs_folder(run) / request.run
     if federation is None or not folder.is_dir():
         raise ConfideError(
             "simulation.federation",
@@ -134,7 +134,7 @@ def _not_configured() -> ConfideError:
     )
 
 
-def relay(task: Task, path: Path) -> Reply:
+def relay(request: TrainRequest, path: Path) -> Reply:
     """The resident's reply, waited for as long as the coordinator waits for this holder.
 
     Raises:
@@ -142,14 +142,14 @@ def relay(task: Task, path: Path) -> Reply:
             ``wire.malformed``.
     """
     reply = unix_socket.ask(
-        path, unix_socket.TASK, task_to_bytes(task), unix_socket.REPLY, _patience(task)
+        path, unix_socket.TASK, request_to_bytes(request), unix_socket.REPLY, _patience(request)
     )
     return reply_from_bytes(reply)
 
 
-def _patience(task: Task) -> float:
+def _patience(request: TrainRequest) -> float:
     """Seconds; ``round.timeout`` as the coordinator says it, within reason."""
-    wanted = task.settings.get("round.timeout")
+    wanted = request.settings.get("round.timeout")
     if not isinstance(wanted, int | float):
         return _LEAST_SECONDS
     return float(min(max(_LEAST_SECONDS, wanted), _MOST_SECONDS))  # not a number is the least

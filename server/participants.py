@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from ..common.errors import ConfideError
 from ..common.settings import Settings
-from ..common.wire.messages import Ready, Refusal, Reply, Task
+from ..common.wire.messages import Ready, Refusal, Reply, TrainRequest
 from .gate import named, refusal_code
 from .run_folder import RunFolder
 from .senders import NAMELESS, Senders
@@ -60,9 +60,9 @@ class Able:
         self._transport, self._senders = transport, senders
         self.out: dict[int, tuple[str, str]] = {}
 
-    def ask(self, task: Task, nodes: Sequence[int], folder: RunFolder) -> None:
-        """Ask each holder whether it would work on a task, until enough say yes. Whoever may still
-        do so is asked again for as long as a round lasts.
+    def ask(self, request: TrainRequest, nodes: Sequence[int], folder: RunFolder) -> None:
+        """Ask each holder whether it would work on a request, until enough say yes. Whoever may
+        still do so is asked again for as long as a round lasts.
 
         Raises:
             ConfideError: ``run.too-few-holders`` with who refused and why; nothing was charged.
@@ -71,9 +71,9 @@ class Able:
         said: dict[int, tuple[str, str]] = {}
         open_nodes = list(nodes)
         while True:
-            replies = self._transport.ready(open_nodes, task, self._timeout)
+            replies = self._transport.ready(open_nodes, request, self._timeout)
             self._senders.look()
-            said |= {node: self._said(node, reply, task) for node, reply in replies.items()}
+            said |= {node: self._said(node, reply, request) for node, reply in replies.items()}
             self._note(said)
             ready = [node for node, (_, code) in said.items() if not code]
             open_nodes = [n for n in nodes if n not in self.out and n not in ready]
@@ -86,17 +86,17 @@ class Able:
             time.sleep(min(_AGAIN_SECONDS, self._timeout))
         refused = {node: told for node, told in said.items() if told[1]}
         rows = [{"holder": name, "code": code} for _, (name, code) in sorted(refused.items())]
-        folder.event("ready", round=task.round, ready=len(ready), refused=rows)
+        folder.event("ready", round=request.round, ready=len(ready), refused=rows)
         for row in rows:
             logger.warning("%s cannot take part: %s", row["holder"], row["code"])
         if len(ready) < self._least:
             raise self._too_few(len(ready), len(nodes), refused)
 
-    def _said(self, node: int, reply: Reply, task: Task) -> tuple[str, str]:
+    def _said(self, node: int, reply: Reply, request: TrainRequest) -> tuple[str, str]:
         """A node's name, and its code; none for a yes."""
         name = self._senders.name_of(node)
         name = named(reply.holder, node) if name.startswith(NAMELESS) else name
-        if isinstance(reply, Ready) and reply.task_hash == task.hash:
+        if isinstance(reply, Ready) and reply.task_hash == request.hash:
             return name, ""
         return name, refusal_code(reply) if isinstance(reply, Refusal) else "gate.task"
 

@@ -26,7 +26,7 @@ from ..common.methods import Arrived, method_of
 from ..common.models.loading import LoadedModel
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
-from ..common.wire.messages import NO_ADAPTER, Task
+from ..common.wire.messages import NO_ADAPTER, TrainRequest
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
@@ -82,7 +82,7 @@ class Rounds:
         if state.round < self._settings.round.count:
             least, timeout = self._settings.round.min_holders, self._settings.round.timeout
             there = wait_for_nodes(self._transport, least, timeout)
-            self._able.ask(self._next_task(state), there, self._folder)
+            self._able.ask(self._next_request(state), there, self._folder)
         self._count_classes(state)
         score = self._remaining(nodes, state)
         if not state.advanced:
@@ -145,10 +145,10 @@ class Rounds:
             return
         timeout, least = self._settings.round.timeout, self._settings.round.min_holders
         nodes = wait_for_nodes(self._transport, least, timeout)
-        task = Task(run=self._folder.id, round=0, settings=self._flat(), **NO_ADAPTER)
-        summed = self._sum(task, nodes, state)
+        request = TrainRequest(run=self._folder.id, round=0, settings=self._flat(), **NO_ADAPTER)
+        summed = self._sum(request, nodes, state)
         self._counted = sums.counted(summed, self._settings)
-        sums.record(self._folder, task, summed, self._settings, gave=self._counted)
+        sums.record(self._folder, request, summed, self._settings, gave=self._counted)
         if not self._counted:
             raise sums.no_count(summed, self._settings)
         sums.remember(self._folder, self._counted)
@@ -164,14 +164,14 @@ class Rounds:
             return
         ended = replace(state, adapter=adapter)
         last = self._task(max(state.round, 1), ended, self._settings.train.lr)
-        task = replace(last, round=number)
-        summed = self._sum(task, self._transport.nodes(), state)
+        request = replace(last, round=number)
+        summed = self._sum(request, self._transport.nodes(), state)
         found = sums.measured(summed, self._settings, self._loaded.model)
-        sums.record(self._folder, task, summed, self._settings, **found)
+        sums.record(self._folder, request, summed, self._settings, **found)
 
-    def _sum(self, task: Task, nodes: Sequence[int], state: Checkpoint) -> sums.Summed:
+    def _sum(self, request: TrainRequest, nodes: Sequence[int], state: Checkpoint) -> sums.Summed:
         told = state.receipts, state.barred, self._senders
-        return sums.ask(task, self._settings, self._transport, nodes, *told)
+        return sums.ask(request, self._settings, self._transport, nodes, *told)
 
     def _begin(self) -> Checkpoint:
         if self._settings.run.resume:
@@ -203,14 +203,14 @@ class Rounds:
         able, key = self._able.of(connected), selection_key(self._folder)
         chosen = select(able, settings.round.holders, key=key, round_number=number)
         rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
-        task = self._task(number, state, rate)
-        replies = self._transport.ask(chosen, task, timeout)
+        request = self._task(number, state, rate)
+        replies = self._transport.ask(chosen, request, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
         schema = self._method.sent(self._schema, number)
         start = float(state.adapter.double().norm())
         told = state.receipts, state.barred, self._senders
         narrower = self._method.narrower(schema)
-        accepted, left_out = judge(replies, task, at_rate, schema, *told, start, narrower)
+        accepted, left_out = judge(replies, request, at_rate, schema, *told, start, narrower)
         self._able.note(replies, left_out)
         left_out += self._able.left_out(set(connected) - set(chosen))
         gone = sorted(set(nodes) - set(connected))
@@ -226,7 +226,7 @@ class Rounds:
         self._record(
             number,
             time.monotonic() - started,
-            task,
+            request,
             accepted,
             left_out,
             abandoned=abandoned,
@@ -235,21 +235,21 @@ class Rounds:
         )
         return not abandoned
 
-    def _next_task(self, state: Checkpoint) -> Task:
+    def _next_request(self, state: Checkpoint) -> TrainRequest:
         """What the next round will send, as far as it is known."""
         number, losses = state.round + 1, list(state.losses.values())
         rate = rate_of(self._settings.train, number, self._settings.round.count, losses)
         return self._task(number, state, rate)
 
-    def _task(self, number: int, state: Checkpoint, rate: float) -> Task:
-        """The task of a round. Holders that step themselves do so at the round's rate: it travels
-        as the ``train.lr`` of this task, and no part of the plan depends on it."""
+    def _task(self, number: int, state: Checkpoint, rate: float) -> TrainRequest:
+        """The request of a round. Holders that step themselves do so at the round's rate: it
+        travels as the ``train.lr`` of this request, and no part of the plan depends on it."""
         flat = self._flat()
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
         flat["aggregate.method"] = self._method.told(number)
         parcel = pack(self._schema, state.adapter, self._loaded.initial)
-        return Task(
+        return TrainRequest(
             run=self._folder.id,
             round=number,
             settings=flat,
@@ -313,7 +313,7 @@ class Rounds:
         self,
         number: int,
         seconds: float,
-        task: Task,
+        request: TrainRequest,
         accepted: dict[str, Accepted],
         left_out: list[dict[str, str]],
         **facts: bool | int,
@@ -327,7 +327,7 @@ class Rounds:
             "round",
             round=number,
             seconds=round(seconds, 3),
-            bytes_down=len(task.adapter) + len(task.merged),
+            bytes_down=len(request.adapter) + len(request.merged),
             bytes_up=sum(sizes) // len(sizes) if sizes else 0,
             accepted=rows,
             left_out=left_out,

@@ -13,12 +13,12 @@ from torch import Tensor
 from ...common.adapter.encoding import decode_vector, encode_vector
 from ...common.errors import ConfideError
 from ...common.privacy.ledger import Ledger
-from ...common.wire.messages import Task, Update, reply_to_bytes
+from ...common.wire.messages import TrainRequest, Update, reply_to_bytes
 
 
 def release(
     change: Tensor,
-    task: Task,
+    request: TrainRequest,
     ledger: Ledger,
     *,
     holder: str,
@@ -47,13 +47,13 @@ def release(
         )
     update = Update(
         holder=holder,
-        run=task.run,
-        round=task.round,
-        task_hash=task.hash,
-        schema=schema or task.schema,
+        run=request.run,
+        round=request.round,
+        task_hash=request.hash,
+        schema=schema or request.schema,
         encoding=encoding,
-        receipt=ledger.receipt(delta, task.run).to_json(),
+        receipt=ledger.receipt(delta, request.run).to_json(),
         values=values,
     )
-    ledger.release(task.hash, reply_to_bytes(update), identity)
+    ledger.release(request.hash, reply_to_bytes(update), identity)
     return update

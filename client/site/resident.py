@@ -30,7 +30,14 @@ from ... import __version__
 from ...common.errors import ConfideError
 from ...common.machine.installed import code_hash
 from ...common.models.loading import models_in_memory
-from ...common.wire.messages import Ready, Refusal, Reply, Update, reply_to_bytes, task_from_bytes
+from ...common.wire.messages import (
+    Ready,
+    Refusal,
+    Reply,
+    Update,
+    reply_to_bytes,
+    request_from_bytes,
+)
 from ..guard.policy_file import load_policy
 from ..guard.scrub import code_of, quiet
 from ..holder import Holder, Site
@@ -145,9 +152,9 @@ class Resident:
             unix_socket.send(caller, unix_socket.REPLY, reply_to_bytes(refusal))
 
     def _work(self, caller: socket.socket, size: int) -> None:
-        task = unix_socket.receive_body(caller, size)
+        request = unix_socket.receive_body(caller, size)
         began = time.monotonic()
-        reply = self._answer(task)
+        reply = self._answer(request)
         self._note(reply, time.monotonic() - began)
         unix_socket.send(caller, unix_socket.REPLY, reply_to_bytes(reply))
 
@@ -202,13 +209,13 @@ class Handler:
         """The reply to a task's bytes; whatever is wrong with them is a refusal's code."""
         try:
             with quiet():
-                task = task_from_bytes(data)
+                request = request_from_bytes(data)
                 site = self._site()
                 if site != self._holder.site:
                     self._holder = Holder(site)
         except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
             return Refusal(holder=self._name, task_hash="", code=code_of(error))
-        return self._holder.handle(task)
+        return self._holder.handle(request)
 
     def report(self) -> dict[str, Any]:
         """What the status says of this holder, by what the coordinator may know of it, too (it gets

@@ -7,7 +7,7 @@ may do to any file of the machine. So the socket is bound, and given away, where
 another file in its place. Nothing that is there already is opened up, taken away or written over,
 but the socket of a resident that is no more. Its own user and the gateway's group can reach it.
 
-The bytes are what ``common.wire.messages`` makes of a task or a reply, or the JSON of a status.
+The bytes are what ``common.wire.messages`` makes of a request or a reply, or the JSON of a status.
 Nothing is unpickled. A length is believed only as far as bytes come in, up to ``MOST_BYTES``, and
 all of them have to be there within ``MOST_SECONDS``. Imports neither torch nor Flower.
 """

@@ -25,7 +25,7 @@ from ...common.machine.paths import replace_durably
 from ...common.models.hub import write_adapter
 from ...common.models.loading import load_model
 from ...common.settings import from_flat
-from ...common.wire.messages import Task
+from ...common.wire.messages import TrainRequest
 
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
@@ -47,8 +47,8 @@ class Personal:
         ConfideError: as ``personal_file``, ``load_personal`` and ``save_personal``.
     """
 
-    def __init__(self, ledger: Path, task: Task) -> None:
-        self._ledger, self._task = ledger, task
+    def __init__(self, ledger: Path, request: TrainRequest) -> None:
+        self._ledger, self._task = ledger, request
 
     def load(self, schema: AdapterSchema) -> Mapping[str, Tensor]:
         """The adapter of the last round, by name; empty before the first."""
@@ -57,9 +57,9 @@ class Personal:
 
     def save(self, adapter: Mapping[str, Tensor]) -> None:
         """Keep the adapter as that of the task's round."""
-        task = self._task
-        kept = Kept(adapter=adapter, round=task.round, settings=task.settings)
-        save_personal(personal_file(self._ledger, task.run), kept)
+        request = self._task
+        kept = Kept(adapter=adapter, round=request.round, settings=request.settings)
+        save_personal(personal_file(self._ledger, request.run), kept)
 
 
 def personal_file(ledger: Path, run: str) -> Path:

@@ -37,7 +37,7 @@ _SENT, _HASH = re.compile(r"[01]*"), re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class TrainRequest:
     """Coordinator -> holder: train on this adapter under these settings.
 
     Attributes:
@@ -48,7 +48,7 @@ class Task:
         rest: digest of those that do not: what every place makes of the seed.
         adapter: the tensors that come along, float32 bytes.
         merged: what was added to the frozen weights, float32 bytes; empty for nothing.
-        dry: only ask whether the task would be worked on: nothing is charged, read or trained.
+        dry: only ask whether the request would be worked on: nothing is charged, read or trained.
     """
 
     run: str
@@ -70,7 +70,7 @@ class Task:
         return hashlib.sha256(hashlib.sha256(head).digest() + self.adapter).hexdigest()
 
 
-# What a task without an adapter says of it.
+# What a request without an adapter says of it.
 NO_ADAPTER: Mapping[str, Any] = {"schema": "", "sent": "", "rest": "0" * 64, "adapter": b""}
 
 
@@ -99,7 +99,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class Ready:
-    """Holder -> coordinator: a task that only asked would be worked on."""
+    """Holder -> coordinator: a request that only asked would be worked on."""
 
     holder: str
     task_hash: str
@@ -108,15 +108,16 @@ class Ready:
 Reply = Update | Refusal | Ready
 
 
-def task_to_bytes(task: Task) -> bytes:
-    """A task as one byte string; in its header ``merged`` is how many bytes at the end are that."""
-    header = {k: v for k, v in vars(task).items() if k != "adapter"}
-    header |= {"settings": dict(task.settings), "merged": len(task.merged)}
-    return _joined(header, task.adapter + task.merged)
+def request_to_bytes(request: TrainRequest) -> bytes:
+    """A request as one byte string; in its header ``merged`` is how many bytes at the end are
+    that."""
+    header = {k: v for k, v in vars(request).items() if k != "adapter"}
+    header |= {"settings": dict(request.settings), "merged": len(request.merged)}
+    return _joined(header, request.adapter + request.merged)
 
 
-def task_from_bytes(data: bytes) -> Task:
-    """Undo ``task_to_bytes``.
+def request_from_bytes(data: bytes) -> TrainRequest:
+    """Undo ``request_to_bytes``.
 
     Raises:
         ConfideError: ``wire.malformed``.
@@ -127,7 +128,7 @@ def task_from_bytes(data: bytes) -> Task:
     adapter = len(payload) - _count(header["merged"])
     if adapter < 0:
         raise _malformed("arrays of the lengths it claims")
-    return Task(
+    return TrainRequest(
         run=_run(header["run"]),
         round=_count(header["round"]),
         settings=_object(header["settings"]),
@@ -173,18 +174,18 @@ def reply_from_bytes(data: bytes) -> Reply:
     )
 
 
-def task_to_records(task: Task) -> RecordDict:
-    """A task as Flower carries it."""
-    return _carried(task_to_bytes(task))
+def request_to_records(request: TrainRequest) -> RecordDict:
+    """A request as Flower carries it."""
+    return _carried(request_to_bytes(request))
 
 
-def task_from_records(records: RecordDict) -> Task:
-    """Undo ``task_to_records``.
+def request_from_records(records: RecordDict) -> TrainRequest:
+    """Undo ``request_to_records``.
 
     Raises:
         ConfideError: ``wire.malformed``.
     """
-    return task_from_bytes(_bytes_in(records))
+    return request_from_bytes(_bytes_in(records))
 
 
 def reply_to_records(reply: Reply) -> RecordDict:

@@ -30,7 +30,7 @@ from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.common.tasks.classification import Classification
-from confide.common.wire.messages import Ready, Task, Update, reply_to_bytes
+from confide.common.wire.messages import Ready, TrainRequest, Update, reply_to_bytes
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching
@@ -40,7 +40,7 @@ NOISE = 4.0
 MakePlace = Callable[..., Place]
 
 
-def update(place: Place, task: Task) -> Update:
+def update(place: Place, task: TrainRequest) -> Update:
     reply = place.holder.handle(task)
     assert isinstance(reply, Update), reply
     return reply

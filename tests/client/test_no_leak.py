@@ -42,7 +42,7 @@ from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan
 from confide.common.tasks.classification import Classification
 from confide.common.text import readers
-from confide.common.wire.messages import reply_from_records, task_to_records
+from confide.common.wire.messages import reply_from_records, request_to_records
 from confide.server.run import run
 from tests import tiny
 from tests.client.conftest import Place, code
@@ -276,7 +276,7 @@ def test_the_watch_sees_a_marker_wherever_it_is(
 # The ClientApp
 
 
-@pytest.mark.parametrize("name", ["site_of", "task_from_records", "reply_to_records", "Holder"])
+@pytest.mark.parametrize("name", ["site_of", "request_from_records", "reply_to_records", "Holder"])
 def test_no_failure_of_the_app_quotes_anything(
     watched: tuple[Place, Watch], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -286,7 +286,7 @@ def test_no_failure_of_the_app_quotes_anything(
     monkeypatch.setattr(app_module, "_HOLDERS", {})
     node = {"data": str(place.data), "name": "clinic"}
     context = Context(1, 1, node, RecordDict(), {})
-    message = Message(content=task_to_records(place.task()), dst_node_id=1, message_type="train")
+    message = Message(content=request_to_records(place.task()), dst_node_id=1, message_type="train")
     # The app imports the holder only where there is one.
     owner = holder_module if name == "Holder" else app_module
     original, calls = getattr(owner, name), []

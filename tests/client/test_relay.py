@@ -19,7 +19,7 @@ from confide.common.wire.messages import (
     Refusal,
     Reply,
     reply_from_records,
-    task_to_records,
+    request_to_records,
 )
 from tests.client.test_resident import TASK, UPDATE, Served
 
@@ -54,7 +54,7 @@ def ask(socket: Path, content: RecordDict) -> Reply:
 
 
 def test_a_message_goes_through_the_socket_and_back(served: Served) -> None:
-    assert ask(served.path, task_to_records(TASK)) == UPDATE
+    assert ask(served.path, request_to_records(TASK)) == UPDATE
 
 
 def test_a_malformed_message_does_not_reach_the_resident(served: Served) -> None:
@@ -66,7 +66,7 @@ def test_a_malformed_message_does_not_reach_the_resident(served: Served) -> None
 
 
 def test_a_resident_that_is_not_there_is_a_code(tmp_path: Path) -> None:
-    reply = ask(tmp_path / "socket", task_to_records(TASK))
+    reply = ask(tmp_path / "socket", request_to_records(TASK))
     assert reply == Refusal(holder="", task_hash="", code="resident.unreachable")
 
 

@@ -31,14 +31,14 @@ from confide.common.wire.messages import (
     NO_ADAPTER,
     Refusal,
     Reply,
-    Task,
+    TrainRequest,
     Update,
     reply_from_bytes,
-    task_from_bytes,
-    task_to_bytes,
+    request_from_bytes,
+    request_to_bytes,
 )
 
-TASK = Task(run="r", round=1, settings={"round.timeout": 30.0}, **NO_ADAPTER)
+TASK = TrainRequest(run="r", round=1, settings={"round.timeout": 30.0}, **NO_ADAPTER)
 TASK = dataclasses.replace(TASK, adapter=b"1234" * 1000)
 UPDATE = Update(
     holder="ward",
@@ -98,7 +98,7 @@ def test_a_task_goes_in_whole_and_its_reply_comes_out_whole(served: Served) -> N
     seen: list[bytes] = []
     served.answer = lambda data: seen.append(data) or UPDATE
     assert relay(TASK, served.path) == UPDATE
-    assert [task_from_bytes(data) for data in seen] == [TASK]
+    assert [request_from_bytes(data) for data in seen] == [TASK]
 
 
 def test_only_the_user_and_the_group_reach_the_socket(served: Served) -> None:
@@ -226,7 +226,7 @@ def test_a_stop_does_not_wait_for_ever(served: Served, monkeypatch: pytest.Monke
     served.answer = slow
 
     call = unix_socket.connect(served.path, 10)
-    unix_socket.send(call, unix_socket.TASK, task_to_bytes(TASK))
+    unix_socket.send(call, unix_socket.TASK, request_to_bytes(TASK))
     begun.wait(10)
     assert not served.stop()
     go_on.set()
@@ -250,7 +250,7 @@ def test_bytes_at_random_are_refused_with_a_code_and_the_resident_lives(
     served: Served, seed: int
 ) -> None:
     rng = random.Random(seed)
-    whole = b"cfd1T" + len(task_to_bytes(TASK)).to_bytes(8, "big") + task_to_bytes(TASK)
+    whole = b"cfd1T" + len(request_to_bytes(TASK)).to_bytes(8, "big") + request_to_bytes(TASK)
     for _ in range(50):
         raw = bytearray(whole[: rng.choice([3, 13, 200, len(whole)])])
         for _ in range(rng.randint(0, 6)):

@@ -31,7 +31,7 @@ from confide.common.settings import from_flat
 from confide.common.sums import SENSITIVITY, Sum, largest_loss, steps_of_sums
 from confide.common.tasks import Example
 from confide.common.text.readers import read_records
-from confide.common.wire.messages import Task, Update, reply_to_bytes
+from confide.common.wire.messages import TrainRequest, Update, reply_to_bytes
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching
@@ -222,7 +222,7 @@ def test_what_one_record_adds_does_not_depend_on_the_others(place: Place) -> Non
 # The order of events
 
 
-def asked(place: Place, number: int = 0, **changes: Any) -> Task:
+def asked(place: Place, number: int = 0, **changes: Any) -> TrainRequest:
     """The honest task of a sum; a count needs no adapter."""
     if number == 0:
         changes = {"schema": "", "adapter": b""} | changes

@@ -16,7 +16,7 @@ from confide.client.site import unix_socket
 from confide.client.site.budget import make_ledger
 from confide.client.site.join import status
 from confide.common.errors import ConfideError
-from confide.common.wire.messages import Reply, Task
+from confide.common.wire.messages import Reply, TrainRequest
 from tests import tiny
 from tests.client.conftest import Place
 from tests.client.marked import move_to_marked_folder
@@ -72,7 +72,7 @@ class House:
         except ConfideError:
             return None
 
-    def ask(self, task: Task) -> Reply:
+    def ask(self, task: TrainRequest) -> Reply:
         return relay(task, self.socket)
 
     def raw(self, data: bytes) -> bytes:

@@ -27,7 +27,7 @@ import pytest
 from flwr.cli.build import build_fab_from_disk
 
 from confide.client.site.join import status
-from confide.common.wire.messages import Update, reply_from_bytes, task_to_bytes
+from confide.common.wire.messages import Update, reply_from_bytes, request_to_bytes
 from confide.server.deploy.keys import write_ca
 from tests.client.marked import PLACE_MARKER
 from tests.deployment.conftest import (
@@ -50,7 +50,7 @@ from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import ServerApp
 from confide.common.wire.messages import (
-    reply_from_records, reply_to_bytes, task_from_bytes, task_to_records
+    reply_from_records, reply_to_bytes, request_from_bytes, request_to_records
 )
 
 app = ServerApp()
@@ -60,10 +60,9 @@ def main(grid, context):
     run = context.run_config
     while len(nodes := list(grid.get_node_ids())) < run["nodes"]:
         time.sleep(0.2)
-    task = task_from_bytes(Path(run["task"]).read_bytes())
-    asked = [
-        Message(content=task_to_records(task), message_type="train", dst_node_id=n) for n in nodes
-    ]
+    task = request_from_bytes(Path(run["task"]).read_bytes())
+    content = request_to_records(task)
+    asked = [Message(content=content, message_type="train", dst_node_id=n) for n in nodes]
     told = []
     for reply in grid.send_and_receive(asked, timeout=300):
         if reply.has_error():
@@ -127,7 +126,7 @@ class Federation:
 
     def run(self) -> list[dict[str, Any]]:
         folder = self.coordinator.folder
-        (folder / "task").write_bytes(task_to_bytes(self.house.place.task()))
+        (folder / "task").write_bytes(request_to_bytes(self.house.place.task()))
         secret = [str(self.house.place.data), str(folder / "forced" / "node.key")]
         app = write_bundle(
             folder / "app",

@@ -137,7 +137,7 @@ HOLDER_MUTANTS = (
     Mutant(
         "nobody asks for the administrator's word",
         "client/holder.py",
-        "        check_run(task.run, settings, self.site.policy, self.site.ledger)\n",
+        "        check_run(request.run, settings, self.site.policy, self.site.ledger)\n",
         "",
         _RUNS_TESTS,
     ),
@@ -159,8 +159,8 @@ HOLDER_MUTANTS = (
     Mutant(
         "who only asks is charged",
         "client/holder.py",
-        "        if task.dry:\n            return Ready",
-        "        if task.round < 0:\n            return Ready",
+        "        if request.dry:\n            return Ready",
+        "        if request.round < 0:\n            return Ready",
         ("tests/client/test_holder.py",),
     ),
     Mutant(
@@ -173,7 +173,7 @@ HOLDER_MUTANTS = (
     Mutant(
         "nobody is asked before the first charge",
         "server/rounds.py",
-        "            self._able.ask(self._next_task(state), there, self._folder)\n",
+        "            self._able.ask(self._next_request(state), there, self._folder)\n",
         "            del there\n",
         ("tests/server/test_ready.py",),
     ),

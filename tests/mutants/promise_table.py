@@ -149,9 +149,11 @@ PROMISE_MUTANTS = (
     Mutant(
         "a refused task makes a ledger",
         _HOLDER,
-        "        settings = from_flat(task.settings)\n        review(settings, self.site.policy)\n",
+        "        settings = from_flat(request.settings)\n"
+        "        review(settings, self.site.policy)\n",
         "        Ledger.open(self.site.ledger).close()\n"
-        "        settings = from_flat(task.settings)\n        review(settings, self.site.policy)\n",
+        "        settings = from_flat(request.settings)\n"
+        "        review(settings, self.site.policy)\n",
         (f"{_SEEN[0]}::test_no_request_of_the_bank_shows_a_record",),
     ),
     Mutant(

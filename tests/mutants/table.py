@@ -655,7 +655,7 @@ MUTANTS = (
     Mutant(
         "a sum as often as one likes",
         _HOLDER,
-        "full, what = task.round in charged,",
+        "full, what = request.round in charged,",
         "full, what = False,",
         _SUM_TESTS,
     ),
@@ -842,7 +842,8 @@ MUTANTS = (
     Mutant(
         "an answer to any task is let in",
         _GATE,
-        "    if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):",
+        "    if (update.task_hash, update.run, update.round) !="
+        " (request.hash, request.run, request.round):",
         "    if False:",
         _GATE_TESTS,
     ),

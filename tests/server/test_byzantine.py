@@ -27,7 +27,7 @@ from confide.common.settings.combinations import ROBUST
 from confide.common.wire.messages import (
     Refusal,
     Reply,
-    Task,
+    TrainRequest,
     Update,
     reply_from_records,
     reply_to_records,
@@ -42,7 +42,7 @@ from tests.server.test_gate import receipt
 
 SIZE = 4000
 SCHEMA = AdapterSchema(shapes=(("head", (SIZE,)),), trained=frozenset({"head"}))
-TASK = Task(
+TASK = TrainRequest(
     run="20260101-000000-t",
     round=2,
     settings={},
@@ -217,7 +217,7 @@ class _Hostile(Transport):
 
     bad = 1
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         payload, _ = PAYLOADS[IDS[task.round - 1]]
         return {**replies, **{node: self._bad(payload, replies[node]) for node in self.hostile}}
 

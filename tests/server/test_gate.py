@@ -21,7 +21,7 @@ from confide.common.privacy.ledger import Receipt
 from confide.common.settings import Settings, from_flat
 from confide.common.wire.messages import (
     Refusal,
-    Task,
+    TrainRequest,
     Update,
     reply_from_records,
     reply_to_records,
@@ -44,7 +44,7 @@ def settings(**overrides: Any) -> Settings:
 
 
 SETTINGS = settings()
-TASK = Task(
+TASK = TrainRequest(
     run="20260101-000000-t",
     round=2,
     settings={},

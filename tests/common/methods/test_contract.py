@@ -27,7 +27,7 @@ from confide.common.methods.products import product_shapes
 from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat, rules
 from confide.common.settings.combinations import ROBUST
-from confide.common.wire.messages import Reply, Task
+from confide.common.wire.messages import Reply, TrainRequest
 from confide.server.checkpoint import FILE, load_checkpoint
 from confide.server.doctor import Facts
 from confide.server.doctor.noise import both_factors
@@ -362,7 +362,7 @@ class Start:
     merged: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, task: Task, loaded: LoadedModel) -> Start:
+    def of(cls, task: TrainRequest, loaded: LoadedModel) -> Start:
         shapes = product_shapes(loaded.schema)
         sent = (
             torch.frombuffer(bytearray(task.merged), dtype=torch.float32) if task.merged else None
@@ -404,12 +404,12 @@ def compare(
 
 
 class Backwards(Transport):
-    def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         return dict(reversed(super().ask(list(nodes)[::-1], task, timeout).items()))
 
 
 class Stopping(Transport):
-    def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         if task.round == ROUNDS - 1:
             raise KeyboardInterrupt
         return super().ask(nodes, task, timeout)
@@ -418,7 +418,7 @@ class Stopping(Transport):
 @dataclass(frozen=True)
 class Done:
     folder: RunFolder
-    tasks: Sequence[Task]
+    tasks: Sequence[TrainRequest]
 
     def bits(self) -> dict[str, torch.Tensor]:
         """Adapter and checkpoint."""
