@@ -25,11 +25,11 @@ KINDS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all newer audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean"
+	echo "others: venv assets test-all newer audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -132,6 +132,11 @@ test: lint types arrows unit
 test-all: lint types arrows assets
 	@echo "== tests: all"
 	$(ENDED) 5400 pytest $(SPREAD) $(PYTEST_ARGS)
+
+# The tests of common and client, or PYTEST_ARGS, on Python 3.13 and the oldest torch; needs root and
+# Debian. For another Python: make test PYTHON=python3.12 in a fresh clone.
+newer:
+	@.ci/newer-python $(PYTEST_ARGS)
 
 # 200 kills of a holder, and a power failure at every byte of a round; about ten minutes.
 kills: venv

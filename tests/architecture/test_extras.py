@@ -42,7 +42,7 @@ from confide.client.holder import Holder
 from confide.common.wire.messages import request_from_bytes
 place = Path(sys.argv[1])
 site = pickle.loads((place / "site").read_bytes())
-reply = Holder(site).handle(request_from_bytes((place / "task").read_bytes()))
+reply = Holder(site).handle(request_from_bytes((place / "request").read_bytes()))
 print(type(reply).__name__, getattr(reply, "code", ""))
 """
 IMPORT_ALL = """
@@ -128,7 +128,7 @@ def test_a_holder_answers_a_request_without_the_laboratory(
 ) -> None:
     place = Place(tmp_path, tiny_model, Policy(max_delta=1e-2, base_models=(str(tiny_model),)))
     (tmp_path / "site").write_bytes(pickle.dumps(place.site))
-    (tmp_path / "task").write_bytes(request_to_bytes(place.task()))
+    (tmp_path / "request").write_bytes(request_to_bytes(place.task()))
     done = as_holder("-c", ANSWER, tmp_path)
     assert done.stdout.split() == ["Update"], done.stdout + done.stderr
     assert place.states() == ["created", "reserved", "released"]

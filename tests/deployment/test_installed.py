@@ -17,6 +17,7 @@ import pytest
 
 from confide import __version__
 from confide.client.guard.policy import Policy
+from confide.common.wire.messages import request_to_bytes
 from tests import tiny
 from tests.architecture.test_extras import ANSWER, LABORATORY
 from tests.client.conftest import Place
@@ -104,7 +105,7 @@ def test_a_holder_is_set_up_and_answers_a_request(
     place = Place(tmp_path, tiny_model, Policy(max_delta=1e-2, base_models=(str(tiny_model),)))
     holder.run("confide", "client", "check-data", place.data)
     (tmp_path / "site").write_bytes(pickle.dumps(place.site))
-    (tmp_path / "task").write_bytes(request_to_bytes(place.task()))
+    (tmp_path / "request").write_bytes(request_to_bytes(place.task()))
     assert "Update" in holder.run("python", "-c", ANSWER, tmp_path)
     assert place.states() == ["created", "reserved", "released"]
 
