@@ -25,11 +25,11 @@ KINDS ?=
 
 export PATH := $(BIN):$(PATH)
 
-.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step first-words utility notebooks hooks lint format types arrows unit clean
+.PHONY: help venv assets demo test test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step first-words utility notebooks hooks lint format types arrows unit clean"
+	echo "others: venv assets test-all audit kills deployment architectures mutants bench bench-step first-words utility walk notebooks hooks lint format types arrows unit clean"
 
 venv: .venv/.installed
 
@@ -199,6 +199,10 @@ bench-step: assets
 first-words: venv
 	@echo "== bench: first words"
 	timeout 1200 python tests/first_words.py
+
+# The way of one request: modules, and how often it changes from one to another.
+walk: venv
+	@HF_HUB_OFFLINE=1 python -W ignore -m tests.walk
 
 # The examples as notebooks; a test holds each against its script.
 notebooks: venv

@@ -1,10 +1,11 @@
 """The ClientApp: parse the message, call the holder, reply. Nothing else happens here.
 
 Where the node configuration names a ``socket``, the holder is a process of its own behind it, and
-this one hands messages on without importing torch (``relay``). Otherwise it is called here: a
-deployed holder names its own data, ledger and policy in its node configuration. A simulated one has
-only a partition number; then, and only then, the run config names the folder of the prepared
-federation, and the ledger lies in the run folder.
+this one hands messages on (``relay``): it opens no file and imports no torch, so that a message
+costs no more than Flower's own start. Otherwise it is called here: a deployed holder names its own
+data, ledger and policy in its node configuration. A simulated one has only a partition number;
+then, and only then, the run config names the folder of the prepared federation, and the ledger lies
+in the run folder.
 """
 
 from __future__ import annotations
@@ -17,16 +18,26 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from ..common.errors import ConfideError
-from ..common.installed import code_hash
-from ..common.paths import local_or_cached, runs_folder
-from ..common.wire import Refusal, Reply, Task, reply_to_records, task_from_records
-from .relay import relay
-from .scrub import code_of, quiet
+from ..common.machine.installed import code_hash
+from ..common.machine.paths import local_or_cached, runs_folder
+from ..common.wire.messages import (
+    Refusal,
+    Reply,
+    TrainRequest,
+    reply_from_bytes,
+    reply_to_records,
+    request_from_records,
+    request_to_bytes,
+)
+from .guard.scrub import code_of, quiet
+from .site import unix_socket
 
 if TYPE_CHECKING:
     from .holder import Holder, Site
 
 app = ClientApp()
+
+_LEAST_SECONDS, _MOST_SECONDS = 30.0, 24 * 3600.0  # to wait for a resident
 
 # What a holder sets itself; any of them marks a node as deployed, and none is ever guessed then.
 _OWN = frozenset({"data", "policy", "ledger", "name"})
@@ -36,7 +47,7 @@ _HOLDERS: dict[Site, Holder] = {}
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One task, one update or refusal."""
+    """One request, one update or refusal."""
     return Message(content=_answered(message, context), reply_to=message)
 
 
@@ -44,18 +55,18 @@ def answer(message: Message, context: Context) -> Reply:
     """The holder's reply; whatever goes wrong leaves as a code."""
     try:
         with quiet():
-            task = task_from_records(message.content)
+            request = request_from_records(message.content)
             if "socket" in context.node_config:
-                return relay(task, Path(str(context.node_config["socket"])))
+                return relay(request, Path(str(context.node_config["socket"])))
             from .holder import Holder
 
-            site = site_of(task, context.node_config, context.run_config)
+            site = site_of(request, context.node_config, context.run_config)
             holder = _HOLDERS.setdefault(site, Holder(site))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
         return Refusal(holder="", task_hash="", code=code_of(error))
-    return holder.handle(task)
+    return holder.handle(request)
 
 
 def _answered(message: Message, context: Context) -> RecordDict:
@@ -69,15 +80,15 @@ def _answered(message: Message, context: Context) -> RecordDict:
         return reply_to_records(Refusal(holder="", task_hash="", code=code_of(error)))
 
 
-def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
+def site_of(request: TrainRequest, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     """The site of this node, from its own configuration or, in a simulation, its number.
 
     Raises:
         ConfideError: ``holder.not-configured`` or ``simulation.federation``.
     """
+    from .guard.policy import Policy
+    from .guard.policy_file import load_policy, simulated_policy
     from .holder import Site
-    from .policy import Policy
-    from .policy_file import load_policy, simulated_policy
 
     if node.keys() & _OWN:
         if "data" not in node:
@@ -96,7 +107,7 @@ def site_of(task: Task, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site
         raise _not_configured()
     name = f"holder-{int(node['partition-id']):02d}"
     federation = local_or_cached(str(run.get("data.path", "")), "federations")
-    folder = runs_folder(run) / task.run
+    folder = runs_folder(run) / request.run
     if federation is None or not folder.is_dir():
         raise ConfideError(
             "simulation.federation",
@@ -121,3 +132,24 @@ def _not_configured() -> ConfideError:
         'Start the SuperNode with --node-config \'data="..." policy="..."\', once its ledger is'
         " made by `confide ledger new DATA.ledger.sqlite`.",
     )
+
+
+def relay(request: TrainRequest, path: Path) -> Reply:
+    """The resident's reply, waited for as long as the coordinator waits for this holder.
+
+    Raises:
+        ConfideError: ``resident.unreachable``, ``resident.silent``, ``socket.*`` or
+            ``wire.malformed``.
+    """
+    reply = unix_socket.ask(
+        path, unix_socket.TASK, request_to_bytes(request), unix_socket.REPLY, _patience(request)
+    )
+    return reply_from_bytes(reply)
+
+
+def _patience(request: TrainRequest) -> float:
+    """Seconds; ``round.timeout`` as the coordinator says it, within reason."""
+    wanted = request.settings.get("round.timeout")
+    if not isinstance(wanted, int | float):
+        return _LEAST_SECONDS
+    return float(min(max(_LEAST_SECONDS, wanted), _MOST_SECONDS))  # not a number is the least

@@ -15,7 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from ..common.privacy.ledger import Entry
-    from .budget import Spending
+    from .site.budget import Spending
 
 File = Annotated[Path, typer.Argument(help="The ledger file.", show_default=False)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -23,7 +23,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 def add_commands(app: typer.Typer) -> None:
     """Join ``ledger`` and ``client`` to the command line."""
-    from .setup_cli import add_commands as add_setup
+    from .commands.setup import add_commands as add_setup
 
     ledger = typer.Typer(help="Read, check and export a privacy ledger.")
     ledger.command("show")(show)
@@ -49,9 +49,9 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show what was spent, in all and by each run, and what is left."""
-    from .budget import left_of, read_spending
-    from .policy_file import FILE_NAME, load_policy
-    from .users import as_owner_of
+    from .guard.policy_file import FILE_NAME, load_policy
+    from .site.budget import left_of, read_spending
+    from .site.users import as_owner_of
 
     spending, beside = read_spending(file), file.with_name(FILE_NAME)
     named = policy or (beside if beside.is_file() else None)
@@ -78,8 +78,8 @@ def new(
 ) -> None:
     """Make a ledger for text that has never taken part in a run. `client join` makes one itself."""
     from ..common.errors import ConfideError
-    from .budget import make_ledger
-    from .users import as_owner_of
+    from .site.budget import make_ledger
+    from .site.users import as_owner_of
 
     with as_owner_of(file.resolve().parent):
         if file.exists() or file.is_symlink():
@@ -106,7 +106,7 @@ def verify(
     """Check every entry. If anything is wrong, say what, with exit status 1."""
     from ..common.errors import ConfideError
     from ..common.privacy import ledger
-    from .users import as_owner_of
+    from .site.users import as_owner_of
 
     with as_owner_of(file.resolve().parent):
         verdict = ledger.verify(file, known_head=head)
@@ -133,7 +133,7 @@ def export(
 ) -> None:
     """Export every entry with its hash, one JSON object per line, for an auditor to recompute."""
     from ..common.errors import ConfideError
-    from .budget import read_spending
+    from .site.budget import read_spending
 
     entries = read_spending(file).entries
     rows = [{"number": e.number, "hash": e.hash, "payload": e.payload} for e in entries]
@@ -200,7 +200,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
     from rich.table import Table
 
     from ..common.privacy.ledger import in_words
-    from .terminal import plain
+    from .commands.terminal import plain
 
     def text(epsilon: float | None) -> str:
         return "infinite: not private" if epsilon is None else f"{epsilon:.4f}"
@@ -226,7 +226,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _told_of_code(runs: list[dict[str, Any]]) -> list[str]:
     """Which code trained, by the SHA-256 that each charge booked; the newest last."""
-    from ..common.installed import code_hash
+    from ..common.machine.installed import code_hash
 
     codes = dict.fromkeys(code for run in runs for code in run["code"])
     of = {code: [run["run"] for run in runs if code in run["code"]] for code in codes}

@@ -1,12 +1,12 @@
 """A holder: one data set, its ledger, its policy, and the last word on every task.
 
 ``handle`` is the whole of it, in one order: parse, policy and contract, replay, affordable, model,
-**charge**, read, train or sum, release. A task that only asks (``Task.dry``) is answered where
-another one is charged. What comes before the charge looks at the task, the policy, the ledger and
-the model alone, and writes nothing: not one byte of the text is read there, so that whether a task
-is answered, and by which code, cannot depend on it. The charge is durable before the text is read,
-and is never given back. After it nothing that the text holds changes what leaves but through the
-noisy sum: what cannot be read, encoded, trained on or scored contributes zero.
+**charge**, read, train or sum, release. A request that only asks (``TrainRequest.dry``) is answered
+where another one is charged. What comes before the charge looks at the request, the policy, the
+ledger and the model alone, and writes nothing: not one byte of the text is read there, so that
+whether a request is answered, and by which code, cannot depend on it. The charge is durable before
+the text is read, and is never given back. After it nothing that the text holds changes what leaves
+but through the noisy sum: what cannot be read, encoded, trained on or scored contributes zero.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
-from ..common.encoding import decode_vector
+from ..common.adapter.encoding import decode_vector
+from ..common.adapter.parcel import Parcel, sent_size, unpack
+from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.methods import method_of
 from ..common.methods.context import Context
-from ..common.models import LoadedModel, load_model
-from ..common.parcel import Parcel, sent_size, unpack
+from ..common.models.loading import LoadedModel, load_model
 from ..common.plans import plan_of, plan_of_sum, planned_steps
 from ..common.privacy.ledger import Charge, Ledger, first_objection
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Unit
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 from ..common.sums import Sum, steps_of_sums, sums_of
-from ..common.wire import Ready, Refusal, Reply, Task, Update, reply_from_bytes
-from .corpus import Corpus, check_readable
-from .personal import Personal
-from .policy import Policy, review, review_model, review_plan, review_requests, review_sum
-from .release import release
-from .runs import check_run
-from .scrub import code_of, quiet
-from .sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
-from .taken import check_taken
-from .trainer import Trainer
+from ..common.wire.messages import Ready, Refusal, Reply, TrainRequest, Update, reply_from_bytes
+from .guard.policy import Policy, review, review_model, review_plan, review_requests, review_sum
+from .guard.release import release
+from .guard.runs import check_run
+from .guard.scrub import code_of, quiet
+from .text.corpus import Corpus, check_readable
+from .text.taken import check_taken
+from .training.personal import Personal
+from .training.sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
+from .training.trainer import Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Site:
     """What belongs to a holder on its own machine; none of it is ever named by the coordinator.
 
     Attributes:
-        bundle: SHA-256 of the code that is installed here (``common.installed``).
+        bundle: SHA-256 of the code that is installed here (``common.machine.installed``).
         new_ledger: whether the first charge makes the ledger, as in a simulation. A deployed holder
             has one since it joined: without it what was spent is unknown.
     """
@@ -71,7 +71,8 @@ class Holder:
         generator: source of noise and batches; the secure default in everything but tests.
 
     Attributes:
-        unused: of how many records nothing could be used in the newest task; None before one. For
+        unused: of how many records nothing could be used in the newest request; None before one.
+        For
             the administrator alone: it never leaves.
     """
 
@@ -80,48 +81,48 @@ class Holder:
         self.unused: int | None = None
         self._generator = generator or SecureGenerator()
         self._corpus: Corpus | None = None
-        self._worked: deque[float] = deque()  # when a task was worked on, in the last 24 hours
+        self._worked: deque[float] = deque()  # when a request was worked on, in the last 24 hours
 
-    def handle(self, task: Task) -> Reply:
-        """Answer a task with an update or a refusal; no exception but an interrupt gets out, and
+    def handle(self, request: TrainRequest) -> Reply:
+        """Answer a request with an update or a refusal; no exception but an interrupt gets out, and
         that one carries nothing of what it interrupted."""
-        outcome = self._attempt(task)
+        outcome = self._attempt(request)
         if isinstance(outcome, BaseException):
             raise outcome  # outside the handlers, where no other exception hangs on to it
         return outcome
 
-    def _attempt(self, task: Task) -> Reply | KeyboardInterrupt | SystemExit:
+    def _attempt(self, request: TrainRequest) -> Reply | KeyboardInterrupt | SystemExit:
         try:
             with quiet():
-                return self._answer(task)
+                return self._answer(request)
         except KeyboardInterrupt:
             return KeyboardInterrupt()
         except SystemExit as error:
             return SystemExit(error.code if isinstance(error.code, int) else 1)
         # Not Exception: a panic in a Rust extension (tokenizers) is none, and quotes its input.
         except BaseException as error:  # noqa: BLE001 - its text must not leave, whatever it is
-            return Refusal(holder=self.site.name, task_hash=_hash_of(task), code=code_of(error))
+            return Refusal(holder=self.site.name, task_hash=_hash_of(request), code=code_of(error))
 
-    def _answer(self, task: Task) -> Reply:
-        settings = from_flat(task.settings)
+    def _answer(self, request: TrainRequest) -> Reply:
+        settings = from_flat(request.settings)
         review(settings, self.site.policy)
-        _check_task(task, settings)
-        kind = sums_of(settings).get(task.round)
+        _check_request(request, settings)
+        kind = sums_of(settings).get(request.round)
         if kind is not None:
             review_sum(settings, self.site.policy)
-        check_run(task.run, settings, self.site.policy, self.site.ledger)
-        job = _Job(task=task, settings=settings, kind=kind)
+        check_run(request.run, settings, self.site.policy, self.site.ledger)
+        job = _Job(request=request, settings=settings, kind=kind)
         seen = self._check_ledger(job)
         if seen is not None:
             return reply_from_bytes(seen)
         review_requests(self._worked, self.site.policy, time.monotonic())
         if kind is not Sum.CLASSES:  # which takes no model
             loaded = self._load(settings)
-            job = replace(job, model=(loaded, self._prepare(task, loaded, settings)))
+            job = replace(job, model=(loaded, self._prepare(request, loaded, settings)))
         check_readable(self.site.data)
         check_taken(self.site.data, self.site.ledger)
-        if task.dry:
-            return Ready(holder=self.site.name, task_hash=task.hash)
+        if request.dry:
+            return Ready(holder=self.site.name, task_hash=request.hash)
         if self.site.new_ledger:
             self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger, create=self.site.new_ledger) as ledger:
@@ -129,19 +130,19 @@ class Holder:
             return self._paid(job, ledger)
 
     def _check_ledger(self, job: _Job) -> bytes | None:
-        """The reply that the task got before, or None if it may be worked on and would fit. Where
-        the first charge will make the ledger, none is made here."""
-        task, charge, limits = job.task, self._charge_of(job), self._limits(job.settings)
+        """The reply that the request got before, or None if it may be worked on and would fit.
+        Where the first charge will make the ledger, none is made here."""
+        request, charge, limits = job.request, self._charge_of(job), self._limits(job.settings)
         if self.site.new_ledger and not self.site.ledger.exists():
             _raise(first_objection(charge, *limits))
             self._review_run(job, None)
             return None
         with Ledger.open(self.site.ledger, create=False) as ledger:
-            if task.dry and task.round in ledger.charged(task.run):
+            if request.dry and request.round in ledger.charged(request.run):
                 return None  # a resumed run: what was charged is released again at no charge
-            seen = ledger.replay(task.hash)
+            seen = ledger.replay(request.hash)
             if seen is None:
-                _check_rounds_left(task, job.settings, ledger.charged(task.run))
+                _check_rounds_left(request, job.settings, ledger.charged(request.run))
                 if job.settings.privacy.trust != "off":
                     ledger.check_unit(*_unit(job.settings))
                 _raise(ledger.objection(charge, *limits))
@@ -153,28 +154,28 @@ class Holder:
         review_model(settings.model.name, loaded.sha256, self.site.policy)
         return loaded
 
-    def _prepare(self, task: Task, loaded: LoadedModel, settings: Settings) -> Context:
+    def _prepare(self, request: TrainRequest, loaded: LoadedModel, settings: Settings) -> Context:
         """Adapter and a check on made-up examples: with the model, all that can be wrong without
         text."""
         method = method_of(settings.aggregate.method)
-        adapter = _adapter(task, loaded, method.sent(loaded.schema))
+        adapter = _adapter(request, loaded, method.sent(loaded.schema))
         Trainer(loaded).prepare(settings)
         return method.context(
             loaded.model,
             loaded.schema,
             adapter,
             most_rank=self.site.policy.max_rank,
-            merged=task.merged,
-            store=Personal(self.site.ledger, task),
+            merged=request.merged,
+            store=Personal(self.site.ledger, request),
         )
 
     def _paid(self, job: _Job, ledger: Ledger) -> Update:
-        """Read, train or sum, release; the task was charged."""
+        """Read, train or sum, release; the request was charged."""
         corpus = self._read(job.settings, ledger.identity_key)
         values, sent = self._sum(job, corpus) if job.kind else self._train(job, corpus)
         return release(
             values,
-            job.task,
+            job.request,
             ledger,
             holder=self.site.name,
             delta=job.settings.privacy.delta,
@@ -219,11 +220,11 @@ class Holder:
         return noisy_sum(used, size, units, job.plan, self._generator), {"encoding": "fp32"}
 
     def _charge_of(self, job: _Job) -> Charge:
-        """The price of a task, and all that its run is to release."""
+        """The price of a request, and all that its run is to release."""
         return Charge(
-            run=job.task.run,
-            round=job.task.round,
-            task_hash=job.task.hash,
+            run=job.request.run,
+            round=job.request.round,
+            task_hash=job.request.hash,
             plan=job.plan,
             person=_unit(job.settings)[1],
             bundle_hash=self.site.bundle,
@@ -232,7 +233,7 @@ class Holder:
 
     def _review_run(self, job: _Job, ledger: Ledger | None) -> None:
         """The whole run against the policy: what was charged, and rounds and sums to come."""
-        run, settings = job.task.run, job.settings
+        run, settings = job.request.run, job.settings
         charged = ledger.charged(run) if ledger else {}
         sums = sums_of(settings)
         review_plan(
@@ -261,10 +262,10 @@ class Holder:
 
 @dataclass(frozen=True, kw_only=True)
 class _Job:
-    """A task that was parsed: its settings, which sum it asks for (None: a round), and, once it is
-    loaded, the model with what the method asks around its training."""
+    """A request that was parsed: its settings, which sum it asks for (None: a round), and, once it
+    is loaded, the model with what the method asks around its training."""
 
-    task: Task
+    request: TrainRequest
     settings: Settings
     kind: Sum | None
     model: tuple[LoadedModel, Context] | None = None
@@ -291,15 +292,15 @@ def _unit(settings: Settings) -> tuple[Unit, str]:
     return unit, settings.data.person if unit is Unit.PERSON else ""
 
 
-def _hash_of(task: Task) -> str:
-    """The task's hash, or nothing for a task of values that no message can carry."""
+def _hash_of(request: TrainRequest) -> str:
+    """The task's hash, or nothing for a request of values that no message can carry."""
     try:
-        return task.hash
+        return request.hash
     except (TypeError, ValueError, RecursionError):
         return ""
 
 
-def _check_task(task: Task, settings: Settings) -> None:
+def _check_request(request: TrainRequest, settings: Settings) -> None:
     """Refuse what no coordinator sends: a path, or a round that the run does not have."""
     flat, defaults = settings.to_flat(), Settings().to_flat()
     named = [key for key in COORDINATORS_OWN if flat[key] != defaults[key]]
@@ -309,13 +310,13 @@ def _check_task(task: Task, settings: Settings) -> None:
             f"The task sets {named[0]} = {flat[named[0]]!r:.100}, which is the coordinator's own.",
             "A coordinator's paths are neither sent nor read.",
         )
-    if task.round in sums_of(settings):
+    if request.round in sums_of(settings):
         return
-    if not 1 <= task.round <= settings.round.count:
+    if not 1 <= request.round <= settings.round.count:
         raise ConfideError(
-            "task.round", f"Round {task.round} is outside 1 to {settings.round.count}."
+            "task.round", f"Round {request.round} is outside 1 to {settings.round.count}."
         )
-    if settings.task.uncounted and not task.dry:  # who only asks has not counted yet
+    if settings.task.uncounted and not request.dry:  # who only asks has not counted yet
         raise ConfideError(
             "task.uncounted",
             "The task trains with class weights or rates that were not counted yet.",
@@ -323,31 +324,33 @@ def _check_task(task: Task, settings: Settings) -> None:
         )
 
 
-def _check_rounds_left(task: Task, settings: Settings, charged: Mapping[int, int]) -> None:
+def _check_rounds_left(
+    request: TrainRequest, settings: Settings, charged: Mapping[int, int]
+) -> None:
     """The noise is calibrated to ``round.count`` rounds and one of each sum: no holder takes part
     in more. ``charged`` has the steps of each round so far."""
     count, steps, sums = settings.round.count, settings.train.steps, sums_of(settings)
-    if task.round in sums:
-        full, what = task.round in charged, "this sum"
+    if request.round in sums:
+        full, what = request.round in charged, "this sum"
     else:
         trained = sum(many for number, many in charged.items() if number not in sums)
         full, what = trained + steps > steps * count, f"{count} rounds"
     if full:
         raise ConfideError(
             "task.too-many-rounds",
-            f"The ledger has {what} of {task.run} already.",
+            f"The ledger has {what} of {request.run} already.",
             "Start another run; the budget goes on.",
         )
 
 
-def _adapter(task: Task, loaded: LoadedModel, leaves: AdapterSchema) -> Tensor:
+def _adapter(request: TrainRequest, loaded: LoadedModel, leaves: AdapterSchema) -> Tensor:
     """The coordinator's adapter (N,), checked before anything is charged for it; ``leaves`` is the
     schema of the update that it asks for."""
     schema = loaded.schema
-    if leaves.digest != task.schema:
+    if leaves.digest != request.schema:
         raise ConfideError("task.schema", "The coordinator's adapter does not fit the model here.")
-    values = decode_vector(task.adapter, "fp32", sent_size(schema, task.sent))
-    adapter = unpack(schema, Parcel(task.sent, values, task.rest), loaded.initial)
+    values = decode_vector(request.adapter, "fp32", sent_size(schema, request.sent))
+    adapter = unpack(schema, Parcel(request.sent, values, request.rest), loaded.initial)
     if not torch.isfinite(adapter).all():
         raise ConfideError(
             "adapter.not-finite", "The coordinator's adapter contains NaN or infinity."

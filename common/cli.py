@@ -6,19 +6,20 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .privacy import Unit
+
 if TYPE_CHECKING:
     from .privacy.advice import Choice
-    from .rule import Rule
+    from .settings.rule import Rule
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 WithPrv = Annotated[bool, typer.Option("--prv", help="Show the PRV figure, too (slower).")]
 Delta = Annotated[float, typer.Option(help="Delta; choose it well below 1 / units.")]
-UnitName = Literal["record", "person"]
-OfUnit = Annotated[UnitName, typer.Option(help="What the promise protects.")]
+OfUnit = Annotated[Unit, typer.Option(help="What the promise protects.")]
 Steps = Annotated[int, typer.Option(help="Steps in all: steps per round times rounds.")]
 
 
@@ -49,7 +50,7 @@ def plan(
         int | None,
         typer.Option(min=1, help="Units used in a step, on average. Default: all."),
     ] = None,
-    unit: OfUnit = "record",
+    unit: OfUnit = Unit.RECORD,
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
@@ -59,7 +60,7 @@ def plan(
     steps without it.
     """
     from .privacy.advice import advise, same_computing, same_steps
-    from .privacy.plan import Plan, Unit
+    from .privacy.plan import Plan
 
     rate = 1.0 if batch is None else min(1.0, batch / n)
     made = Plan.calibrate(
@@ -69,7 +70,7 @@ def plan(
         steps_per_round=1,
         max_rounds=steps,
         clip_norm=1.0,
-        unit=Unit(unit),
+        unit=unit,
     )
     made.check_units(n)
     figures = _figures(made.noise_multiplier, rate, steps, delta, unit, prv)
@@ -90,7 +91,7 @@ def spent(
     sampling_rate: Annotated[float, typer.Option(help="Chance that a step uses a unit.")],
     steps: Steps,
     delta: Delta,
-    unit: OfUnit = "record",
+    unit: OfUnit = Unit.RECORD,
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
@@ -188,8 +189,8 @@ def settings(
     The libraries are Hugging Face's (HF), PEFT, Opacus and Flower.
     """
     from .errors import ConfideError
-    from .rule import found
     from .settings import hint, json_schema, rules
+    from .settings.rule import found
 
     known = list(rules().values())
     chosen = found(key, known) if key else [(rule, "") for rule in known]

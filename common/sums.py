@@ -60,7 +60,7 @@ def is_sum(step: GaussianSteps, settings: Settings) -> bool:
     return bool(sums_of(settings)) and mechanism == (noise_of(settings), 1.0)
 
 
-def size_of(kind: Sum, settings: Settings) -> int:
+def numbers_in_sum(kind: Sum, settings: Settings) -> int:
     """How many numbers a sum has."""
     return len(settings.task.label_names) if kind is Sum.CLASSES else 2
 

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client.per_example import PerExample
-    from .client.policy import Policy
-    from .client.private_step import PrivateOptimizer
+    from .client.guard.policy import Policy
+    from .client.training.per_example import PerExample
+    from .client.training.private_step import PrivateOptimizer
     from .common.errors import ConfideError
     from .common.privacy.accountant import calibrate, epsilon, true_positive_rate
     from .common.privacy.ledger import Ledger
@@ -65,10 +65,10 @@ __all__ = [
 _HOMES = {
     "ConfideError": "common.errors",
     "Ledger": "common.privacy.ledger",
-    "PerExample": "client.per_example",
+    "PerExample": "client.training.per_example",
     "Plan": "common.privacy.plan",
-    "Policy": "client.policy",
-    "PrivateOptimizer": "client.private_step",
+    "Policy": "client.guard.policy",
+    "PrivateOptimizer": "client.training.private_step",
     "Record": "common.text.readers",
     "Run": "server.results",
     "SecureGenerator": "common.privacy.noise",

@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 import confide
-from confide.common.paths import local_or_cached
+from confide.common.machine.paths import local_or_cached
 
 name = local_or_cached("sentence-transformers/all-MiniLM-L6-v2", "models")
 tokenizer = AutoTokenizer.from_pretrained(name)

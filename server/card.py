@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from ..common.paths import HUB_ID
+from ..common.machine.paths import HUB_ID
 from ..common.privacy.statement import delta_text
 from .report import epsilon_text, kept_text, percent, plain, value_text
 from .usage import labels_of, loading_code, task_in

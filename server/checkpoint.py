@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
+from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
 from .run_folder import RunFolder

@@ -241,8 +241,12 @@ def explain_text(
     folder = find_run(run)
     if find_spec("captum") is None:
         raise missing_extra("Captum", "explain")
-    from .explain import explain  # and torch with it
-    from .explain_page import render, summary, terminal
+    from .explain import (
+        explain,  # and torch with it
+        render,
+        summary,
+        terminal,
+    )
 
     found = explain(folder, text)
     if html is not None:

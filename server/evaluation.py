@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from ..common.batches import EncodedText, forward
+from ..common.adapter.schema import set_adapter
+from ..common.adapter.tensors import unflatten
 from ..common.errors import ConfideError
-from ..common.models import LoadedModel
+from ..common.methods.products import based_on
+from ..common.models.batches import EncodedText, forward
+from ..common.models.loading import LoadedModel
 from ..common.settings import DataSpec, Settings
 from ..common.tasks import scores
 from ..common.tasks.tokens import targets_of
 from ..common.text.readers import read_records
-from .run_folder import PUBLIC_FILE
+from .run_folder import PUBLIC_FILE, RunFolder
+
+logger = logging.getLogger("confide.server")
 
 _SEED = 0  # of the masks of public text: the same ones in every round
 
@@ -94,6 +101,41 @@ class Evaluator:
         metrics = scores.values(names, answers, right, total / terms)
         whole = written or not self._written
         return Score(examples=count, loss=loss / count, metrics=metrics, whole=whole)
+
+
+class Scores:
+    """The public scores of a run's rounds, each with its line in metrics.jsonl."""
+
+    def __init__(
+        self, loaded: LoadedModel, evaluator: Evaluator, folder: RunFolder, rounds: int
+    ) -> None:
+        self._loaded, self._evaluator, self._folder = loaded, evaluator, folder
+        self._rounds = rounds
+
+    def after(self, number: int, adapter: Tensor, merged: Tensor, *, written: bool) -> Score:
+        """Of the adapter (N,) after a round, with what was added to the frozen weights (P,)."""
+        model, schema = self._loaded.model, self._loaded.schema
+        set_adapter(model, unflatten(adapter, schema.shapes))
+        with based_on(model, schema, merged):
+            score = self._evaluator.score(written=written)
+        self._folder.event(
+            "evaluation",
+            round=number,
+            examples=score.examples,
+            loss=round(score.loss, 6),
+            metric=score.metric,
+            **{name: round(value, 6) for name, value in score.metrics.items()},
+        )
+        logger.info(
+            "round %d of %d: %s %.3f, loss %.3f on %d public records",
+            number,
+            self._rounds,
+            score.metric,
+            score.value,
+            score.loss,
+            score.examples,
+        )
+        return score
 
 
 def public_evaluator(loaded: LoadedModel, settings: Settings, folder: Path) -> Evaluator:

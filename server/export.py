@@ -4,7 +4,7 @@ The merged weights are the base's plus the scaled product of LoRA's factors; a t
 the place of the base's. README.md beside them has the code that loads and uses them: a model with
 ``task.pooling = mean`` is a token classifier whose scores are averaged over a text's tokens. The
 family's text classifier would read it wrongly and say nothing, so a weight that it alone has lies
-in the file as an empty one, which it refuses (``common.hub`` has more of this).
+in the file as an empty one, which it refuses (``common.models.hub`` has more of this).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from ..common.errors import ConfideError
-from ..common.hub import foreign_weights, tokenizer_of, with_labels
-from ..common.paths import public_name
+from ..common.machine.paths import public_name
+from ..common.models.hub import foreign_weights, tokenizer_of, with_labels
 from ..common.settings import Settings
 from .card import merged_card
 from .predict import open_run

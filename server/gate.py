@@ -1,6 +1,6 @@
 """The gate: what an update must be before the coordinator looks at its values.
 
-Everything a holder could choose freely is fixed here: it answers this task of this run under the
+Everything a holder could choose freely is fixed here: it answers this request of this run under the
 plain name of the node that it came from (``senders``), has exactly the schema's values in the
 agreed encoding, all finite and no longer than an honest change can be, and states a receipt under
 the plan's terms that goes on where the holder's last one ended. Weights are never taken from a
@@ -23,8 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema
-from ..common.encoding import decode_vector, rounding_of
+from ..common.adapter.encoding import decode_vector, rounding_of
+from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.methods.ranks import padded
 from ..common.plans import most_units, plan_of
@@ -32,14 +32,14 @@ from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
-from ..common.wire import Ready, Refusal, Reply, Task, Update
+from ..common.wire.messages import Ready, Refusal, Reply, TrainRequest, Update
+from .ledgers import WENT_BACK
 from .senders import ANOTHERS_NAME, NAMELESS, Senders
 
 # A name goes into file names, log lines and the report, and none may look like a nameless node's.
 _NAME = re.compile(rf"(?!{NAMELESS})[A-Za-z0-9_][A-Za-z0-9._-]{{0,63}}")
 _CODE = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 _MOST_CODE = 64
-WENT_BACK = "gate.ledger"  # the code of a holder whose ledger lost what it had booked
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LEDGER_ID = re.compile(r"[0-9a-f]{16,64}")
 _MOST_NOISE = 1e9
@@ -64,7 +64,7 @@ class Accepted:
 
 def judge(
     replies: Mapping[int, Reply],
-    task: Task,
+    request: TrainRequest,
     settings: Settings,
     schema: AdapterSchema,
     receipts: Mapping[str, Receipt],
@@ -84,7 +84,7 @@ def judge(
     """
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
-        return check(update, task, settings, schema, last, start, narrower)
+        return check(update, request, settings, schema, last, start, narrower)
 
     return sift(replies, passes, receipts, barred, senders)
 
@@ -154,7 +154,7 @@ def refusal_code(refusal: Refusal) -> str:
 
 def check(
     update: Update,
-    task: Task,
+    request: TrainRequest,
     settings: Settings,
     schema: AdapterSchema,
     last: Receipt | None = None,
@@ -175,7 +175,7 @@ def check(
             ``wire.size``.
     """
     sent = schema if update.schema == schema.digest else (narrower or {}).get(update.schema, schema)
-    change = _values(update, task, sent.digest, settings.wire.encoding, sent.trained_size)
+    change = _values(update, request, sent.digest, settings.wire.encoding, sent.trained_size)
     most = largest_norm(settings, sent.trained_size, start)
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")
@@ -189,14 +189,14 @@ def check(
 
 
 def check_sum(
-    update: Update, task: Task, settings: Settings, size: int, last: Receipt | None
+    update: Update, request: TrainRequest, settings: Settings, size: int, last: Receipt | None
 ) -> Accepted:
     """The same of a sum of ``size`` numbers, of which no bound is known but that they are finite.
 
     Raises:
         ConfideError: as ``check``.
     """
-    values = _values(update, task, task.schema, "fp32", size)
+    values = _values(update, request, request.schema, "fp32", size)
     receipt = _receipt(update.receipt, settings)
     _check_progress(receipt, last, 1)
     if settings.privacy.trust != "off":
@@ -206,11 +206,11 @@ def check_sum(
     return Accepted(update.holder, values, receipt, len(update.values))
 
 
-def _values(update: Update, task: Task, schema: str, encoding: str, size: int) -> Tensor:
-    """The values of an update that answers this task, under a name, in the agreed form."""
+def _values(update: Update, request: TrainRequest, schema: str, encoding: str, size: int) -> Tensor:
+    """The values of an update that answers this request, under a name, in the agreed form."""
     if not _NAME.fullmatch(update.holder):
         raise ConfideError("gate.name", "The holder's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
-    if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):
+    if (update.task_hash, update.run, update.round) != (request.hash, request.run, request.round):
         raise ConfideError("gate.task", "The update answers another task.")
     if update.schema != schema:
         raise ConfideError("gate.schema", "The update was made for another adapter.")
@@ -265,8 +265,8 @@ def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
 
 
 def _check_progress(receipt: Receipt, last: Receipt | None, steps: int) -> None:
-    """The same ledger as before, longer, with the ``steps`` of this task in it. A ``last`` without
-    steps is that of a run before.
+    """The same ledger as before, longer, with the ``steps`` of this request in it. A ``last``
+    without steps is that of a run before.
 
     A ledger's number is known to its holder and the coordinator alone, so that whoever states it
     and less than before has put an older copy back: what it spent in between is missing for good.

@@ -4,23 +4,37 @@ No ledger can show by itself that an older copy was put back, or that it was mad
 that goes on from the newest one known can: so within a run each must, and at the start of the next
 one the memory of a deployed federation says what it has to go on from. Whoever went back is refused
 (``gate.ledger``); a ledger of another number may be that of another text, so it is taken and named
-(``gate.new-ledger``) in the log, the report and the status.
+(``gate.new-ledger``) in the log, the report and the status. Imports neither torch nor Flower.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from ..common.privacy.ledger import Receipt
-from .gate import WENT_BACK, Accepted
-from .memory import Memory
 from .run_folder import RunFolder
 
+if TYPE_CHECKING:
+    from .gate import Accepted
+
 NEW_LEDGER = "gate.new-ledger"
+WENT_BACK = "gate.ledger"  # the code of a holder whose ledger lost what it had booked
 
 logger = logging.getLogger("confide.server")
+
+Faults = Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Where receipts outlive a run: ``load`` gives the newest of each holder, ``keep`` takes newer
+    ones, with what is to be told of whom (a code by name), of the run that is named first."""
+
+    load: Callable[[], Mapping[str, Receipt]]
+    keep: Callable[[str, Mapping[str, Receipt], Faults], None]
 
 
 class Ledgers:

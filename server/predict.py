@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from ..common.adapter import load_adapter, set_adapter
-from ..common.batches import EncodedText, forward
+from ..common.adapter.schema import load_adapter, set_adapter
 from ..common.errors import ConfideError
+from ..common.machine.paths import local_or_cached
 from ..common.methods import method_of
-from ..common.models import LoadedModel, load_model
-from ..common.paths import local_or_cached
+from ..common.models.batches import EncodedText, forward
+from ..common.models.loading import LoadedModel, load_model
 from ..common.settings import Settings
 from ..common.tasks import Prediction
 from ..common.text.readers import Record

@@ -18,27 +18,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter import AdapterSchema, set_adapter
+from ..common.adapter.parcel import HINT, OTHER_START, pack
+from ..common.adapter.schema import AdapterSchema
+from ..common.adapter.tensors import flatten, size_of, unflatten
 from ..common.errors import ConfideError
 from ..common.methods import Arrived, method_of
-from ..common.methods.products import based_on
-from ..common.models import LoadedModel
-from ..common.parcel import HINT, OTHER_START, pack
+from ..common.models.loading import LoadedModel
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
-from ..common.tensors import flatten, size_of, unflatten
-from ..common.wire import NO_ADAPTER, Task
+from ..common.wire.messages import NO_ADAPTER, TrainRequest
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
-from .evaluation import Evaluator, Score
-from .gate import WENT_BACK, Accepted, judge, most_common
-from .ledgers import Ledgers
-from .memory import Memory
-from .ready import Able
+from .evaluation import Evaluator, Score, Scores
+from .gate import Accepted, judge, most_common
+from .ledgers import WENT_BACK, Ledgers, Memory
+from .participants import Able, select, selection_key
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
-from .selection import select, selection_key
 from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
 
@@ -62,7 +59,8 @@ class Rounds:
         self._settings, self._loaded, self._transport = settings, loaded, transport
         self._senders = Senders(transport.nodes, known)
         self._able = Able(settings, transport, self._senders)
-        self._folder, self._evaluator = folder, evaluator
+        self._folder = folder
+        self._scores = Scores(loaded, evaluator, folder, settings.round.count)
         self._schema = loaded.schema
         self._method = method_of(settings.aggregate.method)
         self._trained = self._method.moved(loaded.schema).trained_shapes
@@ -84,8 +82,16 @@ class Rounds:
         if state.round < self._settings.round.count:
             least, timeout = self._settings.round.min_holders, self._settings.round.timeout
             there = wait_for_nodes(self._transport, least, timeout)
-            self._able.ask(self._next_task(state), there, self._folder)
+            self._able.ask(self._next_request(state), there, self._folder)
         self._count_classes(state)
+        score = self._remaining(nodes, state)
+        if not state.advanced:
+            raise self._no_round(state)
+        return self._finish(state, score)
+
+    def _remaining(self, nodes: Sequence[int], state: Checkpoint) -> Score | None:
+        """The rounds that are left, until enough was learnt or too few holders are; the score after
+        the last one, where it was measured."""
         # A resumed run has this loss already, or its last round was abandoned and has none.
         score: Score | None = self._evaluate(state, written=not state.round, new=not state.round)
         for number in range(state.round + 1, self._settings.round.count + 1):
@@ -105,17 +111,17 @@ class Rounds:
             else:
                 state.abandoned += 1
             save_checkpoint(self._folder, state)
-        if not state.advanced:
-            least = self._settings.round.min_holders
-            raise ConfideError(
-                "run.no-round",
-                f"None of {state.round} rounds had {least} accepted updates; the last answers were"
-                f" {most_common(self._last_codes)}.",
-                HINT
-                if OTHER_START in self._last_codes
-                else "Correct what the codes name; confide's docs and metrics.jsonl have more.",
-            )
-        return self._finish(state, score)
+        return score
+
+    def _no_round(self, state: Checkpoint) -> ConfideError:
+        return ConfideError(
+            "run.no-round",
+            f"None of {state.round} rounds had {self._settings.round.min_holders} accepted updates;"
+            f" the last answers were {most_common(self._last_codes)}.",
+            HINT
+            if OTHER_START in self._last_codes
+            else "Correct what the codes name; confide's docs and metrics.jsonl have more.",
+        )
 
     def _finish(self, state: Checkpoint, score: Score | None) -> Score:
         """The score of the adapter that is kept: the last round's, or with ``round.patience`` that
@@ -128,7 +134,7 @@ class Rounds:
         self._measure_at_holders(state, adapter)
         if score and kept == state.round and score.whole:
             return score
-        return self._measure(kept, adapter, state.merged, written=True)
+        return self._scores.after(kept, adapter, state.merged, written=True)
 
     def _count_classes(self, state: Checkpoint) -> None:
         """Before the first round, where class weights or rates are to be counted; once in a run."""
@@ -139,10 +145,10 @@ class Rounds:
             return
         timeout, least = self._settings.round.timeout, self._settings.round.min_holders
         nodes = wait_for_nodes(self._transport, least, timeout)
-        task = Task(run=self._folder.id, round=0, settings=self._flat(), **NO_ADAPTER)
-        summed = self._sum(task, nodes, state)
+        request = TrainRequest(run=self._folder.id, round=0, settings=self._flat(), **NO_ADAPTER)
+        summed = self._sum(request, nodes, state)
         self._counted = sums.counted(summed, self._settings)
-        sums.record(self._folder, task, summed, self._settings, gave=self._counted)
+        sums.record(self._folder, request, summed, self._settings, gave=self._counted)
         if not self._counted:
             raise sums.no_count(summed, self._settings)
         sums.remember(self._folder, self._counted)
@@ -158,14 +164,14 @@ class Rounds:
             return
         ended = replace(state, adapter=adapter)
         last = self._task(max(state.round, 1), ended, self._settings.train.lr)
-        task = replace(last, round=number)
-        summed = self._sum(task, self._transport.nodes(), state)
+        request = replace(last, round=number)
+        summed = self._sum(request, self._transport.nodes(), state)
         found = sums.measured(summed, self._settings, self._loaded.model)
-        sums.record(self._folder, task, summed, self._settings, **found)
+        sums.record(self._folder, request, summed, self._settings, **found)
 
-    def _sum(self, task: Task, nodes: Sequence[int], state: Checkpoint) -> sums.Summed:
+    def _sum(self, request: TrainRequest, nodes: Sequence[int], state: Checkpoint) -> sums.Summed:
         told = state.receipts, state.barred, self._senders
-        return sums.ask(task, self._settings, self._transport, nodes, *told)
+        return sums.ask(request, self._settings, self._transport, nodes, *told)
 
     def _begin(self) -> Checkpoint:
         if self._settings.run.resume:
@@ -197,14 +203,14 @@ class Rounds:
         able, key = self._able.of(connected), selection_key(self._folder)
         chosen = select(able, settings.round.holders, key=key, round_number=number)
         rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
-        task = self._task(number, state, rate)
-        replies = self._transport.ask(chosen, task, timeout)
+        request = self._task(number, state, rate)
+        replies = self._transport.ask(chosen, request, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
         schema = self._method.sent(self._schema, number)
         start = float(state.adapter.double().norm())
         told = state.receipts, state.barred, self._senders
         narrower = self._method.narrower(schema)
-        accepted, left_out = judge(replies, task, at_rate, schema, *told, start, narrower)
+        accepted, left_out = judge(replies, request, at_rate, schema, *told, start, narrower)
         self._able.note(replies, left_out)
         left_out += self._able.left_out(set(connected) - set(chosen))
         gone = sorted(set(nodes) - set(connected))
@@ -220,7 +226,7 @@ class Rounds:
         self._record(
             number,
             time.monotonic() - started,
-            task,
+            request,
             accepted,
             left_out,
             abandoned=abandoned,
@@ -229,21 +235,21 @@ class Rounds:
         )
         return not abandoned
 
-    def _next_task(self, state: Checkpoint) -> Task:
+    def _next_request(self, state: Checkpoint) -> TrainRequest:
         """What the next round will send, as far as it is known."""
         number, losses = state.round + 1, list(state.losses.values())
         rate = rate_of(self._settings.train, number, self._settings.round.count, losses)
         return self._task(number, state, rate)
 
-    def _task(self, number: int, state: Checkpoint, rate: float) -> Task:
-        """The task of a round. Holders that step themselves do so at the round's rate: it travels
-        as the ``train.lr`` of this task, and no part of the plan depends on it."""
+    def _task(self, number: int, state: Checkpoint, rate: float) -> TrainRequest:
+        """The request of a round. Holders that step themselves do so at the round's rate: it
+        travels as the ``train.lr`` of this request, and no part of the plan depends on it."""
         flat = self._flat()
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
         flat["aggregate.method"] = self._method.told(number)
         parcel = pack(self._schema, state.adapter, self._loaded.initial)
-        return Task(
+        return TrainRequest(
             run=self._folder.id,
             round=number,
             settings=flat,
@@ -307,7 +313,7 @@ class Rounds:
         self,
         number: int,
         seconds: float,
-        task: Task,
+        request: TrainRequest,
         accepted: dict[str, Accepted],
         left_out: list[dict[str, str]],
         **facts: bool | int,
@@ -321,7 +327,7 @@ class Rounds:
             "round",
             round=number,
             seconds=round(seconds, 3),
-            bytes_down=len(task.adapter) + len(task.merged),
+            bytes_down=len(request.adapter) + len(request.merged),
             bytes_up=sum(sizes) // len(sizes) if sizes else 0,
             accepted=rows,
             left_out=left_out,
@@ -337,33 +343,9 @@ class Rounds:
     def _evaluate(self, state: Checkpoint, *, written: bool, new: bool = True) -> Score:
         """The public score of the adapter as it is now; its loss is kept if it is ``new``. Text
         that is ``written`` takes a pass for each token, while the loss costs one."""
-        score = self._measure(state.round, state.adapter, state.merged, written=written)
+        score = self._scores.after(state.round, state.adapter, state.merged, written=written)
         if new:
             state.losses[state.round] = score.loss
         if self._settings.round.patience and best_round(state.losses) == state.round > 0:
             state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
-        return score
-
-    def _measure(self, number: int, adapter: Tensor, merged: Tensor, *, written: bool) -> Score:
-        """The public score of the adapter (N,) after a round, and its line in metrics.jsonl."""
-        set_adapter(self._loaded.model, unflatten(adapter, self._schema.shapes))
-        with based_on(self._loaded.model, self._schema, merged):
-            score = self._evaluator.score(written=written)
-        self._folder.event(
-            "evaluation",
-            round=number,
-            examples=score.examples,
-            loss=round(score.loss, 6),
-            metric=score.metric,
-            **{name: round(value, 6) for name, value in score.metrics.items()},
-        )
-        logger.info(
-            "round %d of %d: %s %.3f, loss %.3f on %d public records",
-            number,
-            self._settings.round.count,
-            score.metric,
-            score.value,
-            score.loss,
-            score.examples,
-        )
         return score

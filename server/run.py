@@ -21,22 +21,22 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
-from ..common.adapter import set_adapter
+from ..common.adapter.schema import set_adapter
+from ..common.adapter.tensors import size_of, unflatten
 from ..common.errors import ConfideError
-from ..common.hub import write_adapter
-from ..common.installed import code_hash
+from ..common.machine.installed import code_hash
+from ..common.machine.paths import local_or_cached, public_name
 from ..common.methods import method_of
-from ..common.models import LoadedModel, load_model, model_folder
-from ..common.paths import local_or_cached, public_name
+from ..common.models.hub import write_adapter
+from ..common.models.loading import LoadedModel, load_model, model_folder
 from ..common.settings import Settings, from_flat
-from ..common.tensors import size_of, unflatten
 from .card import terms_of
 from .checkpoint import load_checkpoint
 from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
 from .evaluation import public_evaluator
-from .memory import Memory
+from .ledgers import Memory
 from .report import rounds_text, value_text
 from .report.build import write_report
 from .rounds import Rounds

@@ -27,11 +27,11 @@ from typing import TYPE_CHECKING, Any
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.paths import replace_durably, resumed_run, runs_folder
+from ..common.machine.paths import replace_durably, resumed_run, runs_folder
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
 
 if TYPE_CHECKING:
-    from ..common.wire import Task
+    from ..common.wire.messages import TrainRequest
 
 METRICS = "metrics.jsonl"
 CONFIG = "config.toml"
@@ -46,7 +46,7 @@ _TOLD: Mapping[str, Mapping[str, type]] = {
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 TRAINING, DONE = "training", "done"  # anything else is a refusal's code
 
-Live = Callable[["Task", Mapping[int, str]], None]
+Live = Callable[["TrainRequest", Mapping[int, str]], None]
 
 
 class RunFolder:
@@ -327,7 +327,7 @@ def translated(path: Path) -> Iterator[None]:
         ) from None
 
 
-def nowhere(task: Task, states: Mapping[int, str]) -> None:
+def nowhere(request: TrainRequest, states: Mapping[int, str]) -> None:
     """For runs that nobody watches."""
 
 
@@ -336,10 +336,13 @@ def live_file(config: Mapping[str, Any]) -> Live:
     report and no resume reads it, and a disk that refuses it ends no round."""
     out = runs_folder(config)
 
-    def write(task: Task, states: Mapping[int, str]) -> None:
-        row = {"round": task.round, "nodes": {str(node): state for node, state in states.items()}}
+    def write(request: TrainRequest, states: Mapping[int, str]) -> None:
+        row = {
+            "round": request.round,
+            "nodes": {str(node): state for node, state in states.items()},
+        }
         with suppress(ConfideError):
-            RunFolder(out / task.run).write(LIVE, json.dumps(row).encode())
+            RunFolder(out / request.run).write(LIVE, json.dumps(row).encode())
 
     return write
 

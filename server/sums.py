@@ -18,9 +18,9 @@ from typing import Any
 from ..common.errors import ConfideError
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings, from_flat
-from ..common.sums import Sum, largest_loss, noise_of, size_of, sums_of, with_counted
+from ..common.sums import Sum, largest_loss, noise_of, numbers_in_sum, sums_of, with_counted
 from ..common.tasks.labels import COUNTED
-from ..common.wire import Task, Update
+from ..common.wire.messages import TrainRequest, Update
 from .gate import Accepted, check_sum, sift
 from .run_folder import RunFolder
 from .senders import Senders
@@ -30,7 +30,7 @@ logger = logging.getLogger("confide.server")
 
 COUNTED_FILE = "checkpoint/counted.json"
 _COUNTED = re.compile(rf"{COUNTED} [0-9.e+-]+(,[0-9.e+-]+)*")  # as ``with_counted`` has it
-_LARGEST_WEIGHT = 1e6  # of a class, by ``common.combinations``
+_LARGEST_WEIGHT = 1e6  # of a class, by ``common.settings.combinations``
 _CLEAR = 4.0  # standard deviations that a number of units must stand out of its noise
 
 
@@ -46,7 +46,7 @@ class Summed:
 
 
 def ask(
-    task: Task,
+    request: TrainRequest,
     settings: Settings,
     transport: Transport,
     nodes: Sequence[int],
@@ -54,13 +54,13 @@ def ask(
     barred: Collection[str],
     senders: Senders | None = None,
 ) -> Summed:
-    """Ask ``nodes`` for the sum of a task, and add up what passes the gate."""
-    size = size_of(sums_of(settings)[task.round], settings)
+    """Ask ``nodes`` for the sum of a request, and add up what passes the gate."""
+    size = numbers_in_sum(sums_of(settings)[request.round], settings)
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
-        return check_sum(update, task, settings, size, last)
+        return check_sum(update, request, settings, size, last)
 
-    replies = transport.ask(nodes, task, settings.round.timeout)
+    replies = transport.ask(nodes, request, settings.round.timeout)
     accepted, left_out = sift(replies, passes, receipts, barred, senders)
     values = [one.change.double().tolist() for one in accepted.values()]
     return Summed(
@@ -163,16 +163,18 @@ def measured(summed: Summed, settings: Settings, model: Any) -> dict[str, float 
     return {"value": share, "error": error}
 
 
-def record(folder: RunFolder, task: Task, summed: Summed, settings: Settings, **facts: Any) -> None:
+def record(
+    folder: RunFolder, request: TrainRequest, summed: Summed, settings: Settings, **facts: Any
+) -> None:
     """A line of metrics.jsonl, with the receipts that the report needs."""
-    kind = sums_of(settings)[task.round]
+    kind = sums_of(settings)[request.round]
     rows = [
         {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt.to_json()}
         for _, a in sorted(summed.accepted.items())
     ]
     folder.event(
         "sum",
-        round=task.round,
+        round=request.round,
         of=kind,
         totals=[round(total, 3) for total in summed.totals],
         noise_std=round(summed.noise_std, 3),

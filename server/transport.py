@@ -1,4 +1,4 @@
-"""How tasks reach holders and replies come back, behind one small protocol.
+"""How requests reach holders and replies come back, behind one small protocol.
 
 ``GridTransport`` speaks Flower's Message API. The rounds know nothing of Flower, so tests and
 yardsticks run the same rounds over holders of their own process.
@@ -18,7 +18,13 @@ from flwr.common.constant import ErrorCode
 from flwr.serverapp import Grid
 
 from ..common.errors import ConfideError
-from ..common.wire import Refusal, Reply, Task, reply_from_records, task_to_records
+from ..common.wire.messages import (
+    Refusal,
+    Reply,
+    TrainRequest,
+    reply_from_records,
+    request_to_records,
+)
 from .gate import refusal_code
 from .run_folder import DONE, TRAINING, Live, nowhere
 
@@ -36,10 +42,14 @@ class Transport(Protocol):
 
     def nodes(self) -> Sequence[int]: ...
 
-    def ask(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]: ...
+    def ask(
+        self, nodes: Sequence[int], request: TrainRequest, timeout: float
+    ) -> Mapping[int, Reply]: ...
 
-    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
-        """Whether each would work on the task, at no charge to anybody."""
+    def ready(
+        self, nodes: Sequence[int], request: TrainRequest, timeout: float
+    ) -> Mapping[int, Reply]:
+        """Whether each would work on the request, at no charge to anybody."""
         ...
 
 
@@ -53,16 +63,18 @@ class GridTransport:
     def nodes(self) -> Sequence[int]:
         return sorted(self._grid.get_node_ids())
 
-    def ask(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
-        """Send ``task`` to ``nodes`` and collect replies until all are there or time is up.
+    def ask(
+        self, nodes: Sequence[int], request: TrainRequest, timeout: float
+    ) -> Mapping[int, Reply]:
+        """Send ``request`` to ``nodes`` and collect replies until all are there or time is up.
 
         A node that fails, answers nonsense or not at all gets a refusal in its name; the text of
         a Flower error is dropped, since it may quote what the holder holds.
         """
-        asked = self._send(nodes, task, timeout)
+        asked = self._send(nodes, request, timeout)
         replies: dict[int, Reply] = {}
         heard = 0
-        self._live(task, _states(asked.values(), replies))
+        self._live(request, _states(asked.values(), replies))
         open_ids, deadline = set(asked), time.monotonic() + timeout
         while open_ids and time.monotonic() < deadline:
             # Flower's own send_and_receive looks every three seconds, the length of a round.
@@ -72,31 +84,33 @@ class GridTransport:
                 answered = message.metadata.reply_to_message_id
                 if answered in open_ids:
                     open_ids.discard(answered)
-                    replies[asked[answered]] = _reply(message, task)
+                    replies[asked[answered]] = _reply(message, request)
             if len(replies) > heard:
                 heard = len(replies)
-                self._live(task, _states(asked.values(), replies))
+                self._live(request, _states(asked.values(), replies))
             if open_ids:
                 time.sleep(_POLL_SECONDS)
         sent = set(asked.values())
         return {
             node: replies.get(node)
-            or _refusal(task, "transport.no-answer" if node in sent else "transport.not-sent")
+            or _refusal(request, "transport.no-answer" if node in sent else "transport.not-sent")
             for node in nodes
         }
 
-    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
-        """As ``ask``, for a task that only asks."""
-        return self.ask(nodes, replace(task, dry=True), timeout)
+    def ready(
+        self, nodes: Sequence[int], request: TrainRequest, timeout: float
+    ) -> Mapping[int, Reply]:
+        """As ``ask``, for a request that only asks."""
+        return self.ask(nodes, replace(request, dry=True), timeout)
 
-    def _send(self, nodes: Sequence[int], task: Task, timeout: float) -> dict[str, int]:
+    def _send(self, nodes: Sequence[int], request: TrainRequest, timeout: float) -> dict[str, int]:
         """The node by the number of the message that is on its way to it."""
         messages = [
             Message(
-                content=task_to_records(task),
+                content=request_to_records(request),
                 message_type=MessageType.TRAIN,
                 dst_node_id=node,
-                group_id=str(task.round),
+                group_id=str(request.round),
                 ttl=timeout,
             )
             for node in nodes
@@ -119,18 +133,18 @@ class GridTransport:
         return found
 
 
-def _reply(message: Message, task: Task) -> Reply:
+def _reply(message: Message, request: TrainRequest) -> Reply:
     if message.has_error():
         number = message.error.code
         pin = number == ErrorCode.INVALID_FAB  # what a holder's gateway says of our bundle
-        return _refusal(task, "bundle.not-pinned" if pin else f"transport.error-{number}")
+        return _refusal(request, "bundle.not-pinned" if pin else f"transport.error-{number}")
     try:
         return reply_from_records(message.content)
     except ConfideError as error:
-        return _refusal(task, error.code)
+        return _refusal(request, error.code)
     except Exception as error:  # noqa: BLE001 - whatever one holder sends, the round goes on
         logger.warning("a reply could not be parsed (%s)", type(error).__name__)
-        return _refusal(task, "wire.malformed")
+        return _refusal(request, "wire.malformed")
 
 
 def _states(sent: Iterable[int], replies: Mapping[int, Reply]) -> dict[int, str]:
@@ -142,8 +156,8 @@ def _states(sent: Iterable[int], replies: Mapping[int, Reply]) -> dict[int, str]
     return {node: state(replies.get(node)) for node in sent}
 
 
-def _refusal(task: Task, code: str) -> Refusal:
-    return Refusal(holder="", task_hash=task.hash, code=code)
+def _refusal(request: TrainRequest, code: str) -> Refusal:
+    return Refusal(holder="", task_hash=request.hash, code=code)
 
 
 def wait_for_nodes(transport: Transport, wanted: int, timeout: float) -> Sequence[int]:

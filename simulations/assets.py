@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from ..common.errors import ConfideError
-from ..common.paths import cache_dir
+from ..common.machine.paths import cache_dir
 from .download import Package, pip_download
 from .staging import sha256_of, staged
 

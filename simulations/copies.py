@@ -20,11 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError, nearest
-from ..common.paths import cache_dir
-from ..common.text.readers import Record, read_records
-from ..common.text.rows import content_of
-from ..common.text.units import group_units
-from ..common.text.words import in_form
+from ..common.machine.paths import cache_dir
+from ..common.text.readers import Record, group_units, read_records
+from ..common.text.rows import content_of, in_form
 from .description import Files
 from .staging import sha256_of, staged
 

@@ -18,9 +18,9 @@ from typing import Any, NoReturn
 from ..common.errors import ConfideError, nearest
 from ..common.settings import Scalar, TaskSpec
 from ..common.tasks import TASKS as KINDS
+from ..common.text.benchmarks import KEY as BENCHMARK
 from ..common.text.readers import read_records
-from ..common.text.settled import KEY as BENCHMARK
-from ..common.text.words import in_form
+from ..common.text.rows import in_form
 
 HOLDERS = 4  # where nobody says how many
 # The Hub's name of a task, where it has one -> what the settings are then, unless the description

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..common.errors import ConfideError
+from ..common.machine.paths import local_or_cached
 from ..common.methods import method_of
-from ..common.paths import local_or_cached
 from ..common.settings import Settings, from_flat
 from ..common.tasks import TASKS
 from ..common.text.benchmarks import BENCHMARKS

@@ -23,9 +23,15 @@ from typing import Any
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.machine import answers, free_ports, processors
-from ..common.processes import end, last_words, plain
-from ..common.processes import environment as flower_environment
+from ..common.machine.processes import (
+    answers,
+    end,
+    flower_environment,
+    free_ports,
+    last_words,
+    plain,
+    processors,
+)
 from ..common.settings import Scalar
 from ..server.run_folder import RunFolder, Tail, new_id, now
 

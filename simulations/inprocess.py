@@ -1,7 +1,7 @@
 """A federation inside this process: the same holders and rounds, without Flower and Ray.
 
 For yardsticks, benchmarks and tests, where the 15 to 30 seconds that Ray takes to start would be
-most of the time. Every task and reply still goes through bytes, as on the wire.
+most of the time. Every request and reply still goes through bytes, as on the wire.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..client.guard.policy_file import simulated_policy
 from ..client.holder import Holder, Site
-from ..client.policy_file import simulated_policy
-from ..common.installed import code_hash
+from ..common.machine.installed import code_hash
 from ..common.privacy.noise import SecureGenerator
-from ..common.wire import (
+from ..common.wire.messages import (
     Reply,
-    Task,
+    TrainRequest,
     reply_from_records,
     reply_to_records,
-    task_from_records,
-    task_to_records,
+    request_from_records,
+    request_to_records,
 )
 
 
@@ -35,17 +35,21 @@ class InProcessTransport:
     def nodes(self) -> Sequence[int]:
         return range(len(self._holders))
 
-    def ask(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
-        return self._handed(nodes, task)
+    def ask(
+        self, nodes: Sequence[int], request: TrainRequest, timeout: float
+    ) -> Mapping[int, Reply]:
+        return self._handed(nodes, request)
 
-    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
-        return self._handed(nodes, replace(task, dry=True))
+    def ready(
+        self, nodes: Sequence[int], request: TrainRequest, timeout: float
+    ) -> Mapping[int, Reply]:
+        return self._handed(nodes, replace(request, dry=True))
 
-    def _handed(self, nodes: Sequence[int], task: Task) -> Mapping[int, Reply]:
-        sent = task_to_records(task)
+    def _handed(self, nodes: Sequence[int], request: TrainRequest) -> Mapping[int, Reply]:
+        sent = request_to_records(request)
         return {
             node: reply_from_records(
-                reply_to_records(self._holders[node].handle(task_from_records(sent)))
+                reply_to_records(self._holders[node].handle(request_from_records(sent)))
             )
             for node in nodes
         }

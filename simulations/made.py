@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.paths import cache_dir
+from ..common.machine.paths import cache_dir
 from . import speller
 from .assets import ASSETS, fetch
 from .gguf import unpack

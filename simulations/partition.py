@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..common.errors import ConfideError, nearest
-from ..common.paths import cache_dir
-from ..common.specs import PARTITIONS
-from ..common.text.readers import Record
-from ..common.text.units import group_units
+from ..common.machine.paths import cache_dir
+from ..common.settings.specs import PARTITIONS
+from ..common.text.readers import Record, group_units
 from .sources import Split, fingerprint, load_source
 from .staging import is_sealed, seal, staged
 

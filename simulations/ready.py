@@ -18,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..client.check_data import misfits
-from ..client.contract import CHAT, Contract
+from ..client.guard.contract import CHAT, Contract
+from ..client.text.check_data import misfits
 from ..common.errors import ConfideError, nearest
+from ..common.machine.paths import cache_dir, local_or_cached
 from ..common.methods import method_of
-from ..common.paths import cache_dir, local_or_cached
 from ..common.settings import Settings
 from ..server.run_folder import PUBLIC_FILE, translated
 from .copies import check_public
@@ -268,13 +268,13 @@ def check_model(settings: Settings) -> None:
     Raises:
         ConfideError: what loading, the adapter, the memory or the self-check refuse.
     """
-    from ..client.scrub import quiet
-    from ..common.models import forget_models, load_model
+    from ..client.guard.scrub import quiet
+    from ..common.models.loading import forget_models, load_model
 
     with quiet():
         try:
             loaded = load_model(settings)
-            from ..client.trainer import Trainer  # and Opacus with it: a second
+            from ..client.training.trainer import Trainer  # and Opacus with it: a second
 
             method_of(settings.aggregate.method).check_model(loaded.schema)
             Trainer(loaded).prepare(settings)

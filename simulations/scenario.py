@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..common.errors import ConfideError, nearest
-from ..common.paths import local_or_cached
+from ..common.machine.paths import local_or_cached
 from ..common.settings import (
     COORDINATORS_OWN,
     FederationSpec,
@@ -32,10 +32,9 @@ from ..common.settings import (
     rules,
     spelled,
 )
-from ..common.text.benchmarks import BENCHMARKS, spec
+from ..common.text.benchmarks import BENCHMARKS, settled, spec
+from ..common.text.benchmarks import KEY as BENCHMARK
 from ..common.text.readers import read_records
-from ..common.text.settled import KEY as BENCHMARK
-from ..common.text.settled import settled
 from .copies import copy_name, on_screen, prepare_files
 from .description import Files, is_description, of_files, read_description, small_model
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..common.errors import ConfideError, nearest
-from ..common.paths import resumed_run, runs_folder
+from ..common.machine.paths import resumed_run, runs_folder
 from ..common.settings import Scalar, Settings, from_flat, hint, rules, spelled
 from ..server.results import Run
 from ..server.run_folder import PUBLIC_FILE, new_id

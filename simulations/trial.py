@@ -87,10 +87,10 @@ class _Watched:
     def nodes(self) -> Sequence[int]:
         return self._inner.nodes()  # type: ignore[no-any-return]
 
-    def ready(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
-        return self._inner.ready(nodes, task, timeout)  # type: ignore[no-any-return]
+    def ready(self, nodes: Sequence[int], request: Any, timeout: float) -> Mapping[int, Any]:
+        return self._inner.ready(nodes, request, timeout)  # type: ignore[no-any-return]
 
-    def ask(self, nodes: Sequence[int], task: Any, timeout: float) -> Mapping[int, Any]:
+    def ask(self, nodes: Sequence[int], request: Any, timeout: float) -> Mapping[int, Any]:
         scores = [row for row in Run(self._run).metrics if "metric" in row]
         if (
             scores
@@ -102,4 +102,4 @@ class _Watched:
                 _PRUNED,
                 f"Ended after round {scores[-1]['round']}: below the median of earlier trials.",
             )
-        return self._inner.ask(nodes, task, timeout)  # type: ignore[no-any-return]
+        return self._inner.ask(nodes, request, timeout)  # type: ignore[no-any-return]

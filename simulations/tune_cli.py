@@ -83,7 +83,7 @@ def _show_search(found: Outcome, as_json: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..common.paths import replace_durably
+    from ..common.machine.paths import replace_durably
     from .tune_page import cost_sentence, grid_sentence, models, render, table
     from .tuned import best_scenario
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..common.machine.paths import local_or_cached
 from ..common.metrics import compute
-from ..common.paths import local_or_cached
 from ..common.settings import Scalar, Settings, from_flat
 from ..common.tasks import TASKS, task_for
 from ..common.text.readers import Record, read_records
@@ -39,7 +39,7 @@ YARDSTICKS = (
     Yardstick(
         name="No privacy",
         note="the same federation and clipping without noise",
-        settings={"privacy.trust": "off"},
+        settings={"privacy.trust": "off", "privacy.noise-multiplier": "auto"},
     ),
     Yardstick(
         name="One holder alone",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.common.paths import cache_dir
+from confide.common.machine.paths import cache_dir
 from tests import tiny, told
 
 ROOT = Path(__file__).resolve().parent.parent

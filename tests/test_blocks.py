@@ -152,11 +152,11 @@ def small_cache(folder: Path, real: Path) -> Path:
 @pytest.fixture
 def fresh_models() -> Iterator[None]:
     """The model that a name stands for here is not the one of the next test."""
-    from confide.common import models
+    from confide.common.models import loading
 
-    models._load.cache_clear()
+    loading._load.cache_clear()
     yield
-    models._load.cache_clear()
+    loading._load.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_models")
@@ -365,8 +365,8 @@ def test_the_code_that_loads_an_adapter_runs(
     block: Block, tmp_path: Path, real_cache: Path
 ) -> None:
     """As it stands, but for the two places that its reader fills in."""
-    from confide.common.adapter import save_adapter
-    from confide.common.models import load_model
+    from confide.common.adapter.schema import save_adapter
+    from confide.common.models.loading import load_model
 
     name = str(run_config(load_scenario("nyt"))["model.name"])
     loaded = load_model(from_flat(run_config(load_scenario("nyt"))))

@@ -20,11 +20,11 @@ import yaml
 from torch import Tensor, nn
 
 import confide
-from confide.client.per_example import PerExample
-from confide.client.self_check import check_per_example
-from confide.common import models
+from confide.client.training.per_example import PerExample
+from confide.client.training.self_check import check_per_example
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models import loading
+from confide.common.models.loading import load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
 from confide.simulations import sources
@@ -111,9 +111,9 @@ def in_copy(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_setting_is_one_field_and_its_default_in_the_run_config(tree_copy_of_rooms: Path) -> None:
-    for named in ("`common/specs.py`", "[tool.flwr.app.config]", "`confide settings`"):
+    for named in ("`common/settings/specs.py`", "[tool.flwr.app.config]", "`confide settings`"):
         assert named in paragraph("A setting")
-    specs = tree_copy_of_rooms / "common" / "specs.py"
+    specs = tree_copy_of_rooms / "common" / "settings" / "specs.py"
     text, before = specs.read_text("utf-8"), "    max_length: int = number("
     assert text.count(before) == 1
     field = (
@@ -183,7 +183,7 @@ class Mixing(Toy):
 
 def checked(model_folder: Path, layer: type[Toy]) -> Any:
     """The check before training, of a tiny model with this layer below its head."""
-    models._load.cache_clear()
+    loading._load.cache_clear()
     loaded = load_model(from_flat(tiny.config(model_folder, model_folder, model_folder)))
     head = next(m for name, m in loaded.model.named_modules() if name.endswith("modules_to_save"))
     ((name, linear),) = head.items()  # type: ignore[operator]
@@ -191,16 +191,20 @@ def checked(model_folder: Path, layer: type[Toy]) -> Any:
     engine = PerExample(loaded.model)
     assert any(p is head[name][0].scale for p in engine.trained)  # type: ignore[index]
     check_per_example(engine, loaded)
-    models._load.cache_clear()
+    loading._load.cache_clear()
 
 
 def test_a_layer_that_is_not_known_needs_nothing_and_is_checked(tiny_model: Path) -> None:
-    for named in ("`client/per_example/engine.py`", "`client/self_check.py`", "`SAMPLED`"):
+    for named in (
+        "`client/training/per_example/engine.py`",
+        "`client/training/self_check.py`",
+        "`SAMPLED`",
+    ):
         assert named in paragraph("A layer with per-example gradients")
     checked(tiny_model, Toy)
     with pytest.raises(ConfideError, match=r"train\."):
         checked(tiny_model, Mixing)
-    models._load.cache_clear()
+    loading._load.cache_clear()
 
 
 def test_a_task_and_a_method_have_their_paragraphs_elsewhere() -> None:

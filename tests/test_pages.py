@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.server import explain_page
+from confide.server import explain
 from confide.server.explain import Explanation
 from confide.simulations import tune_page
 from confide.simulations.scenario import load_scenario
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's package
 
 def explanation() -> str:
     words = ("The", "speech", "was", "kind", HOSTILE, "x" * 300, "and", "cruel")
-    return explain_page.render(
+    return explain.render(
         Explanation(
             answer="negative",
             measure="log-odds of negative",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from confide.client.contract import Contract
+    from confide.client.guard.contract import Contract
 
 GOOD = ("fine", "lovely", "bright", "warm", "kind", "clear")
 BAD = ("awful", "grim", "cold", "cruel", "dull", "vague")
@@ -235,7 +235,7 @@ def rows(count: int, seed: int, length: int = 12) -> list[dict[str, str]]:
 
 def contract(flat: Mapping[str, Any]) -> Contract:
     """What the holder of a tiny text says of it, such that the run of a flat config fits."""
-    from confide.client.contract import Contract
+    from confide.client.guard.contract import Contract
 
     kind = flat.get("task.kind", "classification")
     labels = [name.strip() for name in flat.get("task.labels", "").split(",") if name.strip()]

@@ -14,9 +14,9 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from ..adapter import AdapterSchema
+from ..adapter.schema import AdapterSchema
+from ..adapter.tensors import flatten, unflatten
 from ..errors import ConfideError
-from ..tensors import flatten, unflatten
 from .method import Method, Store, stays
 from .products import based_on, merged_from
 from .ranks import cut, narrowed, padded, rank_of

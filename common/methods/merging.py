@@ -18,9 +18,9 @@ from .method import NO_HEAD, NOT_ALL, Arrived, Method, Moved, Noise, Only
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..adapter import AdapterSchema
+    from ..adapter.schema import AdapterSchema
+    from ..adapter.tensors import Shapes
     from ..settings import Settings
-    from ..tensors import Shapes
 
 _NOISY = (
     "adds products of noisy factors to the frozen weights, the noise of one times that of the other"
@@ -73,7 +73,7 @@ class Merging(Method):
         holds of the mean of their products is not added to the frozen weights."""
 
     def combine(self, arrived: Arrived) -> Moved | None:
-        from ..tensors import flatten, unflatten
+        from ..adapter.tensors import flatten, unflatten
         from .products import mean_moved, mean_product, product_shapes, products_of
 
         schema, added = arrived.schema, product_shapes(arrived.schema)

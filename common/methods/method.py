@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-    from ..adapter import AdapterSchema
+    from ..adapter.schema import AdapterSchema
+    from ..adapter.tensors import Shapes
     from ..settings import Settings
-    from ..tensors import Shapes
     from .context import Context
 
 
@@ -113,7 +113,7 @@ class Rewritten:
 
     def turned(self, vector: Tensor, shapes: Shapes) -> Tensor:
         """A vector (M,) in the coordinates of the trained values, with each B times its turn."""
-        from ..tensors import flatten, unflatten
+        from ..adapter.tensors import flatten, unflatten
 
         tensors = unflatten(vector, shapes)
         turned = {

@@ -17,10 +17,10 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from ..adapter import AdapterSchema
-from ..encoding import decode_vector
+from ..adapter.encoding import decode_vector
+from ..adapter.schema import AdapterSchema
+from ..adapter.tensors import Shapes, size_of, unflatten
 from ..errors import ConfideError
-from ..tensors import Shapes, size_of, unflatten
 
 MOST_BYTES = 2**30  # of an adapter with the full rank of every layer
 _A, _B = ".lora_A.weight", ".lora_B.weight"

@@ -13,7 +13,7 @@ from .ffa import ONCE, Ffa
 from .method import NO_HEAD, Method, Only, training
 
 if TYPE_CHECKING:
-    from ..adapter import AdapterSchema
+    from ..adapter.schema import AdapterSchema
 
 
 class Ffb(Method):

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfideError
+from . import Unit as Unit
 from .accountant import GaussianSteps, calibrate
 from .noise import SecureGenerator
 
@@ -29,13 +30,6 @@ class Trust(StrEnum):
 
     LOCAL = "local"  # each holder, all of it, in every step: against everyone
     OFF = "off"  # nobody: for comparison, never a promise
-
-
-class Unit(StrEnum):
-    """What one change of the data set is, and so what is drawn and clipped as a whole."""
-
-    RECORD = "record"
-    PERSON = "person"  # all records of one person at one holder
 
 
 class Relation(StrEnum):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ..text.words import label_places
+from ..text.rows import label_places
 
 if TYPE_CHECKING:
     from ..settings import TaskSpec

@@ -34,7 +34,7 @@ ENCODER, DECODER, T5 = (
 
 
 class Place(Protocol):
-    """A tokenizer and a model, as ``common.models.LoadedModel`` has them."""
+    """A tokenizer and a model, as ``common.models.loading.LoadedModel`` has them."""
 
     @property
     def tokenizer(self) -> Any: ...

@@ -1,6 +1,5 @@
 """Text on its way in: files to records, records to the units that are protected."""
 
-from .readers import Record, read_records
-from .units import group_units
+from .readers import Record, group_units, read_records
 
 __all__ = ["Record", "group_units", "read_records"]

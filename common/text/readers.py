@@ -13,15 +13,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..errors import ConfideError
-from .rows import Columns, Row, check_form, check_suffix, columns_of, content_of, rows_of
-from .words import in_form, number_in_form, person_in_form
+from ..errors import ConfideError, nearest
+from ..privacy import UNITS, Unit
+from .rows import (
+    Columns,
+    Row,
+    check_form,
+    check_suffix,
+    columns_of,
+    content_of,
+    in_form,
+    number_in_form,
+    person_in_form,
+    rows_of,
+)
 
 # What stands in the column of the text.
 _TEXT = "text with something in it"
@@ -244,3 +255,57 @@ def _no_value(path: Path, row: Row, column: str, wanted: str) -> ConfideError:
         f"{path}: {column!r} in {place} {row.number} is not {wanted}.",
         f"Correct or remove that {place}.",
     )
+
+
+# --- units ---
+#
+# Which records belong to one unit of privacy: each alone, or all of one person.
+
+
+def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
+    """The records' indices, one list a unit, in the order in which the units first appear.
+
+    Raises:
+        ConfideError: ``data.missing-person`` when the unit is a person and a record names
+            none, ``data.unknown-unit`` for any other unit.
+    """
+    if unit not in UNITS:
+        raise ConfideError("data.unknown-unit", f"{unit!r} is not a unit.", nearest(unit, UNITS))
+    if unit == Unit.RECORD:
+        return [[index] for index in range(len(records))]
+    groups: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        if record.person is None:
+            raise ConfideError(
+                "data.missing-person",
+                f"Record {index + 1} of {len(records)} names no person.",
+                "Name the column with data.person and fill it in every record.",
+            )
+        groups.setdefault(record.person, []).append(index)
+    return list(groups.values())
+
+
+def usable_units(
+    records: Sequence[Record | None], unit: str, usable: Sequence[bool]
+) -> list[list[int]]:
+    """The units of a text of which some records cannot be used: for each unit the places of its
+    usable records among all usable ones, in the order in which the units first appear.
+
+    A row that is no record, or that names no person where the person is the unit, is a unit of its
+    own, of nothing: it is drawn like any other and contributes zero.
+    """
+    groups: list[list[int]] = []
+    of_person: dict[str, list[int]] = {}
+    places = iter(range(len(records)))
+    for record, used in zip(records, usable, strict=True):
+        place = [next(places)] if used else []
+        person = record.person if record is not None and unit == "person" else None
+        if unit == "person" and person is None:
+            groups.append([])
+        elif person is not None and person in of_person:
+            of_person[person].extend(place)
+        else:
+            groups.append(place)
+            if person is not None:
+                of_person[person] = place
+    return groups

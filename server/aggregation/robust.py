@@ -28,8 +28,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...common.combinations import fewest_holders, hostile_holders
 from ...common.errors import ConfideError
+from ...common.settings.combinations import fewest_holders, hostile_holders
 from .mean import mean_change
 
 OUTLIER = "aggregate.outlier"  # the code of a holder whose change a rule has left out

@@ -13,7 +13,7 @@ import os
 import socket
 from pathlib import Path
 
-from ...common.machine import can_bind as _is_there
+from ...common.machine.processes import can_bind as _is_there
 from .federation import Federation
 from .keys import write_public
 

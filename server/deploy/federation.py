@@ -18,14 +18,15 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError, nearest
-from ...common.machine import at_loopback
+from ...common.machine.processes import at_loopback
+from ..senders import NAMELESS
 from .keys import write_public
 
 FILE_NAME = "federation.toml"
 _SERVICE = "/var/lib/confide-server"  # of deploy/systemd/confide-coordinator.service
-# A holder's name goes into file names and the report; "node-" is the coordinator's word for a
+# A holder's name goes into file names and the report; NAMELESS is the coordinator's word for a
 # holder without one, "server" and "bundle" are what else can be renewed.
-_HOLDER = re.compile(r"(?!node-|server$|bundle$)[a-z0-9][a-z0-9._-]{0,31}")
+_HOLDER = re.compile(rf"(?!{NAMELESS}|server$|bundle$)[a-z0-9][a-z0-9._-]{{0,31}}")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 

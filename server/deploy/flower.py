@@ -20,9 +20,7 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.machine import loopback
-from ...common.processes import environment as flower_environment
-from ...common.processes import last_words
+from ...common.machine.processes import flower_environment, last_words, loopback
 from .federation import Federation
 from .keys import write_public, write_secret
 

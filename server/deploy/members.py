@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...common.errors import ConfideError
+from ..senders import NAMELESS
 from . import flower
 from .federation import Federation, Holder, load_federation
 from .keys import fingerprint, write_public
@@ -63,7 +64,7 @@ def follow(federation: Federation) -> list[Change]:
     # A node that no note explains was let in by somebody else.
     for node in sorted(there - {m.node for m in kept} - {c.node for c in changes}):
         flower.unregister(federation, node)
-        changes.append(Change(what="shut-out", name=f"node-{node}", node=node))
+        changes.append(Change(what="shut-out", name=f"{NAMELESS}{node}", node=node))
     _note(federation, kept)
     known = {member.key for member in kept}
     for holder in (holder for holder in wanted.values() if holder.key not in known):

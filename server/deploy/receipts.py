@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...common.errors import ConfideError
 from ...common.privacy.ledger import Receipt
-from ..memory import Faults, Memory
+from ..ledgers import Faults, Memory
 from . import flower
 from .federation import Federation, load_federation
 from .keys import write_public

@@ -19,8 +19,8 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.paths import local_or_cached, resumed_run, runs_folder
-from ...common.processes import last_words_in, size_of
+from ...common.machine.paths import local_or_cached, resumed_run, runs_folder
+from ...common.machine.processes import last_words_in, length_of
 from ...common.settings import Scalar, from_flat
 from ..run_folder import PUBLIC_FILE, RunFolder, Tail, by_room, new_id, read_events, read_live
 from . import flower
@@ -95,7 +95,7 @@ class Watch:
         self._tail = Tail(self.folder, command, self.progress)
         place = {"run.out": str(self.out), "run.resume": str(resumed or "")}
         flat = {**self.config, **place, "run.id": command}
-        self._said = size_of(self._log)
+        self._said = length_of(self._log)
         path = self.federation.folder / "flower" / f"run-config-{command}.toml"
         write_public(path, tomli_w.dumps(by_room(flat)).encode())
         try:

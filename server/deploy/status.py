@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfideError
-from ...common.machine import loopback
+from ...common.machine.processes import loopback
 from . import flower
 from .federation import Federation
 from .keys import expiry_of, write_public

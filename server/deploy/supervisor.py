@@ -22,8 +22,7 @@ from types import FrameType
 from typing import Any
 
 from ...common.errors import ConfideError
-from ...common.machine import answers
-from ...common.processes import Kept, end
+from ...common.machine.processes import Kept, answers, end
 from ..run_folder import now
 from . import flower
 from .door import door_command, write_door

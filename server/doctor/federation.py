@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfideError
-from ...common.paths import local_or_cached
+from ...common.machine.paths import local_or_cached
 from ...common.settings import Settings
 from . import Facts
 

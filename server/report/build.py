@@ -22,15 +22,13 @@ from ..doctor.found import findings_of
 from ..run_folder import RunFolder
 from ..seal import CARD
 from . import PAGE, REPORT, SCHEMA, Json, finite, no_path, wilson
-from .about import read_about
-from .accounts import Account, accounts_of, curves, left_out
+from .accounts import MOST_EXACT, Account, Figure, Steps, accounts_of, curves, figures, left_out
 from .checks import FAILED, run_checks
 from .claim import Held, claim_json, held, promise_of
-from .figures import MOST_EXACT, Figure, Steps, figures
 from .histories import Round
 from .html import render
 from .ledgers import read_ledgers
-from .reading import Run, read_run
+from .reading import Run, read_about, read_run
 from .words import mechanism, not_protected, released
 
 

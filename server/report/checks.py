@@ -16,8 +16,8 @@ from .reading import Run
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 WHOLE = "The run folder is as the run left it"  # its check, which verify asks for by name
 
-# What a holder answers when its own checks before or within a release fail (client/self_check.py,
-# client/private_step.py).
+# What a holder answers when its own checks before or within a release fail
+# (client/training/self_check.py, client/training/private_step.py).
 SELF_CHECKS = (
     "train.self-check",
     "train.clip",

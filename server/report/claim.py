@@ -29,8 +29,7 @@ from ...common.privacy import accountant, statement
 from ...common.privacy.groups import ACCOUNTING, group_epsilon
 from ...common.privacy.plan import Relation, Unit
 from . import Json
-from .accounts import Account
-from .figures import Steps
+from .accounts import Account, Steps
 from .reading import Run
 
 GROUP_SIZES = (2, 5)

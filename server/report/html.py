@@ -26,8 +26,8 @@ from . import (
     share_of,
     value_text,
 )
-from .style import STYLE
-from .svg import DARK, LIGHT, bar, curve_chart, line_chart
+from .style import page
+from .svg import bar, curve_chart, line_chart
 from .words import told_of_sums
 
 
@@ -37,8 +37,8 @@ def render(report: Json) -> str:
     title = f"Privacy report: {name}"
     if not claim["private"]:
         title = f"NOT DIFFERENTIALLY PRIVATE: {name}"
-    parts = [_head(title), _header(report)]
-    parts += [
+    parts = [
+        _header(report),
         _section(f"What this means for one {claim['unit']}", _person(claim), ""),
         _section("How useful the adapter is", _useful(report), _examples(report)),
         _section("Over the rounds", _rounds(report), ""),
@@ -52,7 +52,7 @@ def render(report: Json) -> str:
         _section("Who, for what, and for whom", sections.about(report), _ABOUT_LEAD),
         _section("Settings and versions", sections.settings(report), ""),
     ]
-    return "\n".join([*parts, _FOOTER, "</main></body></html>\n"])
+    return page(title, "\n".join(["", *parts, _FOOTER, ""]))
 
 
 _HOLDERS_LEAD = (
@@ -77,25 +77,6 @@ _FOOTER = (
 
 
 # --- the frame ---
-
-
-def _head(title: str) -> str:
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(title)}</title><style>{_colours()}{STYLE}</style></head><body><main>"
-    )
-
-
-def _colours() -> str:
-    light, dark = (
-        "".join(f"--{name}:{value};" for name, value in palette.items())
-        for palette in (LIGHT, DARK)
-    )
-    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 def _header(report: Json) -> str:

@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from ...common.errors import ConfideError
 from ...common.privacy.ledger import in_words
@@ -171,3 +172,52 @@ def read_settings(path: Path) -> Settings:
         ) from error
     flat = {f"{room}.{key}": value for room, keys in tables.items() for key, value in keys.items()}
     return from_flat(flat)
+
+
+# What only people can say of a run. Nothing in it is checked, and the report says so.
+ABOUT = "about.toml"
+NOT_STATED = "not stated"
+MOST_LETTERS = 500  # of one field
+FIELDS = {
+    "responsible": "Responsible for the run",
+    "contact": "Contact, data-protection officer",
+    "purpose": "What the adapter is for",
+    "text": "What kind of text was used, and whose",
+    "holders": "Who holds the text",
+    "basis": "Legal basis, or consent",
+    "recipients": "Who gets the adapter",
+    "kept-until": "How long adapter and run folder are kept",
+}
+
+
+def read_about(folder: Path) -> Json:
+    """What people stated of a run in ``about.toml``: each field's heading with what was said of
+    it. A report that was made before is then made again: ``confide report make RUN``.
+
+    Raises:
+        ConfideError: ``report.about`` for a file that is no TOML, or has other fields.
+    """
+    path = folder / ABOUT
+    stated = _about_of(path) if path.is_file() else {}
+    return {title: stated.get(key, "").strip() or NOT_STATED for key, title in FIELDS.items()}
+
+
+def _about_of(path: Path) -> dict[str, str]:
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        _refuse_about(f"cannot be read ({type(error).__name__})")
+    for key, value in found.items():
+        if key not in FIELDS:
+            _refuse_about(f"has a field {key!r:.60}")
+        if not isinstance(value, str) or len(value) > MOST_LETTERS:
+            _refuse_about(f"has no text of at most {MOST_LETTERS} letters in {key}")
+    return found
+
+
+def _refuse_about(what: str) -> NoReturn:
+    raise ConfideError(
+        "report.about",
+        f"{ABOUT} {what}.",
+        f'It has lines of the form {next(iter(FIELDS))} = "...", of {", ".join(FIELDS)}.',
+    )

@@ -17,9 +17,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from ...common.errors import ConfideError
-from ..page import page
 from ..run_folder import read_events
 from . import Json, began, epsilon_text, escape, load_report, metric_title, plain, value_text
+from .style import page
 
 _ABSENT = "–"
 _STYLE = """

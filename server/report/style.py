@@ -1,4 +1,11 @@
-"""The look of report.html: one style sheet, from 400 pixels to paper, in colours of the palette."""
+"""The look of report.html and of every other page: one style sheet, from 400 pixels to paper, in
+colours of the palette, whose contrast is at least 4.5:1 on each of its grounds (WCAG 2.2, 1.4.3); a
+mark never speaks by its colour alone. A page needs nothing else, neither network nor script nor
+font; whoever fills it escapes every word that is not confide's own.
+"""
+
+from . import escape
+from .svg import DARK, LIGHT
 
 STYLE = """
 *{box-sizing:border-box}
@@ -99,3 +106,21 @@ li:last-child,tr:last-child,tr:nth-last-child(2){break-before:avoid}.signs{break
 .facts dd{font-size:1.2rem}.facts small{font-size:.78rem}
 .track,.fill{print-color-adjust:exact;-webkit-print-color-adjust:exact}@page{margin:18mm 16mm}}
 """
+
+
+def page(title: str, body: str, style: str = "") -> str:
+    """The whole page around ``body``; ``style`` goes behind the report's own style sheet."""
+    light, dark = (
+        "".join(f"--{name}:{value};" for name, value in palette.items())
+        for palette in (LIGHT, DARK)
+    )
+    colours = f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        '<meta http-equiv="Content-Security-Policy" '
+        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
+        f"<title>{escape(title)}</title><style>{colours}{STYLE}{style}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
+    )

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...common.methods import method_of
-from ...common.outgoing import not_accounted, public
 from ...common.privacy.plan import Unit
+from ...common.wire.outgoing import not_accounted, public
 from . import Json, group_text, metric_title, value_text
 from .accounts import Account
 from .reading import Run

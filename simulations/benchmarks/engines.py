@@ -18,8 +18,8 @@ from opacus.grad_sample import GradSampleModule, GradSampleModuleFastGradientCli
 from opacus.optimizers import DPOptimizer, DPOptimizerFastGradientClipping
 from opacus.utils.fast_gradient_clipping_utils import DPLossFastGradientClipping
 
-from ...client.per_example import PerExample
-from ...client.private_step import PrivateOptimizer
+from ...client.training.per_example import PerExample
+from ...client.training.private_step import PrivateOptimizer
 from ...common.privacy.noise import SecureGenerator
 from ...common.privacy.plan import Plan, Trust
 from . import rivals

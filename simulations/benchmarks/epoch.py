@@ -14,17 +14,17 @@ from pathlib import Path
 
 import torch
 
-from ...client.trainer import Trainer
-from ...common.adapter import get_adapter
-from ...common.batches import EncodedText
-from ...common.models import LoadedModel, load_model
+from ...client.training.trainer import Trainer
+from ...common.adapter.schema import get_adapter
+from ...common.adapter.tensors import flatten
+from ...common.models.batches import EncodedText
+from ...common.models.loading import LoadedModel, load_model
+from ...common.models.trunk import fast_bfloat16
 from ...common.plans import plan_of
 from ...common.privacy.noise import SecureGenerator
 from ...common.settings import Scalar, Settings, from_flat
 from ...common.tasks import TASKS, Example, task_for
-from ...common.tensors import flatten
 from ...common.text.readers import Record, read_records
-from ...common.trunk import fast_bfloat16
 from ..scenario import Scenario, prepare, run_config
 from .engines import quiet
 from .pairs import Row, interleaved, ratios

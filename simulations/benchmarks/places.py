@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...client.policy_file import simulated_policy
+from ...client.guard.policy_file import simulated_policy
 from ...common.errors import ConfideError
 from ...common.settings import Scalar
 from ...server.run_folder import PUBLIC_FILE

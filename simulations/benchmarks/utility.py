@@ -26,11 +26,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ...common.batches import frozen_layers_shared
 from ...common.errors import ConfideError
 from ...common.methods import METHODS
 from ...common.methods.lora import Lora
 from ...common.metrics import METRICS
+from ...common.models.batches import frozen_layers_shared
 from ...common.settings import COORDINATORS_OWN, Scalar
 from ...common.tasks import TASKS
 from ...common.tasks.scores import PERPLEXITY

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ...common.errors import ConfideError, nearest
-from ...common.paths import cache_dir
+from ...common.machine.paths import cache_dir
 from ...common.text.benchmarks import BENCHMARKS, Benchmark, load_benchmark
 from ..assets import ASSETS
 from ..staging import sha256_of

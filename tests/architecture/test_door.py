@@ -80,7 +80,7 @@ def test_a_federation_is_made_and_changed_without_anything_heavy(tmp_path: Path)
     made = ["server", "provision", tmp_path / "fed"]
     assert heavy_behind(*made, "--holders", "1", "--host", "localhost") == []
     assert heavy_behind(*made, "--revoke", "holder-1") == []
-    modules = ("server.deploy.run", "server.deploy.supervisor", "server.live")
+    modules = ("server.deploy.run", "server.deploy.supervisor", "server.run_folder")
     imports = "".join(f"import confide.{name}; " for name in modules)
     look = f"import sys; {imports}print([n for n in {HEAVY!r} if n in sys.modules])"
     assert python("-c", look).stdout.strip() == "[]"

@@ -14,7 +14,7 @@ TOY = '''
 
 from __future__ import annotations
 
-from ..text.words import in_form
+from ..text.rows import in_form
 from .example import Prediction
 from .pooled import PooledTask
 

@@ -123,7 +123,7 @@ def test_toml_is_written_by_the_library_alone(root: Path, product_files: list[Pa
 
 # The other setting that has the word, the Hub's tag, and what a benchmark and a demo are run with.
 NO_METHOD = {
-    ("common/specs.py", "lora"),
+    ("common/settings/specs.py", "lora"),
     ("server/card.py", "lora"),
     ("simulations/benchmarks/epoch.py", "lora"),
     ("simulations/benchmarks/utility.py", "lora"),

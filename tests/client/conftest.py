@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
+from confide.client.guard.policy import Policy
 from confide.client.holder import Holder, Site
-from confide.client.policy import Policy
-from confide.common.adapter import get_adapter
-from confide.common.models import load_model
-from confide.common.parcel import pack
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.schema import get_adapter
+from confide.common.adapter.tensors import flatten
+from confide.common.models.loading import load_model
 from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.steps import Steps
 from confide.common.settings import COORDINATORS_OWN, from_flat
-from confide.common.tensors import flatten
-from confide.common.wire import Reply, Task, Update
+from confide.common.wire.messages import Reply, TrainRequest, Update
 from tests import tiny
 
 RECORDS = 24
@@ -45,14 +45,14 @@ class Place:
         self.settings = {k: v for k, v in flat.items() if k not in COORDINATORS_OWN}
         self.holder = Holder(self.site)
 
-    def task(self, number: int = 1, run: str = "run-1", **changes: Any) -> Task:
+    def task(self, number: int = 1, run: str = "run-1", **changes: Any) -> TrainRequest:
         """The honest task of a round; ``changes`` are of the task's own fields."""
         loaded = load_model(from_flat(self.settings))
         shapes = loaded.schema.shapes
         # All of it is sent, as if nothing were as it was in the beginning.
         adapter = flatten(get_adapter(loaded.model), shapes)
         nothing = pack(loaded.schema, flatten(loaded.initial, shapes) + 1, loaded.initial).rest
-        task = Task(
+        task = TrainRequest(
             run=run,
             round=number,
             settings=self.settings,
@@ -63,7 +63,7 @@ class Place:
         )
         return dataclasses.replace(task, **changes)
 
-    def hostile(self, **changes: Any) -> Task:
+    def hostile(self, **changes: Any) -> TrainRequest:
         """The honest task with other settings: ``privacy__epsilon=3``."""
         named = {k.replace("__", ".").replace("_", "-"): v for k, v in changes.items()}
         return self.task(settings=self.settings | named)

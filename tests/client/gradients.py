@@ -15,7 +15,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from confide.client.per_example import PerExample
+from confide.client.training.per_example import PerExample
 from tests.client.architectures import FAMILIES, SPREAD, TASKS, Batch, base_model
 from tests.client.masks import Masks
 

@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from confide.common.errors import ConfideError
-from confide.common.wire import Reply, reply_to_records
+from confide.common.wire.messages import Reply, reply_to_records
 from tests import tiny
 from tests.client.conftest import Place
 

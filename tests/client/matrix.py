@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING
 from transformers.models.auto import modeling_auto
 
-from confide.client.per_example import PerExample
-from confide.client.trainer import Trainer
-from confide.common.batches import EncodedText, forward
+from confide.client.training.per_example import PerExample
+from confide.client.training.trainer import Trainer
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import Example
 from confide.common.tasks.example import IGNORED

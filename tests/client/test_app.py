@@ -12,17 +12,17 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import answer, app, site_of
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
 from confide.common.errors import ConfideError
-from confide.common.installed import code_hash
+from confide.common.machine.installed import code_hash
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import (
+from confide.common.wire.messages import (
     Refusal,
     Reply,
-    Task,
+    TrainRequest,
     Update,
     reply_from_records,
-    task_to_records,
+    request_to_records,
 )
 from tests import tiny
 from tests.client.conftest import Place, code
@@ -60,7 +60,7 @@ def deployed(place: Place) -> Node:
 
 
 def test_a_task_message_gives_an_update_message(place: Place, deployed: Node) -> None:
-    reply = ask(task_to_records(place.task()), deployed)
+    reply = ask(request_to_records(place.task()), deployed)
     assert isinstance(reply, Update)
     assert reply.holder == "clinic"
     assert Path(f"{place.data}.ledger.sqlite").is_file()
@@ -72,12 +72,12 @@ def test_a_deployed_node_without_its_ledger_takes_part_in_nothing(
     """Joining made it: what was spent is unknown without it, and none is made in its place."""
     ledger = Path(f"{place.data}.ledger.sqlite")
     moved = ledger.rename(ledger.with_name("moved"))
-    assert code(ask(task_to_records(place.task()), deployed)) == "ledger.missing"
+    assert code(ask(request_to_records(place.task()), deployed)) == "ledger.missing"
     assert not ledger.exists()
     moved.rename(ledger)
-    assert code(ask(task_to_records(place.task()), deployed)) == "update"
+    assert code(ask(request_to_records(place.task()), deployed)) == "update"
     ledger.unlink()
-    assert code(ask(task_to_records(place.task(2)), deployed)) == "ledger.missing"
+    assert code(ask(request_to_records(place.task(2)), deployed)) == "ledger.missing"
 
 
 def booked_code(ledger: Path) -> set[str]:
@@ -88,24 +88,24 @@ def booked_code(ledger: Path) -> set[str]:
 def test_each_charge_books_the_code_that_is_installed(
     place: Place, deployed: Node, tiny_federation: Path, tmp_path: Path
 ) -> None:
-    ask(task_to_records(place.task()), deployed)
+    ask(request_to_records(place.task()), deployed)
     assert booked_code(Path(f"{place.data}.ledger.sqlite")) == {code_hash()}
     node, run = simulation(place, tiny_federation, tmp_path / "out")
-    ask(task_to_records(place.task()), node, run)
+    ask(request_to_records(place.task()), node, run)
     simulated = tmp_path / "out" / "run-1" / "holders" / "holder-01" / "ledger.sqlite"
     assert booked_code(simulated) == {code_hash()}
 
 
 def test_the_same_holder_answers_every_message_of_a_node(place: Place, deployed: Node) -> None:
     for number in (1, 2):
-        assert code(ask(task_to_records(place.task(number)), deployed)) == "update"
+        assert code(ask(request_to_records(place.task(number)), deployed)) == "update"
     assert len(app_module._HOLDERS) == 1
 
 
 def test_a_policy_that_changes_counts_from_the_next_message(place: Place, deployed: Node) -> None:
-    assert code(ask(task_to_records(place.task(1)), deployed)) == "update"
+    assert code(ask(request_to_records(place.task(1)), deployed)) == "update"
     Path(deployed["policy"]).write_text("max-epsilon = 0.1\n", encoding="utf-8")
-    assert code(ask(task_to_records(place.task(2)), deployed)) == "policy.max-delta"
+    assert code(ask(request_to_records(place.task(2)), deployed)) == "policy.max-delta"
 
 
 def test_a_deployed_node_ignores_every_path_of_the_run(
@@ -118,12 +118,12 @@ def test_a_deployed_node_ignores_every_path_of_the_run(
     assert before.data == place.data
     assert before.ledger.parent == place.data.parent
     files = sorted(tmp_path.iterdir())
-    assert code(ask(task_to_records(task), deployed, other)) == "update"
+    assert code(ask(request_to_records(task), deployed, other)) == "update"
     assert sorted(tmp_path.iterdir()) == files
     for key, value in other.items():
         task = place.task(2, settings=place.settings | {key: value})
         assert site_of(task, deployed, {}) == before
-        assert code(ask(task_to_records(task), deployed)) == "task.path"
+        assert code(ask(request_to_records(task), deployed)) == "task.path"
 
 
 def test_a_node_with_a_number_is_deployed_all_the_same_when_it_names_its_own(
@@ -149,7 +149,7 @@ def test_a_simulated_node_has_its_number_and_the_runs_folder(
     place: Place, tiny_federation: Path, tmp_path: Path
 ) -> None:
     node, run = simulation(place, tiny_federation, tmp_path / "out")
-    reply = ask(task_to_records(place.task()), node, run)
+    reply = ask(request_to_records(place.task()), node, run)
     assert isinstance(reply, Update)
     assert reply.holder == "holder-01"
     assert (tmp_path / "out" / "run-1" / "holders" / "holder-01" / "ledger.sqlite").is_file()
@@ -159,7 +159,7 @@ def test_a_simulated_node_keeps_to_the_policy_beside_its_text(place: Place, tmp_
     federation = tiny.save_federation(tmp_path / "federation")
     (federation / "holder-01.policy.toml").write_text("max-rank = 1\n", encoding="utf-8")
     node, run = simulation(place, federation, tmp_path / "out")
-    assert code(ask(task_to_records(place.task()), node, run)) == "policy.max-rank"
+    assert code(ask(request_to_records(place.task()), node, run)) == "policy.max-rank"
 
 
 @pytest.mark.parametrize("missing", ["data.path", "run.out"])
@@ -168,7 +168,7 @@ def test_a_simulated_node_without_federation_or_run_folder_refuses(
 ) -> None:
     node, run = simulation(place, tiny_federation, tmp_path / "out")
     run[missing] = str(tmp_path / "nowhere")
-    assert code(ask(task_to_records(place.task()), node, run)) == "simulation.federation"
+    assert code(ask(request_to_records(place.task()), node, run)) == "simulation.federation"
 
 
 @pytest.mark.parametrize(
@@ -178,27 +178,27 @@ def test_a_node_that_names_no_data_refuses(
     place: Place, tiny_federation: Path, tmp_path: Path, node: Node
 ) -> None:
     _, run = simulation(place, tiny_federation, tmp_path / "out")
-    assert code(ask(task_to_records(place.task()), node, run)) == "holder.not-configured"
+    assert code(ask(request_to_records(place.task()), node, run)) == "holder.not-configured"
 
 
 def test_a_policy_that_is_missing_refuses(place: Place, deployed: Node) -> None:
     Path(deployed["policy"]).unlink()
-    assert code(ask(task_to_records(place.task()), deployed)) == "policy.missing"
+    assert code(ask(request_to_records(place.task()), deployed)) == "policy.missing"
 
 
-def with_header(**changes: Any) -> Callable[[Task], RecordDict]:
-    def records(task: Task) -> RecordDict:
-        return altered(task_to_records(task), **changes)
+def with_header(**changes: Any) -> Callable[[TrainRequest], RecordDict]:
+    def records(task: TrainRequest) -> RecordDict:
+        return altered(request_to_records(task), **changes)
 
     return records
 
 
-GARBAGE: list[Callable[[Task], RecordDict]] = [
+GARBAGE: list[Callable[[TrainRequest], RecordDict]] = [
     lambda _: RecordDict(),
     lambda _: RecordDict({"message": ConfigRecord({"run": "r"})}),
     lambda _: record(framed('{"run": "r"}')),
-    lambda task: record(opened(task_to_records(task))[1]),
-    lambda task: altered(task_to_records(task), without=["run"]),
+    lambda task: record(opened(request_to_records(task))[1]),
+    lambda task: altered(request_to_records(task), without=["run"]),
     lambda _: record(framed("[1, 2")),
     lambda _: record(framed("[" * 30_000)),
     lambda _: record(framed('{"settings": {"train.batch": ' + "9" * 10_000 + "}}")),
@@ -219,7 +219,7 @@ GARBAGE: list[Callable[[Task], RecordDict]] = [
 
 @pytest.mark.parametrize("garbage", GARBAGE)
 def test_garbage_is_refused_and_leaves_no_trace(
-    place: Place, deployed: Node, garbage: Callable[[Task], RecordDict]
+    place: Place, deployed: Node, garbage: Callable[[TrainRequest], RecordDict]
 ) -> None:
     before = sorted(place.data.parent.iterdir())
     assert code(ask(garbage(place.task()), deployed)) == "wire.malformed"
@@ -233,7 +233,7 @@ def test_no_exception_of_the_node_reaches_flower(
         raise RuntimeError("a private sentence")
 
     monkeypatch.setattr(app_module, "site_of", broken)
-    message = Message(content=task_to_records(place.task()), dst_node_id=1, message_type="train")
+    message = Message(content=request_to_records(place.task()), dst_node_id=1, message_type="train")
     assert answer(message, context({})) == Refusal(holder="", task_hash="", code="holder.failed")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.common import models
+from confide.common.models import loading as models
 from tests.client import matrix
 
 PAGE = matrix.told(matrix.PAGE.read_text(encoding="utf-8"))

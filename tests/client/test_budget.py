@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from confide.client.budget import Left, left_of, make_ledger, read_spending
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
+from confide.client.site.budget import Left, left_of, make_ledger, read_spending
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger

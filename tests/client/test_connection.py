@@ -18,9 +18,9 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
-from confide.client import connection as module
-from confide.client import frames, supernode
-from confide.client.connection import (
+from confide.client.site import connection as module
+from confide.client.site import supernode, unix_socket
+from confide.client.site.connection import (
     CONNECTED,
     ENDED,
     MEANINGS,
@@ -31,12 +31,12 @@ from confide.client.connection import (
     Teller,
     in_words,
 )
-from confide.client.doorway import listen
-from confide.client.join import status
-from confide.client.journal import Journal
-from confide.client.resident import Resident
+from confide.client.site.join import status
+from confide.client.site.journal import Journal
+from confide.client.site.resident import Resident
+from confide.client.site.unix_socket import listen
 from confide.common.errors import ConfideError
-from confide.common.wire import Refusal
+from confide.common.wire.messages import Refusal
 from confide.server.deploy.keys import write_ca, write_door_certificate
 
 FLEET = "/v1/fleet/pull-messages"
@@ -95,8 +95,8 @@ def served(tmp_path: Path) -> Iterator[Path]:
 
 
 def word(path: Path, payload: bytes) -> None:
-    with frames.connect(path, 5) as sock, suppress(ConnectionError):
-        frames.send(sock, frames.WORD, payload)
+    with unix_socket.connect(path, 5) as sock, suppress(ConnectionError):
+        unix_socket.send(sock, unix_socket.WORD, payload)
         sock.recv(100)  # until it hung up, or refused
 
 
@@ -116,7 +116,7 @@ def test_what_the_gateway_tells_is_in_the_status_and_is_its_exit_status(
 ) -> None:
     import typer
 
-    from confide.client.join_cli import status as shown
+    from confide.client.commands.join import status as shown
 
     def ended(**options: bool) -> int:
         try:
@@ -146,9 +146,9 @@ def test_what_is_the_same_is_told_now_and_then_and_a_new_word_at_once(
 ) -> None:
     told: list[bytes] = []
     monkeypatch.setattr(
-        module.frames, "connect", lambda *_: nullcontext(SimpleNamespace(recv=bytes))
+        module.unix_socket, "connect", lambda *_: nullcontext(SimpleNamespace(recv=bytes))
     )
-    monkeypatch.setattr(module.frames, "send", lambda _, kind, code: told.append(code))
+    monkeypatch.setattr(module.unix_socket, "send", lambda _, kind, code: told.append(code))
     clock = Clock()
     teller = Teller(tmp_path / "socket", Journal("t"), clock)
     for code in (CONNECTED, CONNECTED, "connection.key"):
@@ -298,7 +298,7 @@ def test_a_server_that_hangs_up_is_not_blamed_for_its_certificate(told: list[str
 
 
 def test_the_words_come_through_the_pipe_of_the_gateway_and_none_is_waited_for() -> None:
-    from confide.client.gateway import _pass_on
+    from confide.client.site.gateway import _pass_on
 
     words, theirs = os.pipe()
     os.set_blocking(words, False)

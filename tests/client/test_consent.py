@@ -9,19 +9,25 @@ from typing import Any
 
 import pytest
 
-from confide.client.budget import make_ledger
-from confide.client.check_data import check_data
-from confide.client.consent import _ELSEWHERE, _SENTENCES, of_contract, of_policy, plain_words
-from confide.client.contract import Contract
-from confide.client.identity import identity_of
-from confide.client.join import Joining
-from confide.client.policy import SIMULATION, Policy
-from confide.client.users import User
-from confide.common.installed import code_hash
-from confide.common.kit import Kit
-from confide.common.outgoing import PARTS
+from confide.client.commands.consent import (
+    _ELSEWHERE,
+    _SENTENCES,
+    of_contract,
+    of_policy,
+    plain_words,
+)
+from confide.client.guard.contract import Contract
+from confide.client.guard.policy import SIMULATION, Policy
+from confide.client.site.budget import make_ledger
+from confide.client.site.join import Joining
+from confide.client.site.users import User
+from confide.client.text.check_data import check_data
+from confide.client.text.identity import identity_of
+from confide.common.machine.installed import code_hash
+from confide.common.machine.kit import Kit
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
+from confide.common.wire.outgoing import PARTS
 from tests import tiny
 
 CONTRACT = Contract(

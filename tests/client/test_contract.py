@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from confide.client.contract import Contract
+from confide.client.guard.contract import Contract
 from confide.common.errors import ConfideError
 from confide.common.settings import from_flat
 from confide.common.tasks import TASKS

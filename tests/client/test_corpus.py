@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from confide.client.contract import Contract
-from confide.client.corpus import Corpus, check_readable, identity_of
+from confide.client.guard.contract import Contract
+from confide.client.text.corpus import Corpus, check_readable, identity_of
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks.classification import Classification
 from confide.common.text.readers import Record

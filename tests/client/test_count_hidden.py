@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from confide.client.policy import Policy
-from confide.common.encoding import decode_vector
-from confide.common.models import load_model
-from confide.common.parcel import pack
+from confide.client.guard.policy import Policy
+from confide.common.adapter.encoding import decode_vector
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten
+from confide.common.models.loading import load_model
 from confide.common.plans import plan_of
 from confide.common.settings import COORDINATORS_OWN, from_flat
-from confide.common.tensors import flatten
-from confide.common.wire import Task
+from confide.common.wire.messages import TrainRequest
 from tests import tiny
 from tests.client.witness import Witness, lines_of
 
@@ -59,11 +59,11 @@ class Two:
         self.folder, self.rounds = folder, rounds
         self.plan = plan_of(self.parsed)
 
-    def tasks(self, run: str) -> list[Task]:
+    def tasks(self, run: str) -> list[TrainRequest]:
         loaded = load_model(self.parsed)
         adapter = flatten(loaded.initial, loaded.schema.shapes)
         return [
-            Task(
+            TrainRequest(
                 run=run,
                 round=number,
                 settings=self.settings,

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from confide.client import trainer as trainer_module
-from confide.client.footprint import measure
-from confide.client.per_example import PerExample
-from confide.client.trainer import Trainer
-from confide.common import models
-from confide.common.batches import EncodedText, Footprint, Room, forward
+from confide.client.training import trainer as trainer_module
+from confide.client.training.footprint import measure
+from confide.client.training.per_example import PerExample
+from confide.client.training.trainer import Trainer
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models import loading as models
+from confide.common.models.batches import EncodedText, Footprint, Room, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks import Example, task_for
 from tests import tiny
@@ -151,15 +151,15 @@ GROWTH = """
 import gc
 from pathlib import Path
 import torch
-from confide.client.trainer import Trainer
-from confide.common.batches import EncodedText
-from confide.common.models import load_model
+from confide.client.training.trainer import Trainer
+from confide.common.models.batches import EncodedText
+from confide.common.models.loading import load_model
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
 from confide.common.tasks import Example
 from confide.simulations.benchmarks.memory import _begin, _highest
-from confide.common.adapter import get_adapter
-from confide.common.tensors import flatten
+from confide.common.adapter.schema import get_adapter
+from confide.common.adapter.tensors import flatten
 from tests.client.test_private_step import plan
 
 torch.set_num_threads(1)

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from flwr.supercore.cli.flower_superexec import _parse_args as executor_options
 from flwr.supernode.cli.flower_supernode import _parse_args_run_supernode as supernode_options
 
-from confide.client.gateway import (
+from confide.client.site.gateway import (
     Gateway,
     environment,
     executor_command,
@@ -30,7 +30,7 @@ from confide.client.gateway import (
     supernode_command,
 )
 from confide.common.errors import ConfideError
-from confide.common.kit import Kit
+from confide.common.machine.kit import Kit
 
 FILES = {"ca": 11, "key": 12, "secret": 13}
 
@@ -50,7 +50,7 @@ def gateway(tmp_path: Path) -> Gateway:
 
 def test_flower_takes_our_options_and_understands_them_as_meant(gateway: Gateway) -> None:
     words = supernode_command(gateway, FILES, 4000)
-    assert words[:4] == [sys.executable, "-P", "-m", "confide.client.supernode"]
+    assert words[:4] == [sys.executable, "-P", "-m", "confide.client.site.supernode"]
     read = supernode_options().parse_args(words[4:])
     assert (read.superlink, read.insecure) == ("fl.example.org:443", False)
     assert (read.root_certificates, read.auth_supernode_private_key) == (
@@ -84,7 +84,9 @@ def test_its_two_processes_meet_where_there_is_no_ipv4(
     monkeypatch: pytest.MonkeyPatch, gateway: Gateway
 ) -> None:
     """docker-nginx-unprivileged#35's kind, the other way round."""
-    monkeypatch.setattr("confide.common.machine.can_bind", lambda _, address: address == "::1")
+    monkeypatch.setattr(
+        "confide.common.machine.processes.can_bind", lambda _, address: address == "::1"
+    )
     words = supernode_command(gateway, FILES, 4000)
     read = supernode_options().parse_args(words[4:])
     assert (read.host, read.port) == ("::1", 4000)
@@ -158,7 +160,7 @@ def test_a_supernode_that_flower_gives_up_on_ends_its_process(root: Path) -> Non
         "import flwr.supernode.cli as cli\n"
         "def lost(): threading.Thread(target=time.sleep, args=(60,)).start()\n"
         "cli.flower_supernode = lost\n"
-        "from confide.client.supernode import main\n"
+        "from confide.client.site.supernode import main\n"
         "main()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=root, timeout=30, check=False)

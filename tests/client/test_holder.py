@@ -16,21 +16,21 @@ import pytest
 import torch
 
 from confide.client import holder as holder_module
+from confide.client.guard.policy import SIMULATION
 from confide.client.holder import Holder
-from confide.client.policy import SIMULATION
-from confide.client.taken import take_in
-from confide.client.trainer import Trainer
-from confide.common import models
-from confide.common.models import load_model
-from confide.common.parcel import pack
+from confide.client.text.taken import take_in
+from confide.client.training.trainer import Trainer
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten
+from confide.common.models import loading as models
+from confide.common.models.loading import load_model
 from confide.common.plans import plan_of
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
 from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.common.tasks.classification import Classification
-from confide.common.tensors import flatten
-from confide.common.wire import Ready, Task, Update, reply_to_bytes
+from confide.common.wire.messages import Ready, TrainRequest, Update, reply_to_bytes
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching
@@ -40,7 +40,7 @@ NOISE = 4.0
 MakePlace = Callable[..., Place]
 
 
-def update(place: Place, task: Task) -> Update:
+def update(place: Place, task: TrainRequest) -> Update:
     reply = place.holder.handle(task)
     assert isinstance(reply, Update), reply
     return reply

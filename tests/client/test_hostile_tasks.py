@@ -23,10 +23,10 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import answer
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
 from confide.common.privacy.ledger import Ledger
-from confide.common.settings import from_flat
-from confide.common.wire import Refusal, Task, Update, task_to_records
+from confide.common.settings import COORDINATORS_OWN, from_flat
+from confide.common.wire.messages import Refusal, TrainRequest, Update, request_to_records
 from tests import tiny
 from tests.client.conftest import Place, code
 from tests.client.opened import OPENED, watching
@@ -109,7 +109,7 @@ def context(place: Place, monkeypatch: pytest.MonkeyPatch) -> Context:
     return Context(run_id=1, node_id=1, node_config={}, state=RecordDict(), run_config={})
 
 
-def in_process(place: Place, task: Task) -> str:
+def in_process(place: Place, task: TrainRequest) -> str:
     """The refusal's code, after the checks that a second attempt would hide."""
     with watching():
         found = code(place.holder.handle(task))
@@ -235,22 +235,19 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
 
 # A path in every setting that is text: the code by setting; the others know their words.
 OF_PATHS = {
+    **dict.fromkeys(COORDINATORS_OWN, "task.path"),
+    "federation.partition": RANGE,
     "model.name": MODELS,
     "privacy.noise-multiplier": TYPE,  # a word or a number
     "task.labels": "settings.combination",
     "task.class-weights": "settings.combination",
     "task.class-rates": "settings.combination",
     "task.template": "settings.combination",
-    "data.path": "task.path",
-    "run.id": "task.path",
     "data.text": "contract.text",
     "data.target": "contract.target",
     "data.person": "contract.person",
     "data.benchmark": "benchmark.unknown",
-    "run.name": "task.path",
     "run.coordinator": "policy.coordinators",
-    "run.out": "task.path",
-    "run.resume": "task.path",
 }
 for key, value in from_flat({"model.name": "m", "task.labels": "a,b"}).to_flat().items():
     if isinstance(value, str):
@@ -273,18 +270,18 @@ def test_hostile_settings_are_refused_in_process_and_as_a_message(
 ) -> None:
     task = checked.task(2, settings=checked.settings | change)
     assert in_process(checked, task) == expected
-    assert sent(task_to_records(task), context(checked, monkeypatch)) == expected
+    assert sent(request_to_records(task), context(checked, monkeypatch)) == expected
 
 
 # Mutations of the other fields of a task
 
 
-def changed(**fields: Any) -> Callable[[Place], Task]:
+def changed(**fields: Any) -> Callable[[Place], TrainRequest]:
     return lambda place: place.task(**fields)
 
 
-def poisoned(value: float) -> Callable[[Place], Task]:
-    def make(place: Place) -> Task:
+def poisoned(value: float) -> Callable[[Place], TrainRequest]:
+    def make(place: Place) -> TrainRequest:
         task = place.task(2)
         values = np.frombuffer(task.adapter, dtype="<f4").copy()
         values[len(values) // 2] = value
@@ -293,8 +290,8 @@ def poisoned(value: float) -> Callable[[Place], Task]:
     return make
 
 
-def resized(change: int) -> Callable[[Place], Task]:
-    def make(place: Place) -> Task:
+def resized(change: int) -> Callable[[Place], TrainRequest]:
+    def make(place: Place) -> TrainRequest:
         task = place.task(2)
         adapter = task.adapter[:change] if change < 0 else task.adapter + bytes(change)
         return replace(task, adapter=adapter)
@@ -302,7 +299,7 @@ def resized(change: int) -> Callable[[Place], Task]:
     return make
 
 
-TASKS: list[tuple[str, Callable[[Place], Task], str]] = [
+TASKS: list[tuple[str, Callable[[Place], TrainRequest], str]] = [
     ("round zero", changed(number=0), "task.round"),
     ("round beyond the last", changed(number=3), "task.round"),
     ("round far beyond", changed(number=2**31 - 1), "task.round"),
@@ -328,13 +325,13 @@ TASKS: list[tuple[str, Callable[[Place], Task], str]] = [
 )
 def test_hostile_tasks_are_refused_in_process_and_as_a_message(
     checked: Place,
-    make: Callable[[Place], Task],
+    make: Callable[[Place], TrainRequest],
     expected: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task = make(checked)
     assert in_process(checked, task) == expected
-    assert sent(task_to_records(task), context(checked, monkeypatch)) == expected
+    assert sent(request_to_records(task), context(checked, monkeypatch)) == expected
 
 
 # Mutations of the message
@@ -400,7 +397,7 @@ def test_hostile_messages_are_refused(
     make: Callable[[RecordDict], RecordDict],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    content = make(task_to_records(checked.task(2)))
+    content = make(request_to_records(checked.task(2)))
     assert sent(content, context(checked, monkeypatch)) == "wire.malformed"
 
 
@@ -430,7 +427,7 @@ def test_the_honest_task_is_answered_after_all_that(
     """Last, so that every mutation above went to the same two holders."""
     assert not fresh.site.ledger.exists()
     assert seasoned.states() == ["created", "reserved", "released"]
-    where, content = context(seasoned, monkeypatch), task_to_records(seasoned.task(2))
+    where, content = context(seasoned, monkeypatch), request_to_records(seasoned.task(2))
     message = Message(content=content, dst_node_id=1, message_type="train")
     with watching():
         reply = answer(message, where)
@@ -447,7 +444,7 @@ def head_of(place: Place) -> str:
         return ledger.head
 
 
-def refused_without_a_trace(place: Place, task: Task, expected: str) -> None:
+def refused_without_a_trace(place: Place, task: TrainRequest, expected: str) -> None:
     before = head_of(place)
     with watching():
         assert code(place.holder.handle(task)) == expected
@@ -533,7 +530,7 @@ def test_the_unit_of_a_ledger_of_persons_cannot_become_the_record(
 
 
 def test_other_weights_under_the_listed_name_are_refused(tmp_path: Path, tiny_model: Path) -> None:
-    from confide.common.models import weights_sha256
+    from confide.common.models.loading import weights_sha256
 
     right = weights_sha256(tiny_model)
     place = a_place(tmp_path, tiny_model)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from confide.client.corpus import identity_of
 from confide.client.holder import Holder
+from confide.client.text.corpus import identity_of
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Update, reply_to_bytes
+from confide.common.wire.messages import Update, reply_to_bytes
 from tests.client.conftest import Place
 
 

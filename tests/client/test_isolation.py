@@ -17,7 +17,7 @@ import pytest
 
 TRY = """
 import json, socket, sys
-from confide.client import isolation
+from confide.client.site import isolation
 from confide.common.errors import ConfideError
 for name in sys.argv[2:]:
     setattr(isolation, name, lambda: False)
@@ -109,7 +109,7 @@ def test_a_lock_that_only_says_that_it_holds_is_found_out(listener: socket.socke
 
 def test_libraries_are_told_not_to_try(root: Path) -> None:
     code = (
-        "import os\nfrom confide.client.isolation import isolate\n"
+        "import os\nfrom confide.client.site.isolation import isolate\n"
         "isolate(allow_network=True)\n"
         "print(os.environ['HF_HUB_OFFLINE'], os.environ['TRANSFORMERS_OFFLINE'])"
     )

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from confide.client import join as join_module
-from confide.client.budget import make_ledger
-from confide.client.join import (
+from confide.client.site import join as join_module
+from confide.client.site.budget import make_ledger
+from confide.client.site.join import (
     Joining,
     check_access,
     gateway_command,
@@ -25,10 +25,10 @@ from confide.client.join import (
     socket_of,
     status,
 )
-from confide.client.journal import Journal
-from confide.client.users import User, as_user
+from confide.client.site.journal import Journal
+from confide.client.site.users import User, as_user
 from confide.common.errors import ConfideError
-from confide.common.kit import Kit
+from confide.common.machine.kit import Kit
 from tests import tiny
 from tests.client.test_resident import Served
 

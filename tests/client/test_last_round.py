@@ -12,7 +12,7 @@ import pytest
 
 from confide.common.privacy.accountant import GaussianSteps
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Update
+from confide.common.wire.messages import Update
 from tests.client.conftest import Place, code, least_limit
 
 DELTA, NOISE = 1e-3, 4.0

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 import confide
 from confide.client.cli import add_commands
 from confide.common.errors import ConfideError
-from confide.common.installed import code_hash
+from confide.common.machine.installed import code_hash
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger, canonical
 from confide.common.privacy.plan import Plan, Trust, Unit

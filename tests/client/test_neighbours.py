@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.client.per_example import PerExample
-from confide.common import models
-from confide.common.batches import EncodedText, forward
-from confide.common.models import load_model
+from confide.client.training.per_example import PerExample
+from confide.common.models import loading as models
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import task_for
 from confide.common.text.readers import read_records

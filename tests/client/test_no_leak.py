@@ -25,22 +25,24 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
-from confide.client import corpus, self_check
 from confide.client import holder as holder_module
-from confide.client import release as release_module
-from confide.client import trainer as trainer_module
+from confide.client.guard import release as release_module
 from confide.client.holder import Holder
-from confide.client.per_example import PerExample
-from confide.client.private_step import PrivateOptimizer
-from confide.client.trainer import Trainer
-from confide.common import batches, models
-from confide.common.batches import EncodedText
+from confide.client.text import corpus
+from confide.client.training import self_check
+from confide.client.training import trainer as trainer_module
+from confide.client.training.per_example import PerExample
+from confide.client.training.private_step import PrivateOptimizer
+from confide.client.training.trainer import Trainer
+from confide.common.models import batches
+from confide.common.models import loading as models
+from confide.common.models.batches import EncodedText
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan
 from confide.common.tasks.classification import Classification
 from confide.common.text import readers
-from confide.common.wire import reply_from_records, task_to_records
+from confide.common.wire.messages import reply_from_records, request_to_records
 from confide.server.run import run
 from tests import tiny
 from tests.client.conftest import Place, code
@@ -274,7 +276,7 @@ def test_the_watch_sees_a_marker_wherever_it_is(
 # The ClientApp
 
 
-@pytest.mark.parametrize("name", ["site_of", "task_from_records", "reply_to_records", "Holder"])
+@pytest.mark.parametrize("name", ["site_of", "request_from_records", "reply_to_records", "Holder"])
 def test_no_failure_of_the_app_quotes_anything(
     watched: tuple[Place, Watch], monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -284,7 +286,7 @@ def test_no_failure_of_the_app_quotes_anything(
     monkeypatch.setattr(app_module, "_HOLDERS", {})
     node = {"data": str(place.data), "name": "clinic"}
     context = Context(1, 1, node, RecordDict(), {})
-    message = Message(content=task_to_records(place.task()), dst_node_id=1, message_type="train")
+    message = Message(content=request_to_records(place.task()), dst_node_id=1, message_type="train")
     # The app imports the holder only where there is one.
     owner = holder_module if name == "Holder" else app_module
     original, calls = getattr(owner, name), []

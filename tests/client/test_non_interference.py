@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from confide.client.policy import Policy
+from confide.client.guard.policy import Policy
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
-from confide.common.models import load_model
-from confide.common.parcel import pack
+from confide.common.models.loading import load_model
 from confide.common.settings import COORDINATORS_OWN, from_flat
 from confide.common.sums import SENSITIVITY
-from confide.common.tensors import flatten
-from confide.common.wire import NO_ADAPTER, Task
+from confide.common.wire.messages import NO_ADAPTER, TrainRequest
 from tests import tiny
 from tests.client.witness import BAD_LINES, Seen, Witness, lines_of
 
@@ -56,7 +56,7 @@ class Place:
             data=contract,
         )
 
-    def request(self, number: int = 1, **changes: Any) -> Task:
+    def request(self, number: int = 1, **changes: Any) -> TrainRequest:
         """The honest task of a round, with other settings of whatever kind."""
         settings = self.settings | changes
         try:
@@ -64,7 +64,7 @@ class Place:
         except ConfideError:
             loaded = load_model(from_flat(self.settings))
         known = flatten(loaded.initial, loaded.schema.shapes)
-        return Task(
+        return TrainRequest(
             run="run-1",
             round=number,
             settings=settings,
@@ -74,12 +74,12 @@ class Place:
             adapter=(known + 0.05).numpy().tobytes(),
         )
 
-    def count(self, **changes: Any) -> Task:
+    def count(self, **changes: Any) -> TrainRequest:
         """A request for the classes, which takes no adapter."""
         settings = self.settings | {"task.class-weights": "counted"} | changes
-        return Task(run="run-1", round=0, settings=settings, **NO_ADAPTER)
+        return TrainRequest(run="run-1", round=0, settings=settings, **NO_ADAPTER)
 
-    def watch(self, lines: Sequence[bytes], tasks: Sequence[Task]) -> Seen:
+    def watch(self, lines: Sequence[bytes], tasks: Sequence[TrainRequest]) -> Seen:
         """What a new holder of these lines shows, asked these tasks one after the other."""
         folder = self._folder / f"{next(self._count)}"
         return Witness(folder, lines, self.policy).answers(tasks)
@@ -114,7 +114,7 @@ def assert_alike(one: Seen, other: Seen, what: str, units: int = 1) -> None:
         assert moved <= units * most * SLACK, what  # not a number is refused, too
 
 
-def asked(place: Place) -> list[Task]:
+def asked(place: Place) -> list[TrainRequest]:
     """A round, and each sum that the task has."""
     kind = place.settings.get("task.kind", "classification")
     scored = {"classification": "accuracy", "multilabel": "accuracy", "regression": ""}.get(

@@ -13,8 +13,11 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from confide.client import app as app_module
 from confide.client.app import app
-from confide.common.models import load_model
-from confide.common.outgoing import (
+from confide.common.models.loading import load_model
+from confide.common.privacy.ledger import Receipt
+from confide.common.settings import from_flat, known_keys
+from confide.common.wire.messages import Ready, Refusal, Reply, Update, request_to_records
+from confide.common.wire.outgoing import (
     NOT_SENT,
     OUTGOING,
     PARTS,
@@ -25,9 +28,6 @@ from confide.common.outgoing import (
     public,
     table,
 )
-from confide.common.privacy.ledger import Receipt
-from confide.common.settings import from_flat, known_keys
-from confide.common.wire import Ready, Refusal, Reply, Update, task_to_records
 from tests.client.conftest import Place
 from tests.messages import opened
 
@@ -47,7 +47,7 @@ def context(place: Place, monkeypatch: pytest.MonkeyPatch) -> Context:
 
 def ask(place: Place, context: Context, kind: str = "train", **changes: Any) -> Message:
     message = Message(
-        content=task_to_records(place.task(**changes)), dst_node_id=1, message_type=kind
+        content=request_to_records(place.task(**changes)), dst_node_id=1, message_type=kind
     )
     return app(message, context)
 

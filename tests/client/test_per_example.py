@@ -14,8 +14,8 @@ import torch
 from opacus.grad_sample import GradSampleModule
 from torch import Tensor, nn
 
-from confide.client.per_example import PerExample
-from confide.client.per_example.lora import Layer
+from confide.client.training.per_example import PerExample
+from confide.client.training.per_example.lora import Layer
 from confide.common.errors import ConfideError
 from tests.client.architectures import LABELS, LENGTHS, PAD, TASKS, WIDTH, Batch, base_model
 from tests.client.gradients import (

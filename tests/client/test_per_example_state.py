@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from confide.client.per_example import PerExample
+from confide.client.training.per_example import PerExample
 from confide.common.errors import ConfideError
 from tests.client.architectures import INNER, LABELS, TASKS, WIDTH, base_model
 from tests.client.gradients import (

@@ -16,17 +16,17 @@ from peft import PeftModel
 from transformers import AutoModelForTokenClassification
 
 from confide.__main__ import build_app, run
-from confide.client.personal import (
+from confide.client.training.personal import (
     Kept,
     export_personal,
     load_personal,
     personal_file,
     save_personal,
 )
-from confide.common.adapter import set_adapter
+from confide.common.adapter.schema import set_adapter
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from tests.client.conftest import Place, code
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from confide.client import policy as policy_module
-from confide.client.contract import Contract
-from confide.client.policy import (
+from confide.client.guard import policy as policy_module
+from confide.client.guard.contract import Contract
+from confide.client.guard.policy import (
     SIMULATION,
     Policy,
     review,

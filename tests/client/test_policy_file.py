@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from confide.client.contract import Contract
-from confide.client.policy import SIMULATION, Policy
-from confide.client.policy_file import (
+from confide.client.guard.contract import Contract
+from confide.client.guard.policy import SIMULATION, Policy
+from confide.client.guard.policy_file import (
     key_of,
     load_policy,
     policy_text,

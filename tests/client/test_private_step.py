@@ -12,19 +12,19 @@ import pytest
 import torch
 from scipy import stats
 
-from confide.client import trainer
-from confide.client.private_step import PrivateOptimizer, check_noise
-from confide.client.trainer import Trainer, _check_moved
-from confide.common.adapter import adapter_parameters, set_adapter
-from confide.common.batches import EncodedText, Room, forward
+from confide.client.training import trainer
+from confide.client.training.private_step import PrivateOptimizer, check_noise
+from confide.client.training.trainer import Trainer, _check_moved
+from confide.common.adapter.schema import adapter_parameters, set_adapter
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText, Room, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.plans import most_units
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Relation, Trust, Unit
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks import task_for
-from confide.common.tensors import flatten, unflatten
 from confide.common.text.readers import Record
 from tests import tiny
 
@@ -314,7 +314,7 @@ class _Shorter(float):
 def test_however_the_rows_are_cut_the_sum_is_the_same(
     monkeypatch: pytest.MonkeyPatch, part: int
 ) -> None:
-    monkeypatch.setattr("confide.client.private_step._PART", part)
+    monkeypatch.setattr("confide.client.training.private_step._PART", part)
     values = parameters((3, 2), (4,))
     generator = torch.Generator().manual_seed(2)
     for value in values:

@@ -14,9 +14,13 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
-from confide.client.app import app
-from confide.client.relay import _patience
-from confide.common.wire import Refusal, Reply, reply_from_records, task_to_records
+from confide.client.app import _patience, app
+from confide.common.wire.messages import (
+    Refusal,
+    Reply,
+    reply_from_records,
+    request_to_records,
+)
 from tests.client.test_resident import TASK, UPDATE, Served
 
 WITHOUT_TORCH = """
@@ -50,7 +54,7 @@ def ask(socket: Path, content: RecordDict) -> Reply:
 
 
 def test_a_message_goes_through_the_socket_and_back(served: Served) -> None:
-    assert ask(served.path, task_to_records(TASK)) == UPDATE
+    assert ask(served.path, request_to_records(TASK)) == UPDATE
 
 
 def test_a_malformed_message_does_not_reach_the_resident(served: Served) -> None:
@@ -62,7 +66,7 @@ def test_a_malformed_message_does_not_reach_the_resident(served: Served) -> None
 
 
 def test_a_resident_that_is_not_there_is_a_code(tmp_path: Path) -> None:
-    reply = ask(tmp_path / "socket", task_to_records(TASK))
+    reply = ask(tmp_path / "socket", request_to_records(TASK))
     assert reply == Refusal(holder="", task_hash="", code="resident.unreachable")
 
 

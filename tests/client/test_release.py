@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.client.release import release
-from confide.common.encoding import decode_vector
+from confide.client.guard.release import release
+from confide.common.adapter.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
-from confide.common.wire import Task, reply_to_bytes
+from confide.common.wire.messages import TrainRequest, reply_to_bytes
 
 DELTA = 1e-5
 SIZE = 5
-TASK = Task(run="r", round=1, settings={}, schema="s", sent="", rest="0" * 64, adapter=b"")
+TASK = TrainRequest(run="r", round=1, settings={}, schema="s", sent="", rest="0" * 64, adapter=b"")
 PLAN = Plan(
     clip_norm=1.0,
     noise_multiplier=2.0,

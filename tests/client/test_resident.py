@@ -18,27 +18,27 @@ from typing import Any
 
 import pytest
 
-from confide.client import frames
-from confide.client import resident as resident_module
-from confide.client.doorway import MOST_CALLERS, listen
-from confide.client.join import status
-from confide.client.journal import Journal
-from confide.client.relay import relay
-from confide.client.resident import Resident
-from confide.client.users import as_user, user_named
+from confide.client.app import relay
+from confide.client.site import resident as resident_module
+from confide.client.site import unix_socket
+from confide.client.site.join import status
+from confide.client.site.journal import Journal
+from confide.client.site.resident import Resident
+from confide.client.site.unix_socket import MOST_CALLERS, listen
+from confide.client.site.users import as_user, user_named
 from confide.common.errors import ConfideError
-from confide.common.wire import (
+from confide.common.wire.messages import (
     NO_ADAPTER,
     Refusal,
     Reply,
-    Task,
+    TrainRequest,
     Update,
     reply_from_bytes,
-    task_from_bytes,
-    task_to_bytes,
+    request_from_bytes,
+    request_to_bytes,
 )
 
-TASK = Task(run="r", round=1, settings={"round.timeout": 30.0}, **NO_ADAPTER)
+TASK = TrainRequest(run="r", round=1, settings={"round.timeout": 30.0}, **NO_ADAPTER)
 TASK = dataclasses.replace(TASK, adapter=b"1234" * 1000)
 UPDATE = Update(
     holder="ward",
@@ -84,7 +84,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 def ask(path: Path, kind: bytes, payload: bytes) -> Reply:
-    return reply_from_bytes(frames.ask(path, kind, payload, frames.REPLY, 10))
+    return reply_from_bytes(unix_socket.ask(path, kind, payload, unix_socket.REPLY, 10))
 
 
 def in_threads(count: int, work: Callable[[], Any]) -> list[threading.Thread]:
@@ -98,7 +98,7 @@ def test_a_task_goes_in_whole_and_its_reply_comes_out_whole(served: Served) -> N
     seen: list[bytes] = []
     served.answer = lambda data: seen.append(data) or UPDATE
     assert relay(TASK, served.path) == UPDATE
-    assert [task_from_bytes(data) for data in seen] == [TASK]
+    assert [request_from_bytes(data) for data in seen] == [TASK]
 
 
 def test_only_the_user_and_the_group_reach_the_socket(served: Served) -> None:
@@ -165,9 +165,9 @@ def test_more_callers_than_there_is_room_for_are_turned_away_and_do_no_harm(
 ) -> None:
     with ExitStack() as stack:
         for _ in range(MOST_CALLERS):
-            stack.enter_context(frames.connect(served.path, 5))
+            stack.enter_context(unix_socket.connect(served.path, 5))
         time.sleep(0.3)
-        with frames.connect(served.path, 5) as one_more:
+        with unix_socket.connect(served.path, 5) as one_more:
             assert one_more.recv(1) == b""
     time.sleep(0.3)
     assert relay(TASK, served.path) == UPDATE
@@ -225,8 +225,8 @@ def test_a_stop_does_not_wait_for_ever(served: Served, monkeypatch: pytest.Monke
 
     served.answer = slow
 
-    call = frames.connect(served.path, 10)
-    frames.send(call, frames.TASK, task_to_bytes(TASK))
+    call = unix_socket.connect(served.path, 10)
+    unix_socket.send(call, unix_socket.TASK, request_to_bytes(TASK))
     begun.wait(10)
     assert not served.stop()
     go_on.set()
@@ -250,12 +250,12 @@ def test_bytes_at_random_are_refused_with_a_code_and_the_resident_lives(
     served: Served, seed: int
 ) -> None:
     rng = random.Random(seed)
-    whole = b"cfd1T" + len(task_to_bytes(TASK)).to_bytes(8, "big") + task_to_bytes(TASK)
+    whole = b"cfd1T" + len(request_to_bytes(TASK)).to_bytes(8, "big") + request_to_bytes(TASK)
     for _ in range(50):
         raw = bytearray(whole[: rng.choice([3, 13, 200, len(whole)])])
         for _ in range(rng.randint(0, 6)):
             raw[rng.randrange(len(raw))] = rng.randrange(256)
-        with frames.connect(served.path, 5) as call:
+        with unix_socket.connect(served.path, 5) as call:
             try:
                 call.sendall(raw)
                 call.shutdown(socket.SHUT_WR)
@@ -270,9 +270,9 @@ def test_bytes_at_random_are_refused_with_a_code_and_the_resident_lives(
 @pytest.mark.parametrize(
     ("kind", "payload", "code"),
     [
-        (frames.REPLY, b"", "socket.malformed"),
-        (frames.REPORT, b"", "socket.malformed"),
-        (frames.STATUS, b"more", "socket.malformed"),
+        (unix_socket.REPLY, b"", "socket.malformed"),
+        (unix_socket.REPORT, b"", "socket.malformed"),
+        (unix_socket.STATUS, b"more", "socket.malformed"),
     ],
 )
 def test_other_questions_get_a_refusal(
@@ -282,11 +282,11 @@ def test_other_questions_get_a_refusal(
 
 
 def test_the_claim_of_a_huge_task_costs_nothing(served: Served) -> None:
-    with frames.connect(served.path, 5) as call:
+    with unix_socket.connect(served.path, 5) as call:
         call.sendall(b"cfd1T" + (2**40).to_bytes(8, "big"))
-        kind, size = frames.receive_head(call)
-        assert kind == frames.REPLY
-        reply = reply_from_bytes(frames.receive_body(call, size))
+        kind, size = unix_socket.receive_head(call)
+        assert kind == unix_socket.REPLY
+        reply = reply_from_bytes(unix_socket.receive_body(call, size))
     assert isinstance(reply, Refusal)
     assert reply.code == "socket.too-large"
 
@@ -294,7 +294,7 @@ def test_the_claim_of_a_huge_task_costs_nothing(served: Served) -> None:
 def test_a_task_that_is_too_large_is_refused_before_it_is_sent_whole(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, "MOST_BYTES", 1000)
+    monkeypatch.setattr(unix_socket, "MOST_BYTES", 1000)
     large = dataclasses.replace(TASK, adapter=bytes(10_000_000))
     assert relay(large, served.path) == Refusal(holder="", task_hash="", code="socket.too-large")
 
@@ -332,8 +332,8 @@ def test_who_asked_for_the_status_and_went_away_is_not_worth_a_line(
     """As ``join`` does, whose patience may end while the resident imports its libraries."""
     listener = listen(tmp_path / "run" / "socket")
     for _ in range(3):
-        with frames.connect(tmp_path / "run" / "socket", 5) as call:
-            frames.send(call, frames.STATUS, b"")
+        with unix_socket.connect(tmp_path / "run" / "socket", 5) as call:
+            unix_socket.send(call, unix_socket.STATUS, b"")
     resident = Resident(listener, lambda data: UPDATE, dict, Journal("t"))
     thread = threading.Thread(target=resident.serve)
     thread.start()

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from confide.client import runs as module
-from confide.client.policy import Policy
-from confide.client.runs import Decision, asked, check_run, decide, decisions
+from confide.client.guard import runs as module
+from confide.client.guard.policy import Policy
+from confide.client.guard.runs import Decision, asked, check_run, decide, decisions
 from confide.common.errors import ConfideError
 from confide.common.plans import planned_steps
 from confide.common.privacy.accountant import epsilon_pld

@@ -14,11 +14,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from confide.client.budget import make_ledger
-from confide.client.policy import Policy
-from confide.client.runs import Decision, check_run, decisions
-from confide.client.runs_cli import add_commands
-from confide.client.taken import check_taken, take_in
+from confide.client.commands.runs import add_commands
+from confide.client.guard.policy import Policy
+from confide.client.guard.runs import Decision, check_run, decisions
+from confide.client.site.budget import make_ledger
+from confide.client.text.taken import check_taken, take_in
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Charge, Ledger

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from confide.client.scrub import _is_code, code_of, quiet
+from confide.client.guard.scrub import _is_code, code_of, quiet
 from confide.common.errors import ConfideError
 
 PRIVATE = "the patient said"
@@ -135,7 +135,7 @@ def test_debugging_may_be_asked_for(
 def test_a_process_without_streams_can_be_quiet(tmp_path: Path) -> None:
     code = (
         "import os, sys\n"
-        "from confide.client.scrub import quiet\n"
+        "from confide.client.guard.scrub import quiet\n"
         "with open(sys.argv[1], 'w') as heard:\n"
         "    os.close(1); os.close(2)\n"
         "    with quiet(): print('private')\n"

@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from confide.client import self_check
-from confide.client.per_example import PerExample
-from confide.client.self_check import check_per_example, longest_pair
-from confide.common import models
-from confide.common.batches import Room
+from confide.client.training import self_check
+from confide.client.training.per_example import PerExample
+from confide.client.training.self_check import check_per_example, longest_pair
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models import loading as models
+from confide.common.models.batches import Room
+from confide.common.models.loading import load_model
+from confide.common.models.trunk import Trunk
 from confide.common.settings import from_flat
 from confide.common.tasks.classification import Classification
-from confide.common.trunk import Trunk
 from tests import tiny
 
 
@@ -151,7 +151,7 @@ def test_a_trained_tensor_that_no_layer_reports_is_refused(tiny_model: Path) -> 
 def test_gradients_of_the_wrong_example_are_refused(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from confide.client.per_example import lora
+    from confide.client.training.per_example import lora
 
     known = lora.outer
     monkeypatch.setattr(lora, "outer", lambda *a: torch.roll(known(*a), 1, dims=0))

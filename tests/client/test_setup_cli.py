@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from confide.__main__ import build_app, run
-from confide.client.check_data import propose_contract
-from confide.client.contract import Contract, check_contract
-from confide.client.policy import Policy
-from confide.client.policy_file import load_policy
+from confide.client.guard.contract import Contract, check_contract
+from confide.client.guard.policy import Policy
+from confide.client.guard.policy_file import load_policy
+from confide.client.text.check_data import propose_contract
 from confide.common.privacy.ledger import Ledger
 from tests import tiny
 
@@ -458,7 +458,9 @@ def joining_alone(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """As a user without privilege joins, but that the processes are noted and not started."""
     started: list[object] = []
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    monkeypatch.setattr("confide.client.join.run", lambda joining, _: started.append(joining) or 0)
+    monkeypatch.setattr(
+        "confide.client.site.join.run", lambda joining, _: started.append(joining) or 0
+    )
     return started
 
 
@@ -477,7 +479,7 @@ def test_the_status_is_shown_and_is_the_exit_status(
     connection = {"connected": True, "code": "connected", "since": 1_800_000_000}
     report = {"alive": True, "connection": connection, "ledger": {"epsilon": 1.5}}
     report |= {"name": "ward", "left": ["epsilon 6.5 of 8 is left"]}
-    monkeypatch.setattr("confide.client.join.status", lambda path: report)
+    monkeypatch.setattr("confide.client.site.join.status", lambda path: report)
     status, out, _ = confide("client", "status", kit(tmp_path / "kit"))
     assert status == 0
     assert "ward" in out
@@ -485,8 +487,8 @@ def test_the_status_is_shown_and_is_the_exit_status(
     assert "epsilon 6.5 of 8 is left" in out
     assert json.loads(confide("client", "status", tmp_path / "kit", "--json")[1]) == report
     for without in ({"alive": False}, {"connection": {**connection, "connected": False}}):
-        monkeypatch.setattr("confide.client.join.status", lambda _, w=without: report | w)
+        monkeypatch.setattr("confide.client.site.join.status", lambda _, w=without: report | w)
         assert confide("client", "status", tmp_path / "kit")[0] == FAILED
     del report["connection"]  # as an older resident answers
-    monkeypatch.setattr("confide.client.join.status", lambda path: report)
+    monkeypatch.setattr("confide.client.site.join.status", lambda path: report)
     assert confide("client", "status", tmp_path / "kit")[0] == FAILED

@@ -14,18 +14,14 @@ import torch
 from scipy import stats
 
 from confide.client import holder as holder_module
-from confide.client import sums as sums_module
-from confide.client.policy import Policy, review_plan, review_sum
-from confide.client.sums import (
-    clipped_sum,
-    noisy_sum,
-    shares_of_classes,
-    shares_of_scores,
-)
-from confide.common.batches import EncodedText, forward
-from confide.common.encoding import decode_vector
+from confide.client.guard.policy import Policy, review_plan, review_sum
+from confide.client.training import sums as sums_module
+from confide.client.training.sums import clipped_sum, noisy_sum, shares_of_classes, shares_of_scores
+from confide.common.adapter.encoding import decode_vector
+from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import load_model
 from confide.common.plans import plan_of, plan_of_sum, planned_steps
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
@@ -34,9 +30,8 @@ from confide.common.privacy.plan import Plan, Trust
 from confide.common.settings import from_flat
 from confide.common.sums import SENSITIVITY, Sum, largest_loss, steps_of_sums
 from confide.common.tasks import Example
-from confide.common.tensors import flatten
 from confide.common.text.readers import read_records
-from confide.common.wire import Task, Update, reply_to_bytes
+from confide.common.wire.messages import TrainRequest, Update, reply_to_bytes
 from tests import tiny
 from tests.client.conftest import RECORDS, Place, code, least_limit
 from tests.client.opened import OPENED, watching
@@ -227,7 +222,7 @@ def test_what_one_record_adds_does_not_depend_on_the_others(place: Place) -> Non
 # The order of events
 
 
-def asked(place: Place, number: int = 0, **changes: Any) -> Task:
+def asked(place: Place, number: int = 0, **changes: Any) -> TrainRequest:
     """The honest task of a sum; a count needs no adapter."""
     if number == 0:
         changes = {"schema": "", "adapter": b""} | changes

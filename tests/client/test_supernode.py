@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as start
 from flwr.supernode.nodestate import NodeStateFactory
 
-from confide.client import supernode
+from confide.client.site import supernode
 from confide.common.errors import ConfideError
 
 OURS, THEIRS = b"our bundle", b"a hostile bundle"

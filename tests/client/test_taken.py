@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from confide.client.join_cli import _take_in
-from confide.client.taken import check_taken, take_in, was_taken_in
+from confide.client.commands.join import _take_in
+from confide.client.text.taken import check_taken, take_in, was_taken_in
 from confide.common.errors import ConfideError
 
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from confide.client.per_example import PerExample
-from confide.client.self_check import check_per_example
-from confide.common import models
-from confide.common.batches import EncodedText, forward
+from confide.client.training.per_example import PerExample
+from confide.client.training.self_check import check_per_example
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models import loading as models
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import Example, tokens
 from confide.common.text.readers import Record

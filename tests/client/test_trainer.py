@@ -13,17 +13,18 @@ from typing import Any
 import pytest
 import torch
 
-from confide.client import trainer as trainer_module
-from confide.client.trainer import Trainer, draws_from
-from confide.common import models, trunk
-from confide.common.batches import TOKENS_PER_BATCH, EncodedText, Room
+from confide.client.training import trainer as trainer_module
+from confide.client.training.trainer import Trainer, draws_from
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models import loading as models
+from confide.common.models import trunk
+from confide.common.models.batches import TOKENS_PER_BATCH, EncodedText, Room
+from confide.common.models.loading import load_model
 from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust
 from confide.common.tasks.classification import Classification
-from confide.common.tensors import flatten, unflatten
 from confide.server.gate import largest_norm
 from tests.client.test_private_step import BATCH, CLIP, EXACT, Bench, clipped_sum, plan
 
@@ -145,7 +146,7 @@ class SilentSource(SecureGenerator):
 @pytest.fixture(autouse=True)
 def any_noise(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "fails_by_itself" in request.node.name:
-        monkeypatch.setattr("confide.client.private_step.check_noise", lambda _: None)
+        monkeypatch.setattr("confide.client.training.private_step.check_noise", lambda _: None)
         monkeypatch.setattr(trainer_module, "_check_moved", lambda *_: None)
 
 

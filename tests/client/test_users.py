@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from confide.client.users import (
+from confide.client.site.users import (
     as_owner_of,
     as_user,
     may_read,
@@ -24,7 +24,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 BECOME = """
 import os
-from confide.client.users import become, user_named
+from confide.client.site.users import become, user_named
 become(user_named("daemon"))
 try:
     os.setresuid(0, 0, 0)

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from confide.client import sums as sums_module
+from confide.client.guard.policy import Policy
 from confide.client.holder import Holder, Site
-from confide.client.policy import Policy
-from confide.client.private_step import PrivateOptimizer
+from confide.client.training import sums as sums_module
+from confide.client.training.private_step import PrivateOptimizer
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
-from confide.common.wire import Refusal, Reply, Task, Update, reply_to_bytes
+from confide.common.wire.messages import Refusal, Reply, TrainRequest, Update, reply_to_bytes
 from tests import tiny
 
 SEED = 20261130
@@ -88,7 +88,7 @@ class Witness:
         self._folder = folder
 
     def answers(
-        self, tasks: Sequence[Task], seed: int | None = SEED, *, keep: bool = False
+        self, tasks: Sequence[TrainRequest], seed: int | None = SEED, *, keep: bool = False
     ) -> Seen:
         """What is seen of the tasks, one after the other, by one holder; without a seed its noise
         is the secure one. ``keep`` keeps the updates, too."""

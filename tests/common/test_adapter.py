@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.common.adapter import (
+from confide.common.adapter.schema import (
     adapter_parameters,
     get_adapter,
     load_adapter,
@@ -15,7 +15,7 @@ from confide.common.adapter import (
     set_adapter,
 )
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from tests import tiny, warm
 

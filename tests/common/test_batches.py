@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from confide.common.batches import (
+from confide.common.machine.paths import local_or_cached
+from confide.common.models.batches import (
     MOST_PADDING,
     SMALL,
     TOKENS_PER_BATCH,
@@ -19,11 +20,10 @@ from confide.common.batches import (
     chunks_by_length,
     chunks_of_units,
 )
-from confide.common.models import LoadedModel, load_model
-from confide.common.paths import local_or_cached
+from confide.common.models.loading import LoadedModel, load_model
+from confide.common.models.trunk import Trunk
 from confide.common.settings import from_flat
 from confide.common.tasks import Example
-from confide.common.trunk import Trunk
 from confide.simulations.scenario import load_scenario, prepare
 from tests import tiny
 

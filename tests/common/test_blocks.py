@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from confide.common.blocks import BLOCK, pack, packed_size, rounding, unpack
+from confide.common.adapter.encoding import BLOCK, pack_blocks, packed_size, rounding, unpack_blocks
 from confide.common.errors import ConfideError
 
 LARGEST = {8: 127, 4: 7}
@@ -18,9 +18,9 @@ FEW = 1e-5  # of float32 arithmetic, relative
 
 
 def there_and_back(vector: Tensor, bits: int) -> Tensor:
-    payload = pack(vector, bits)
+    payload = pack_blocks(vector, bits)
     assert len(payload) == packed_size(vector.numel(), bits)
-    return unpack(payload, bits, vector.numel())
+    return unpack_blocks(payload, bits, vector.numel())
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -98,8 +98,8 @@ def test_zeros_and_the_smallest_numbers_come_back_small(bits: int) -> None:
 @pytest.mark.parametrize("size", [0, 1, 2, 63, 64, 65, 128, 129])
 def test_sizes_are_as_stated(size: int) -> None:
     blocks = math.ceil(size / BLOCK)
-    assert len(pack(torch.ones(size), 8)) == size + 4 * blocks
-    assert len(pack(torch.ones(size), 4)) == math.ceil(size / 2) + 4 * blocks
+    assert len(pack_blocks(torch.ones(size), 8)) == size + 4 * blocks
+    assert len(pack_blocks(torch.ones(size), 4)) == math.ceil(size / 2) + 4 * blocks
     for bits in (8, 4):
         assert torch.allclose(there_and_back(torch.ones(size), bits), torch.ones(size))
 
@@ -107,9 +107,9 @@ def test_sizes_are_as_stated(size: int) -> None:
 def test_a_number_that_is_never_written_is_refused() -> None:
     for bits, payload in ((8, b"\x00\x00\x80\x3f\x80"), (4, b"\x00\x00\x80\x3f\x08")):
         with pytest.raises(ConfideError, match=r"wire\.malformed"):
-            unpack(payload, bits, 1)
+            unpack_blocks(payload, bits, 1)
 
 
 def test_an_odd_half_byte_that_is_not_zero_is_refused() -> None:
     with pytest.raises(ConfideError, match=r"wire\.malformed"):
-        unpack(b"\x00\x00\x80\x3f\x11", 4, 1)
+        unpack_blocks(b"\x00\x00\x80\x3f\x11", 4, 1)

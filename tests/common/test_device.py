@@ -16,17 +16,17 @@ import pytest
 import torch
 import transformers.masking_utils
 
-from confide.client.per_example import PerExample
-from confide.client.private_step import PrivateOptimizer
-from confide.common import models
-from confide.common.adapter import get_adapter
-from confide.common.batches import EncodedText, forward
-from confide.common.device import chosen_device
+from confide.client.training.per_example import PerExample
+from confide.client.training.private_step import PrivateOptimizer
+from confide.common.adapter.schema import get_adapter
+from confide.common.adapter.tensors import chosen_device
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models import loading as models
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
+from confide.common.models.trunk import Trunk
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
-from confide.common.trunk import Trunk
 from tests import tiny
 
 META = torch.device("meta")
@@ -166,5 +166,5 @@ def test_the_arithmetic_is_that_of_the_device(monkeypatch: pytest.MonkeyPatch) -
     base: Any = SimpleNamespace(config=config, device=torch.device("cuda"))
     assert Trunk(base, 0, "auto").bfloat16
     base.device = torch.device("cpu")
-    monkeypatch.setattr("confide.common.trunk.fast_bfloat16", lambda: False)
+    monkeypatch.setattr("confide.common.models.trunk.fast_bfloat16", lambda: False)
     assert not Trunk(base, 0, "auto").bfloat16

@@ -11,8 +11,8 @@ import torch
 import transformers as t
 
 from confide.common.errors import ConfideError
-from confide.common.folder import positions, without_chance
-from confide.common.models import LoadedModel, check_model, load_model
+from confide.common.models.folder import positions, without_chance
+from confide.common.models.loading import LoadedModel, check_model, load_model
 from confide.common.settings import from_flat
 from tests import tiny
 

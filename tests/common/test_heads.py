@@ -12,8 +12,8 @@ import transformers as t
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from confide.common.batches import EncodedText, forward
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
 from tests import tiny

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from confide.common.errors import ConfideError
-from confide.common.installed import code_hash, listed_hash
+from confide.common.machine.installed import code_hash, listed_hash
 
 ROOMS = ("client", "common", "server", "simulations")
-SAY = "from confide.common.installed import code_hash; print(code_hash())"
+SAY = "from confide.common.machine.installed import code_hash; print(code_hash())"
 # As docs/deploy.md tells an auditor to make it.
 BY_HAND = "find . -name '*.py' -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum"
 

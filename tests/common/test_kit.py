@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from confide.common.errors import ConfideError
-from confide.common.kit import Kit, check_current, read_file, read_kit
+from confide.common.machine.kit import Kit, check_current, read_file, read_kit
 
 DIGEST = "a" * 64
 GOOD = {

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from confide.common import machine
-from confide.common.machine import LOOPBACK, past_proxies
+from confide.common.machine import processes as machine
+from confide.common.machine.processes import LOOPBACK, past_proxies
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_grpcs_own_variable_keeps_what_it_says() -> None:
 
 def test_the_processors_that_count_are_those_of_this_process() -> None:
     code = "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-    code += "from confide.common.machine import processors; print(processors())"
+    code += "from confide.common.machine.processes import processors; print(processors())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1"]
 

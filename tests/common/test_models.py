@@ -13,10 +13,10 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from confide.common.adapter import get_adapter
-from confide.common.batches import EncodedText, forward
+from confide.common.adapter.schema import get_adapter
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model, weights_sha256
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model, weights_sha256
 from confide.common.settings import from_flat
 from confide.common.tasks import task_for
 from confide.common.text.readers import Record

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.common.adapter import AdapterSchema
+from confide.common.adapter.parcel import HINT, Parcel, pack, sent_size, unpack
+from confide.common.adapter.schema import AdapterSchema
+from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
-from confide.common.parcel import HINT, Parcel, pack, sent_size, unpack
-from confide.common.tensors import flatten
 
 SHAPES = (("a", (2, 3)), ("b", (4,)), ("c", (1, 1)), ("d", ()))
 SCHEMA = AdapterSchema(shapes=SHAPES, trained=frozenset({"b"}))

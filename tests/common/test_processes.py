@@ -13,15 +13,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from confide.common.processes import (
+from confide.common.machine.processes import (
     SUPERVISED,
     SWITCHES,
     Kept,
     end,
-    environment,
+    flower_environment,
     last_words,
     last_words_in,
-    size_of,
+    length_of,
 )
 
 EDGE = "\u2500" * 9
@@ -49,9 +49,9 @@ def test_it_is_the_line_that_tells_of_the_failure(log: str, said: str) -> None:
 
 def test_of_a_log_that_goes_on_only_what_is_new_counts(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    assert (size_of(log), last_words_in(log)) == (0, "It said nothing.")
+    assert (length_of(log), last_words_in(log)) == (0, "It said nothing.")
     log.write_text("error of last year\n")
-    start = size_of(log)
+    start = length_of(log)
     assert last_words_in(log, start) == "It said nothing."
     with log.open("a") as more:
         more.write("INFO: all is well\n" * 100_000 + "killed by nobody\n")
@@ -62,7 +62,7 @@ def test_of_a_log_that_goes_on_only_what_is_new_counts(tmp_path: Path) -> None:
 
 CHILD = """
 import time
-from confide.common.processes import end_with_parent
+from confide.common.machine.processes import end_with_parent
 end_with_parent()
 print("ready", flush=True)
 time.sleep(60)
@@ -185,8 +185,8 @@ def test_a_program_of_flower_gets_what_is_passed_on_and_no_more(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "secret")
-    assert environment(tmp_path)["HF_TOKEN"] == "secret"
-    env = environment(tmp_path, {"LANG": "C"})
+    assert flower_environment(tmp_path)["HF_TOKEN"] == "secret"
+    env = flower_environment(tmp_path, {"LANG": "C"})
     assert "secret" not in env.values()
     assert env.items() >= {**SWITCHES, "LANG": "C", "FLWR_HOME": str(tmp_path)}.items()
     assert env["PATH"].split(os.pathsep)[0] == str(Path(sys.executable).parent)

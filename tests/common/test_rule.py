@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from confide.common.cli import add_commands
 from confide.common.errors import ConfideError
-from confide.common.rule import found
 from confide.common.settings import from_flat, hint, known_keys, rules, spelled
+from confide.common.settings.rule import found
 from confide.simulations.scenario import load_scenario, run_config
 from confide.simulations.space import parse_space
 from tests import tiny
@@ -178,8 +178,8 @@ def test_no_noise_is_never_asked_for_by_a_zero_that_means_calibrate(zero: float)
 
 
 def test_alpha_may_be_a_fraction_as_in_peft(tiny_model: Path, tmp_path: Path) -> None:
-    from confide.common.adapter import save_adapter
-    from confide.common.models import load_model
+    from confide.common.adapter.schema import save_adapter
+    from confide.common.models.loading import load_model
 
     flat = tiny.config(tiny_model, tmp_path, tmp_path)
     for alpha, written in ((2.5, 2.5), (5, 5)):

@@ -15,7 +15,7 @@ from confide.common.sums import (
     is_sum,
     largest_loss,
     noise_of,
-    size_of,
+    numbers_in_sum,
     steps_of_sums,
     sums_of,
     with_counted,
@@ -63,7 +63,7 @@ def test_weights_and_rates_may_both_be_counted_by_one_sum() -> None:
 
 def test_sizes_noise_and_steps_are_those_of_the_settings() -> None:
     asked = settings(privacy__sum_noise=5.0, **BOTH)
-    assert [size_of(kind, asked) for kind in Sum] == [3, 2, 2]
+    assert [numbers_in_sum(kind, asked) for kind in Sum] == [3, 2, 2]
     assert noise_of(asked) == 5.0
     two = GaussianSteps(noise_multiplier=5.0, sampling_rate=1.0, steps=2)
     assert steps_of_sums(asked) == (two,)

@@ -11,7 +11,7 @@ import transformers as t
 from peft import LoraConfig, get_peft_model
 
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from tests import tiny
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from confide.common import models
-from confide.common.batches import EncodedText, Room, chunks_by_length, forward
-from confide.common.models import LoadedModel, load_model
+from confide.common.models import loading as models
+from confide.common.models.batches import EncodedText, Room, chunks_by_length, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks import task_for
 from confide.common.text.readers import Record

@@ -8,25 +8,25 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
-from confide.common.encoding import decode_vector, encode_vector, encoded_size, rounding_of
+from confide.common.adapter.encoding import decode_vector, encode_vector, encoded_size, rounding_of
 from confide.common.errors import ConfideError
-from confide.common.wire import (
+from confide.common.wire.messages import (
     Ready,
     Refusal,
-    Task,
+    TrainRequest,
     Update,
     reply_from_bytes,
     reply_from_records,
     reply_to_bytes,
     reply_to_records,
-    task_from_bytes,
-    task_from_records,
-    task_to_bytes,
-    task_to_records,
+    request_from_bytes,
+    request_from_records,
+    request_to_bytes,
+    request_to_records,
 )
 from tests.messages import altered, framed, opened, record
 
-TASK = Task(
+TASK = TrainRequest(
     run="r",
     round=3,
     settings={"a.b": 1, "c.d": "x"},
@@ -48,21 +48,21 @@ UPDATE = Update(
 
 
 def test_tasks_and_replies_come_back_as_they_went() -> None:
-    assert task_from_records(task_to_records(TASK)) == TASK
+    assert request_from_records(request_to_records(TASK)) == TASK
     assert reply_from_records(reply_to_records(UPDATE)) == UPDATE
     refusal = Refusal(holder="h", task_hash="t", code="policy.max-delta")
     ready = Ready(holder="h", task_hash="t")
     for reply in (refusal, ready):
         assert reply_from_records(reply_to_records(reply)) == reply
     asks = dataclasses.replace(TASK, dry=True)
-    assert task_from_records(task_to_records(asks)) == asks
+    assert request_from_records(request_to_records(asks)) == asks
 
 
 def test_they_come_back_from_bytes_as_well() -> None:
     asks = dataclasses.replace(TASK, dry=True)
     for task in (TASK, asks, dataclasses.replace(TASK, merged=b"12345678")):
-        assert task_from_bytes(task_to_bytes(task)) == task
-    assert task_from_bytes(task_to_bytes(TASK)).hash == TASK.hash
+        assert request_from_bytes(request_to_bytes(task)) == task
+    assert request_from_bytes(request_to_bytes(TASK)).hash == TASK.hash
     refusal = Refusal(holder="h", task_hash="t", code="policy.max-delta")
     for reply in (UPDATE, refusal, Ready(holder="h", task_hash="t")):
         assert reply_from_bytes(reply_to_bytes(reply)) == reply
@@ -95,7 +95,7 @@ def test_they_come_back_from_bytes_as_well() -> None:
     ],
 )
 def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
-    for parse in (task_from_bytes, reply_from_bytes):
+    for parse in (request_from_bytes, reply_from_bytes):
         with pytest.raises(ConfideError) as caught:
             parse(data)
         assert caught.value.code == "wire.malformed"
@@ -105,7 +105,7 @@ def test_every_part_of_a_task_is_in_its_hash() -> None:
     changes = {"run": "q", "round": 4, "settings": {"a.b": 2}, "schema": "z", "adapter": b"1235"}
     changes |= {"sent": "10", "rest": "1" * 64, "merged": b"5"}
     # Whether a task only asks is no part of what a ledger is charged for: a dry one never is.
-    assert {*changes, "dry"} == {f.name for f in dataclasses.fields(Task)}
+    assert {*changes, "dry"} == {f.name for f in dataclasses.fields(TrainRequest)}
     hashes = {dataclasses.replace(TASK, **{k: v}).hash for k, v in changes.items()}
     assert len(hashes | {TASK.hash}) == len(changes) + 1
 
@@ -186,17 +186,17 @@ def test_a_field_of_the_wrong_kind_is_refused(field: str, value: object) -> None
 )  # fmt: skip
 def test_a_task_that_does_not_say_what_it_leaves_out_is_refused(field: str, value: object) -> None:
     with pytest.raises(ConfideError, match=r"wire\.malformed"):
-        task_from_records(altered(task_to_records(TASK), **{field: value}))
+        request_from_records(altered(request_to_records(TASK), **{field: value}))
 
 
 def test_lengths_are_what_they_claim_and_the_header_is_small() -> None:
     for merged in (-1, 5, 2**31, True, "4"):  # of four bytes that are there
         with pytest.raises(ConfideError, match=r"wire\.malformed"):
-            task_from_records(altered(task_to_records(TASK), merged=merged))
-    for records in (task_to_records(TASK), reply_to_records(UPDATE)):
+            request_from_records(altered(request_to_records(TASK), merged=merged))
+    for records in (request_to_records(TASK), reply_to_records(UPDATE)):
         header, payload = opened(records)
         assert payload in (TASK.adapter, UPDATE.values)
         large = altered(records, **{next(iter(header)): "x" * 70_000})
-        for parse in (task_from_records, reply_from_records):
+        for parse in (request_from_records, reply_from_records):
             with pytest.raises(ConfideError, match=r"wire\.malformed"):
                 parse(large)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages import Reply, TrainRequest
 from confide.server import rounds
 from confide.server.checkpoint import FILE, Checkpoint
 from confide.server.run import run
@@ -39,12 +39,12 @@ class Dying(Transport):
         super().__init__(members)
         self.place, self.at = place, at
 
-    def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         if (self.place, self.at) == ("asked", task.round):
             die()
         return super().ask(nodes, task, timeout)
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if (self.place, self.at) == ("answered", task.round):
             die()
         return replies

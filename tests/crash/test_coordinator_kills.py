@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from confide.common.adapter import WEIGHTS_FILE
+from confide.common.adapter.schema import WEIGHTS_FILE
 from confide.common.privacy.ledger import Ledger
 from confide.server.checkpoint import FILE
 from confide.server.run import run

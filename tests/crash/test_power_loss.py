@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from confide.common.errors import ConfideError
+from confide.common.privacy import ledger as ledger_file
 from confide.common.privacy import ledger as ledger_module
-from confide.common.privacy import ledger_file
 from confide.common.privacy.ledger import Charge, Ledger
 from confide.common.privacy.plan import Plan
 from tests.crash.disk import Acknowledged, Disk, Event, Files, Tears, after, failures

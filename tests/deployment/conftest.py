@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from confide.client.users import may_read, user_named
-from confide.common.kit import Kit, read_kit
+from confide.client.site.users import may_read, user_named
+from confide.common.machine.kit import Kit, read_kit
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(sys.executable).parent

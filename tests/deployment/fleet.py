@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from confide.client.join import status
+from confide.client.site.join import status
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
 from confide.server.deploy import provision as work

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from confide.client import frames
-from confide.client.budget import make_ledger
-from confide.client.join import status
-from confide.client.policy import Policy
-from confide.client.relay import relay
+from confide.client.app import relay
+from confide.client.guard.policy import Policy
+from confide.client.site import unix_socket
+from confide.client.site.budget import make_ledger
+from confide.client.site.join import status
 from confide.common.errors import ConfideError
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages import Reply, TrainRequest
 from tests import tiny
 from tests.client.conftest import Place
 from tests.client.marked import move_to_marked_folder
@@ -72,13 +72,13 @@ class House:
         except ConfideError:
             return None
 
-    def ask(self, task: Task) -> Reply:
+    def ask(self, task: TrainRequest) -> Reply:
         return relay(task, self.socket)
 
     def raw(self, data: bytes) -> bytes:
         """Whatever comes back on these bytes."""
         came = b""
-        with frames.connect(self.socket, 10) as call:
+        with unix_socket.connect(self.socket, 10) as call:
             try:
                 call.sendall(data)
                 call.shutdown(1)

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from confide.common.kit import read_kit
+from confide.common.machine.kit import read_kit
 from tests.deployment.running import needs_nginx
 from tests.deployment.test_deploy_page import (
     Shells,

@@ -26,8 +26,8 @@ import psutil
 import pytest
 from flwr.cli.build import build_fab_from_disk
 
-from confide.client.join import status
-from confide.common.wire import Update, reply_from_bytes, task_to_bytes
+from confide.client.site.join import status
+from confide.common.wire.messages import Update, reply_from_bytes, request_to_bytes
 from confide.server.deploy.keys import write_ca
 from tests.client.marked import PLACE_MARKER
 from tests.deployment.conftest import (
@@ -49,7 +49,9 @@ from pathlib import Path
 from flwr.app import Message
 from flwr.common.serde import recorddict_to_proto
 from flwr.serverapp import ServerApp
-from confide.common.wire import reply_from_records, reply_to_bytes, task_from_bytes, task_to_records
+from confide.common.wire.messages import (
+    reply_from_records, reply_to_bytes, request_from_bytes, request_to_records
+)
 
 app = ServerApp()
 
@@ -58,10 +60,9 @@ def main(grid, context):
     run = context.run_config
     while len(nodes := list(grid.get_node_ids())) < run["nodes"]:
         time.sleep(0.2)
-    task = task_from_bytes(Path(run["task"]).read_bytes())
-    asked = [
-        Message(content=task_to_records(task), message_type="train", dst_node_id=n) for n in nodes
-    ]
+    task = request_from_bytes(Path(run["task"]).read_bytes())
+    content = request_to_records(task)
+    asked = [Message(content=content, message_type="train", dst_node_id=n) for n in nodes]
     told = []
     for reply in grid.send_and_receive(asked, timeout=300):
         if reply.has_error():
@@ -102,7 +103,7 @@ def train(message, context):
             line, state = (place / "cmdline").read_bytes(), (place / "status").read_text()
         except OSError:
             continue
-        if b"confide.client.supernode" in line and f"Uid:\\t{os.getuid()}\\t" in state:
+        if b"confide.client.site.supernode" in line and f"Uid:\\t{os.getuid()}\\t" in state:
             for number in range(3, 12):
                 found["tried"][f"file {number}"] = tried(place / "fd" / str(number))
     reply.content["found"] = ConfigRecord({"json": json.dumps(found)})
@@ -125,7 +126,7 @@ class Federation:
 
     def run(self) -> list[dict[str, Any]]:
         folder = self.coordinator.folder
-        (folder / "task").write_bytes(task_to_bytes(self.house.place.task()))
+        (folder / "task").write_bytes(request_to_bytes(self.house.place.task()))
         secret = [str(self.house.place.data), str(folder / "forced" / "node.key")]
         app = write_bundle(
             folder / "app",

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from confide.client.join import status
+from confide.client.site.join import status
 from confide.common.errors import ConfideError
 from tests import tiny
 from tests.client.marked import PLACE_MARKER, marked_rows

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import load_ssh_private_key, l
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from confide.common.errors import ConfideError
-from confide.common.kit import read_kit
+from confide.common.machine.kit import read_kit
 from confide.common.settings import known_keys
 from confide.server.deploy import provision as work
 from confide.server.deploy.bundle import bundle_hash, check_bundle

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from confide.client import frames
 from confide.client.holder import Holder
-from confide.client.join import status
-from confide.common.installed import code_hash
+from confide.client.site import unix_socket
+from confide.client.site.join import status
+from confide.common.machine.installed import code_hash
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Refusal, Update, reply_to_bytes, task_to_bytes
+from confide.common.wire.messages import Refusal, Update, reply_to_bytes, request_to_bytes
 from tests.client.marked import MARKER, PLACE_MARKER
 from tests.deployment.conftest import ROOT
 from tests.deployment.house import House
@@ -120,7 +120,7 @@ def test_hostile_bytes_are_answered_with_codes_and_nothing_of_the_text_comes_out
     house: House,
 ) -> None:
     rng = random.Random(7)
-    task = task_to_bytes(house.place.task(run="run-4", number=2))
+    task = request_to_bytes(house.place.task(run="run-4", number=2))
     came = b""
     for _ in range(150):
         body = bytearray(task)
@@ -143,8 +143,8 @@ def test_the_log_is_lines_of_json_without_a_marker_of_the_text(house: House) -> 
 def test_killed_in_mid_round_and_started_again_it_has_charged_once(house: House) -> None:
     task = house.place.task(run="run-5")
     before = house.place.charges()
-    with frames.connect(house.socket, 30) as call:
-        frames.send(call, frames.TASK, task_to_bytes(task))
+    with unix_socket.connect(house.socket, 30) as call:
+        unix_socket.send(call, unix_socket.TASK, request_to_bytes(task))
         deadline = time.monotonic() + 30
         while house.place.charges() == before and time.monotonic() < deadline:
             time.sleep(0.002)

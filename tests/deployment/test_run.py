@@ -18,7 +18,7 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import NO_ADAPTER, Task
+from confide.common.wire.messages import NO_ADAPTER, TrainRequest
 from confide.server.deploy import door, flower, members
 from confide.server.deploy import run as module
 from confide.server.deploy.federation import Federation, Holder
@@ -84,7 +84,7 @@ class Fake:
 
     def live(self, number: int, states: dict[int, str]) -> None:
         assert self.folder is not None
-        task = Task(run=self.folder.id, round=number, settings={}, **NO_ADAPTER)
+        task = TrainRequest(run=self.folder.id, round=number, settings={}, **NO_ADAPTER)
         live_file(self.configs[-1])(task, states)
 
     def end(self, status: str = "finished", code: str = "", message: str = "") -> None:

@@ -7,28 +7,28 @@ from __future__ import annotations
 
 from tests.mutants.table import Mutant
 
-_RUNS, _RUNS_TESTS = "client/runs.py", ("tests/client/test_runs.py",)
+_RUNS, _RUNS_TESTS = "client/guard/runs.py", ("tests/client/test_runs.py",)
 _OUTGOING_TESTS = ("tests/client/test_outgoing.py", "tests/client/test_consent.py")
 
 HOLDER_MUTANTS = (
     # --- root, and the folders of others ---
     Mutant(
         "root makes a socket in anybody's folder",
-        "client/doorway.py",
+        "client/site/unix_socket.py",
         "    if os.geteuid() != 0:\n        return\n",
         "    if os.geteuid() >= 0:\n        return\n",
-        ("tests/client/test_doorway.py",),
+        ("tests/client/test_unix_socket_attacked.py",),
     ),
     Mutant(
         "root hands a kit's links to the network",
-        "common/kit.py",
+        "common/machine/kit.py",
         "os.O_NOFOLLOW if owner != 0 and os.geteuid() == 0 else 0",
         "0",
         ("tests/common/test_kit.py",),
     ),
     Mutant(
         "root reads another's ledger as root",
-        "client/users.py",
+        "client/site/users.py",
         "    owner = folder.stat() if os.geteuid() == 0 and folder.is_dir() else None\n",
         "    owner = None\n",
         ("tests/client/test_users.py", "tests/client/test_ledger_cli.py"),
@@ -42,14 +42,14 @@ HOLDER_MUTANTS = (
     ),
     Mutant(
         "a namespace is entered before it is known to work",
-        "client/isolation.py",
+        "client/site/isolation.py",
         "    return _as_child(lambda: _enter(user, group)) and _enter(user, group)\n",
         "    return _enter(user, group)\n",
         ("tests/client/test_isolation.py",),
     ),
     Mutant(
         "whoever connects is told everything",
-        "client/resident.py",
+        "client/site/resident.py",
         "self.status(own=_is_own(caller))",
         "self.status(own=True)",
         ("tests/client/test_resident.py",),
@@ -57,14 +57,14 @@ HOLDER_MUTANTS = (
     # --- the ledger over time ---
     Mutant(
         "a resident makes the ledger that it lacks",
-        "client/resident_main.py",
+        "client/site/resident_main.py",
         "Ledger.open(residence.ledger, create=False).close()",
         "Ledger.open(residence.ledger).close()",
         ("tests/deployment/test_resident.py::test_without_its_ledger_nothing_is_served",),
     ),
     Mutant(
         "a join starts a new ledger without a word",
-        "client/join_cli.py",
+        "client/commands/join.py",
         "    if unasked and not agreed:\n",
         "    if unasked and agreed:\n",
         ("tests/client/test_setup_cli.py",),
@@ -99,7 +99,7 @@ HOLDER_MUTANTS = (
     ),
     Mutant(
         "no code is booked",
-        "client/desk.py",
+        "client/site/resident.py",
         "            bundle=code_hash(),\n",
         '            bundle="",\n',
         ("tests/deployment/test_resident.py",),
@@ -137,20 +137,20 @@ HOLDER_MUTANTS = (
     Mutant(
         "nobody asks for the administrator's word",
         "client/holder.py",
-        "        check_run(task.run, settings, self.site.policy, self.site.ledger)\n",
+        "        check_run(request.run, settings, self.site.policy, self.site.ledger)\n",
         "",
         _RUNS_TESTS,
     ),
     Mutant(
         "the consent is silent about sums",
-        "common/outgoing.py",
+        "common/wire/outgoing.py",
         "*([asked] if sums else [])",
         "*([asked] if not sums else [])",
         _OUTGOING_TESTS,
     ),
     Mutant(
         "what the newest run may still spend counts as left",
-        "client/budget.py",
+        "client/site/budget.py",
         "max(0.0, self.limit - self.taken) if self.open",
         "max(0.0, self.limit - self.spent) if self.open",
         ("tests/client/test_budget.py",),
@@ -159,8 +159,8 @@ HOLDER_MUTANTS = (
     Mutant(
         "who only asks is charged",
         "client/holder.py",
-        "        if task.dry:\n            return Ready",
-        "        if task.round < 0:\n            return Ready",
+        "        if request.dry:\n            return Ready",
+        "        if request.round < 0:\n            return Ready",
         ("tests/client/test_holder.py",),
     ),
     Mutant(
@@ -173,7 +173,7 @@ HOLDER_MUTANTS = (
     Mutant(
         "nobody is asked before the first charge",
         "server/rounds.py",
-        "            self._able.ask(self._next_task(state), there, self._folder)\n",
+        "            self._able.ask(self._next_request(state), there, self._folder)\n",
         "            del there\n",
         ("tests/server/test_ready.py",),
     ),

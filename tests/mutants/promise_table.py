@@ -9,8 +9,12 @@ from tests.mutants.table import Mutant
 
 _SEEN = ("tests/client/test_non_interference.py",)
 _COUNTED = ("tests/client/test_count_hidden.py",)
-_HOLDER, _CORPUS, _TRAINER = "client/holder.py", "client/corpus.py", "client/trainer.py"
-_CONTRACT = "client/contract.py"
+_HOLDER, _CORPUS, _TRAINER = (
+    "client/holder.py",
+    "client/text/corpus.py",
+    "client/training/trainer.py",
+)
+_CONTRACT = "client/guard/contract.py"
 
 PROMISE_MUTANTS = (
     Mutant(
@@ -109,7 +113,7 @@ PROMISE_MUTANTS = (
     ),
     Mutant(
         "one mask of dropout for all records",
-        "common/combinations.py",
+        "common/settings/combinations.py",
         '    if s.lora.dropout and s.privacy.trust != "off":\n',
         "    if False:\n",
         (f"{_SEEN[0]}::test_dropout_of_adapters_shows_no_record",),
@@ -137,7 +141,7 @@ PROMISE_MUTANTS = (
     ),
     Mutant(
         "a policy without a contract takes any text",
-        "client/policy.py",
+        "client/guard/policy.py",
         "    elif not policy.allow_any_data:\n        raise missing()\n",
         "",
         ("tests/client/test_policy.py",),
@@ -145,9 +149,11 @@ PROMISE_MUTANTS = (
     Mutant(
         "a refused task makes a ledger",
         _HOLDER,
-        "        settings = from_flat(task.settings)\n        review(settings, self.site.policy)\n",
+        "        settings = from_flat(request.settings)\n"
+        "        review(settings, self.site.policy)\n",
         "        Ledger.open(self.site.ledger).close()\n"
-        "        settings = from_flat(task.settings)\n        review(settings, self.site.policy)\n",
+        "        settings = from_flat(request.settings)\n"
+        "        review(settings, self.site.policy)\n",
         (f"{_SEEN[0]}::test_no_request_of_the_bank_shows_a_record",),
     ),
     Mutant(
@@ -177,15 +183,15 @@ PROMISE_MUTANTS = (
     ),
     Mutant(
         "a link's owner alone is looked at",
-        "client/users.py",
+        "client/site/users.py",
         "        if found.st_uid != 0:\n            return place\n        if stat.S_ISLNK",
         "        if found.st_uid != 0 and stat.S_ISLNK(found.st_mode):\n"
         "            return place\n        if stat.S_ISLNK",
-        ("tests/client/test_doorway.py",),
+        ("tests/client/test_unix_socket_attacked.py",),
     ),
     Mutant(
         "a sum is as long as the text is",
-        "client/private_step.py",
+        "client/training/private_step.py",
         "        shorter = min(1.0, self._longest / norm) if norm > 0 else 1.0\n",
         "        shorter = 1.0\n",
         ("tests/client/test_private_step.py",),

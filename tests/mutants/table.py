@@ -21,20 +21,20 @@ class Mutant:
     tests: tuple[str, ...]
 
 
-_STEP = "client/private_step.py"
+_STEP = "client/training/private_step.py"
 _STEP_TESTS = ("tests/client/test_private_step.py",)
-_TRAINER = "client/trainer.py"
+_TRAINER = "client/training/trainer.py"
 _TRAINER_TESTS = ("tests/client/test_trainer.py",)
 _PLAN = "common/privacy/plan.py"
 _PLAN_TESTS = ("tests/common/privacy/test_plan.py",)
 _NOISE = "common/privacy/noise.py"
 _NOISE_TESTS = ("tests/common/privacy/test_noise.py",)
-_LORA = "client/per_example/lora.py"
+_LORA = "client/training/per_example/lora.py"
 _GRADIENT_TESTS = ("tests/client/test_per_example.py",)
 _VARIANT_TESTS = ("tests/client/test_per_example_variants.py",)
 _HOLDER = "client/holder.py"
 _HOLDER_TESTS = ("tests/client/test_holder.py",)
-_SUMS = "client/sums.py"
+_SUMS = "client/training/sums.py"
 _SUM_TESTS = ("tests/client/test_sums.py",)
 _LEDGER = "common/privacy/ledger.py"
 _LEDGER_TESTS = ("tests/common/privacy/test_ledger.py",)
@@ -202,9 +202,9 @@ MUTANTS = (
     Mutant(
         "an empty batch takes no step",
         _STEP,
-        "        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))\n"
-        "    optimizer.step()",
-        "        parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))",
+        "            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))\n"
+        "        self.step()",
+        "            parameter.grad_sample = parameter.new_zeros((0, *parameter.shape))",
         _STEP_TESTS,
     ),
     Mutant(
@@ -287,28 +287,28 @@ MUTANTS = (
     ),
     Mutant(
         "the self-check looks at short texts alone",
-        "client/self_check.py",
+        "client/training/self_check.py",
         "    if pair > max(_LENGTHS):",
         "    if pair > 10**9:",
         ("tests/client/test_self_check.py",),
     ),
     Mutant(
         "the self-check holds the frozen layers against themselves",
-        "client/self_check.py",
+        "client/training/self_check.py",
         "whole = replace(loaded, trunk=loaded.trunk.whole())",
         "whole = loaded",
         ("tests/client/test_self_check.py",),
     ),
     Mutant(
         "the frozen model trains in training mode",
-        "client/per_example/engine.py",
+        "client/training/per_example/engine.py",
         "        self._module.eval()\n        self._module.training = True",
         "        self._module.train()",
         ("tests/client/test_per_example_state.py",),
     ),
     Mutant(
         "gradients are not held against those of each example alone",
-        "client/self_check.py",
+        "client/training/self_check.py",
         "        if _off(found, expected) > _allowed(loaded):",
         "        if False:",
         ("tests/client/test_self_check.py",),
@@ -322,7 +322,7 @@ MUTANTS = (
     ),
     Mutant(
         "masks drawn on from the record before",
-        "common/batches.py",
+        "common/models/batches.py",
         "            examples = [loaded.task.redraw(e, loaded, draws(i)) for i, e in pairs]",
         "            common = draws(0)\n"
         "            examples = [loaded.task.redraw(e, loaded, common) for i, e in pairs]",
@@ -359,7 +359,7 @@ MUTANTS = (
     ),
     Mutant(
         "a layer that is called twice keeps the last",
-        "client/per_example/record.py",
+        "client/training/per_example/record.py",
         "kept.grad_sample = known + rows",
         "kept.grad_sample = rows",
         _GRADIENT_TESTS,
@@ -590,7 +590,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is not finite may leave",
-        "client/release.py",
+        "client/guard/release.py",
         "    if not torch.isfinite(decode_vector(values, encoding, change.numel())).all():",
         "    if False:",
         ("tests/client/test_release.py",),
@@ -655,7 +655,7 @@ MUTANTS = (
     Mutant(
         "a sum as often as one likes",
         _HOLDER,
-        "full, what = task.round in charged,",
+        "full, what = request.round in charged,",
         "full, what = False,",
         _SUM_TESTS,
     ),
@@ -668,7 +668,7 @@ MUTANTS = (
     ),
     Mutant(
         "a policy without sums is passed by",
-        "client/policy.py",
+        "client/guard/policy.py",
         "    if not policy.allow_sums:\n",
         "    if False:\n",
         _SUM_TESTS,
@@ -726,7 +726,7 @@ MUTANTS = (
     ),
     Mutant(
         "one rank alone, and the policy's is no limit",
-        "client/policy.py",
+        "client/guard/policy.py",
         "not method_of(settings.aggregate.method).ranks:",
         "False:",
         ("tests/server/test_ranks.py", "tests/client/test_policy.py"),
@@ -755,7 +755,7 @@ MUTANTS = (
     ),
     Mutant(
         "what is added is no part of the task's hash",
-        "common/wire.py",
+        "common/wire/messages.py",
         "if self.merged else []",
         "if False else []",
         ("tests/server/test_merged.py",),
@@ -805,10 +805,10 @@ MUTANTS = (
     ),
     Mutant(
         "a holder's B begins anew in every round",
-        "client/personal.py",
+        "client/training/personal.py",
         "if path.exists() else {}",
         "if False else {}",
-        ("tests/server/test_fedsa.py",),
+        (_CONTRACT,),
     ),
     Mutant(
         "the coordinator's B is read",
@@ -819,7 +819,7 @@ MUTANTS = (
     ),
     Mutant(
         "a damaged B goes unnoticed",
-        "client/personal.py",
+        "client/training/personal.py",
         "        if schema is not None:",
         "        if False:",
         ("tests/client/test_personal.py",),
@@ -842,7 +842,8 @@ MUTANTS = (
     Mutant(
         "an answer to any task is let in",
         _GATE,
-        "    if (update.task_hash, update.run, update.round) != (task.hash, task.run, task.round):",
+        "    if (update.task_hash, update.run, update.round) !="
+        " (request.hash, request.run, request.round):",
         "    if False:",
         _GATE_TESTS,
     ),
@@ -984,7 +985,7 @@ MUTANTS = (
     ),
     Mutant(
         "other initial values are taken for the coordinator's",
-        "common/parcel.py",
+        "common/adapter/parcel.py",
         "    if _digest(initial, rest) != parcel.rest:",
         "    if False:",
         ("tests/common/test_parcel.py",),
@@ -1092,70 +1093,70 @@ MUTANTS = (
     # --- the deployed holder ---
     Mutant(
         "any bundle runs",
-        "client/supernode.py",
+        "client/site/supernode.py",
         "        if found not in bundles or found != digest:",
         "        if False:",
         ("tests/client/test_supernode.py",),
     ),
     Mutant(
         "a pinned bundle under another name runs",
-        "client/supernode.py",
+        "client/site/supernode.py",
         "        if found not in bundles or found != digest:",
         "        if found not in bundles:",
         ("tests/client/test_supernode.py",),
     ),
     Mutant(
         "a lock is taken at its word",
-        "client/isolation.py",
+        "client/site/isolation.py",
         "    if held and way_out is None:",
         "    if held:",
         ("tests/client/test_isolation.py",),
     ),
     Mutant(
         "the filter lets every socket through",
-        "client/isolation.py",
+        "client/site/isolation.py",
         "        (_EQUAL, 0, 2, socket_call),",
         "        (_EQUAL, 0, 2, 0xFFFF),",
         ("tests/client/test_isolation.py",),
     ),
     Mutant(
         "two tasks at a time",
-        "client/resident.py",
+        "client/site/resident.py",
         "            with self._turn:",
         "            with Lock():",
         ("tests/client/test_resident.py",),
     ),
     Mutant(
         "any word of the gateway's is kept",
-        "client/connection.py",
+        "client/site/connection.py",
         "        if code not in MEANINGS:",
         "        if False:",
         ("tests/client/test_connection.py",),
     ),
     Mutant(
         "a gateway that is heard no more is connected for ever",
-        "client/connection.py",
+        "client/site/connection.py",
         "if self._code == CONNECTED and self._clock() - self._heard > SILENT_SECONDS:",
         "if False:",
         ("tests/client/test_connection.py",),
     ),
     Mutant(
         "a status without a connection is well",
-        "client/join_cli.py",
+        "client/commands/join.py",
         'if report.get("alive") is not True or not (connected or resident):',
         'if report.get("alive") is not True:',
         ("tests/client/test_setup_cli.py",),
     ),
     Mutant(
         "a renewed kit brings what lay there before",
-        "server/deploy/kit.py",
+        "server/deploy/provision.py",
         "    (kit / POLICY_FILE).unlink(missing_ok=True)\n",
         "",
         ("tests/deployment/test_provision.py",),
     ),
     Mutant(
         "the whole environment is handed on",
-        "client/gateway.py",
+        "client/site/gateway.py",
         "for name in _PASSED_ON if name in os.environ}",
         "for name in os.environ}",
         ("tests/client/test_gateway.py",),

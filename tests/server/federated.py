@@ -10,13 +10,13 @@ from typing import Any
 
 from torch import Tensor
 
+from confide.client.guard.policy import SIMULATION, Policy
 from confide.client.holder import Holder, Site
-from confide.client.policy import SIMULATION, Policy
-from confide.common.encoding import decode_vector
-from confide.common.models import LoadedModel
-from confide.common.parcel import Parcel, unpack
+from confide.common.adapter.encoding import decode_vector
+from confide.common.adapter.parcel import Parcel, unpack
+from confide.common.models.loading import LoadedModel
 from confide.common.privacy.noise import SecureGenerator
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages import Reply, TrainRequest
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import InProcessTransport
 from tests import tiny
@@ -27,7 +27,7 @@ NOISE = 2.0
 class SeededHolder(Holder):
     """Draws the same noise for the same round, so that two runs can be compared bit for bit."""
 
-    def handle(self, task: Task) -> Reply:
+    def handle(self, task: TrainRequest) -> Reply:
         seed = zlib.crc32(f"{self.site.name}/{task.round}".encode())
         self._generator = SecureGenerator.insecure_seeded(seed)
         return super().handle(task)
@@ -53,15 +53,15 @@ class Transport(InProcessTransport):
 
     def __init__(self, members: Sequence[Holder]) -> None:
         super().__init__(members)
-        self.tasks: list[Task] = []
+        self.tasks: list[TrainRequest] = []
         self.asked: list[list[int]] = []
 
-    def ask(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Sequence[int], task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         self.tasks.append(task)
         self.asked.append(list(nodes))
         return self.spoil(task, dict(super().ask(nodes, task, timeout)))
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return replies
 
 
@@ -77,7 +77,7 @@ def events(folder: RunFolder | Path, kind: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["event"] == kind]
 
 
-def received(task: Task, loaded: LoadedModel) -> Tensor:
+def received(task: TrainRequest, loaded: LoadedModel) -> Tensor:
     """The whole adapter (N,) that a holder makes of a task."""
     values = decode_vector(task.adapter, "fp32", len(task.adapter) // 4)
     return unpack(loaded.schema, Parcel(task.sent, values, task.rest), loaded.initial)

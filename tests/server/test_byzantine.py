@@ -19,12 +19,19 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from torch import Tensor
 
-from confide.common.adapter import AdapterSchema
-from confide.common.combinations import ROBUST
-from confide.common.encoding import decode_vector, encode_vector
+from confide.common.adapter.encoding import decode_vector, encode_vector
+from confide.common.adapter.schema import AdapterSchema
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import Refusal, Reply, Task, Update, reply_from_records, reply_to_records
+from confide.common.settings.combinations import ROBUST
+from confide.common.wire.messages import (
+    Refusal,
+    Reply,
+    TrainRequest,
+    Update,
+    reply_from_records,
+    reply_to_records,
+)
 from confide.server.aggregation import OUTLIER, Combined, combine
 from confide.server.gate import judge
 from confide.server.run import run
@@ -35,7 +42,7 @@ from tests.server.test_gate import receipt
 
 SIZE = 4000
 SCHEMA = AdapterSchema(shapes=(("head", (SIZE,)),), trained=frozenset({"head"}))
-TASK = Task(
+TASK = TrainRequest(
     run="20260101-000000-t",
     round=2,
     settings={},
@@ -210,7 +217,7 @@ class _Hostile(Transport):
 
     bad = 1
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         payload, _ = PAYLOADS[IDS[task.round - 1]]
         return {**replies, **{node: self._bad(payload, replies[node]) for node in self.hostile}}
 

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from confide.common.paths import public_name
+from confide.common.machine.paths import public_name
 from confide.common.settings import from_flat
 from confide.common.tasks.card import literal
 from confide.server.card import model_card, terms_of

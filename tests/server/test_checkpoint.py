@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from confide.common.adapter import AdapterSchema
+from confide.common.adapter.schema import AdapterSchema
 from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps
 from confide.common.privacy.ledger import Receipt

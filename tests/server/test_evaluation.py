@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.client.trainer import Trainer
-from confide.common.adapter import set_adapter
-from confide.common.batches import EncodedText
+from confide.client.training.trainer import Trainer
+from confide.common.adapter.schema import set_adapter
+from confide.common.adapter.tensors import unflatten
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import Settings, from_flat
 from confide.common.tasks import task_for
-from confide.common.tensors import unflatten
 from confide.common.text.readers import read_records
 from confide.server.evaluation import public_evaluator
 from tests import tiny

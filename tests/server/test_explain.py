@@ -17,15 +17,23 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from confide.__main__ import build_app
-from confide.common.adapter import save_adapter
+from confide.common.adapter.schema import save_adapter
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models.loading import load_model
 from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import task_for
 from confide.common.tasks.classification import Classification
 from confide.server import explain as module
-from confide.server.explain import TOLERANCE, Explanation, explain, explained
-from confide.server.explain_page import marked, render, summary, terminal
+from confide.server.explain import (
+    TOLERANCE,
+    Explanation,
+    explain,
+    explained,
+    marked,
+    render,
+    summary,
+    terminal,
+)
 from confide.server.predict import open_run, predict
 from confide.server.run import run
 from confide.server.run_folder import RunFolder

@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from confide.client import holder as holder_module
-from confide.client.trainer import Trainer
+from confide.client.training.trainer import Trainer
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Refusal, Reply, Task, Update
+from confide.common.wire.messages import Refusal, Reply, TrainRequest, Update
 from tests.server.federated import SeededHolder
 from tests.server.test_rounds import NAMES, Bench, Spoil
 
@@ -45,7 +45,7 @@ def booked(bench: Bench) -> list[int]:
     return steps
 
 
-def silence(task: Task, replies: Mapping[int, Reply]) -> Mapping[int, Reply]:
+def silence(task: TrainRequest, replies: Mapping[int, Reply]) -> Mapping[int, Reply]:
     """What a transport makes of a holder that it hears nothing from."""
     missing = Refusal(holder="", task_hash=task.hash, code="transport.no-answer")
     return {**replies, SECOND: missing}
@@ -95,7 +95,7 @@ def test_a_holder_that_crashes_in_mid_round_stays_charged_and_takes_part_again(
 
     monkeypatch.setattr(what, name, dies)
 
-    def restart(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def restart(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         members = bench.transport._holders
         members[SECOND] = SeededHolder(members[SECOND].site)
         return silence(task, replies)
@@ -110,7 +110,7 @@ def test_a_holder_that_crashes_in_mid_round_stays_charged_and_takes_part_again(
 def test_an_answer_that_comes_after_its_round_is_refused_and_changes_nothing(make: Make) -> None:
     bench, late = make(), list[Reply]()
 
-    def comes_late(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def comes_late(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if task.round == 1:
             late.append(replies[SECOND])
             return silence(task, replies)
@@ -120,7 +120,7 @@ def test_an_answer_that_comes_after_its_round_is_refused_and_changes_nothing(mak
     refused = [[("node-1", "transport.no-answer")], [("holder-01", "gate.task")], []]
     assert bench.left_out() == refused
 
-    def silent_twice(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def silent_twice(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return silence(task, replies) if task.round < ROUNDS else replies
 
     other = make()
@@ -131,7 +131,7 @@ def test_an_answer_that_comes_after_its_round_is_refused_and_changes_nothing(mak
 def test_an_answer_that_came_in_time_does_not_count_again_in_the_next_round(make: Make) -> None:
     bench, first = make(), dict[int, Reply]()
 
-    def repeats(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def repeats(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if task.round == 1:
             first.update(replies)
         return {**replies, SECOND: first[SECOND]} if task.round == 2 else replies
@@ -152,7 +152,7 @@ def test_one_update_from_two_nodes_counts_for_neither(make: Make) -> None:
 def test_a_task_that_arrives_twice_is_one_charge_and_one_update(make: Make) -> None:
     bench, answers = make(), list[tuple[Reply, Reply]]()
 
-    def again(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def again(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         repeated = bench.transport._holders[SECOND].handle(task)
         answers.append((replies[SECOND], repeated))
         return {**replies, SECOND: repeated}
@@ -167,7 +167,7 @@ def test_a_task_that_arrives_twice_is_one_charge_and_one_update(make: Make) -> N
 def test_an_answer_for_another_round_or_run_is_refused_and_changes_nothing(
     make: Make, change: dict[str, Any]
 ) -> None:
-    def elsewhere(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def elsewhere(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         update = replies[SECOND]
         assert isinstance(update, Update)
         return {**replies, SECOND: dataclasses.replace(update, **change)}

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from confide.client.personal import load_personal, personal_file
+from confide.client.training.personal import load_personal, personal_file
+from confide.common.adapter.parcel import pack
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
-from confide.common.models import LoadedModel, load_model
-from confide.common.parcel import pack
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.tensors import flatten, unflatten
-from confide.common.wire import Reply, Task, Update
+from confide.common.wire.messages import Reply, TrainRequest, Update
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny
@@ -43,7 +43,7 @@ OPEN = {**OFF, **SHARED}
 class Keeping(Transport):
     """Keeps every reply."""
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         self.replies = [*getattr(self, "replies", []), replies]
         return replies
 
@@ -97,7 +97,7 @@ def test_one_private_step_covers_a_b_and_head(
     kept = []
 
     class Copying(Transport):
-        def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
             (path,) = (tmp_path / "ledgers").rglob("*.safetensors")
             kept.append(dict(load_personal(path).adapter))
             return replies
@@ -120,7 +120,7 @@ def test_a_holder_that_is_restarted_goes_on_with_its_b_bit_for_bit(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class Restarting(Keeping):
-        def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+        def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
             self._holders = [type(h)(h.site) for h in self._holders]
             return super().ask(nodes, task, timeout)
 
@@ -136,7 +136,7 @@ def test_a_b_that_the_coordinator_sends_is_not_read_and_another_run_begins_anew(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class Sending(Keeping):
-        def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+        def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
             flat = config(tiny_model, tiny_federation, tmp_path, **SHARED)
             loaded = load_model(from_flat(flat))
             adapter = first_adapter(task, loaded)

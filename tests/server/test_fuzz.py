@@ -20,7 +20,12 @@ from flwr.proto.recorddict_pb2 import RecordDict as Sent
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Receipt
-from confide.common.wire import Update, reply_from_records, reply_to_records, task_from_records
+from confide.common.wire.messages import (
+    Update,
+    reply_from_records,
+    reply_to_records,
+    request_from_records,
+)
 from confide.server.gate import check, refusal_code
 from tests.messages import altered, data_of, framed, opened, record
 from tests.server.test_gate import SCHEMA, SETTINGS, TASK, receipt, update, values
@@ -165,7 +170,7 @@ def test_no_message_raises_anything_but_our_own_error_or_takes_long(
         started = time.process_time()
         passed += taken(records)
         try:
-            task_from_records(records)
+            request_from_records(records)
         except ConfideError:
             pass
         longest = max(longest, time.process_time() - started)
@@ -245,7 +250,7 @@ def test_a_message_that_claims_too_much_costs_neither_memory_nor_time(
         started = time.process_time()
         assert not taken(records)
         with pytest.raises(ConfideError, match=r"wire\."):
-            task_from_records(records)
+            request_from_records(records)
         seconds, (_, peak) = time.process_time() - started, tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

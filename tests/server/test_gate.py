@@ -12,14 +12,20 @@ import pytest
 import torch
 from flwr.app import ConfigRecord
 
-from confide.common.adapter import AdapterSchema
-from confide.common.encoding import decode_vector, encode_vector
+from confide.common.adapter.encoding import decode_vector, encode_vector
+from confide.common.adapter.schema import AdapterSchema
 from confide.common.errors import ConfideError
 from confide.common.plans import plan_of
 from confide.common.privacy.accountant import GaussianSteps, calibrate
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import Refusal, Task, Update, reply_from_records, reply_to_records
+from confide.common.wire.messages import (
+    Refusal,
+    TrainRequest,
+    Update,
+    reply_from_records,
+    reply_to_records,
+)
 from confide.server.gate import Accepted, check, largest_norm, named, refusal_code
 from tests import tiny
 from tests.messages import altered
@@ -38,7 +44,7 @@ def settings(**overrides: Any) -> Settings:
 
 
 SETTINGS = settings()
-TASK = Task(
+TASK = TrainRequest(
     run="20260101-000000-t",
     round=2,
     settings={},

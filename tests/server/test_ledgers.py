@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from confide.common.privacy.ledger import Receipt
-from confide.server.ledgers import NEW_LEDGER
-from confide.server.memory import Faults, Memory
+from confide.server.ledgers import NEW_LEDGER, Faults, Memory
 from confide.server.report.build import build_report
 from confide.server.run import run
 from tests.server.federated import Transport, config, events, holders

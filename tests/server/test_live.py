@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from confide.common.wire import NO_ADAPTER, Task
+from confide.common.wire.messages import NO_ADAPTER, TrainRequest
 from confide.server.run_folder import DONE, TRAINING, live_file, read_live
 
-TASK = Task(run="20260101-000000-it", round=4, settings={}, **NO_ADAPTER)
+TASK = TrainRequest(run="20260101-000000-it", round=4, settings={}, **NO_ADAPTER)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:

@@ -14,14 +14,19 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForTokenClassification
 
-from confide.common.adapter import load_adapter, set_adapter
+from confide.common.adapter.schema import load_adapter, set_adapter
+from confide.common.adapter.tensors import size_of, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import METHODS
 from confide.common.methods.products import based_on, merged_from, product_shapes
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.tensors import size_of, unflatten
-from confide.common.wire import Reply, Task, task_from_records, task_to_records
+from confide.common.wire.messages import (
+    Reply,
+    TrainRequest,
+    request_from_records,
+    request_to_records,
+)
 from confide.server.checkpoint import load_checkpoint
 from confide.server.predict import evaluate_run
 from confide.server.run import run
@@ -112,7 +117,7 @@ def test_what_was_added_goes_down_beside_the_adapter_and_is_part_of_the_task(
     assert [e["bytes_down"] for e in events(folder, "round")] == [
         len(t.adapter) + len(t.merged) for t in transport.tasks
     ]
-    assert task_from_records(task_to_records(second)) == second
+    assert request_from_records(request_to_records(second)) == second
     other = dataclasses.replace(second, merged=bytes(len(second.merged)))
     assert other.hash != second.hash
     assert dataclasses.replace(second, merged=b"").hash != second.hash
@@ -176,7 +181,7 @@ def test_weights_that_a_method_has_no_use_for_are_refused(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class Adding(Transport):
-        def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+        def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
             return super().ask(nodes, dataclasses.replace(task, merged=b"1234"), timeout)
 
     with pytest.raises(ConfideError, match=r"task\.merged"):

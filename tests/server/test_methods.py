@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from confide.client.holder import Holder
-from confide.common.adapter import adapter_parameters, get_adapter, set_adapter
-from confide.common.batches import EncodedText, forward
-from confide.common.models import LoadedModel, load_model
+from confide.common.adapter.schema import adapter_parameters, get_adapter, set_adapter
+from confide.common.adapter.tensors import unflatten
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
-from confide.common.tensors import unflatten
-from confide.common.wire import Task
+from confide.common.wire.messages import TrainRequest
 from confide.server.checkpoint import load_checkpoint
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
@@ -49,7 +49,7 @@ def last_adapter(folder: RunFolder, loaded: LoadedModel) -> dict[str, torch.Tens
     return unflatten(load_checkpoint(folder, loaded.schema).adapter, loaded.schema.shapes)
 
 
-def first_adapter(task: Task, loaded: LoadedModel) -> dict[str, torch.Tensor]:
+def first_adapter(task: TrainRequest, loaded: LoadedModel) -> dict[str, torch.Tensor]:
     return unflatten(received(task, loaded), loaded.schema.shapes)
 
 

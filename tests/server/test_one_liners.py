@@ -14,8 +14,8 @@ import torch
 import transformers
 from huggingface_hub import ModelCard
 
-from confide.common.batches import EncodedText
-from confide.common.models import forget_models
+from confide.common.models.batches import EncodedText
+from confide.common.models.loading import forget_models
 from confide.common.text.readers import read_records
 from confide.server.export import export_merged
 from confide.server.predict import evaluate_run, open_run, predict

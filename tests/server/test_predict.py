@@ -10,11 +10,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from confide.common.adapter import save_adapter, set_adapter
+from confide.common.adapter.schema import save_adapter, set_adapter
+from confide.common.adapter.tensors import unflatten
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models.loading import load_model
 from confide.common.settings import from_flat
-from confide.common.tensors import unflatten
 from confide.server.predict import evaluate_run, predict
 from confide.server.run_folder import RunFolder
 from tests import tiny

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from confide.client.guard.policy import SIMULATION
 from confide.client.holder import Holder
-from confide.client.policy import SIMULATION
-from confide.common.batches import EncodedText
 from confide.common.methods.ranks import at_rank
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
-from confide.common.wire import Reply, Task, Update
+from confide.common.wire.messages import Reply, TrainRequest, Update
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import federation
@@ -106,7 +106,7 @@ def test_the_clip_norm_is_of_all_that_is_trained_whatever_the_rank(
     wanted = {**OFF, **changes, "aggregate__method": "hetlora"}
 
     class Keeping(Transport):
-        def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
             (self.reply,) = replies.values()
             return replies
 
@@ -138,7 +138,7 @@ def test_a_holder_can_claim_no_schema_but_one_of_the_run_s_ranks_and_of_its_size
     claims = {"rank 1": at_rank(schema, 1).digest, "rank 4": at_rank(schema, 4).digest}
 
     class Claiming(Transport):
-        def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
             sent = replies[1]
             assert isinstance(sent, Update)
             return replies | {1: dataclasses.replace(sent, schema=claims.get(claim, ""))}
@@ -155,7 +155,7 @@ def test_under_a_method_of_one_rank_the_gate_knows_no_other(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class Claiming(Transport):
-        def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+        def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
             """One holder answers as if the method admitted its rank."""
             replies = dict(super().ask(nodes, task, timeout))
             sent = replies[1]

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from confide.client.policy import SIMULATION, Policy
-from confide.client.runs import Decision, decide
+from confide.client.guard.policy import SIMULATION, Policy
+from confide.client.guard.runs import Decision, decide
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Ledger
-from confide.common.wire import Refusal, Reply, Task
-from confide.server import ready
+from confide.common.wire.messages import Refusal, Reply, TrainRequest
+from confide.server import participants
 from confide.server.checkpoint import MOST_ABANDONED
-from confide.server.ready import is_lasting
+from confide.server.participants import is_lasting
 from confide.server.run import run
 from tests.server import federated
 
-Spoil = Callable[[Task, dict[int, Reply]], Mapping[int, Reply]]
+Spoil = Callable[[TrainRequest, dict[int, Reply]], Mapping[int, Reply]]
 NAMES = ["holder-00", "holder-01", "holder-02"]
 
 
@@ -36,10 +36,12 @@ class Place(federated.Transport):
         self.spoiler: Spoil = lambda _, replies: replies
         self.between: Callable[[], None] = lambda: None
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return self.spoiler(task, replies)
 
-    def ready(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ready(
+        self, nodes: Sequence[int], task: TrainRequest, timeout: float
+    ) -> Mapping[int, Reply]:
         self.questions.append(list(nodes))
         said = super().ready(nodes, task, timeout)
         self.between()
@@ -117,7 +119,7 @@ def test_who_cannot_take_part_is_asked_once_and_named_in_each_round(make: Make) 
 def test_an_administrator_that_has_to_say_yes_is_waited_for(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ready, "_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr(participants, "_AGAIN_SECONDS", 0.0)
     asks = dataclasses.replace(SIMULATION, ask_before_run=True)
     place, flat = make({0: asks}, round__min_holders=3)
 
@@ -156,7 +158,7 @@ def test_with_enough_that_can_nobody_is_waited_for(make: Make) -> None:
 def test_once_too_few_are_left_the_run_ends_with_what_it_has(make: Make) -> None:
     """A budget that is used up, or a no, in the middle of a run of thirty rounds."""
 
-    def denies(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def denies(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if task.round < 4:
             return replies
         return {**replies, 1: Refusal(holder="holder-01", task_hash=task.hash, code=CODE)}
@@ -178,7 +180,7 @@ CODE = "policy.run-denied"
 def test_at_most_three_rounds_in_a_row_are_charged_for_nothing(make: Make, code: str) -> None:
     """Promise 37: a worker that was killed, an answer that never comes."""
 
-    def fails(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def fails(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if task.round == 1:
             return replies
         return {**replies, 1: Refusal(holder="holder-01", task_hash=task.hash, code=code)}
@@ -191,7 +193,7 @@ def test_at_most_three_rounds_in_a_row_are_charged_for_nothing(make: Make, code:
 
 
 def test_a_round_that_counts_between_them_begins_the_count_anew(make: Make) -> None:
-    def fails(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def fails(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return replies if task.round % 3 == 0 else {0: replies[0]}
 
     place, flat = make(round__min_holders=3, round__count=9)
@@ -203,7 +205,7 @@ def test_a_round_that_counts_between_them_begins_the_count_anew(make: Make) -> N
 def test_a_resumed_run_asks_again_and_a_round_that_was_charged_is_no_obstacle(make: Make) -> None:
     """Killed when the holders had answered the last round that their budget pays for."""
 
-    def dies(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def dies(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if task.round == 2:
             raise KeyboardInterrupt
         return replies

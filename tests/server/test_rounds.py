@@ -12,23 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from confide.client.trainer import Trainer
+from confide.client.training.trainer import Trainer
+from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.privacy.ledger import Ledger, verify
 from confide.common.settings import Settings, from_flat
-from confide.common.tensors import flatten, unflatten
-from confide.common.wire import Refusal, Reply, Task, Update
+from confide.common.wire.messages import Refusal, Reply, TrainRequest, Update
 from confide.server import transport as transport_module
 from confide.server.checkpoint import load_checkpoint
 from confide.server.evaluation import Score, public_evaluator
+from confide.server.participants import KEY
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
-from confide.server.selection import KEY
 from confide.server.senders import Known
 from tests.server.federated import Transport, config, events, holders, received
 
-Spoil = Callable[[Task, dict[int, Reply]], Mapping[int, Reply]]
+Spoil = Callable[[TrainRequest, dict[int, Reply]], Mapping[int, Reply]]
 NAMES = ["holder-00", "holder-01", "holder-02"]
 
 
@@ -37,7 +37,7 @@ class Spoiled(Transport):
 
     spoiler: Spoil = staticmethod(lambda task, replies: replies)  # type: ignore[assignment]
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return self.spoiler(task, replies)
 
 
@@ -85,7 +85,7 @@ def make(tiny_model: Path, tiny_federation: Path, tmp_path: Path) -> Make:
 
 
 def replace(node: int, **changes: Any) -> Spoil:
-    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return {**replies, node: dataclasses.replace(replies[node], **changes)}
 
     return spoil
@@ -99,7 +99,7 @@ def values(update: Reply) -> torch.Tensor:
 def test_a_round_is_the_mean_of_the_changes_through_the_optimizer(make: Make) -> None:
     bench, seen = make(round__count=1, aggregate__optimizer="none", train__lr=0.5), []
 
-    def keep(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def keep(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         seen.append((received(task, bench.loaded), dict(replies)))
         return replies
 
@@ -163,7 +163,7 @@ def test_what_looks_at_the_loss_has_it_after_each_round(make: Make) -> None:
 
 
 def test_an_abandoned_last_round_leaves_the_score_of_the_last_one_that_counted(make: Make) -> None:
-    def silent(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def silent(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return replies if task.round < 3 else {}
 
     bench = make(round__count=3, round__evaluate_every=0)
@@ -216,7 +216,7 @@ def test_a_holder_that_refuses_is_left_out_and_named(make: Make) -> None:
 
 
 def poisoned(number: float) -> Spoil:
-    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         bad = torch.full_like(values(replies[1]), number)
         return replace(1, values=bad.numpy().tobytes())(task, replies)
 
@@ -237,10 +237,10 @@ HOSTILE: list[tuple[Spoil, str]] = [
 
 
 def test_a_hostile_holder_is_named_and_the_adapter_is_that_of_the_others(make: Make) -> None:
-    def attack(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def attack(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return HOSTILE[task.round - 1][0](task, replies)
 
-    def drop(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def drop(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return {**replies, 1: Refusal(holder="holder-01", task_hash=task.hash, code="gone")}
 
     hostile, honest = make(round__count=len(HOSTILE)), make(round__count=len(HOSTILE))
@@ -253,7 +253,7 @@ def test_a_hostile_holder_is_named_and_the_adapter_is_that_of_the_others(make: M
 def test_a_ledger_that_goes_back_between_rounds_is_left_out(make: Make) -> None:
     bench, first = make(round__count=3), {}
 
-    def old_receipt(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def old_receipt(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         assert isinstance(replies[1], Update)
         told = first.setdefault("receipt", replies[1].receipt)
         return {**replies, 1: dataclasses.replace(replies[1], receipt=told)}
@@ -268,7 +268,7 @@ def test_a_ledger_put_back_from_a_backup_is_noticed_by_the_coordinator(make: Mak
     bench, backup = make(round__count=4), list[bytes]()
     ledger = bench.ledgers / "holder-01" / "ledger.sqlite"
 
-    def restore(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def restore(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if task.round == 1:
             backup.append(ledger.read_bytes())
         elif task.round == 2:
@@ -286,7 +286,7 @@ def test_nobody_is_barred_in_the_name_of_another(make: Make) -> None:
     """A stranger without the ledger's number fails alone, also where the holder did not answer."""
     bench, first = make(round__count=3), {}
 
-    def forge(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def forge(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         update = replies[1]
         assert isinstance(update, Update)
         first.setdefault("receipt", update.receipt)
@@ -319,7 +319,7 @@ def test_a_name_that_was_accepted_from_one_node_is_taken_from_no_other(make: Mak
     """Holder 2 answers as holder 0 from the second round on, and is the only one left out."""
     bench = make(round__count=3)
 
-    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return replies if task.round == 1 else replace(2, holder="holder-00")(task, replies)
 
     bench.run(spoil)
@@ -346,7 +346,7 @@ def test_nobody_gets_another_holder_barred_by_answering_in_its_name(
     bench, first = make(round__count=4, round__min_holders=1), dict[str, Any]()
     bench.known = known
 
-    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         away = Refusal(holder="", task_hash=task.hash, code="transport.no-answer")
         if task.round == 2:
             liar = Refusal(holder="holder-00", task_hash=task.hash, code="gate.ledger")
@@ -365,7 +365,7 @@ def test_nobody_gets_another_holder_barred_by_answering_in_its_name(
 def test_a_refusal_under_the_name_of_another_does_not_push_it_out(make: Make) -> None:
     bench = make(round__count=1)
 
-    def spoil(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         liar = Refusal(holder="holder-00", task_hash=task.hash, code="<b>" * 40)
         return {**replies, 2: liar}
 
@@ -377,7 +377,7 @@ def test_a_refusal_under_the_name_of_another_does_not_push_it_out(make: Make) ->
 def test_below_min_holders_the_round_is_abandoned_whole(make: Make) -> None:
     bench = make(round__min_holders=3)
 
-    def first_round(task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def first_round(task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         return replace(1, schema="0" * 64)(task, replies) if task.round == 1 else replies
 
     bench.run(first_round)

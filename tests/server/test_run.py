@@ -17,11 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from confide.common.errors import ConfideError
-from confide.common.installed import code_hash
-from confide.common.models import load_model
+from confide.common.machine.installed import code_hash
+from confide.common.models.loading import load_model
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
-from confide.common.wire import Reply, Task
+from confide.common.wire.messages import Reply, TrainRequest
 from confide.server import run as run_module
 from confide.server import run_folder
 from confide.server.run import run
@@ -41,12 +41,12 @@ class Killed(Transport):
         super().__init__(members)
         self.at, self.early = at, early
 
-    def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         if self.early and task.round == self.at:
             raise KeyboardInterrupt
         return super().ask(nodes, task, timeout)
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         if task.round == self.at:
             raise KeyboardInterrupt
         return replies
@@ -314,7 +314,7 @@ def test_when_all_rounds_are_abandoned_the_run_has_failed(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class Silent(Transport):
-        def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
             return {}
 
     flat = config(tiny_model, tiny_federation, tmp_path / "runs")
@@ -329,7 +329,7 @@ def test_after_an_abandoned_last_round_the_adapter_is_that_of_the_round_before(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class SilentAtTheEnd(Transport):
-        def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
             return replies if task.round == 1 else {}
 
     flat = config(tiny_model, tiny_federation, tmp_path / "runs", round__mode="steps")
@@ -344,7 +344,7 @@ def test_a_fault_of_the_transport_ends_the_run_and_its_round_can_be_done_again(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
     class Broken(Transport):
-        def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
             raise RuntimeError("the link is gone")
 
     flat = config(tiny_model, tiny_federation, tmp_path / "runs")

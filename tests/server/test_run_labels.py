@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from confide.client.guard.policy_file import simulated_policy
 from confide.client.holder import Holder
-from confide.client.policy_file import simulated_policy
 from confide.common.errors import ConfideError
 from confide.server.run import run
 from tests import tiny

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from confide.client.policy import SIMULATION
+from confide.client.guard.policy import SIMULATION
 from confide.common.errors import ConfideError
 from confide.common.plans import plan_of
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
 from confide.common.sums import steps_of_sums
-from confide.common.wire import Refusal, Reply, Task
+from confide.common.wire.messages import Refusal, Reply, TrainRequest
 from confide.server.report.build import build_report
 from confide.server.report.html import render
 from confide.server.report.terminal import show
@@ -74,7 +74,7 @@ class Spoiled(Transport):
 
     silent: tuple[tuple[int, int], ...] = ()
 
-    def spoil(self, task: Task, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+    def spoil(self, task: TrainRequest, replies: dict[int, Reply]) -> Mapping[int, Reply]:
         lost = Refusal(holder="", task_hash=task.hash, code="transport.no-answer")
         return {n: lost if (n, task.round) in self.silent else r for n, r in replies.items()}
 

@@ -16,12 +16,12 @@ import transformers
 from typer.testing import CliRunner
 
 from confide.__main__ import build_app
-from confide.client.check_data import check_data, misfits, propose_contract
-from confide.client.contract import check_contract
-from confide.common import models
-from confide.common.batches import EncodedText, forward
+from confide.client.guard.contract import check_contract
+from confide.client.text.check_data import check_data, misfits, propose_contract
 from confide.common.errors import ConfideError
 from confide.common.metrics import compute
+from confide.common.models import loading as models
+from confide.common.models.batches import EncodedText, forward
 from confide.common.tasks import TASKS, card
 from confide.common.text.readers import Record
 from confide.server import usage

@@ -325,7 +325,7 @@ def test_a_killed_run_still_knows_how_many_rounds_were_abandoned(
 def test_the_checkpoint_keeps_the_public_losses(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path
 ) -> None:
-    from confide.common.models import load_model
+    from confide.common.models.loading import load_model
 
     folder, _ = trained(tiny_model, tiny_federation, tmp_path)
     settings = from_flat(federated.config(tiny_model, tiny_federation, tmp_path / "runs"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from confide.common.errors import ConfideError
+from confide.server.participants import KEY, select, selection_key
 from confide.server.run_folder import RunFolder
-from confide.server.selection import KEY, select, selection_key
 
 NODES = [41, 7, 19, 3, 88, 56, 2, 30]
 ROUNDS = 4000

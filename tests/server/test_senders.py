@@ -8,7 +8,7 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Receipt
-from confide.common.wire import Refusal, Reply, Update
+from confide.common.wire.messages import Refusal, Reply, Update
 from confide.server.gate import Accepted, sift
 from confide.server.senders import Senders
 from tests.server.test_gate import CHANGE, receipt, update

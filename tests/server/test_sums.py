@@ -15,7 +15,7 @@ from confide.common.errors import ConfideError
 from confide.common.privacy.accountant import GaussianSteps
 from confide.common.privacy.ledger import Receipt
 from confide.common.settings import Settings, from_flat
-from confide.common.wire import NO_ADAPTER, Reply, Task, Update
+from confide.common.wire.messages import NO_ADAPTER, Reply, TrainRequest, Update
 from confide.server import sums
 from confide.server.gate import check_sum, largest_norm
 from confide.server.run_folder import RunFolder
@@ -40,7 +40,7 @@ def settings(**changes: Any) -> Settings:
 
 
 SETTINGS = settings()
-TASK = Task(run="r", round=0, settings=SETTINGS.to_flat(), **NO_ADAPTER)
+TASK = TrainRequest(run="r", round=0, settings=SETTINGS.to_flat(), **NO_ADAPTER)
 
 
 def steps(noise: float = NOISE, rate: float = 1.0, count: int = 1) -> GaussianSteps:
@@ -210,7 +210,7 @@ class Holders:
     def nodes(self) -> list[int]:
         return list(self.replies)
 
-    def ask(self, nodes: Any, task: Task, timeout: float) -> dict[int, Reply]:
+    def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> dict[int, Reply]:
         return {node: self.replies[node] for node in nodes}
 
 

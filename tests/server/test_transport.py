@@ -13,19 +13,19 @@ from flwr.app import Array, ArrayRecord, Error, Message, RecordDict
 from flwr.supercore.task_identity import TaskIdentity
 
 from confide.common.errors import ConfideError
-from confide.common.wire import (
+from confide.common.wire.messages import (
     Refusal,
     Reply,
-    Task,
+    TrainRequest,
     Update,
     reply_to_records,
-    task_from_records,
+    request_from_records,
 )
 from confide.server import transport
 from confide.server.transport import GridTransport, wait_for_nodes
 from tests.messages import framed, opened, record
 
-TASK = Task(
+TASK = TrainRequest(
     run="r", round=4, settings={"a.b": 1}, schema="s", sent="1", rest="0" * 64, adapter=b"1234"
 )
 SECRET = "the private text of a record"
@@ -55,7 +55,7 @@ def update(node: int) -> Update:
 
 
 def good(message: Message) -> Message:
-    assert task_from_records(message.content) == TASK
+    assert request_from_records(message.content) == TASK
     return Message(reply_to_records(update(message.metadata.dst_node_id)), reply_to=message)
 
 
@@ -324,7 +324,7 @@ class Growing:
         self.there += 1
         return range(self.there)
 
-    def ask(self, nodes: Sequence[int], task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Sequence[int], task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         return {}
 
     ready = ask

@@ -121,7 +121,7 @@ def test_a_runs_own_config_a_pyproject_and_a_scenario_file_are_told_apart(
 def test_trained_values_are_as_many_as_the_model_really_has(
     tiny_model: Path, tmp_path: Path, method: str, adapter: str
 ) -> None:
-    from confide.common.models import load_model
+    from confide.common.models.loading import load_model
     from confide.common.settings import from_flat
 
     flat = tiny.config(tiny_model, tmp_path, tmp_path)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from confide.__main__ import build_app
 from confide.common.errors import ConfideError
-from confide.common.models import weights_sha256
+from confide.common.models.loading import weights_sha256
 from confide.server.export import export_merged
 from confide.server.predict import predict
 from confide.server.run import run

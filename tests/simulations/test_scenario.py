@@ -9,7 +9,7 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.settings import from_flat
-from confide.common.specs import PARTITIONS
+from confide.common.settings.specs import PARTITIONS
 from confide.server.run_folder import RunFolder
 from confide.simulations.scenario import Scenario, load_scenario, run_config, scenario_names
 from confide.simulations.sources import SOURCES

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from confide.common.metrics import edits
-from confide.common.models import weights_sha256
+from confide.common.models.loading import weights_sha256
 from confide.simulations.assets import ASSETS
 from confide.simulations.speller import RECIPE, train
 

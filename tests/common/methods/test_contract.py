@@ -18,16 +18,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from confide.client.personal import load_personal, personal_file
-from confide.common.adapter import WEIGHTS_FILE, AdapterSchema
-from confide.common.combinations import ROBUST
+from confide.client.training.personal import load_personal, personal_file
+from confide.common.adapter.schema import WEIGHTS_FILE, AdapterSchema
+from confide.common.adapter.tensors import size_of, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import DEFAULT, METHODS, Method, Only
 from confide.common.methods.products import product_shapes
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat, rules
-from confide.common.tensors import size_of, unflatten
-from confide.common.wire import Reply, Task
+from confide.common.settings.combinations import ROBUST
+from confide.common.wire.messages import Reply, TrainRequest
 from confide.server.checkpoint import FILE, load_checkpoint
 from confide.server.doctor import Facts
 from confide.server.doctor.noise import both_factors
@@ -170,6 +170,45 @@ def test_what_a_method_does_not_admit_is_refused_with_its_reason(
     assert one.why.format(key=one.key, value=value, method=method.name) in str(caught.value)
     assert repr(method.name) in str(caught.value)
     assert caught.value.hint == one.instead or f"Set {one.key} = " in caught.value.hint
+
+
+MERGING = {
+    "privacy.trust": ("local",),
+    "aggregate.optimizer": ("momentum", "adam", "yogi", "adagrad"),
+    "aggregate.robust": tuple(rule for rule in ROBUST if rule != "mean"),
+    "round.patience": (1, 5),
+    "round.holder-metric": ("accuracy", "perplexity"),
+    "lora.method": ("head",),
+}
+RANKED = {"aggregate.robust": MERGING["aggregate.robust"], "lora.method": ("head",)}
+TURNING = {"aggregate.optimizer": ("adam", "yogi", "adagrad"), "lora.method": ("head",)}
+# Written down once more, since a test that asks the table alone would believe it.
+REFUSED: dict[str, dict[str, tuple[str | int, ...]]] = {
+    "lora": {},
+    "ffa": {},
+    "ffb": {},
+    "fedsvd": {**TURNING},
+    "rolora": {"aggregate.optimizer": MERGING["aggregate.optimizer"], "lora.method": ("head",)},
+    "hetlora": {**RANKED},
+    "flexlora": {**TURNING, **RANKED},
+    "fedex": {**MERGING},
+    "flora": {**MERGING},
+    "fedsa": {
+        "round.mode": ("gradient",),
+        "round.holder-metric": ("accuracy", "perplexity"),
+        "lora.method": ("head",),
+    },
+}
+
+
+def test_what_is_refused_is_what_is_written_down_here() -> None:
+    found: dict[str, dict[str, set[Any]]] = {name: {} for name in METHODS}
+    for param in _refused():
+        method, one, value = param.values
+        if value not in one.values:  # that it is then refused is the test above
+            found[method.name].setdefault(one.key, set()).add(value)
+    wanted = {name: {key: set(v) for key, v in keys.items()} for name, keys in REFUSED.items()}
+    assert found == wanted
 
 
 @every
@@ -323,7 +362,7 @@ class Start:
     merged: dict[str, torch.Tensor]
 
     @classmethod
-    def of(cls, task: Task, loaded: LoadedModel) -> Start:
+    def of(cls, task: TrainRequest, loaded: LoadedModel) -> Start:
         shapes = product_shapes(loaded.schema)
         sent = (
             torch.frombuffer(bytearray(task.merged), dtype=torch.float32) if task.merged else None
@@ -365,12 +404,12 @@ def compare(
 
 
 class Backwards(Transport):
-    def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         return dict(reversed(super().ask(list(nodes)[::-1], task, timeout).items()))
 
 
 class Stopping(Transport):
-    def ask(self, nodes: Any, task: Task, timeout: float) -> Mapping[int, Reply]:
+    def ask(self, nodes: Any, task: TrainRequest, timeout: float) -> Mapping[int, Reply]:
         if task.round == ROUNDS - 1:
             raise KeyboardInterrupt
         return super().ask(nodes, task, timeout)
@@ -379,7 +418,7 @@ class Stopping(Transport):
 @dataclass(frozen=True)
 class Done:
     folder: RunFolder
-    tasks: Sequence[Task]
+    tasks: Sequence[TrainRequest]
 
     def bits(self) -> dict[str, torch.Tensor]:
         """Adapter and checkpoint."""

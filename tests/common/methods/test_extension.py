@@ -14,7 +14,7 @@ import torch
 
 from confide.common import methods
 from confide.common.methods import METHODS, Method
-from confide.common.models import load_model
+from confide.common.models.loading import load_model
 from confide.common.settings import from_flat, rules
 from confide.server.predict import predict
 from confide.server.report.verify import verify_run

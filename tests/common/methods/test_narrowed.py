@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.client.per_example import PerExample
-from confide.common.adapter import adapter_parameters, get_adapter, set_adapter
-from confide.common.batches import EncodedText, forward
+from confide.client.training.per_example import PerExample
+from confide.common.adapter.schema import adapter_parameters, get_adapter, set_adapter
 from confide.common.errors import ConfideError
 from confide.common.methods.ranks import narrowed
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
 from tests import tiny

@@ -15,7 +15,8 @@ import pytest
 
 import confide
 from confide.common.errors import ConfideError
-from confide.common.privacy import chain, ledger_file
+from confide.common.privacy import chain
+from confide.common.privacy import ledger as ledger_file
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.filters import Terms, enforced, settle
 from confide.common.privacy.ledger import KEPT_REPLIES, Charge, Ledger, Receipt, verify

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from confide.common.batches import EncodedText
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import Settings, TaskSpec, from_flat
 from confide.common.tasks import Example, task_for

@@ -13,10 +13,10 @@ import pytest
 import torch
 import transformers
 
-from confide.common import models
-from confide.common.batches import forward
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models import loading as models
+from confide.common.models.batches import forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import TASKS, Example, causal, task_for
 from confide.common.tasks.example import IGNORED

@@ -12,11 +12,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from confide.client.check_data import check_data, misfits, propose_contract
-from confide.client.contract import Contract, check_contract
-from confide.client.sums import shares_of_scores
+from confide.client.guard.contract import Contract, check_contract
+from confide.client.text.check_data import check_data, misfits, propose_contract
+from confide.client.training.sums import shares_of_scores
 from confide.common.errors import ConfideError
-from confide.common.models import load_model
+from confide.common.models.loading import load_model
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import TaskSpec, from_flat
 from confide.common.sums import Sum

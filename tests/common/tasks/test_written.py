@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers as t
 
-from confide.common.batches import EncodedText, forward
 from confide.common.errors import ConfideError
-from confide.common.models import LoadedModel, load_model
+from confide.common.models.batches import EncodedText, forward
+from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat
 from confide.common.tasks.example import IGNORED
 from confide.common.tasks.generation import continued

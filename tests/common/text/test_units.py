@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from confide.common.errors import ConfideError
-from confide.common.text.readers import Record
-from confide.common.text.units import group_units
+from confide.common.text.readers import Record, group_units
 
 RECORDS = [Record("one", "x", "b"), Record("two", "x", "a"), Record("three", "y", "b")]
 

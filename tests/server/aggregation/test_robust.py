@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from confide.common.combinations import ROBUST, fewest_holders, hostile_holders
 from confide.common.errors import ConfideError
+from confide.common.settings.combinations import ROBUST, fewest_holders, hostile_holders
 from confide.server.aggregation import combine, mean_change, robust
 
 RULES = sorted(ROBUST)

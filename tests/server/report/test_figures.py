@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from confide.common.privacy.accountant import GaussianSteps, epsilon_pld
-from confide.server.report import figures as module
-from confide.server.report.figures import figures
+from confide.server.report import accounts as module
+from confide.server.report.accounts import figures
 
 DELTA = 1e-5
 

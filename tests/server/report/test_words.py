@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from confide.common.outgoing import OUTGOING, Protection
+from confide.common.wire.outgoing import OUTGOING, Protection
 from confide.server.report.build import build_report
 from tests.server.report.conftest import MakeRun
 

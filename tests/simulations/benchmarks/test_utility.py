@@ -13,10 +13,10 @@ import pytest
 from torch import Tensor
 from typer.testing import CliRunner
 
-from confide.common import batches
-from confide.common.adapter import WEIGHTS_FILE
+from confide.common.adapter.schema import WEIGHTS_FILE
 from confide.common.errors import ConfideError
 from confide.common.methods import METHODS
+from confide.common.models import batches
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record

@@ -1,0 +1,1 @@
+"""What says no, and what may leave: policy, contract, budget, release, scrubbing."""

@@ -1,0 +1,1 @@
+"""What trains on encoded text: per-example gradients, the private step, noisy sums."""

@@ -1,0 +1,1 @@
+"""An adapter as named tensors, as one vector, and as bytes."""

@@ -1,0 +1,1 @@
+"""Models and adapters: how they are loaded, adapted, computed in batches and written."""
