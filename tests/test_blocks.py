@@ -152,11 +152,11 @@ def small_cache(folder: Path, real: Path) -> Path:
 @pytest.fixture
 def fresh_models() -> Iterator[None]:
     """The model that a name stands for here is not the one of the next test."""
-    from confide.common.models import loading as models
+    from confide.common.models import loading
 
-    models._load.cache_clear()
+    loading._load.cache_clear()
     yield
-    models._load.cache_clear()
+    loading._load.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_models")

@@ -23,7 +23,7 @@ import confide
 from confide.client.training.per_example import PerExample
 from confide.client.training.self_check import check_per_example
 from confide.common.errors import ConfideError
-from confide.common.models import loading as models
+from confide.common.models import loading
 from confide.common.models.loading import load_model
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
@@ -183,7 +183,7 @@ class Mixing(Toy):
 
 def checked(model_folder: Path, layer: type[Toy]) -> Any:
     """The check before training, of a tiny model with this layer below its head."""
-    models._load.cache_clear()
+    loading._load.cache_clear()
     loaded = load_model(from_flat(tiny.config(model_folder, model_folder, model_folder)))
     head = next(m for name, m in loaded.model.named_modules() if name.endswith("modules_to_save"))
     ((name, linear),) = head.items()  # type: ignore[operator]
@@ -191,7 +191,7 @@ def checked(model_folder: Path, layer: type[Toy]) -> Any:
     engine = PerExample(loaded.model)
     assert any(p is head[name][0].scale for p in engine.trained)  # type: ignore[index]
     check_per_example(engine, loaded)
-    models._load.cache_clear()
+    loading._load.cache_clear()
 
 
 def test_a_layer_that_is_not_known_needs_nothing_and_is_checked(tiny_model: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_layer_that_is_not_known_needs_nothing_and_is_checked(tiny_model: Path
     checked(tiny_model, Toy)
     with pytest.raises(ConfideError, match=r"train\."):
         checked(tiny_model, Mixing)
-    models._load.cache_clear()
+    loading._load.cache_clear()
 
 
 def test_a_task_and_a_method_have_their_paragraphs_elsewhere() -> None:
