@@ -114,7 +114,7 @@ def content_of(path: Path) -> bytes:
     content, reason = b"", ""
     if os.path.isdir(path):  # noqa: PTH112 - no error for a name that is too long for a path
         raise ConfideError(
-            "data.missing-file", f"{path} is a folder.", "Name a file in this folder."
+            "data.missing-file", f"{path} is a folder.", "Name the file in it that you mean."
         )
     try:
         content = path.read_bytes()
