@@ -36,7 +36,7 @@ _FAMILIES: dict[str, tuple[str, str | None, str, str | None]] = {
 def fast_bfloat16() -> bool:
     """Whether this processor multiplies bfloat16 in hardware."""
     # torch 2.6 does not tell: then the way is taken that is right on every processor.
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(known.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
