@@ -168,7 +168,7 @@ def test_the_name_alone_is_a_scenario_and_what_it_needs_is_fetched(
         ({"data": {"benchmark": ["glue/sst2"]}}, "scenario.format", "data.benchmark"),
         ({"data": {"benchmark": "glue/stsb"}}, "settings.combination", "'regression'"),
         ({"labels": ["no", "yes"]}, "settings.combination", "'negative,positive'"),
-        ({"labels": "no"}, "scenario.format", "no list"),
+        ({"labels": "no"}, "scenario.format", "not a list"),
         ({"config": {"task.kind": "regression"}}, "settings.combination", "task.kind"),
         ({"data": {"train": "a.txt", "val": "b.txt", "folder": "x"}}, "scenario.format", "folder"),
     ],
