@@ -13,7 +13,7 @@ from typing import Any
 
 from ..report import epsilon_text
 from ..report.checks import FAILED
-from ..report.reading import Run
+from ..report.reading import RunRecord
 from . import Facts, Finding, Severity, noise, privacy, sort
 from .federation import from_event
 
@@ -22,7 +22,7 @@ _UPDATE_KEYS = {"holder", "bytes_up", "receipt"}
 Rows = Sequence[Mapping[str, Any]]
 
 
-def findings_of(run: Run, holders: Rows, checks: Rows) -> list[Finding]:
+def findings_of(run: RunRecord, holders: Rows, checks: Rows) -> list[Finding]:
     """Everything that is found in a run and its settings, worst first."""
     facts = facts_of_run(run, holders)
     rules = (*privacy.rules(run.settings, facts), *noise.rules(run.settings, facts))
@@ -36,7 +36,7 @@ def findings_of(run: Run, holders: Rows, checks: Rows) -> list[Finding]:
     return sort([*own, *rules])
 
 
-def facts_of_run(run: Run, holders: Rows) -> Facts:
+def facts_of_run(run: RunRecord, holders: Rows) -> Facts:
     """What was known of the holders' text when the run began, and what the run knows of itself."""
     told = from_event(run.start.get("facts"))
     return Facts(
@@ -65,7 +65,7 @@ def _failed_checks(checks: Rows) -> Iterator[Finding]:
         )
 
 
-def _leaks(run: Run) -> Iterator[Finding]:
+def _leaks(run: RunRecord) -> Iterator[Finding]:
     """A field beside those of an update would be something that a holder sent and nobody noised."""
     more: set[str] = set()
     with (run.folder / "metrics.jsonl").open(encoding="utf-8") as lines:
@@ -104,7 +104,7 @@ def _other_charges(holders: Rows) -> Iterator[Finding]:
     )
 
 
-def _abandoned(run: Run) -> Iterator[Finding]:
+def _abandoned(run: RunRecord) -> Iterator[Finding]:
     lost = {number: line for number, line in run.rounds.items() if line.abandoned}
     updates = sum(len(line.answered) for line in lost.values())
     if updates:
@@ -120,7 +120,7 @@ def _abandoned(run: Run) -> Iterator[Finding]:
         )
 
 
-def _slow(run: Run) -> Iterator[Finding]:
+def _slow(run: RunRecord) -> Iterator[Finding]:
     timeout = run.settings.round.timeout
     longest = max((line.seconds or 0.0 for line in run.rounds.values()), default=0.0)
     if longest > SLOW_SHARE * timeout:

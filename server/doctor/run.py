@@ -15,7 +15,7 @@ from ...common.errors import ConfideError
 from ...common.privacy.accountant import GaussianSteps, epsilon_pld, epsilon_rdp, merge
 from ..report import epsilon_text, load_report
 from ..report.build import build_report
-from ..report.reading import Run, read_run, read_settings
+from ..report.reading import RunRecord, read_run, read_settings
 from . import Facts, Finding, Severity, sort
 from .found import facts_of_run
 
@@ -34,7 +34,7 @@ def examine_run(folder: Path) -> tuple[Facts, list[Finding]]:
     return facts_of_run(run, report["holders"]), sort([*found, *_neighbours(run, report)])
 
 
-def _neighbours(run: Run, report: dict[str, Any]) -> Iterator[Finding]:
+def _neighbours(run: RunRecord, report: dict[str, Any]) -> Iterator[Finding]:
     others = list(_beside(run))
     if not others or not run.private:
         return
@@ -55,7 +55,7 @@ def _neighbours(run: Run, report: dict[str, Any]) -> Iterator[Finding]:
     )
 
 
-def _beside(run: Run) -> Iterator[dict[str, Any]]:
+def _beside(run: RunRecord) -> Iterator[dict[str, Any]]:
     """The reports of other runs in the same folder on the same text."""
     path = run.settings.data.path
     for config in sorted(run.folder.parent.glob("*/config.toml")):

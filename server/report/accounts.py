@@ -28,7 +28,7 @@ from ...common.sums import steps_of_sums
 from ..senders import NAMELESS
 from .histories import History, Round
 from .ledgers import LedgerFacts
-from .reading import Run
+from .reading import RunRecord
 
 MOST_EXACT = 32
 CURVE_POINTS = 12  # rounds at which epsilon is recomputed for the chart
@@ -74,7 +74,7 @@ class Account:
         return self.history.newest
 
 
-def accounts_of(run: Run, ledgers: dict[str, LedgerFacts]) -> list[Account]:
+def accounts_of(run: RunRecord, ledgers: dict[str, LedgerFacts]) -> list[Account]:
     """Every holder's, by name."""
     rounds, sums = _OpenRounds(run.rounds), _OpenRounds(run.sums)
     return [
@@ -82,14 +82,14 @@ def accounts_of(run: Run, ledgers: dict[str, LedgerFacts]) -> list[Account]:
     ]
 
 
-def left_out(run: Run) -> Iterable[tuple[int, str, str]]:
+def left_out(run: RunRecord) -> Iterable[tuple[int, str, str]]:
     """Round (or number of the sum), holder and code of each answer that was missing or refused."""
     for number, line in sorted([*run.sums.items(), *run.rounds.items()], key=lambda pair: pair[0]):
         for who, code in line.left_out:
             yield number, who, code
 
 
-def _holder_names(run: Run, ledgers: dict[str, LedgerFacts]) -> list[str]:
+def _holder_names(run: RunRecord, ledgers: dict[str, LedgerFacts]) -> list[str]:
     """Every holder that is known by name, and every node that can be none of these."""
     known = set(run.histories) | set(ledgers)
     known |= {name for _, name, _ in left_out(run) if not name.startswith(NAMELESS)}
@@ -106,7 +106,7 @@ def _may_charge(name: str, code: str) -> bool:
 
 
 def _account(
-    run: Run, name: str, ledger: LedgerFacts | None, rounds: _OpenRounds, sums: _OpenRounds
+    run: RunRecord, name: str, ledger: LedgerFacts | None, rounds: _OpenRounds, sums: _OpenRounds
 ) -> Account:
     history = run.histories.get(name, History())
     steps: Steps = history.newest.steps_run if history.newest else ()
@@ -153,14 +153,16 @@ class _OpenRounds:
         return len(rounds)
 
 
-def _whole(run: Run, steps: Steps) -> Steps:
+def _whole(run: RunRecord, steps: Steps) -> Steps:
     """What a holder that was charged ``steps`` was to release in the run; at least what it did."""
     planned = planned_steps(run.settings)
     charged = any(step.steps for step in steps)
     return accountant.merge((*planned, *missing(steps, planned))) if charged else ()
 
 
-def curves(run: Run, accounts: Iterable[Account], spent: dict[str, float]) -> dict[str, Points]:
+def curves(
+    run: RunRecord, accounts: Iterable[Account], spent: dict[str, float]
+) -> dict[str, Points]:
     """epsilon after some of the rounds, for the chart, of holders that differ."""
     by_steps = {account.steps: spent[account.name] for account in accounts}
     shown = sorted(by_steps, key=lambda steps: by_steps[steps])
@@ -176,7 +178,7 @@ def curves(run: Run, accounts: Iterable[Account], spent: dict[str, float]) -> di
 Points = list[list[float]]
 
 
-def _curve(run: Run, account: Account) -> Points:
+def _curve(run: RunRecord, account: Account) -> Points:
     marks = dict(account.history.marks)
     rounds = sorted(marks)
     chosen = sorted({*rounds[:: math.ceil(len(rounds) / CURVE_POINTS)], rounds[-1]})

@@ -28,7 +28,7 @@ from .claim import Held, claim_json, held, promise_of
 from .histories import Round
 from .html import render
 from .ledgers import read_ledgers
-from .reading import Run, read_about, read_run
+from .reading import RunRecord, read_about, read_run
 from .words import mechanism, not_protected, released
 
 
@@ -99,7 +99,7 @@ def _withdraws(finding: Finding) -> bool:
     return finding.severity is Severity.NOT_PRIVATE and not known
 
 
-def _held_by(run: Run, accounts: Sequence[Account]) -> list[Held]:
+def _held_by(run: RunRecord, accounts: Sequence[Account]) -> list[Held]:
     """The figures of each holder; none in a run without noise."""
     if not run.private:
         return [held(run, account, None, None, None) for account in accounts]
@@ -123,7 +123,7 @@ def _held_by(run: Run, accounts: Sequence[Account]) -> list[Held]:
     return out
 
 
-def _holders(run: Run, held_by: Sequence[Held], *, prv: bool) -> list[Json]:
+def _holders(run: RunRecord, held_by: Sequence[Held], *, prv: bool) -> list[Json]:
     """The rows of the holders."""
     delta = run.settings.privacy.delta
     accounts = [one.account for one in held_by]
@@ -139,7 +139,7 @@ def _holders(run: Run, held_by: Sequence[Held], *, prv: bool) -> list[Json]:
 
 
 def _holder(
-    run: Run, one: Held, found: Figure | None, second: Mapping[Steps, float | None]
+    run: RunRecord, one: Held, found: Figure | None, second: Mapping[Steps, float | None]
 ) -> Json:
     account = one.account
     known = found is not None and run.private
@@ -185,7 +185,7 @@ def _prv(steps: Steps, delta: float) -> float | None:
 # --- the rest of the report ---
 
 
-def _about(run: Run) -> Json:
+def _about(run: RunRecord) -> Json:
     model = run.start.get("model", {})
     return {
         "id": run.id,
@@ -200,7 +200,7 @@ def _about(run: Run) -> Json:
     }
 
 
-def _utility(run: Run) -> Json:
+def _utility(run: RunRecord) -> Json:
     """The task's metrics on the coordinator's own held-out text; a 95 % Wilson interval at the end
     of a main one that is a share of records."""
     points = [
@@ -225,7 +225,7 @@ def _measured(event: Json, metrics: Sequence[str]) -> Json:
     return {name: event.get(name) for name in (*metrics, "loss")}
 
 
-def _costs(run: Run) -> Json:
+def _costs(run: RunRecord) -> Json:
     def mean(of: Callable[[Round], float | None]) -> float | None:
         values = [value for line in run.rounds.values() if (value := of(line)) is not None]
         return sum(values) / len(values) if values else None

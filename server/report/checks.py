@@ -11,7 +11,7 @@ from ...common.methods import method_of
 from ..seal import broken
 from . import Json, epsilon_text
 from .accounts import Account, left_out
-from .reading import Run
+from .reading import RunRecord
 
 PASSED, FAILED, NOT_CHECKED = "passed", "failed", "not checked"
 WHOLE = "The run folder is as the run left it"  # its check, which verify asks for by name
@@ -27,7 +27,7 @@ SELF_CHECKS = (
 )
 
 
-def run_checks(run: Run, accounts: Sequence[Account], holders: Sequence[Json]) -> list[Json]:
+def run_checks(run: RunRecord, accounts: Sequence[Account], holders: Sequence[Json]) -> list[Json]:
     """What was verified. A hard check that fails withdraws the claim."""
     checks = [_check_noise_is_on(run)]
     if run.private:
@@ -51,7 +51,7 @@ def _check(
     return {"name": name, "state": state, "hard": hard, "detail": shown or detail}
 
 
-def _check_whole(run: Run) -> Json:
+def _check_whole(run: RunRecord) -> Json:
     """Whether metrics.jsonl, config.toml and the adapter are those that the run ended with."""
     problems = broken(run.folder)
     return _check(
@@ -65,7 +65,7 @@ def _check_whole(run: Run) -> Json:
     )
 
 
-def _check_noise_is_on(run: Run) -> Json:
+def _check_noise_is_on(run: RunRecord) -> Json:
     problems = [] if run.private else ["privacy.trust = 'off': no holder added noise"]
     return _check("Noise was on", problems, "Every holder adds all of the noise itself.")
 
@@ -84,7 +84,7 @@ def _check_noised(accounts: Sequence[Account]) -> Json:
     )
 
 
-def _check_charged(run: Run, accounts: Sequence[Account]) -> Json:
+def _check_charged(run: RunRecord, accounts: Sequence[Account]) -> Json:
     """As many steps on the books as rounds were accepted."""
     problems = []
     for account in accounts:
@@ -104,7 +104,7 @@ def _check_chains(accounts: Sequence[Account]) -> Json:
     )
 
 
-def _check_self_checks(run: Run, accounts: Sequence[Account]) -> Json:
+def _check_self_checks(run: RunRecord, accounts: Sequence[Account]) -> Json:
     """The holder refuses by itself; that it did not is its word, as is all that it runs."""
     problems = [
         f"{who}, round {number}: {code}"
@@ -125,7 +125,7 @@ def _check_self_checks(run: Run, accounts: Sequence[Account]) -> Json:
     )
 
 
-def _check_ledgers(run: Run, accounts: Sequence[Account]) -> Json:
+def _check_ledgers(run: RunRecord, accounts: Sequence[Account]) -> Json:
     problems = []
     for account in accounts:
         facts = account.ledger
@@ -145,7 +145,7 @@ def _check_ledgers(run: Run, accounts: Sequence[Account]) -> Json:
     return _check("Ledgers agree with the receipts", problems, detail, done=not missing)
 
 
-def _check_limit(run: Run, holders: Sequence[Json]) -> Json:
+def _check_limit(run: RunRecord, holders: Sequence[Json]) -> Json:
     name = "No holder spent more than planned"
     if run.limit is None:
         told = "The noise was given, so that no epsilon was planned."
@@ -158,7 +158,7 @@ def _check_limit(run: Run, holders: Sequence[Json]) -> Json:
     return _check(name, problems, f"Every holder stays at or below epsilon = {run.limit:g}.")
 
 
-def _check_trained(run: Run) -> Json:
+def _check_trained(run: RunRecord) -> Json:
     """LoRA's B starts at zero: where it is still zero, nothing was learnt (Opacus issue 820), but
     for the head alone, and where B stays at the holders."""
     path = run.folder / "adapter" / "adapter_model.safetensors"
@@ -200,7 +200,7 @@ def _all_finite(dtype: str, data: bytes) -> bool:
     return dtype not in known or bool(np.isfinite(np.frombuffer(data, known[dtype])).all())
 
 
-def _check_finished(run: Run) -> Json:
+def _check_finished(run: RunRecord) -> Json:
     status = run.end.get("status", "not ended")
     abandoned = [number for number, line in run.rounds.items() if line.abandoned]
     problems = [] if status == "finished" else [f"the run is {status} {run.end.get('code', '')}"]

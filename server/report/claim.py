@@ -30,7 +30,7 @@ from ...common.privacy.groups import ACCOUNTING, group_epsilon
 from ...common.privacy.plan import Relation, Unit
 from . import Json
 from .accounts import Account, Steps
-from .reading import Run
+from .reading import RunRecord
 
 GROUP_SIZES = (2, 5)
 CURVE_DELTAS = tuple(10.0**power for power in range(-9, -1))
@@ -99,7 +99,11 @@ class Promise:
 
 
 def held(
-    run: Run, account: Account, spent: float | None, planned: float | None, all_runs: float | None
+    run: RunRecord,
+    account: Account,
+    spent: float | None,
+    planned: float | None,
+    all_runs: float | None,
 ) -> Held:
     """What a holder's account proves: at least the plan of this run, and the sum of all."""
     parts = [account.proven or 0.0, all_runs or 0.0, planned or 0.0, spent or 0.0]
@@ -113,7 +117,7 @@ def held(
     )
 
 
-def promise_of(run: Run, holders: Sequence[Held], failed: Sequence[str]) -> Promise:
+def promise_of(run: RunRecord, holders: Sequence[Held], failed: Sequence[str]) -> Promise:
     """The promise of a run; ``failed`` names the hard checks that failed."""
     delta = run.settings.privacy.delta
     proven = [one.proven for one in holders]
@@ -145,7 +149,9 @@ def most_spent(known: Sequence[tuple[Steps, float]]) -> tuple[Steps, ...]:
     return tuple(steps for steps, _ in by_epsilon[:MOST_COMPARED])
 
 
-def claim_json(run: Run, promise: Promise, holders: Sequence[Held], failed: Sequence[str]) -> Json:
+def claim_json(
+    run: RunRecord, promise: Promise, holders: Sequence[Held], failed: Sequence[str]
+) -> Json:
     """The claim as report.json has it."""
     return {
         "private": promise.private,
@@ -220,7 +226,7 @@ def _largest(found: Sequence[float | None]) -> float | None:
     return max(known) if len(known) == len(found) else None
 
 
-def _sentence(run: Run, promise: Promise, failed: Sequence[str]) -> str:
+def _sentence(run: RunRecord, promise: Promise, failed: Sequence[str]) -> str:
     if run.private and (failed or promise.epsilon is None):
         reasons = [reason.rstrip(".") for reason in failed or [_unknown(promise)]]
         return f"{statement.NOT_PRIVATE}. {'. '.join(reasons)}."

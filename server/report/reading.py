@@ -26,7 +26,7 @@ _NO_METRIC = ("event", "round", "examples", "loss", "metric")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunRecord:
     """A run folder, read. ``rounds`` and ``evaluations`` hold the last line of each round, ``sums``
     and ``summed`` (who answered, and what came of it) that of each noisy sum; ``histories`` what
     each holder's accepted updates add up to. ``named`` has round, holder and code of what was
@@ -81,7 +81,7 @@ class Run:
         return privacy.epsilon if self.private and not privacy.noise_multiplier else None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """Read config.toml, metrics.jsonl, yardsticks.json."""
     start: Json | None = None
     end: Json = {}
@@ -120,7 +120,7 @@ def read_run(folder: Path) -> Run:
     for history in histories.values():
         history.finish()
     yardsticks = folder / "yardsticks.json"
-    return Run(
+    return RunRecord(
         folder=folder,
         id=str(start["run"]),
         settings=read_settings(folder / "config.toml"),

@@ -25,7 +25,7 @@ from .build import build_report, shown_by
 from .checks import NOT_CHECKED, WHOLE
 from .compare import differences
 from .ledgers import LedgerFacts, read_ledger, read_ledgers
-from .reading import Run, read_run
+from .reading import RunRecord, read_run
 
 PRV_ERROR = 0.02  # and a thousandth of epsilon: PLD and PRV are two discretisations of one number
 _WORDS = ("claim", "released", "not_protected", "checks", "findings")  # they have sentences
@@ -243,7 +243,10 @@ def _second_opinions(made: Mapping[str, Any], report: Mapping[str, Any]) -> list
 
 
 def _holders(
-    run: Run, accounts: Sequence[Account], given: Sequence[LedgerFacts], report: Mapping[str, Any]
+    run: RunRecord,
+    accounts: Sequence[Account],
+    given: Sequence[LedgerFacts],
+    report: Mapping[str, Any],
 ) -> tuple[HolderVerdict, ...]:
     rows = report.get("holders")
     told = {str(row.get("name")): row for row in rows or () if isinstance(row, dict)}
@@ -258,7 +261,7 @@ def _holders(
 
 
 def _holder(
-    run: Run, account: Account, given: Sequence[LedgerFacts], row: Mapping[str, Any]
+    run: RunRecord, account: Account, given: Sequence[LedgerFacts], row: Mapping[str, Any]
 ) -> HolderVerdict:
     """What the ledger of a holder, in the folder or handed in, says of its receipts."""
     facts = account.ledger or _own(account, given)
@@ -285,7 +288,7 @@ def _own(account: Account, given: Sequence[LedgerFacts]) -> LedgerFacts | None:
     return next(found, None)
 
 
-def _against(run: Run, account: Account, facts: LedgerFacts) -> list[str]:
+def _against(run: RunRecord, account: Account, facts: LedgerFacts) -> list[str]:
     """Where a ledger says otherwise than the receipts that the report rests on."""
     delta = run.settings.privacy.delta
     found = facts.against(account.newest, run.unit_in_words)
@@ -317,7 +320,7 @@ def _beyond(account: Account, facts: LedgerFacts) -> list[str]:
 
 
 def _strangers(
-    run: Run, accounts: Sequence[Account], given: Sequence[LedgerFacts]
+    run: RunRecord, accounts: Sequence[Account], given: Sequence[LedgerFacts]
 ) -> tuple[list[str], list[str]]:
     """Ledgers that no holder of the report has, and notes on those that went on."""
     ids = {account.newest.ledger_id for account in accounts if account.newest}

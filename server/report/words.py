@@ -10,10 +10,10 @@ from ...common.privacy.plan import Unit
 from ...common.wire.outgoing import not_accounted, public
 from . import Json, group_text, metric_title, value_text
 from .accounts import Account
-from .reading import Run
+from .reading import RunRecord
 
 
-def released(run: Run, accounts: Sequence[Account]) -> Json:
+def released(run: RunRecord, accounts: Sequence[Account]) -> Json:
     """Everything that left a holder, or that the run made public, by who answers for it."""
     s, trained = run.settings, run.start.get("model", {}).get("trained")
     kind = "sum of clipped gradients" if s.round.mode == "gradient" else "change of the adapter"
@@ -35,7 +35,7 @@ def released(run: Run, accounts: Sequence[Account]) -> Json:
     }
 
 
-def _summed(run: Run) -> list[tuple[str, str]]:
+def _summed(run: RunRecord) -> list[tuple[str, str]]:
     """The noisy sums, each of one vector per holder."""
     noise = run.settings.privacy.sum_noise
     guarded = (
@@ -53,7 +53,7 @@ ACCOUNTANTS = (
 )
 
 
-def mechanism(run: Run) -> Json:
+def mechanism(run: RunRecord) -> Json:
     """How noise and batches were made, as far as it is the same at every holder."""
     privacy = run.settings.privacy
     return {
@@ -107,12 +107,12 @@ def _things(pairs: Iterable[tuple[str, str]]) -> list[Json]:
     return [{"what": what, "why": why} for what, why in pairs]
 
 
-def not_protected(run: Run, groups: Sequence[Json]) -> list[Json]:
+def not_protected(run: RunRecord, groups: Sequence[Json]) -> list[Json]:
     """What the claim does not cover, whoever the holder is."""
     return _things([_weaker(run, groups), *_NOT_PROTECTED])
 
 
-def _weaker(run: Run, groups: Sequence[Json]) -> tuple[str, str]:
+def _weaker(run: RunRecord, groups: Sequence[Json]) -> tuple[str, str]:
     """For whom the promise is weaker than it may sound."""
     person = run.settings.data.person
     if run.unit is Unit.PERSON:
