@@ -98,7 +98,7 @@ MISTAKES = [
     # the holder's text
     Mistake("client check-data nowhere.jsonl", 1, ("nowhere.jsonl", "No such file", "the path")),
     Mistake(f"client check-data {'x' * 300}.jsonl", 1, ("xxx", "name too long", "the path")),
-    Mistake("client check-data folder", 1, ("folder is a folder", "Name a file")),
+    Mistake("client check-data folder", 1, ("folder is a folder", "Name the file in it")),
     Mistake("client check-data empty.jsonl", 1, ("empty.jsonl", "no bytes", "Check the file")),
     Mistake("client check-data text.doc", 1, ("text.doc", "'.doc'", ".csv, .jsonl")),
     Mistake("client check-data latin.jsonl", 1, ("latin.jsonl", "UTF-8", "Save it in UTF-8")),
