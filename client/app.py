@@ -23,6 +23,7 @@ from ..common.machine.paths import local_or_cached, runs_folder
 from ..common.wire.messages import (
     Refusal,
     Reply,
+    Request,
     TrainRequest,
     reply_from_bytes,
     reply_to_records,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 app = ClientApp()
 
 _LEAST_SECONDS, _MOST_SECONDS = 30.0, 24 * 3600.0  # to wait for a resident
+_OPENING_SECONDS = 600.0
 
 # What a holder sets itself; any of them marks a node as deployed, and none is ever guessed then.
 _OWN = frozenset({"data", "policy", "ledger", "name"})
@@ -49,6 +51,12 @@ _HOLDERS: dict[Site, Holder] = {}
 def train(message: Message, context: Context) -> Message:
     """One request, one update or refusal."""
     return Message(content=_answered(message, context), reply_to=message)
+
+
+@app.query()
+def query(message: Message, context: Context) -> Message:
+    """The second trip of a secure sum: its keystreams, or a refusal."""
+    return train(message, context)
 
 
 def answer(message: Message, context: Context) -> Reply:
@@ -80,7 +88,7 @@ def _answered(message: Message, context: Context) -> RecordDict:
         return reply_to_records(Refusal(holder="", task_hash="", code=code_of(error)))
 
 
-def site_of(request: TrainRequest, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
+def site_of(request: Request, node: Mapping[str, Any], run: Mapping[str, Any]) -> Site:
     """The site of this node, from its own configuration or, in a simulation, its number.
 
     Raises:
@@ -134,7 +142,7 @@ def _not_configured() -> ConfideError:
     )
 
 
-def relay(request: TrainRequest, path: Path) -> Reply:
+def relay(request: Request, path: Path) -> Reply:
     """The resident's reply, waited for as long as the coordinator waits for this holder.
 
     Raises:
@@ -147,9 +155,11 @@ def relay(request: TrainRequest, path: Path) -> Reply:
     return reply_from_bytes(reply)
 
 
-def _patience(request: TrainRequest) -> float:
-    """Seconds; ``round.timeout`` as the coordinator says it, within reason."""
-    wanted = request.settings.get("round.timeout")
+def _patience(request: Request) -> float:
+    """Seconds; ``round.timeout`` as the coordinator says it, within reason. An opener trains
+    nothing, but may have to wait for the task in hand."""
+    told = request.settings if isinstance(request, TrainRequest) else {}
+    wanted = told.get("round.timeout", _OPENING_SECONDS)
     if not isinstance(wanted, int | float):
         return _LEAST_SECONDS
     return float(min(max(_LEAST_SECONDS, wanted), _MOST_SECONDS))  # not a number is the least

@@ -3,14 +3,16 @@
 ``handle`` is the whole of it, in one order: parse, policy and contract, replay, affordable, model,
 **charge**, read, train or sum, release. A request that only asks (``TrainRequest.dry``) is answered
 where another one is charged. What comes before the charge looks at the request, the policy, the
-ledger and the model alone, and writes nothing: not one byte of the text is read there, so that
-whether a request is answered, and by which code, cannot depend on it. The charge is durable before
-the text is read, and is never given back. After it nothing that the text holds changes what leaves
-but through the noisy sum: what cannot be read, encoded, trained on or scored contributes zero.
+ledger and the model alone, and writes nothing but the key of a run (``opening``): not one byte of
+the text is read there, so that whether a request is answered, and by which code, cannot depend on
+it. The charge is durable before the text is read, and is never given back. After it nothing that
+the text holds changes what leaves but through the noisy sum: what cannot be read, encoded, trained
+on or scored contributes zero. A secure sum that this holder helps to open reads no text at all.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -24,20 +26,39 @@ from ..common.adapter.encoding import decode_vector
 from ..common.adapter.parcel import Parcel, sent_size, unpack
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.masking.openers import Call
 from ..common.methods import method_of
 from ..common.methods.context import Context
 from ..common.models.loading import LoadedModel, load_model
-from ..common.plans import plan_of, plan_of_sum, planned_steps
+from ..common.plans import (
+    is_shared,
+    longest_sum,
+    plan_of,
+    plan_of_sum,
+    planned_steps,
+    step_of_round,
+    step_of_sum,
+)
 from ..common.privacy.ledger import Charge, Ledger, first_objection
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Unit
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
-from ..common.sums import Sum, steps_of_sums, sums_of
-from ..common.wire.messages import Ready, Refusal, Reply, TrainRequest, Update, reply_from_bytes
+from ..common.sums import Sum, numbers_in_sum, steps_of_sums, sums_of
+from ..common.wire.messages import (
+    OpenRequest,
+    Ready,
+    Refusal,
+    Reply,
+    Request,
+    TrainRequest,
+    Update,
+    reply_from_bytes,
+)
 from .guard.policy import Policy, review, review_model, review_plan, review_requests, review_sum
-from .guard.release import release
-from .guard.runs import check_run
+from .guard.release import Outgoing, encoded, release
+from .guard.runs import Decision, check_run, decisions
 from .guard.scrub import code_of, quiet
+from .opening import SumKeys, SumMember
 from .text.corpus import Corpus, check_readable
 from .text.taken import check_taken
 from .training.personal import Personal
@@ -62,6 +83,11 @@ class Site:
     bundle: str = ""
     new_ledger: bool = False
 
+    @property
+    def keys(self) -> Path:
+        """The folder of this holder's own keys for secure sums, beside its ledger."""
+        return self.ledger.with_name(f"{self.ledger.name}.keys")
+
 
 class Holder:
     """The holder of one site, warm over tasks.
@@ -83,17 +109,19 @@ class Holder:
         self._corpus: Corpus | None = None
         self._worked: deque[float] = deque()  # when a request was worked on, in the last 24 hours
 
-    def handle(self, request: TrainRequest) -> Reply:
-        """Answer a request with an update or a refusal; no exception but an interrupt gets out, and
+    def handle(self, request: Request) -> Reply:
+        """Answer a request, or refuse it by a code; no exception but an interrupt gets out, and
         that one carries nothing of what it interrupted."""
         outcome = self._attempt(request)
         if isinstance(outcome, BaseException):
             raise outcome  # outside the handlers, where no other exception hangs on to it
         return outcome
 
-    def _attempt(self, request: TrainRequest) -> Reply | KeyboardInterrupt | SystemExit:
+    def _attempt(self, request: Request) -> Reply | KeyboardInterrupt | SystemExit:
         try:
             with quiet():
+                if isinstance(request, OpenRequest):
+                    return self._open(request)
                 return self._answer(request)
         except KeyboardInterrupt:
             return KeyboardInterrupt()
@@ -122,12 +150,30 @@ class Holder:
         check_readable(self.site.data)
         check_taken(self.site.data, self.site.ledger)
         if request.dry:
-            return Ready(holder=self.site.name, task_hash=request.hash)
+            card = self._member.card(request, settings) if is_shared(settings) else b""
+            return Ready(holder=self.site.name, task_hash=request.hash, card=card)
+        if is_shared(settings):
+            job = replace(job, call=self._member.call(request, settings, job.values))
         if self.site.new_ledger:
             self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
         with Ledger.open(self.site.ledger, create=self.site.new_ledger) as ledger:
             ledger.charge(self._charge_of(job), *self._limits(settings))
             return self._paid(job, ledger)
+
+    @property
+    def _member(self) -> SumMember:
+        site = self.site
+        keys = SumKeys(site.keys, site.name, create=site.new_ledger)
+        return SumMember(keys, site.name, site.policy)
+
+    def _open(self, request: OpenRequest) -> Reply:
+        """Help to open a secure sum. It reads no text and costs nothing."""
+        if decisions(self.site.ledger).get(request.run) is Decision.DENIED:
+            raise ConfideError("policy.run-denied", "This holder's administrator denied the run.")
+        if self.site.new_ledger:
+            self.site.ledger.parent.mkdir(parents=True, exist_ok=True)
+        with Ledger.open(self.site.ledger, create=self.site.new_ledger) as ledger:
+            return self._member.open(request, ledger)
 
     def _check_ledger(self, job: _Job) -> bytes | None:
         """The reply that the request got before, or None if it may be worked on and would fit.
@@ -172,19 +218,17 @@ class Holder:
     def _paid(self, job: _Job, ledger: Ledger) -> Update:
         """Read, train or sum, release; the request was charged."""
         corpus = self._read(job.settings, ledger.identity_key)
-        values, sent = self._sum(job, corpus) if job.kind else self._train(job, corpus)
         return release(
-            values,
+            self._sum(job, corpus) if job.kind else self._train(job, corpus),
             job.request,
             ledger,
             holder=self.site.name,
             delta=job.settings.privacy.delta,
             identity=corpus.identity,
-            **sent,
         )
 
-    def _train(self, job: _Job, corpus: Corpus) -> tuple[Tensor, dict[str, str]]:
-        """The private change of what is trained, and how it is to be sent."""
+    def _train(self, job: _Job, corpus: Corpus) -> Outgoing:
+        """The private change of what is trained, as it leaves."""
         (loaded, context), settings, failed = job.known(), job.settings, 0
         unit = settings.privacy.unit
         examples = corpus.examples(loaded)
@@ -199,17 +243,18 @@ class Holder:
 
         change, schema = context.train(train)
         self.unused = sum(one is None for one in examples) + failed
-        return change, {"encoding": settings.wire.encoding, "schema": schema.digest}
+        if job.call:
+            return self._member.hide(job.call, change, step_of_round(settings), schema.digest)
+        return encoded(change, settings.wire.encoding, schema.digest)
 
-    def _sum(self, job: _Job, corpus: Corpus) -> tuple[Tensor, dict[str, str]]:
+    def _sum(self, job: _Job, corpus: Corpus) -> Outgoing:
         """A noisy sum: of the classes, or of how well the adapter does on the text."""
         settings = job.settings
         if job.kind is Sum.CLASSES:
             labels = settings.task.label_names
             shares = shares_of_classes(classes_of(corpus.records, labels), len(labels))
-            size = len(labels)
         else:
-            (loaded, context), size = job.known(), 2
+            loaded, context = job.known()
             examples = corpus.examples(loaded)
             shares = shares_of_scores(
                 loaded, context.adapter, examples, Sum(str(job.kind)), self._generator
@@ -217,7 +262,11 @@ class Holder:
         self.unused = sum(one is None for one in shares)
         units = corpus.units(settings.privacy.unit, shares)
         used = [one for one in shares if one is not None]
-        return noisy_sum(used, size, units, job.plan, self._generator), {"encoding": "fp32"}
+        longest = longest_sum(settings) if job.call else math.inf
+        total = noisy_sum(used, job.values, units, job.plan, self._generator, longest)
+        if job.call:
+            return self._member.hide(job.call, total, step_of_sum(settings))
+        return encoded(total, "fp32")
 
     def _charge_of(self, job: _Job) -> Charge:
         """The price of a request, and all that its run is to release."""
@@ -243,6 +292,7 @@ class Holder:
             summed=sum(charged.get(number, 0) for number in sums),
             sums=steps_of_sums(settings, sum(number not in charged for number in sums)),
             rounds=0 if job.kind else 1,
+            unmasked=ledger.steps(unmasked=True) if ledger else (),
         )
 
     def _limits(self, settings: Settings) -> tuple[float | None, float | None]:
@@ -263,12 +313,22 @@ class Holder:
 @dataclass(frozen=True, kw_only=True)
 class _Job:
     """A request that was parsed: its settings, which sum it asks for (None: a round), and, once it
-    is loaded, the model with what the method asks around its training."""
+    is loaded, the model with what the method asks around its training; and the secure sum that it
+    contributes to, if it does."""
 
     request: TrainRequest
     settings: Settings
     kind: Sum | None
     model: tuple[LoadedModel, Context] | None = None
+    call: Call | None = None
+
+    @property
+    def values(self) -> int:
+        """How many numbers leave."""
+        if self.kind:
+            return numbers_in_sum(self.kind, self.settings)
+        loaded, _ = self.known()
+        return method_of(self.settings.aggregate.method).sent(loaded.schema).trained_size
 
     @property
     def plan(self) -> Plan:
@@ -292,7 +352,7 @@ def _unit(settings: Settings) -> tuple[Unit, str]:
     return unit, settings.data.person if unit is Unit.PERSON else ""
 
 
-def _hash_of(request: TrainRequest) -> str:
+def _hash_of(request: Request) -> str:
     """The task's hash, or nothing for a request of values that no message can carry."""
     try:
         return request.hash

@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from .privacy.accountant import GaussianSteps
 from .privacy.plan import Plan, Trust, Unit
+from .privacy.shares import step_of
 from .settings import Settings
 from .sums import SENSITIVITY, noise_of, steps_of_sums
 
@@ -26,6 +27,7 @@ def plan_of(settings: Settings) -> Plan:
         ConfideError: ``privacy.calibration`` for a target that no noise meets.
     """
     privacy, train, rounds = settings.privacy, settings.train, settings.round
+    least, colluding = _of_sum(settings)
     given = privacy.trust == "off" or privacy.noise_multiplier > 0
     if given:
         return Plan(
@@ -37,6 +39,8 @@ def plan_of(settings: Settings) -> Plan:
             steps_per_round=train.steps,
             max_rounds=rounds.count,
             delta=privacy.delta,
+            least=least,
+            colluding=colluding,
         )
     return Plan.calibrate(
         epsilon=privacy.epsilon,
@@ -47,12 +51,15 @@ def plan_of(settings: Settings) -> Plan:
         steps_per_round=train.steps,
         max_rounds=rounds.count,
         delta=privacy.delta,
+        least=least,
+        colluding=colluding,
         besides=steps_of_sums(settings),
     )
 
 
 def plan_of_sum(settings: Settings) -> Plan:
     """One noisy sum as a plan of one step that uses every unit."""
+    least, colluding = _of_sum(settings)
     return Plan(
         unit=Unit(settings.privacy.unit),
         trust=Trust(settings.privacy.trust),
@@ -62,7 +69,46 @@ def plan_of_sum(settings: Settings) -> Plan:
         steps_per_round=1,
         max_rounds=1,
         delta=settings.privacy.delta,
+        least=least,
+        colluding=colluding,
     )
+
+
+def is_shared(settings: Settings) -> bool:
+    """Whether noise is in shares, and updates go through a secure sum."""
+    return settings.privacy.trust == Trust.DISTRIBUTED
+
+
+def _of_sum(settings: Settings) -> tuple[int, int]:
+    """How many contribute at least to a secure sum, and how many may collude; 1 and 0 without."""
+    if not is_shared(settings):
+        return 1, 0
+    return settings.round.min_holders, settings.privacy.colluding
+
+
+def step_of_round(settings: Settings) -> float:
+    """The public step to whose multiples a round's sum is rounded, in gradient units.
+
+    Raises:
+        ConfideError: ``sum.range``.
+    """
+    plan = plan_of(settings)
+    return step_of(plan.share_std, plan.clip_norm * most_units(settings.train.batch))
+
+
+def step_of_sum(settings: Settings) -> float:
+    """The same of a noisy sum, in units of privacy.
+
+    Raises:
+        ConfideError: ``sum.range``.
+    """
+    return step_of(plan_of_sum(settings).share_std, longest_sum(settings))
+
+
+def longest_sum(settings: Settings) -> float:
+    """How many units a noisy sum counts at most behind masks, where nothing may wrap: those of the
+    largest holder, which ``train.batch`` is the rate's share of."""
+    return most_units(math.ceil(settings.train.batch / settings.train.rate))
 
 
 def planned_steps(settings: Settings) -> tuple[GaussianSteps, ...]:

@@ -13,11 +13,12 @@ the report recomputes epsilon from it.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -26,13 +27,15 @@ from torch import Tensor
 from ..common.adapter.encoding import decode_vector, rounding_of
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.masking.openers import Call, Statement, statement_from_bytes
+from ..common.masking.ring import from_bytes
 from ..common.methods.ranks import padded
 from ..common.plans import most_units, plan_of
 from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
 from ..common.sums import is_sum, steps_of_sums, sums_of
-from ..common.wire.messages import Ready, Refusal, Reply, TrainRequest, Update
+from ..common.wire.messages import Refusal, Reply, TrainRequest, Update
 from .ledgers import WENT_BACK
 from .senders import ANOTHERS_NAME, NAMELESS, Senders
 
@@ -54,12 +57,15 @@ _ADAM_STEP = 7.3
 
 @dataclass(frozen=True)
 class Accepted:
-    """An update that passed: who sent it, its change (M,), its receipt and its size in bytes."""
+    """An update that passed: who sent it, its change (M,), its receipt and its size in bytes. In a
+    secure sum nobody sees the change, which is empty; ``masked`` and ``statement`` are there."""
 
     holder: str
     change: Tensor
     receipt: Receipt
     size: int
+    masked: bytes = field(default=b"", repr=False)
+    statement: Statement | None = None
 
 
 def judge(
@@ -72,6 +78,7 @@ def judge(
     senders: Senders | None = None,
     start: float = 0.0,
     narrower: Mapping[str, AdapterSchema] | None = None,
+    call: Call | None = None,
 ) -> tuple[dict[str, Accepted], list[dict[str, str]]]:
     """Who of a round is accepted, by name, and who is left out with which code.
 
@@ -81,9 +88,12 @@ def judge(
         senders: whose name each node has; nobody's is known without it.
         start: the L2 norm of the adapter that the round began with.
         narrower: by digest, the schemas of smaller rank that a holder may train instead.
+        call: of the secure sum that the request asked for, if it did.
     """
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
+        if call is not None:
+            return check_masked(update, request, settings, schema.digest, call, last)
         return check(update, request, settings, schema, last, start, narrower)
 
     return sift(replies, passes, receipts, barred, senders)
@@ -132,8 +142,8 @@ def _update(
 ) -> Accepted:
     if isinstance(reply, Refusal):
         raise ConfideError(refusal_code(reply), "The holder refused.")
-    if isinstance(reply, Ready):
-        raise ConfideError("gate.task", "Nobody asked whether the holder can take part.")
+    if not isinstance(reply, Update):
+        raise ConfideError("gate.task", "The holder answers what nobody asked now.")
     if reply.holder in barred:
         raise ConfideError(WENT_BACK, "The ledger went back in an earlier round.")
     return passes(reply, receipts.get(reply.holder))
@@ -179,13 +189,37 @@ def check(
     most = largest_norm(settings, sent.trained_size, start)
     if not float(change.double().norm()) <= most:
         raise ConfideError("gate.norm", f"The update is longer than {most:g}, as no honest one is.")
-    receipt = _receipt(update.receipt, settings)
-    _check_progress(receipt, last, settings.train.steps)
-    if settings.privacy.trust != "off":
-        _check_noise(receipt, last, settings)
+    receipt = _checked_receipt(update, request, settings, last)
     if sent is not schema:
         change = padded(change, sent.trained_shapes, schema.trained_shapes)
     return Accepted(update.holder, change, receipt, len(update.values))
+
+
+def check_masked(
+    update: Update,
+    request: TrainRequest,
+    settings: Settings,
+    schema: str,
+    call: Call,
+    last: Receipt | None = None,
+) -> Accepted:
+    """The same of a contribution to a secure sum, of which only what is in clear can be looked at:
+    the values are uniform words, and the sum alone shows whether they were what they should be.
+
+    Raises:
+        ConfideError: as ``check``; ``sum.statement``, ``sum.stranger``, ``sum.signature`` or
+            ``gate.statement`` where the statement is not this holder's about these values.
+    """
+    _check_form(update, request, schema, "ring32")
+    from_bytes(update.values, call.size)
+    statement = statement_from_bytes(update.statement, len(call.openers))
+    statement.check(call)
+    of_these = statement.masked == hashlib.sha256(update.values).digest()
+    if statement.name != update.holder or not of_these:
+        raise ConfideError("gate.statement", "The statement is of another holder or other values.")
+    receipt = _checked_receipt(update, request, settings, last)
+    size = len(update.values) + len(update.statement)
+    return Accepted(update.holder, torch.zeros(0), receipt, size, update.values, statement)
 
 
 def check_sum(
@@ -197,17 +231,33 @@ def check_sum(
         ConfideError: as ``check``.
     """
     values = _values(update, request, request.schema, "fp32", size)
-    receipt = _receipt(update.receipt, settings)
-    _check_progress(receipt, last, 1)
+    receipt = _checked_receipt(update, request, settings, last)
+    return Accepted(update.holder, values, receipt, len(update.values))
+
+
+def _checked_receipt(
+    update: Update, request: TrainRequest, settings: Settings, last: Receipt | None
+) -> Receipt:
+    """The receipt of an update, which goes on from the last one under the plan's terms."""
+    receipt, summed = _receipt(update.receipt, settings), request.round in sums_of(settings)
+    _check_progress(receipt, last, 1 if summed else settings.train.steps)
     if settings.privacy.trust != "off":
-        if not any(is_sum(step, settings) for step in receipt.steps_run):
+        if summed and not any(is_sum(step, settings) for step in receipt.steps_run):
             raise ConfideError("gate.noise", "The receipt states no sum with the plan's noise.")
         _check_noise(receipt, last, settings)
-    return Accepted(update.holder, values, receipt, len(update.values))
+    return receipt
 
 
 def _values(update: Update, request: TrainRequest, schema: str, encoding: str, size: int) -> Tensor:
     """The values of an update that answers this request, under a name, in the agreed form."""
+    _check_form(update, request, schema, encoding)
+    values = decode_vector(update.values, update.encoding, size)
+    if not torch.isfinite(values).all():
+        raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
+    return values
+
+
+def _check_form(update: Update, request: TrainRequest, schema: str, encoding: str) -> None:
     if not _NAME.fullmatch(update.holder):
         raise ConfideError("gate.name", "The holder's name is not 1 to 64 of A-Z a-z 0-9 . _ -")
     if (update.task_hash, update.run, update.round) != (request.hash, request.run, request.round):
@@ -216,10 +266,6 @@ def _values(update: Update, request: TrainRequest, schema: str, encoding: str, s
         raise ConfideError("gate.schema", "The update was made for another adapter.")
     if update.encoding != encoding:
         raise ConfideError("gate.encoding", f"The update is {update.encoding[:20]!r}.")
-    values = decode_vector(update.values, update.encoding, size)
-    if not torch.isfinite(values).all():
-        raise ConfideError("gate.not-finite", "The update contains NaN or infinity.")
-    return values
 
 
 def largest_norm(settings: Settings, size: int, start: float = 0.0) -> float:
@@ -243,6 +289,14 @@ def _largest_norm(settings: Settings, size: int, start: float) -> float:
         moved = _ADAM_STEP * train.steps * train.lr * math.sqrt(size)
         return moved + _ROUNDING * train.steps * train.lr * train.weight_decay * (start + moved)
     return train.steps * train.lr * gradient
+
+
+def largest_sum(settings: Settings, size: int, count: int) -> float:
+    """What the L2 norm of the sum of ``count`` honest contributions to a secure sum of ``size``
+    values does not exceed, undivided, but with a probability below 1e-20."""
+    plan, units = plan_of(settings), most_units(settings.train.batch)
+    noise = plan.share_std * math.sqrt(count) * (math.sqrt(size) + 10)
+    return _ROUNDING * (count * units * plan.clip_norm + noise)
 
 
 def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:

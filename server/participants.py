@@ -53,12 +53,14 @@ class Able:
 
     Attributes:
         out: who cannot, by node: its name and the code.
+        cards: what each said of its keys, in a run with a secure sum.
     """
 
     def __init__(self, settings: Settings, transport: Transport, senders: Senders) -> None:
         self._least, self._timeout = settings.round.min_holders, settings.round.timeout
         self._transport, self._senders = transport, senders
         self.out: dict[int, tuple[str, str]] = {}
+        self.cards: dict[int, bytes] = {}
 
     def ask(self, request: TrainRequest, nodes: Sequence[int], folder: RunFolder) -> None:
         """Ask each holder whether it would work on a request, until enough say yes. Whoever may
@@ -97,6 +99,7 @@ class Able:
         name = self._senders.name_of(node)
         name = named(reply.holder, node) if name.startswith(NAMELESS) else name
         if isinstance(reply, Ready) and reply.task_hash == request.hash:
+            self.cards[node] = reply.card
             return name, ""
         return name, refusal_code(reply) if isinstance(reply, Refusal) else "gate.task"
 

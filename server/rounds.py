@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,8 +23,10 @@ from ..common.adapter.parcel import HINT, OTHER_START, pack
 from ..common.adapter.schema import AdapterSchema
 from ..common.adapter.tensors import flatten, size_of, unflatten
 from ..common.errors import ConfideError
+from ..common.masking.keys import Roster
 from ..common.methods import Arrived, method_of
 from ..common.models.loading import LoadedModel
+from ..common.plans import is_shared, step_of_round
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
 from ..common.wire.messages import NO_ADAPTER, TrainRequest
@@ -31,11 +34,12 @@ from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score, Scores
-from .gate import Accepted, judge, most_common
+from .gate import Accepted, judge, largest_sum, most_common
 from .ledgers import WENT_BACK, Ledgers, Memory
 from .participants import Able, select, selection_key
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
+from .secure_sum import SUM, Opened, SecureSum, named
 from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
 
@@ -54,11 +58,15 @@ class Rounds:
         evaluator: Evaluator,
         known: Known | None = None,
         memory: Memory | None = None,
+        roster: Roster | None = None,
     ) -> None:
         self._ledgers = Ledgers(folder, memory)
         self._settings, self._loaded, self._transport = settings, loaded, transport
         self._senders = Senders(transport.nodes, known)
         self._able = Able(settings, transport, self._senders)
+        self._secure: SecureSum | None = None
+        if is_shared(settings):
+            self._secure = SecureSum(settings, transport, self._senders, roster)
         self._folder = folder
         self._scores = Scores(loaded, evaluator, folder, settings.round.count)
         self._schema = loaded.schema
@@ -79,15 +87,24 @@ class Rounds:
                 classes.
         """
         state = self._begin()
-        if state.round < self._settings.round.count:
-            least, timeout = self._settings.round.min_holders, self._settings.round.timeout
-            there = wait_for_nodes(self._transport, least, timeout)
-            self._able.ask(self._next_request(state), there, self._folder)
+        if state.round < self._settings.round.count or self._secure:
+            self._ask_who_can(state)
         self._count_classes(state)
         score = self._remaining(nodes, state)
         if not state.advanced:
             raise self._no_round(state)
         return self._finish(state, score)
+
+    def _ask_who_can(self, state: Checkpoint) -> None:
+        """Before the first charge; in a run with secure sums the answers bring the keys."""
+        least, timeout = self._settings.round.min_holders, self._settings.round.timeout
+        there = wait_for_nodes(self._transport, least, timeout)
+        request = self._next_request(state)
+        if self._secure:
+            request = self._secure.asking(request)
+        self._able.ask(request, there, self._folder)
+        if self._secure:
+            self._secure.meet(self._able.cards, self._folder.id)
 
     def _remaining(self, nodes: Sequence[int], state: Checkpoint) -> Score | None:
         """The rounds that are left, until enough was learnt or too few holders are; the score after
@@ -171,7 +188,7 @@ class Rounds:
 
     def _sum(self, request: TrainRequest, nodes: Sequence[int], state: Checkpoint) -> sums.Summed:
         told = state.receipts, state.barred, self._senders
-        return sums.ask(request, self._settings, self._transport, nodes, *told)
+        return sums.ask(request, self._settings, self._transport, nodes, *told, self._secure)
 
     def _begin(self) -> Checkpoint:
         if self._settings.run.resume:
@@ -203,14 +220,17 @@ class Rounds:
         able, key = self._able.of(connected), selection_key(self._folder)
         chosen = select(able, settings.round.holders, key=key, round_number=number)
         rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
-        request = self._task(number, state, rate)
+        schema = self._method.sent(self._schema, number)
+        request, call = self._task(number, state, rate), None
+        if self._secure:
+            call = self._secure.call(request, chosen, schema.trained_size)
+            request = named(request, call.roster, call.openers)
         replies = self._transport.ask(chosen, request, timeout)
         at_rate = replace(settings, train=replace(settings.train, lr=rate))
-        schema = self._method.sent(self._schema, number)
         start = float(state.adapter.double().norm())
         told = state.receipts, state.barred, self._senders
         narrower = self._method.narrower(schema)
-        accepted, left_out = judge(replies, request, at_rate, schema, *told, start, narrower)
+        accepted, left_out = judge(replies, request, at_rate, schema, *told, start, narrower, call)
         self._able.note(replies, left_out)
         left_out += self._able.left_out(set(connected) - set(chosen))
         gone = sorted(set(nodes) - set(connected))
@@ -218,8 +238,14 @@ class Rounds:
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
         abandoned = len(accepted) < least
         self._ledgers.take(number, accepted, left_out, state.receipts)
+        changes, opened = {holder: update.change for holder, update in accepted.items()}, None
+        if call and self._secure and not abandoned:
+            opened = self._secure.open(call, accepted, step_of_round(settings))
+            left_out += opened.left_out
+            changes = self._mean_of(opened, len(accepted), left_out)
+            abandoned = not changes
         if not abandoned:
-            far = self._advance(state, accepted, schema, rate)
+            far = self._advance(state, changes, schema, rate)
             left_out += [{"holder": holder, "code": OUTLIER} for holder in far]
         state.round = number
         self._last_codes = [row["code"] for row in left_out]
@@ -232,8 +258,24 @@ class Rounds:
             abandoned=abandoned,
             asked=len(chosen),
             connected=len(connected),
+            **({"openers": list(opened.openers)} if opened else {}),
         )
         return not abandoned
+
+    def _mean_of(
+        self, opened: Opened, count: int, left_out: list[dict[str, str]]
+    ) -> dict[str, Tensor]:
+        """The mean change of ``count`` contributors, in the sum's own name; nothing where the sum
+        was not opened, or is longer than any honest one."""
+        if opened.total is None:
+            return {}
+        if not np.linalg.norm(opened.total) <= largest_sum(
+            self._settings, len(opened.total), count
+        ):
+            left_out.append({"holder": SUM, "code": "gate.norm"})
+            return {}
+        mean = opened.total / (count * self._settings.train.batch)
+        return {SUM: torch.from_numpy(mean).float()}
 
     def _next_request(self, state: Checkpoint) -> TrainRequest:
         """What the next round will send, as far as it is known."""
@@ -268,13 +310,12 @@ class Rounds:
     def _advance(
         self,
         state: Checkpoint,
-        accepted: dict[str, Accepted],
+        changes: Mapping[str, Tensor],
         schema: AdapterSchema,
         rate: float,
     ) -> tuple[str, ...]:
         """Move the adapter; returns the holders that passed the gate and were left out by the
         robust rule, whose receipts count as everybody's."""
-        changes = {holder: update.change for holder, update in accepted.items()}
         state.advanced += 1
         moved = self._method.combine(self._arrived(state, changes, schema, rate))
         if moved is not None:
@@ -316,7 +357,7 @@ class Rounds:
         request: TrainRequest,
         accepted: dict[str, Accepted],
         left_out: list[dict[str, str]],
-        **facts: bool | int,
+        **facts: bool | int | list[str],
     ) -> None:
         rows: list[dict[str, Any]] = [
             {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt.to_json()}

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..common.errors import ConfideError
+from ..common.plans import plan_of_sum, step_of_sum
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings, from_flat
 from ..common.sums import Sum, largest_loss, noise_of, numbers_in_sum, sums_of, with_counted
 from ..common.tasks.labels import COUNTED
 from ..common.wire.messages import TrainRequest, Update
-from .gate import Accepted, check_sum, sift
+from .gate import Accepted, check_masked, check_sum, sift
 from .run_folder import RunFolder
+from .secure_sum import SecureSum, named
 from .senders import Senders
 from .transport import Transport
 
@@ -37,12 +39,13 @@ _CLEAR = 4.0  # standard deviations that a number of units must stand out of its
 @dataclass(frozen=True, kw_only=True)
 class Summed:
     """A sum over the holders that were accepted: its numbers with noise, and the standard deviation
-    of that noise on each."""
+    of that noise on each; not ``known`` where a secure sum was not opened."""
 
     totals: tuple[float, ...]
     noise_std: float
     accepted: Mapping[str, Accepted]
     left_out: Sequence[Mapping[str, str]]
+    known: bool = True
 
 
 def ask(
@@ -53,15 +56,32 @@ def ask(
     receipts: Mapping[str, Receipt],
     barred: Collection[str],
     senders: Senders | None = None,
+    secure: SecureSum | None = None,
 ) -> Summed:
-    """Ask ``nodes`` for the sum of a request, and add up what passes the gate."""
+    """Ask ``nodes`` for the sum of a request, and add up what passes the gate; in a run with secure
+    sums the openers do."""
     size = numbers_in_sum(sums_of(settings)[request.round], settings)
+    call = secure.call(request, nodes, size) if secure else None
+    if call:
+        request = named(request, call.roster, call.openers)
 
     def passes(update: Update, last: Receipt | None) -> Accepted:
+        if call:
+            return check_masked(update, request, settings, request.schema, call, last)
         return check_sum(update, request, settings, size, last)
 
     replies = transport.ask(nodes, request, settings.round.timeout)
     accepted, left_out = sift(replies, passes, receipts, barred, senders)
+    if secure and call:
+        opened = secure.open(call, accepted, step_of_sum(settings))
+        total = [0.0] * size if opened.total is None else opened.total.tolist()
+        return Summed(
+            totals=tuple(total),
+            noise_std=plan_of_sum(settings).share_std * math.sqrt(len(accepted)),
+            accepted=accepted,
+            left_out=[*left_out, *opened.left_out],
+            known=opened.total is not None,
+        )
     values = [one.change.double().tolist() for one in accepted.values()]
     return Summed(
         totals=tuple(math.fsum(column) for column in zip(*values, strict=True)) or (0.0,) * size,
@@ -147,7 +167,7 @@ def no_count(summed: Summed, settings: Settings) -> ConfideError:
 
 
 def _enough(summed: Summed, settings: Settings) -> bool:
-    return len(summed.accepted) >= settings.round.min_holders
+    return summed.known and len(summed.accepted) >= settings.round.min_holders
 
 
 def measured(summed: Summed, settings: Settings, model: Any) -> dict[str, float | None]:

@@ -21,6 +21,7 @@ from ..common.errors import ConfideError
 from ..common.wire.messages import (
     Refusal,
     Reply,
+    Request,
     TrainRequest,
     reply_from_records,
     request_to_records,
@@ -43,7 +44,7 @@ class Transport(Protocol):
     def nodes(self) -> Sequence[int]: ...
 
     def ask(
-        self, nodes: Sequence[int], request: TrainRequest, timeout: float
+        self, nodes: Sequence[int], request: Request, timeout: float
     ) -> Mapping[int, Reply]: ...
 
     def ready(
@@ -63,9 +64,7 @@ class GridTransport:
     def nodes(self) -> Sequence[int]:
         return sorted(self._grid.get_node_ids())
 
-    def ask(
-        self, nodes: Sequence[int], request: TrainRequest, timeout: float
-    ) -> Mapping[int, Reply]:
+    def ask(self, nodes: Sequence[int], request: Request, timeout: float) -> Mapping[int, Reply]:
         """Send ``request`` to ``nodes`` and collect replies until all are there or time is up.
 
         A node that fails, answers nonsense or not at all gets a refusal in its name; the text of
@@ -74,7 +73,7 @@ class GridTransport:
         asked = self._send(nodes, request, timeout)
         replies: dict[int, Reply] = {}
         heard = 0
-        self._live(request, _states(asked.values(), replies))
+        self._tell(request, asked, replies)
         open_ids, deadline = set(asked), time.monotonic() + timeout
         while open_ids and time.monotonic() < deadline:
             # Flower's own send_and_receive looks every three seconds, the length of a round.
@@ -87,7 +86,7 @@ class GridTransport:
                     replies[asked[answered]] = _reply(message, request)
             if len(replies) > heard:
                 heard = len(replies)
-                self._live(request, _states(asked.values(), replies))
+                self._tell(request, asked, replies)
             if open_ids:
                 time.sleep(_POLL_SECONDS)
         sent = set(asked.values())
@@ -103,14 +102,23 @@ class GridTransport:
         """As ``ask``, for a request that only asks."""
         return self.ask(nodes, replace(request, dry=True), timeout)
 
-    def _send(self, nodes: Sequence[int], request: TrainRequest, timeout: float) -> dict[str, int]:
+    def _tell(
+        self, request: Request, asked: Mapping[str, int], replies: Mapping[int, Reply]
+    ) -> None:
+        if isinstance(request, TrainRequest):
+            self._live(request, _states(asked.values(), replies))
+
+    def _send(self, nodes: Sequence[int], request: Request, timeout: float) -> dict[str, int]:
         """The node by the number of the message that is on its way to it."""
+        kind, group = MessageType.QUERY, "sum"
+        if isinstance(request, TrainRequest):
+            kind, group = MessageType.TRAIN, str(request.round)
         messages = [
             Message(
                 content=request_to_records(request),
-                message_type=MessageType.TRAIN,
+                message_type=kind,
                 dst_node_id=node,
-                group_id=str(request.round),
+                group_id=group,
                 ttl=timeout,
             )
             for node in nodes
@@ -133,7 +141,7 @@ class GridTransport:
         return found
 
 
-def _reply(message: Message, request: TrainRequest) -> Reply:
+def _reply(message: Message, request: Request) -> Reply:
     if message.has_error():
         number = message.error.code
         pin = number == ErrorCode.INVALID_FAB  # what a holder's gateway says of our bundle
@@ -156,7 +164,7 @@ def _states(sent: Iterable[int], replies: Mapping[int, Reply]) -> dict[int, str]
     return {node: state(replies.get(node)) for node in sent}
 
 
-def _refusal(request: TrainRequest, code: str) -> Refusal:
+def _refusal(request: Request, code: str) -> Refusal:
     return Refusal(holder="", task_hash=request.hash, code=code)
 
 

@@ -16,6 +16,7 @@ from ..common.machine.installed import code_hash
 from ..common.privacy.noise import SecureGenerator
 from ..common.wire.messages import (
     Reply,
+    Request,
     TrainRequest,
     reply_from_records,
     reply_to_records,
@@ -35,9 +36,7 @@ class InProcessTransport:
     def nodes(self) -> Sequence[int]:
         return range(len(self._holders))
 
-    def ask(
-        self, nodes: Sequence[int], request: TrainRequest, timeout: float
-    ) -> Mapping[int, Reply]:
+    def ask(self, nodes: Sequence[int], request: Request, timeout: float) -> Mapping[int, Reply]:
         return self._handed(nodes, request)
 
     def ready(
@@ -45,7 +44,7 @@ class InProcessTransport:
     ) -> Mapping[int, Reply]:
         return self._handed(nodes, replace(request, dry=True))
 
-    def _handed(self, nodes: Sequence[int], request: TrainRequest) -> Mapping[int, Reply]:
+    def _handed(self, nodes: Sequence[int], request: Request) -> Mapping[int, Reply]:
         sent = request_to_records(request)
         return {
             node: reply_from_records(

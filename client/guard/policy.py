@@ -17,13 +17,14 @@ import math
 import re
 import sys
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from ...common.errors import ConfideError
 from ...common.machine.paths import cache_dir, local_or_cached
 from ...common.methods import METHODS, method_of
+from ...common.plans import is_shared
 from ...common.privacy.accountant import GaussianSteps, within
 from ...common.privacy.plan import Plan, Trust
 from ...common.settings import Settings
@@ -32,7 +33,8 @@ from .contract import Contract, missing
 
 # A name of the Hub, with or without its owner: never a path, and never longer than the Hub allows.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?", re.ASCII)
-_PIN = "@sha256:"
+_SHA256 = "sha256:"
+_PIN = f"@{_SHA256}"
 _DAY = 24 * 3600.0  # seconds
 _OF_RANKS = ", ".join(name for name, method in METHODS.items() if method.ranks)
 
@@ -143,6 +145,33 @@ class Policy:
         "and how many the adapter gets right. Their noise is at least min-noise-multiplier, and\n"
         "their part of epsilon is counted as everything else; they use all of the text.",
     )
+    roster: str = _plain(
+        "",
+        "The members of secure sums, by the digest of their roster: sha256: and 64 digits.\n"
+        "Compare its twelve words with the other administrators by telephone, then write it here\n"
+        "(`confide client roster FILE` shows both). Empty: no run with a secure sum is taken\n"
+        "part in (privacy.trust = 'distributed').",
+    )
+    openers: tuple[str, ...] = _words(
+        (),
+        "Members whom you trust to open a secure sum once only. A run without one of them, or\n"
+        "this holder itself, among its openers is refused.",
+    )
+    min_contributions: int = _number(
+        3, 2, 4096,
+        "The fewest holders whose sum may be opened. What a holder sends has a share of the noise\n"
+        "alone; the sum of so many, less those who collude, has all of it.",
+    )  # fmt: skip
+    colluding: int = _number(
+        1, 0, 63,
+        "The fewest other members that a run with a secure sum assumes may tell the coordinator\n"
+        "all that they sent.",
+    )  # fmt: skip
+    max_epsilon_unmasked: float = _number(
+        50.0, 0, 1e6,
+        "The most epsilon that all runs together may be worth if every mask of every secure sum\n"
+        "fails: what is then left is each holder's own share of noise.",
+    )  # fmt: skip
     ask_before_run: bool = _plain(
         False,
         "Whether each run waits for your yes: it is refused until `confide client allow KIT RUN`,\n"
@@ -158,6 +187,11 @@ class Policy:
         False,
         "Whether a run may name any base model, even a folder of this machine or a download.\n"
         "Only for simulations on a researcher's own machine.",
+    )
+    allow_any_roster: bool = _plain(
+        False,
+        "Whether a run may name any members and openers of a secure sum. Only for simulations: a\n"
+        "coordinator could then be all the others itself.",
     )
     allow_any_data: bool = _plain(
         False,
@@ -187,7 +221,11 @@ SIMULATION = Policy(
     dtypes=("float32", "bfloat16", "auto"),
     allow_unprotected=True,
     allow_any_model=True,
+    allow_any_roster=True,
     allow_any_data=True,
+    min_contributions=2,
+    colluding=0,
+    max_epsilon_unmasked=math.inf,
 )
 
 # The setting that a limit bounds from above.
@@ -230,6 +268,8 @@ def review(settings: Settings, policy: Policy) -> None:
     if settings.lora.method != "head" and not method_of(settings.aggregate.method).ranks:
         _check_most(policy, "max_rank", "lora.rank", settings.lora.rank)
     _check_noise(settings, policy)
+    if is_shared(settings):
+        review_sizes(settings.round.min_holders, settings.privacy.colluding, policy)
     _check_listed(policy, "dtypes", "model.dtype", settings.model.dtype, must_list=True)
     _check_listed(policy, "coordinators", "run.coordinator", settings.run.coordinator)
     if policy.data is not None:
@@ -242,6 +282,64 @@ def review(settings: Settings, policy: Policy) -> None:
             f"{settings.model.name!r:.100} is not among the allowed base models.",
             "The holder may list it in base-models, or put it into the cache's models folder.",
         )
+
+
+def review_sizes(least: int, colluding: int, policy: Policy) -> None:
+    """Refuse a secure sum of fewer contributions, or fewer who may collude, than the policy wants.
+
+    Raises:
+        ConfideError: ``policy.min-contributions`` or ``policy.colluding``.
+    """
+    said = {
+        "min_contributions": ("round.min-holders", least),
+        "colluding": ("privacy.colluding", colluding),
+    }
+    for limit, (name, value) in said.items():
+        if not value >= getattr(policy, limit):
+            _refuse(
+                limit,
+                f"{name} = {value} is below {_key(limit)} = {getattr(policy, limit)}.",
+                f"Start a run with a larger {name}.",
+            )
+
+
+def review_roster(roster: str, policy: Policy) -> None:
+    """Refuse members of a secure sum that are not those the administrators compared.
+
+    Args:
+        roster: the digest of the run's roster; empty for none.
+
+    Raises:
+        ConfideError: ``policy.roster``.
+    """
+    if policy.allow_any_roster and not policy.roster:
+        return
+    if not policy.roster or policy.roster != f"{_SHA256}{roster}":
+        _refuse(
+            "roster",
+            f"The run's roster is {roster or 'none'}, the policy has {policy.roster or 'none'}.",
+            "Compare the roster's words with the other administrators, and write its digest into"
+            " the policy (`confide client roster FILE`).",
+        )
+
+
+def review_openers(openers: Collection[str], own: str, policy: Policy) -> None:
+    """Refuse openers of whom this holder trusts none.
+
+    Args:
+        own: this holder's name.
+
+    Raises:
+        ConfideError: ``policy.openers``.
+    """
+    if policy.allow_any_roster or {own, *policy.openers} & set(openers):
+        return
+    _refuse(
+        "openers",
+        f"The run's openers are {', '.join(openers)}; this holder trusts"
+        f" {', '.join((own, *policy.openers))}.",
+        "Let the coordinator choose one of these, or list one of those in openers.",
+    )
 
 
 def review_sum(settings: Settings, policy: Policy) -> None:
@@ -269,16 +367,18 @@ def review_plan(
     summed: int = 0,
     sums: Sequence[GaussianSteps] = (),
     rounds: int = 1,
+    unmasked: Sequence[GaussianSteps] = (),
 ) -> None:
     """Refuse a plan that the policy does not allow after what was charged.
 
     The epsilon of the run is that of what it was ``charged`` so far (``summed`` steps of it for
     sums) and of all rounds and ``sums`` that are left, at least the ``rounds`` asked for now, so
-    that a run whose settings change half-way gains nothing.
+    that a run whose settings change half-way gains nothing. ``unmasked`` is what all runs were
+    charged so far, as if every mask had failed.
 
     Raises:
-        ConfideError: ``policy.max-sampling-rate``, ``policy.min-noise-multiplier`` or
-            ``policy.max-epsilon-per-run``.
+        ConfideError: ``policy.max-sampling-rate``, ``policy.min-noise-multiplier``,
+            ``policy.max-epsilon-per-run`` or ``policy.max-epsilon-unmasked``.
     """
     _check_most(policy, "max_sampling_rate", "The sampling rate", plan.sampling_rate)
     if plan.trust is Trust.OFF:
@@ -290,6 +390,8 @@ def review_plan(
     ahead = GaussianSteps(
         noise_multiplier=plan.noise_multiplier, sampling_rate=plan.sampling_rate, steps=left
     )
+    if plan.trust is Trust.DISTRIBUTED:
+        _check_unmasked(plan, policy, unmasked, left)
     besides = " and its sums" if summed or sums else ""
     if not within((*charged, ahead, *sums), plan.delta, policy.max_epsilon_per_run):
         _refuse(
@@ -297,6 +399,21 @@ def review_plan(
             f"The {done + left} steps of this run, {done} of them charged{besides}, spend more than"
             f" max-epsilon-per-run = {policy.max_epsilon_per_run:g} at delta = {plan.delta:g}.",
             "Start a run with more noise or fewer rounds.",
+        )
+
+
+def _check_unmasked(
+    plan: Plan, policy: Policy, charged: Sequence[GaussianSteps], left: int
+) -> None:
+    bare = replace(plan.unmasked(), steps=left)
+    if not within((*charged, bare), plan.delta, policy.max_epsilon_unmasked):
+        _refuse(
+            "max_epsilon_unmasked",
+            "If every mask failed, what this run has left and all that was charged would be worth"
+            f" more than max-epsilon-unmasked = {policy.max_epsilon_unmasked:g} at delta ="
+            f" {plan.delta:g}.",
+            "Start a run with more noise or fewer rounds, or with fewer contributions and more who"
+            " may collude, which makes each share larger.",
         )
 
 

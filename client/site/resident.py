@@ -31,6 +31,7 @@ from ...common.errors import ConfideError
 from ...common.machine.installed import code_hash
 from ...common.models.loading import models_in_memory
 from ...common.wire.messages import (
+    Opening,
     Ready,
     Refusal,
     Reply,
@@ -166,6 +167,8 @@ class Resident:
             said = {"outcome": "update", "run": reply.run, "round": reply.round}
         elif isinstance(reply, Ready):
             said = {"outcome": "ready"}
+        elif isinstance(reply, Opening):
+            said = {"outcome": "opening"}
         else:
             counts.refusals += 1
             counts.last_refusal = reply.code

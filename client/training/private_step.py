@@ -53,6 +53,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
 
     Attributes:
         non_finite: how many units contributed nothing; for the holder's eyes only.
+        released: the newest noisy sum of each parameter, float64, before anything rounds it.
     """
 
     def __init__(
@@ -66,10 +67,12 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self._noised = plan.trust is not Trust.OFF
+        self._std = plan.share_std
         self._longest = plan.clip_norm * most_units(batch)
         self._secure = generator
         self._held: dict[torch.nn.Parameter, Tensor] = {}
         self.non_finite = 0
+        self.released: dict[Tensor, Tensor] = {}
 
     def fold(self, units: Tensor, sizes: Tensor, *, whole: bool = True) -> None:
         """Make each unit's mean over its records one row, so that the unit is what is clipped.
@@ -153,14 +156,14 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         return factors, finite
 
     def add_noise(self) -> None:
-        """Add noise of standard deviation sigma * C to each clipped sum.
+        """Add noise of standard deviation sigma * C to each clipped sum; in a secure sum this
+        holder's share of it (``common.privacy.shares``).
 
         The sum of all parameters together is first projected onto the ball of norm C times
         ``most_units(batch)``. A projection onto a convex set brings no two points further apart, so
         that one unit still moves it by at most C; and whatever a holder has, no honest sum is
         longer than what the gate takes.
         """
-        std = self.noise_multiplier * self.max_grad_norm
         squares = [p.summed_grad.double().square().sum() for p in self.params]
         norm = float(torch.stack(squares).sum().sqrt())
         shorter = min(1.0, self._longest / norm) if norm > 0 else 1.0
@@ -169,7 +172,8 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             if self._noised:
                 draw = torch.from_numpy(self._secure.normal(summed.numel()))
                 check_noise(draw)
-                summed = summed + std * draw.to(summed.device).view_as(summed)
+                summed = summed + self._std * draw.to(summed.device).view_as(summed)
+            self.released[parameter] = summed.double().view_as(parameter)
             parameter.grad = summed.to(parameter.dtype).view_as(parameter)
 
 

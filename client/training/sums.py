@@ -56,6 +56,7 @@ def noisy_sum(
     units: Sequence[Sequence[int]],
     plan: Plan,
     generator: SecureGenerator,
+    longest: float = math.inf,
 ) -> Tensor:
     """The sum over the units with noise, (k,) in float64; see the module's docstring.
 
@@ -63,17 +64,21 @@ def noisy_sum(
         shares: (k,) of each record that can be used.
         size: k, which is public.
         units: the places in ``shares`` of each unit's records.
+        longest: what the sum is cut to (L2) before the noise, for a secure sum.
 
     Raises:
         ConfideError: ``train.noise`` for noise that no honest source gives.
     """
     rows = np.asarray(shares, dtype=np.float64).reshape(-1, size)
     total = clipped_sum(rows, units, plan.clip_norm)
-    if plan.trust is not Trust.OFF:
-        draw = generator.normal(len(total))
-        check_noise(torch.from_numpy(draw))
-        total = np.round((total + plan.noise_std * draw) / _GRID) * _GRID
-    return torch.from_numpy(total)
+    if plan.trust is Trust.OFF:
+        return torch.from_numpy(total)
+    draw = generator.normal(len(total))
+    check_noise(torch.from_numpy(draw))
+    if plan.trust is Trust.DISTRIBUTED:  # the ring rounds it
+        shorter = min(1.0, longest / max(float(np.linalg.norm(total)), longest))
+        return torch.from_numpy(total * shorter + plan.share_std * draw)
+    return torch.from_numpy(np.round((total + plan.noise_std * draw) / _GRID) * _GRID)
 
 
 def clipped_sum(shares: Shares, units: Sequence[Sequence[int]], most: float) -> Shares:

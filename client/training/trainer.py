@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...common.adapter.schema import get_adapter, set_adapter
+from ...common.adapter.schema import adapter_parameters, get_adapter, set_adapter
 from ...common.adapter.tensors import flatten, unflatten
 from ...common.errors import ConfideError
 from ...common.models.batches import Draws, EncodedText, Footprint, Piece, Room, forward
@@ -96,7 +96,9 @@ class Trainer:
         """Train from ``adapter`` (all values, (N,)) and return the change of the trained part (M,).
 
         The plan must have been charged before. With ``round.mode = gradient`` the change is minus
-        the private gradient; otherwise it is the difference after the local steps. Whatever
+        the private gradient; otherwise it is the difference after the local steps. For a secure
+        sum it is minus the sum of clipped gradients with this holder's share of noise, in float64
+        and undivided, since nothing may round it before the ring does. Whatever
         happens, nothing of the text stays on the model. ``units`` holds the records of each unit
         of privacy, none of them for one of which nothing can be used; None: each record is one.
         """
@@ -145,6 +147,10 @@ class Trainer:
             sizes = [math.prod(shape) for _, shape in schema.trained_shapes]
             for old, new in zip(before.split(sizes), after.split(sizes), strict=True):
                 _check_moved(old, new)
+        if plan.trust is Trust.DISTRIBUTED:
+            live = adapter_parameters(self._loaded.model)
+            sums = [optimizer.released[live[name]].cpu() for name, _ in schema.trained_shapes]
+            return -torch.cat([one.reshape(-1) for one in sums])
         return after - before
 
     def _local_optimizer(self, settings: Settings) -> torch.optim.Optimizer:

@@ -163,6 +163,11 @@ class Method:
     at_one_rank: ClassVar[str] = ""
     compared: ClassVar[bool] = True
 
+    @property
+    def summed(self) -> bool:
+        """Whether a round needs no more of the updates than their sum, all of one shape."""
+        return not (self.ranks or self.merges or self.stays)
+
     # --- settings ---
 
     def objections(self, settings: Settings) -> Iterator[tuple[str, str]]:

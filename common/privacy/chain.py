@@ -24,8 +24,9 @@ from .steps import Steps, covers, is_plain
 
 # 2: a secret key of the ledger's own, for the identity of its text. 3: that is booked with what
 # was released, no number of records is, and no entry is made before a charge; each charge has the
-# whole plan of its run, and the limit that it was held to.
-FORMAT = 3
+# whole plan of its run, and the limit that it was held to. 4: a plan says how many contribute to a
+# secure sum and may collude, and each sum that this holder helped to open is booked.
+FORMAT = 4
 NO_HASH = "0" * 64
 # Different mechanisms in one receipt: a run has one for its rounds and one for its sums, and each
 # costs the accountant a sixth of a second of whoever is told of it.
@@ -64,8 +65,9 @@ class Entry:
     ``created`` format, ledger, key (hash of the identity key); ``reserved`` run, round, task, plan,
     person, bundle, whole (the steps of the whole run), limit (over all runs, null for none), order
     (of the ledger's Renyi filter); ``released`` task, reply (SHA-256 of the bytes that left), text
-    (the identity of the text that was read). No entry holds a number that was counted from the
-    text, and each is as long for one text as for another."""
+    (the identity of the text that was read); ``opened`` call, set (of contributions to a secure
+    sum, which this holder helped to open: it costs nothing). No entry holds a number that was
+    counted from the text, and each is as long for one text as for another."""
 
     number: int
     hash: str
@@ -171,6 +173,8 @@ class Book:
     tasks: dict[str, str] = field(default_factory=dict)  # task -> hash of its reply, "" if reserved
     releases: list[tuple[int, str]] = field(default_factory=list)  # number of the entry, task
     spent: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # run, z, q -> steps
+    unmasked: Counter[tuple[str, float, float]] = field(default_factory=Counter)  # if masks fail
+    opened: dict[str, str] = field(default_factory=dict)  # call -> set of contributions
     charged: Counter[tuple[str, int]] = field(default_factory=Counter)  # run, round -> steps
     plans: dict[RunPlan, None] = field(default_factory=dict)
     terms: Terms | None = None
@@ -221,6 +225,8 @@ class Book:
             self._settle(plan, payload)
             self.tasks[payload["task"]] = ""
             self.spent[payload["run"], steps.noise_multiplier, steps.sampling_rate] += steps.steps
+            bare = plan.unmasked()
+            self.unmasked[payload["run"], bare.noise_multiplier, bare.sampling_rate] += bare.steps
             self.charged[payload["run"], payload.get("round", -1)] += steps.steps
         elif state == "released":
             if self.tasks[payload["task"]] or not payload["reply"]:
@@ -228,6 +234,10 @@ class Book:
             self.tasks[payload["task"]] = payload["reply"]
             self.identity = payload["text"]
             self.releases.append((payload["number"], payload["task"]))
+        elif state == "opened":
+            if payload["call"] in self.opened or not payload["set"]:
+                raise ValueError("a sum is opened once")
+            self.opened[payload["call"]] = payload["set"]
         else:
             raise ValueError("unknown state")
 
@@ -255,10 +265,11 @@ class Book:
         """The deltas of all plans."""
         return frozenset(plan.delta for plan in self.plans)
 
-    def steps(self, run: str | None) -> Steps:
+    def steps(self, run: str | None, *, unmasked: bool = False) -> Steps:
+        """All that was charged; ``unmasked``: what it is if every mask of a secure sum fails."""
         return merge(
             GaussianSteps(noise_multiplier=z, sampling_rate=q, steps=n)
-            for (of, z, q), n in self.spent.items()
+            for (of, z, q), n in (self.unmasked if unmasked else self.spent).items()
             if run is None or of == run
         )
 

@@ -259,9 +259,29 @@ class Ledger:
             raise task_spent()
         return checked_reply(row[0], self._book.tasks[task_hash])
 
-    def steps(self, run: str | None = None) -> tuple[GaussianSteps, ...]:
-        """All that was charged, by every run or by one; what is only reserved counts as spent."""
-        return self._current().steps(run)
+    def open_sum(self, call: str, contributions: str) -> None:
+        """Book that this holder helps to open the sum ``call`` over a set of ``contributions``
+        (hashes of both). Durable when this returns; nothing for the same set once more.
+
+        Raises:
+            ConfideError: ``sum.opened`` where another set was booked for the call: two sets would
+                tell what is between them.
+        """
+        with self._transaction("IMMEDIATE"):
+            known = self._book.opened.get(call)
+            if known is None:
+                self._append(state="opened", call=call, set=contributions)
+            elif known != contributions:
+                raise ConfideError(
+                    "sum.opened",
+                    "This sum was opened over another set of contributions.",
+                    "Nothing was answered. No coordinator needs two sums of one request.",
+                )
+
+    def steps(self, run: str | None = None, *, unmasked: bool = False) -> tuple[GaussianSteps, ...]:
+        """All that was charged, by every run or by one; what is only reserved counts as spent.
+        ``unmasked``: what it is worth where every mask of a secure sum fails."""
+        return self._current().steps(run, unmasked=unmasked)
 
     def plans(self, run: str | None = None) -> tuple[RunPlan, ...]:
         """What every run was to release in all, or one run; several where its plan changed."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Trust(StrEnum):
     """Who adds the noise, and so whom it protects against."""
 
     LOCAL = "local"  # each holder, all of it, in every step: against everyone
+    DISTRIBUTED = "distributed"  # each a share, and a secure sum hides it: against who sees the sum
     OFF = "off"  # nobody: for comparison, never a promise
 
 
@@ -45,6 +46,9 @@ class Plan:
     term is clipped as a whole, whatever the number of records, so that no group factor appears.
 
     With ``trust = off`` the noise multiplier is 0 and there is no promise; otherwise it is > 0.
+    With ``trust = distributed`` the noise is that of a secure sum of at least ``least``
+    contributions, of which ``colluding`` may tell theirs; each holder adds a share of it
+    (``shares``). Otherwise a holder is alone with it: ``least`` is 1, ``colluding`` 0.
     """
 
     unit: Unit = Unit.RECORD
@@ -56,6 +60,8 @@ class Plan:
     steps_per_round: int
     max_rounds: int
     delta: float
+    least: int = 1
+    colluding: int = 0
 
     def __post_init__(self) -> None:
         for name, kind in (("unit", Unit), ("relation", Relation), ("trust", Trust)):
@@ -66,10 +72,11 @@ class Plan:
             if type(value) not in (int, float) or not math.isfinite(value):
                 _refuse(name, value, "a finite number")
             object.__setattr__(self, name, float(value))  # 1 and 1.0 are one plan, one hash
-        for name in ("steps_per_round", "max_rounds"):
+        for name in ("steps_per_round", "max_rounds", "least"):
             value = getattr(self, name)
             if type(value) is not int or value < 1:
                 _refuse(name, value, "a whole number >= 1")
+        self._check_sum()
         if self.clip_norm <= 0:
             _refuse("clip_norm", self.clip_norm, "above 0")
         if not 0 < self.sampling_rate <= 1:
@@ -78,6 +85,17 @@ class Plan:
             _refuse("delta", self.delta, "in (0, 1)")
         if self.noise_multiplier < 0 or (self.noise_multiplier == 0) != (self.trust is Trust.OFF):
             _refuse("noise_multiplier", self.noise_multiplier, "above 0, and 0 with trust = off")
+
+    def _check_sum(self) -> None:
+        """The conditions of the theorem in ``shares``."""
+        shared = self.trust is Trust.DISTRIBUTED
+        most = self.least - 1 if shared else 0
+        if type(self.colluding) is not int or not 0 <= self.colluding <= most:
+            _refuse("colluding", self.colluding, "a whole number >= 0, below least")
+        if (self.least > 1) != shared:
+            _refuse("least", self.least, "1, or 2 and more with trust = distributed")
+        if shared and self.steps_per_round != 1:
+            _refuse("steps_per_round", self.steps_per_round, "1 with trust = distributed")
 
     @classmethod
     def calibrate(
@@ -91,6 +109,8 @@ class Plan:
         clip_norm: float,
         unit: Unit = Unit.RECORD,
         trust: Trust = Trust.LOCAL,
+        least: int = 1,
+        colluding: int = 0,
         besides: tuple[GaussianSteps, ...] = (),
     ) -> Plan:
         """The plan whose ``max_rounds`` rounds, together with what the run releases ``besides``,
@@ -114,12 +134,31 @@ class Plan:
             steps_per_round=steps_per_round,
             max_rounds=max_rounds,
             delta=delta,
+            least=least,
+            colluding=colluding,
         )
 
     @property
     def noise_std(self) -> float:
         """Standard deviation of the noise on the *sum*, in gradient units."""
         return self.noise_multiplier * self.clip_norm
+
+    @property
+    def honest(self) -> int:
+        """How many shares of noise are left of the fewest contributions, once all who may collude
+        have told theirs; 1 where each holder adds all of it."""
+        return self.least - self.colluding
+
+    @property
+    def share_std(self) -> float:
+        """Standard deviation of the noise that one holder adds, in gradient units."""
+        return self.noise_std / math.sqrt(self.honest)
+
+    def unmasked(self, rounds: int = 1) -> GaussianSteps:
+        """What ``rounds`` rounds release to somebody before whom every mask fails: the same as
+        ``steps`` where there is none."""
+        whole = self.steps(rounds)
+        return replace(whole, noise_multiplier=whole.noise_multiplier / math.sqrt(self.honest))
 
     def steps(self, rounds: int = 1) -> GaussianSteps:
         """What ``rounds`` rounds release, empty batches included: they are steps of pure noise."""

@@ -7,7 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from ..errors import ConfideError
-from ..methods import method_of
+from ..methods import METHODS, method_of
 from ..tasks import TASKS
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def check_combinations(s: Settings) -> None:
         _check_method,
         _check_sums,
         _check_privacy,
+        _check_distributed,
     ):
         check(s, _refuse)
 
@@ -135,6 +136,46 @@ def _check_privacy(s: Settings, refuse: Refuse) -> None:
             f"lora.dropout = {s.lora.dropout:g} draws one mask for all records of a batch: with"
             " another record beside it each would be masked otherwise, and no clip bounds that.",
             "Set lora.dropout = 0; noise regularises already.",
+        )
+
+
+def _check_distributed(s: Settings, refuse: Refuse) -> None:
+    """What has no proof, or no meaning, where noise is in shares behind masks."""
+    if s.privacy.trust != "distributed":
+        return
+    about, method = "privacy.trust = 'distributed'", method_of(s.aggregate.method)
+    if s.round.mode != "gradient":
+        refuse(
+            f"{about} does not go with round.mode = {s.round.mode!r}: a second local step would"
+            " start where only a share of the noise protects the first, and no clip bounds what one"
+            f" {s.privacy.unit} changes from there on.",
+            "Set round.mode = 'gradient', or privacy.trust = 'local'.",
+        )
+    if s.aggregate.robust != "mean":
+        refuse(
+            f"{about} shows the coordinator the sum alone, and aggregate.robust ="
+            f" {s.aggregate.robust!r} compares the holders' updates.",
+            "Set aggregate.robust = 'mean', or privacy.trust = 'local'.",
+        )
+    if not method.summed:
+        summed = ", ".join(name for name, one in METHODS.items() if one.summed)
+        refuse(
+            f"{about} shows the coordinator the sum of equal updates alone, which is not enough for"
+            f" aggregate.method = {s.aggregate.method!r}.",
+            f"Set aggregate.method to one of {summed}.",
+        )
+    if s.wire.encoding != "fp32":
+        refuse(
+            f"{about} sends whole numbers of 32 bits, so wire.encoding = {s.wire.encoding!r} would"
+            " never be used.",
+            "Set wire.encoding = 'fp32'.",
+        )
+    if not max(1, s.privacy.colluding) < s.round.min_holders:
+        refuse(
+            f"{about} needs more contributions (round.min-holders = {s.round.min_holders}) than"
+            f" holders that may collude (privacy.colluding = {s.privacy.colluding}), and two or"
+            " more: otherwise no share of noise is left.",
+            "Raise round.min-holders to eight in ten of the holders, or lower privacy.colluding.",
         )
 
 

@@ -208,10 +208,18 @@ class PrivacySpec:
     """The promise. A noise multiplier that is given decides what epsilon is, and the holder's
     policy whether that will do. In the program 0 stands for ``auto``."""
 
-    trust: str = choice("local", ("local", "off"),
-        "Who adds the noise. local: each holder adds all of it itself. off: nobody, and there is "
-        "no privacy.",
-        "Flower central-dp (is not offered); Flower local-dp")
+    trust: str = choice("local", ("local", "distributed", "off"),
+        "Who adds the noise. local: each holder adds all of it itself. distributed: each adds a "
+        "share, and a secure sum hides the shares. off: nobody, and there is no privacy.",
+        "Flower central-dp (is not offered: distributed has its accuracy); Flower local-dp; "
+        "Flower secaggplus-mod (hides updates and adds no noise)")
+    colluding: int = number(1, "[0, 63]",
+        "How many holders may tell the coordinator what they sent, and the promise still holds "
+        "(trust = distributed). Of round.min-holders shares of noise so many do not count.",
+        "Flower reconstruction-threshold (is how many shares open a mask)")
+    openers: str = any_text("",
+        "The holders that are to open secure sums, separated by commas; privacy.colluding + 1 of "
+        "them do. Empty: any.")
     unit: str = choice("record", UNITS,
         "What the promise protects: a record, or all records of a person.")
     records_per_person: int = number(8, "[1, 1_000_000]",
@@ -231,7 +239,12 @@ class PrivacySpec:
         word="auto")
     sum_noise: float = number(10.0, "(0, 10000]",
         "Standard deviation of a holder's noise on each number of a noisy sum, in units of "
-        "privacy.")
+        "privacy. With trust = distributed: of the noise of all shares that count.")
+
+    @property
+    def opener_names(self) -> tuple[str, ...]:
+        """Whom ``openers`` names, in its order."""
+        return tuple(name for name in (one.strip() for one in self.openers.split(",")) if name)
 
 
 @dataclass(frozen=True, kw_only=True)
