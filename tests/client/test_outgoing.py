@@ -93,7 +93,7 @@ def test_the_report_tells_of_all_that_is_outside_the_guarantee() -> None:
     assert dict(not_accounted()) == outside
     known = {p.title: p.why for p in PARTS.values() if p.protection is Protection.PUBLIC}
     assert dict(public()).items() >= known.items()
-    assert len(outside) == 4
+    assert len(outside) == 5
 
 
 def test_the_table_for_coordinators_and_holders_is_made_from_the_list(root: Path) -> None:
