@@ -58,9 +58,15 @@ dtypes = ["bfloat16"]
 base-models = ["a/b", "/opt/own model@sha256:{PIN}"]
 coordinators = ["The Institute"]
 allow-sums = false
+roster = "sha256:{PIN}"
+openers = ["a", "b"]
+min-contributions = 4
+colluding = 2
+max-epsilon-unmasked = 20
 ask-before-run = true
 allow-unprotected = true
 allow-any-model = true
+allow-any-roster = true
 allow-any-data = true
 
 [data]
@@ -105,6 +111,12 @@ def test_every_limit_can_be_written(tmp_path: Path) -> None:
         max_dropout=0.1,
         max_requests_per_day=11,
         max_batch=6,
+        roster=f"sha256:{PIN}",
+        openers=("a", "b"),
+        min_contributions=4,
+        colluding=2,
+        max_epsilon_unmasked=20.0,
+        allow_any_roster=True,
         max_rank=8,
         max_sampling_rate=0.0,
         max_records_per_person=7,
