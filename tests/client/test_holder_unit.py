@@ -65,7 +65,9 @@ def test_an_update_is_never_longer_than_the_clip_norm_and_keeps_its_direction(
     if length <= 0.5:
         assert torch.allclose(kept, change.double(), rtol=1e-6, atol=0)
     elif length < 1e10:
-        cosine = torch.dot(kept, change.double()) / (0.5 * torch.linalg.vector_norm(change.double()))
+        cosine = torch.dot(kept, change.double()) / (
+            0.5 * torch.linalg.vector_norm(change.double())
+        )
         assert float(cosine) == pytest.approx(1.0, abs=1e-6)
 
 
