@@ -87,6 +87,8 @@ class Rounds:
                 classes.
         """
         state = self._begin()
+        if self._secure:
+            self._secure.failed = state.failed
         if state.round < self._settings.round.count or self._secure:
             self._ask_who_can(state)
         self._count_classes(state)

@@ -1,4 +1,4 @@
-"""The unit holder: a holder's whole update is the one term, clipped once, with its share of noise."""
+"""The unit holder: the whole update of one is the one term, clipped once, with a share of noise."""
 
 from __future__ import annotations
 
