@@ -4,7 +4,7 @@ The keys lie in a folder beside the ledger that its own user alone may read, and
 
     identity        the signing key, made by `confide client enrol`; in a simulation, when asked
     runs/RUN.key    the sealing key of a run, made when the run asks who can take part
-    runs/RUN.opened the sums that this holder helped to open, and over which contributions
+    runs/RUN.opened which file the key is, and the sums that it opened over which contributions
 
 A contribution is hidden in this process before anything is released; an opening answers once for a
 call, over one set of contributions, which ledger and key folder have booked before the answer
@@ -15,15 +15,16 @@ answers after its restart as it would have before, over the set that was booked,
 bytes; otherwise every round under way would be lost with the budget of all who contributed. The key
 is destroyed once no call of its run can be open: a day after the longest that a round may wait
 since it was last used. An older ledger that is put back finds the sums booked beside the key
-(``sum.opened``). A key that is put back from a backup is another file, by its inode, and is
-destroyed unread (``sum.no-key``). What nothing here can notice is a whole machine put back, its
-file system with all inodes: it may open one call a second time, if the coordinator asks it to and
-kept the first answer. Keep the folder out of backups, and remove ``runs/`` after a machine was put
-back.
+(``sum.opened``). A key that is put back from a backup is another file, by its inode and the time of
+its last change, which no copy keeps, and is destroyed unread (``sum.no-key``). What nothing here
+can notice is a whole machine put back, its file system with all inodes: it may open one call a
+second time, if the coordinator asks it to and kept the first answer. Keep the folder out of
+backups, and remove ``runs/`` after a machine was put back.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -34,7 +35,7 @@ import numpy as np
 from torch import Tensor
 
 from ..common.errors import ConfideError
-from ..common.machine.paths import replace_durably, sync_folder
+from ..common.machine.paths import replace_durably
 from ..common.masking.keys import Identity, Roster, SealingKey
 from ..common.masking.openers import (
     Call,
@@ -58,8 +59,6 @@ _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _MOST_RUNS = 16
 _OPENED = ".opened"
 _DAY = 24 * 3600.0  # seconds
-_NUMBER = 8  # bytes of an inode's number, and of the seconds that a round waits
-_SECRET_AT = 2 * _NUMBER
 
 
 class SumKeys:
@@ -127,20 +126,21 @@ class SumKeys:
                 "This holder has no key of the run: it was destroyed, or never made here.",
                 "Nothing was answered. The run's next round is opened by others.",
             )
-        os.utime(path)  # when it was last used
+        os.utime(path.with_suffix(_OPENED))  # when it was last used
         return SealingKey(secret)
 
     def opened(self, run: str) -> dict[str, str]:
         """The set of contributions of each call of a run that was opened (hashes of both)."""
-        path = self._path(run).with_suffix(_OPENED)
-        lines = path.read_text().splitlines() if path.exists() else []
-        return dict(line.split() for line in lines)
+        lines = self._path(run).with_suffix(_OPENED).read_text().splitlines()
+        return dict(line.split() for line in lines[1:])
 
     def book(self, run: str, call: str, contributions: str) -> None:
         """Book an opening beside the key. Durable when this returns."""
+        path = self._path(run).with_suffix(_OPENED)
+        first = path.read_text().splitlines()[0]
         known = self.opened(run) | {call: contributions}
-        written = "".join(f"{one} {of}\n" for one, of in known.items())
-        replace_durably(self._path(run).with_suffix(_OPENED), written.encode())
+        lines = [first, *(f"{one} {of}" for one, of in known.items())]
+        replace_durably(path, "\n".join(lines).encode())
 
     def destroy(self, run: str) -> None:
         """Destroy the key of a run: what was sealed to it stays closed."""
@@ -149,38 +149,31 @@ class SumKeys:
     def destroy_old(self) -> None:
         """Destroy every key of which no call can be open any more."""
         for path in self._runs():
-            with suppress(OSError):
-                waits = int.from_bytes(path.read_bytes()[_NUMBER:_SECRET_AT], "big")
-                if time.time() > path.stat().st_mtime + waits + _DAY:
+            beside = path.with_suffix(_OPENED)
+            with suppress(OSError, ValueError, IndexError):
+                waits = int(beside.read_text().split()[2])
+                if time.time() > beside.stat().st_mtime + waits + _DAY:
                     _destroy(path)
 
     def _make(self, path: Path, seconds: float) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for oldest in self._runs()[: -_MOST_RUNS + 1]:
             _destroy(oldest)
-        beside = path.with_suffix(".new")
-        beside.unlink(missing_ok=True)
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            numbers = (os.fstat(handle).st_ino, int(seconds))
-            file.write(b"".join(one.to_bytes(_NUMBER, "big") for one in numbers))
-            file.write(SealingKey.new_secret())
-            file.flush()
-            os.fsync(handle)
-        beside.replace(path)
-        sync_folder(path.parent)
+        _destroy(path)
+        replace_durably(path, SealingKey.new_secret())
+        place = f"{_file_of(path)} {math.ceil(seconds)}"
+        replace_durably(path.with_suffix(_OPENED), place.encode())
 
     def _secret(self, path: Path) -> bytes | None:
-        """What a key's file holds; None where there is none. One that was copied here goes."""
+        """What a key's file holds; None where there is none. One that was put back goes."""
         try:
-            with path.open("rb") as file:
-                data, own = file.read(), os.fstat(file.fileno()).st_ino
-        except OSError:
-            return None
-        if int.from_bytes(data[:_NUMBER], "big") != own:
-            _destroy(path)
-            return None
-        return data[_SECRET_AT:]
+            first = path.with_suffix(_OPENED).read_text().splitlines()[0]
+            if first.rpartition(" ")[0] == _file_of(path):
+                return path.read_bytes()
+        except (OSError, ValueError, IndexError):
+            pass
+        _destroy(path)
+        return None
 
     def _path(self, run: str) -> Path:
         if not _RUN.fullmatch(run):
@@ -192,7 +185,7 @@ class SumKeys:
 
         def used(path: Path) -> float:
             with suppress(OSError):
-                return path.stat().st_mtime
+                return path.with_suffix(_OPENED).stat().st_mtime
             return 0.0
 
         return sorted((self._folder / _RUNS).glob("*.key"), key=used)
@@ -287,6 +280,12 @@ class SumMember:
                 " the new roster.",
             )
         return roster
+
+
+def _file_of(path: Path) -> str:
+    """Which file this is: its inode, and when that was last changed, in nanoseconds."""
+    found = path.stat()
+    return f"{found.st_ino} {found.st_ctime_ns}"
 
 
 def _destroy(path: Path) -> None:
