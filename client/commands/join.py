@@ -81,12 +81,14 @@ def join(
     from ...common.errors import ConfideError
     from ...common.machine.kit import check_current, read_kit
     from ..site.budget import make_ledger
+    from ..site.enrol import check_node_key
     from ..site.join import Joining, check_access, lacks_ledger, run, socket_of
     from ..site.journal import Journal
     from ..site.users import as_user, user_named
 
     read = read_kit(kit)
     check_current(read, date.today())  # noqa: DTZ011 - the day where the holder is
+    check_node_key(read)
     if not read.bundles:
         raise ConfideError(
             "kit.no-bundle",

@@ -147,10 +147,9 @@ class Policy:
     )
     roster: str = _plain(
         "",
-        "The members of secure sums, by the digest of their roster: sha256: and 64 digits.\n"
-        "Compare its twelve words with the other administrators by telephone, then write it here\n"
-        "(`confide client roster FILE` shows both). Empty: no run with a secure sum is taken\n"
-        "part in (privacy.trust = 'distributed').",
+        "The roster of secure sums: sha256: and 64 digits. Compare its words with the other\n"
+        "administrators by telephone, then write the line that `confide client roster FILE`\n"
+        "shows. Empty: no run with a secure sum (privacy.trust = 'distributed') is taken part in.",
     )
     openers: tuple[str, ...] = _words(
         (),

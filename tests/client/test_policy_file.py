@@ -58,9 +58,15 @@ dtypes = ["bfloat16"]
 base-models = ["a/b", "/opt/own model@sha256:{PIN}"]
 coordinators = ["The Institute"]
 allow-sums = false
+roster = "sha256:{PIN}"
+openers = ["north"]
+min-contributions = 4
+colluding = 2
+max-epsilon-unmasked = 12
 ask-before-run = true
 allow-unprotected = true
 allow-any-model = true
+allow-any-roster = true
 allow-any-data = true
 
 [data]
@@ -112,9 +118,15 @@ def test_every_limit_can_be_written(tmp_path: Path) -> None:
         base_models=("a/b", f"/opt/own model@sha256:{PIN}"),
         coordinators=("The Institute",),
         allow_sums=False,
+        roster=f"sha256:{PIN}",
+        openers=("north",),
+        min_contributions=4,
+        colluding=2,
+        max_epsilon_unmasked=12.0,
         ask_before_run=True,
         allow_unprotected=True,
         allow_any_model=True,
+        allow_any_roster=True,
         allow_any_data=True,
         data=CONTRACT,
     )
@@ -144,6 +156,12 @@ WRONG = [
     (f"base-models = ['a/b@sha256:{PIN}0']", "policy.format"),
     (f"base-models = ['a/b@sha256:{PIN.upper()}']", "policy.format"),
     (f"base-models = ['@sha256:{PIN}']", "policy.format"),
+    (f"roster = '{PIN}'", "policy.format"),
+    (f"roster = 'sha256:{PIN[1:]}'", "policy.format"),
+    (f"roster = 'sha256:{PIN.upper()}'", "policy.format"),
+    (f"roster = ['sha256:{PIN}']", "policy.format"),
+    ("min-contributions = 1", "policy.format"),
+    ("openers = 'north'", "policy.format"),
     ("dtypes = 'float32'", "policy.format"),
     ("dtypes = ['float16']", "policy.format"),
     ("dtypes = [['float32']]", "policy.format"),
