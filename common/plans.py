@@ -9,6 +9,7 @@ update, would tell that number, and no epsilon covers what the parameters of a m
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import lru_cache
 
 from .privacy.accountant import GaussianSteps
@@ -115,6 +116,17 @@ def planned_steps(settings: Settings) -> tuple[GaussianSteps, ...]:
     """All that one holder may release in the run: every step of every round, and every sum."""
     plan = plan_of(settings)
     return (plan.steps(plan.max_rounds), *steps_of_sums(settings))
+
+
+def planned_unmasked(settings: Settings) -> tuple[GaussianSteps, ...]:
+    """What ``planned_steps`` is worth to somebody before whom every mask fails."""
+    plan = plan_of(settings)
+    bare = math.sqrt(plan.honest)
+    sums = (
+        replace(step, noise_multiplier=step.noise_multiplier / bare)
+        for step in steps_of_sums(settings)
+    )
+    return (plan.unmasked(plan.max_rounds), *sums)
 
 
 def most_units(batch: int) -> float:

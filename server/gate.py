@@ -207,7 +207,7 @@ def check_masked(
     the values are uniform words, and the sum alone shows whether they were what they should be.
 
     Raises:
-        ConfideError: as ``check``; ``sum.statement``, ``sum.stranger``, ``sum.signature`` or
+        ConfideError: as ``check``; ``sum.malformed``, ``sum.stranger``, ``sum.signature`` or
             ``gate.statement`` where the statement is not this holder's about these values.
     """
     _check_form(update, request, schema, "ring32")

@@ -34,7 +34,7 @@ logger = logging.getLogger("confide.server")
 _LASTING = (
     "policy.", "contract.", "settings.", "task.", "model.", "adapter.", "lora.", "train.",
     "privacy.", "bundle.", "ledger.budget-exhausted", "ledger.unit", "ledger.missing",
-    "ledger.corrupt", "ledger.format", "holder.not-configured",
+    "ledger.corrupt", "ledger.format", "holder.not-configured", "sum.stranger", "sum.no-identity",
 )  # fmt: skip
 # What may be otherwise the next time: the administrator says yes, or a day goes by.
 _PASSING = ("policy.ask-before-run", "policy.decisions", "policy.max-requests-per-day")

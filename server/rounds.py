@@ -242,13 +242,15 @@ class Rounds:
         if call and self._secure and not abandoned:
             opened = self._secure.open(call, accepted, step_of_round(settings))
             left_out += opened.left_out
-            changes = self._mean_of(opened, len(accepted), left_out)
+            opened, changes = self._mean_of(opened, len(accepted))
             abandoned = not changes
         if not abandoned:
             far = self._advance(state, changes, schema, rate)
             left_out += [{"holder": holder, "code": OUTLIER} for holder in far]
         state.round = number
         self._last_codes = [row["code"] for row in left_out]
+        if opened and opened.code:
+            self._last_codes.append(opened.code)
         self._record(
             number,
             time.monotonic() - started,
@@ -258,24 +260,21 @@ class Rounds:
             abandoned=abandoned,
             asked=len(chosen),
             connected=len(connected),
-            **({"openers": list(opened.openers)} if opened else {}),
+            **_of_sum(opened),
         )
         return not abandoned
 
-    def _mean_of(
-        self, opened: Opened, count: int, left_out: list[dict[str, str]]
-    ) -> dict[str, Tensor]:
+    def _mean_of(self, opened: Opened, count: int) -> tuple[Opened, dict[str, Tensor]]:
         """The mean change of ``count`` contributors, in the sum's own name; nothing where the sum
         was not opened, or is longer than any honest one."""
-        if opened.total is None:
-            return {}
-        if not np.linalg.norm(opened.total) <= largest_sum(
-            self._settings, len(opened.total), count
-        ):
-            left_out.append({"holder": SUM, "code": "gate.norm"})
-            return {}
-        mean = opened.total / (count * self._settings.train.batch)
-        return {SUM: torch.from_numpy(mean).float()}
+        total = opened.total
+        if total is None:
+            return opened, {}
+        if not np.linalg.norm(total) <= largest_sum(self._settings, len(total), count):
+            logger.warning("the sum of %d holders is longer than any honest one", count)
+            return replace(opened, total=None, code="gate.norm"), {}
+        mean = total / (count * self._settings.train.batch)
+        return opened, {SUM: torch.from_numpy(mean).float()}
 
     def _next_request(self, state: Checkpoint) -> TrainRequest:
         """What the next round will send, as far as it is known."""
@@ -357,7 +356,7 @@ class Rounds:
         request: TrainRequest,
         accepted: dict[str, Accepted],
         left_out: list[dict[str, str]],
-        **facts: bool | int | list[str],
+        **facts: bool | int | str | list[str],
     ) -> None:
         rows: list[dict[str, Any]] = [
             {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt.to_json()}
@@ -390,3 +389,8 @@ class Rounds:
         if self._settings.round.patience and best_round(state.losses) == state.round > 0:
             state.best = state.adapter.clone()  # a checkpoint's tensors share no memory
         return score
+
+
+def _of_sum(opened: Opened | None) -> dict[str, str | list[str]]:
+    """What a round's event says of its secure sum."""
+    return {"openers": list(opened.openers), "sum": opened.code} if opened else {}

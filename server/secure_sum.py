@@ -31,7 +31,7 @@ from .transport import Transport
 
 logger = logging.getLogger("confide.server")
 
-SUM = "sum of all"  # in whose name it is told that nobody can be named
+SUM = "sum"  # stands for a holder where only the sum of all is known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,12 +41,14 @@ class Opened:
     Attributes:
         total: (n,) over all contributors, in the unit of the step; None where it was not opened.
         openers: who was asked to open it.
-        left_out: rows of who did not, and why; the sum itself where nobody can be named.
+        code: why it was not opened, where nobody can be named; empty otherwise.
+        left_out: rows of the openers that did not answer, and why.
     """
 
     total: NDArray[np.float64] | None
     openers: tuple[str, ...]
-    left_out: tuple[dict[str, str], ...]
+    code: str = ""
+    left_out: tuple[dict[str, str], ...] = ()
 
 
 class SecureSum:
@@ -123,7 +125,7 @@ class SecureSum:
         statements = [one.statement for one in accepted.values() if one.statement]
         names = tuple(one.name for one in call.openers)
         if len(statements) < call.least:
-            return Opened(total=None, openers=names, left_out=())
+            return Opened(total=None, openers=names)
         request = OpenRequest(
             run=call.run,
             task_hash=call.request,
@@ -144,9 +146,8 @@ class SecureSum:
             total = from_words(words, step, len(accepted))
         except ConfideError as error:
             logger.warning("the sum of %d holders: %s", len(accepted), error.code)
-            rows = ({"holder": SUM, "code": error.code},)
-            return Opened(total=None, openers=names, left_out=rows)
-        return Opened(total=total, openers=names, left_out=())
+            return Opened(total=None, openers=names, code=error.code)
+        return Opened(total=total, openers=names)
 
     def _answers(
         self, replies: Mapping[int, Reply], nodes: Mapping[int, str], call: Call

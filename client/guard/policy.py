@@ -147,9 +147,9 @@ class Policy:
     )
     roster: str = _plain(
         "",
-        "The roster of secure sums: sha256: and 64 digits. Compare its words with the other\n"
-        "administrators by telephone, then write the line that `confide client roster FILE`\n"
-        "shows. Empty: no run with a secure sum (privacy.trust = 'distributed') is taken part in.",
+        "The members of secure sums: sha256: and the 64 digits of their roster, whose twelve\n"
+        "words you compared with all administrators (`confide client roster FILE` shows both).\n"
+        "Empty: no run with a secure sum (privacy.trust = 'distributed') is taken part in.",
     )
     openers: tuple[str, ...] = _words(
         (),

@@ -67,7 +67,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self._noised = plan.trust is not Trust.OFF
-        self._std = plan.share_std
+        self._shares = math.sqrt(plan.honest)
         self._longest = plan.clip_norm * most_units(batch)
         self._secure = generator
         self._held: dict[torch.nn.Parameter, Tensor] = {}
@@ -164,6 +164,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         that one unit still moves it by at most C; and whatever a holder has, no honest sum is
         longer than what the gate takes.
         """
+        std = self.noise_multiplier * self.max_grad_norm / self._shares
         squares = [p.summed_grad.double().square().sum() for p in self.params]
         norm = float(torch.stack(squares).sum().sqrt())
         shorter = min(1.0, self._longest / norm) if norm > 0 else 1.0
@@ -172,7 +173,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             if self._noised:
                 draw = torch.from_numpy(self._secure.normal(summed.numel()))
                 check_noise(draw)
-                summed = summed + self._std * draw.to(summed.device).view_as(summed)
+                summed = summed + std * draw.to(summed.device).view_as(summed)
             self.released[parameter] = summed.double().view_as(parameter)
             parameter.grad = summed.to(parameter.dtype).view_as(parameter)
 

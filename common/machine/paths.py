@@ -54,8 +54,9 @@ def runs_folder(config: Mapping[str, Any]) -> Path:
 
 
 def keys_beside(ledger: Path) -> Path:
-    """The folder of a holder's own keys for secure sums."""
-    return ledger.with_name(f"{ledger.name}.keys")
+    """The folder of a holder's own keys for secure sums. Its name does not begin as the ledger's
+    does: a backup of ``LEDGER*`` must not have it."""
+    return ledger.with_name(f"keys-of-{ledger.name}")
 
 
 def public_name(name: str) -> str:

@@ -82,6 +82,8 @@ class Receipt:
         epsilon: the PLD sum of all runs; inf when anything was released without noise.
         proven: epsilon of everything, this run in full, whatever chose the runs (``budget``); inf
             where none is proven.
+        unmasked: the PLD sum of all runs where every mask of a secure sum fails; ``epsilon`` where
+            there was none.
         runs: how many runs were ever charged; a run whose plan changed counts once for each.
         limit: what the holder held the newest charge to, over all runs; None for no limit.
         steps_run: what this run alone was charged.
@@ -93,13 +95,14 @@ class Receipt:
     delta: float
     epsilon: float
     proven: float
+    unmasked: float
     runs: int
     limit: float | None
     steps_run: Steps
 
     def to_json(self) -> dict[str, Any]:
         """JSON knows no infinity: there it is null."""
-        figures = {name: getattr(self, name) for name in ("epsilon", "proven")}
+        figures = {name: getattr(self, name) for name in _FIGURES}
         return {
             **asdict(self),
             **{name: x if math.isfinite(x) else None for name, x in figures.items()},
@@ -114,7 +117,7 @@ class Receipt:
                 "ledger.receipt", f"A receipt has exactly {', '.join(RECEIPT_KINDS)}."
             )
         values = dict(data)
-        for name in ("epsilon", "proven"):
+        for name in _FIGURES:
             values[name] = math.inf if values[name] is None else values[name]
         for name, kind in RECEIPT_KINDS.items():
             if type(values[name]) is not kind and not (name == "limit" and values[name] is None):
@@ -125,6 +128,8 @@ class Receipt:
         return cls(**values)
 
 
+_FIGURES = ("epsilon", "proven", "unmasked")  # any of them may be infinite
+
 # What a receipt has as JSON, beside null for an infinite figure or for no limit.
 RECEIPT_KINDS: Mapping[str, type] = {
     "ledger_id": str,
@@ -133,6 +138,7 @@ RECEIPT_KINDS: Mapping[str, type] = {
     "delta": float,
     "epsilon": float,
     "proven": float,
+    "unmasked": float,
     "runs": int,
     "limit": float,
     "steps_run": list,
@@ -143,6 +149,7 @@ def _in_range(values: Mapping[str, Any]) -> bool:
     limit = values["limit"]
     return (
         0 <= values["epsilon"] <= values["proven"] * (1 + 1e-9)
+        and values["epsilon"] <= values["unmasked"] * (1 + 1e-9)
         and 0 < values["delta"] < 1
         and values["entries"] >= 1
         and values["runs"] >= 1

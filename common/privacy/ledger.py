@@ -309,6 +309,7 @@ class Ledger:
             delta=float(delta),
             epsilon=epsilon_pld(book.steps(None), delta),
             proven=budget.proven(book, run, delta),
+            unmasked=epsilon_pld(book.steps(None, unmasked=True), delta),
             runs=len(book.plans),
             limit=book.limit,
             steps_run=book.steps(run),

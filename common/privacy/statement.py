@@ -64,21 +64,37 @@ def claim(
     unit: Unit = Unit.RECORD,
     relation: Relation = Relation.ADD_OR_REMOVE_ONE,
     trust: Trust = Trust.LOCAL,
+    least: int = 1,
+    colluding: int = 0,
     runs: int = 1,
 ) -> str:
     """The claim in one sentence, with unit, neighbouring relation, adversary and both numbers.
 
     ``epsilon`` is the largest of all holders: disjoint holders compose in parallel. It is of all
-    ``runs`` on a holder's text together.
+    ``runs`` on a holder's text together. Behind masks, of ``least`` contributions and more, it is
+    against whoever sees the sum alone and is told everything by up to ``colluding`` holders.
     """
     if trust is Trust.OFF or not math.isfinite(epsilon):
         return f"{NOT_PRIVATE}: no noise protects a {unit} of a holder."
     words = _WORDS[unit]
     of_all = f" from all {runs} runs on its text together" if runs > 1 else ""
+    whom, noise = "anyone, the coordinator included,", "local noise"
+    if trust is Trust.DISTRIBUTED:
+        whom, noise = in_sums(least, colluding), "noise in shares behind a secure sum"
     return (
-        f"Whether {words.any_one} changes what anyone, the coordinator included, can learn{of_all}"
+        f"Whether {words.any_one} changes what {whom} can learn{of_all}"
         f" by at most epsilon = {_up(epsilon, 2)} at delta = {delta_text(delta)}"
-        f" ({words.neighbours[relation]}; local noise; computational differential privacy)."
+        f" ({words.neighbours[relation]}; {noise}; computational differential privacy)."
+    )
+
+
+def in_sums(least: int, colluding: int) -> str:
+    """Whom a secure sum protects against, in words."""
+    others = {0: "", 1: " and one other holder together", 2: " and any two others together"}
+    with_them = others.get(colluding, f" and any {colluding} others together")
+    return (
+        f"anyone who sees the sums of at least {least} holders alone, the coordinator{with_them}"
+        " included,"
     )
 
 
@@ -95,6 +111,8 @@ def claim_of(plan: Plan, epsilon: float) -> str:
         unit=plan.unit,
         relation=plan.relation,
         trust=plan.trust,
+        least=plan.least,
+        colluding=plan.colluding,
     )
 
 

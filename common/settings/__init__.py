@@ -61,9 +61,10 @@ __all__ = [
 
 # Where a command finds and leaves things: two runs may differ in that and be the same.
 OF_THE_COMMAND = ("data.path", "run.out", "run.resume", "run.name", "run.id")
-# What the coordinator keeps to itself: that, and what text it simulates with.
+# What the coordinator keeps to itself: that, what text it simulates with, and whom it prefers.
 COORDINATORS_OWN = (
     *OF_THE_COMMAND,
+    "privacy.openers",
     *(f"federation.{f.name.replace('_', '-')}" for f in fields(FederationSpec)),
 )
 

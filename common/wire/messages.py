@@ -28,6 +28,7 @@ from ..errors import ConfideError
 
 _MAX_HEADER = 64 * 1024
 _CODE_LENGTH = 64
+_MOST_CARD = 4096  # bytes
 _TASK_KEYS = {
     "run", "round", "schema", "settings", "sent", "rest", "dry", "merged", "roster", "openers",
 }  # fmt: skip
@@ -242,7 +243,7 @@ def reply_from_bytes(data: bytes) -> Reply:
     """
     header, payload = _parted(data)
     names = {"holder": _text(header.get("holder")), "task_hash": _text(header.get("task_hash"))}
-    if header.get("kind") == "ready" and set(header) == _READY_KEYS:
+    if header.get("kind") == "ready" and set(header) == _READY_KEYS and len(payload) <= _MOST_CARD:
         return Ready(**names, card=payload)
     if header.get("kind") == "opening" and set(header) == _READY_KEYS:
         return Opening(**names, values=payload)

@@ -37,7 +37,7 @@ class Part:
 
 
 CHANGE, SUMS, ANSWERS = "change", "sums", "answers"
-RECEIPT, LIMIT, TIMES, ECHO = "receipt", "limit", "times", "echo"
+RECEIPT, LIMIT, TIMES, ECHO, KEYS = "receipt", "limit", "times", "echo", "keys"
 
 # In the order in which people are told.
 PARTS = {
@@ -47,7 +47,9 @@ PARTS = {
         " size, which is the same whatever the text",
         protection=Protection.ACCOUNTED,
         why="each unit's part in it is clipped, and the noise that the policy demands is added on"
-        " the holder's machine; without noise only where the policy has allow-unprotected",
+        " the holder's machine, all of it or, in a secure sum, a share of it, and then masked so"
+        " that the sum over many holders alone can be seen; without noise only where the policy has"
+        " allow-unprotected",
     ),
     SUMS: Part(
         title="Noisy sums",
@@ -77,6 +79,13 @@ PARTS = {
         what="with it the limit that the policy puts on all runs together (max-epsilon)",
         protection=Protection.OUTSIDE,
         why="it is a number of the holder's policy",
+    ),
+    KEYS: Part(
+        title="Keys and masks of secure sums",
+        what="where the policy names a roster, the public halves of the holder's keys, what it"
+        " signs with them, and, if it opens a sum, the sum of the masks of all who contributed",
+        protection=Protection.OUTSIDE,
+        why="they are random numbers, and which are sent follows from the request alone",
     ),
     TIMES: Part(
         title="The time of each answer",
@@ -150,6 +159,7 @@ OUTGOING = (
     _outside("receipt", "entries", RECEIPT, _LEDGER),
     _outside("receipt", "epsilon", RECEIPT, _LEDGER),
     _outside("receipt", "proven", RECEIPT, _LEDGER),
+    _outside("receipt", "unmasked", RECEIPT, _LEDGER),
     _outside("receipt", "runs", RECEIPT, _LEDGER),
     _outside("receipt", "limit", LIMIT, "a number of the holder's policy"),
     _public("steps", "steps", "rounds that the holder took part in"),
@@ -168,6 +178,12 @@ OUTGOING = (
     _public("ready", "kind", _KIND),
     _public("ready", "task_hash"),
     _outside("ready", "holder", ANSWERS, _WHO),
+    _outside("ready", "card", KEYS, "public keys, and a signature that they are this holder's"),
+    _outside("update", "statement", KEYS, "sealed seeds of masks, drawn anew, and a signature"),
+    _public("opening", "kind", _KIND),
+    _public("opening", "task_hash"),
+    _outside("opening", "holder", ANSWERS, _WHO),
+    _outside("opening", "values", KEYS, "masks alone: no contribution is in them"),
     _public("message", "run_id"),
     _public("message", "group_id"),
     _public("message", "message_type"),
@@ -240,7 +256,8 @@ def in_words(*, unit: str, sums: bool, unprotected: bool) -> list[str]:
     )
     told = [f"{change} on this machine{bare}.", *([asked] if sums else [])]
     return told + [
-        f"{_sentence(key)} {_capital(PARTS[key].why)}." for key in (ANSWERS, RECEIPT, LIMIT, TIMES)
+        f"{_sentence(key)} {_capital(PARTS[key].why)}."
+        for key in (ANSWERS, RECEIPT, LIMIT, KEYS, TIMES)
     ]
 
 

@@ -8,7 +8,8 @@ sqrt(T d) z C over d trained values (``privacy.advice`` derives both). So
 
 is the most by which a holder's sum can stand out of its own noise: below 1 the noise is longer than
 the sum, whatever the text says. Averaging H such holders gives sqrt(H) times as much. Real
-gradients agree less than that (docs/benchmarks.md has accuracies at several epsilons).
+gradients agree less than that (docs/benchmarks.md has accuracies at several epsilons). In a secure
+sum nobody sees one holder's: there the units are those of all, and the noise that of the sum.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Iterator
+from dataclasses import replace
 
 from ...common.methods import method_of
-from ...common.plans import plan_of
+from ...common.plans import is_shared, plan_of
 from ...common.privacy.accountant import GaussianSteps, calibrate, epsilon_pld
 from ...common.privacy.advice import noise_to_signal
 from ...common.settings import Settings
@@ -34,6 +36,7 @@ def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """Every rule of this module; those on noise only where there is some."""
     if settings.privacy.trust != "off":
         yield from both_factors(settings, facts)
+        yield from _few_shares(settings, facts)
         yield from _drowned(settings, facts)
         yield from _small_steps(settings, facts)
         yield from _unknown(facts)
@@ -58,9 +61,41 @@ def _rounds(settings: Settings) -> GaussianSteps:
     return plan.steps(plan.max_rounds)
 
 
+def _seen(settings: Settings, facts: Facts) -> Facts:
+    """The facts with all holders as one, where only their sum is seen."""
+    if not is_shared(settings) or not facts.sizes:
+        return facts
+    return replace(facts, sizes=(sum(facts.sizes),))
+
+
+def _few_shares(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    """Whether a secure sum is worth its trips."""
+    plan, many = plan_of(settings), facts.holders
+    if not is_shared(settings):
+        return
+    gain = math.sqrt(plan.honest)  # against local noise, however many holders there are
+    if plan.honest > 2 and (not many or many < 2 * plan.least):
+        return
+    alone = plan.honest == 1
+    wanted, may = max(plan.least, math.ceil(0.8 * many)), max(1, many // 5)
+    yield Finding(
+        name="few-shares",
+        severity=Severity.NOT_SOUND if alone else Severity.NOTE,
+        what=f"round.min-holders - privacy.colluding = {plan.honest}: the sum has"
+        f" {1 / gain:.0%} of the noise that it would have with privacy.trust = 'local'.",
+        why="Each holder adds the noise divided by the root of that number."
+        + (" At 1 it adds all of it, and the masks protect nobody better." if alone else ""),
+        fix=f"With {many} holders, round.min-holders = {wanted} and privacy.colluding = {may} are"
+        " usual."
+        if many >= 5
+        else "Find more holders; three or four gain little from a secure sum, and"
+        " privacy.trust = 'local' is simpler.",
+    )
+
+
 def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """Of a method that is not sound under noise, which a run says at its start, too."""
-    method = method_of(settings.aggregate.method)
+    method, facts = method_of(settings.aggregate.method), _seen(settings, facts)
     bare = settings.privacy.trust == "off" or settings.lora.method == "head"
     if bare or method.noise.verdict == "sound":
         return
@@ -77,7 +112,7 @@ def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 
 def _drowned(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    if not (facts.sizes and facts.trained):
+    if not (facts.sizes and facts.trained) or is_shared(settings):
         return
     # The figure rises with the number of units, so that the small ones are those below a place.
     low = bisect_left(facts.sizes, DROWNED, key=lambda units: snr(settings, units, facts.trained))
@@ -158,7 +193,10 @@ def _abandoned(settings: Settings, facts: Facts) -> Iterator[Finding]:
             what=f"round.min-holders = {least} is as many as are asked.",
             why="One late or refusing holder abandons the round for all, after the others have"
             " charged their ledgers; no charge is taken back.",
-            fix=f"Set round.min-holders to {max(1, asked // 2)}, or less.",
+            fix=f"Set round.min-holders to {max(1, asked // 2)}, or less."
+            if not is_shared(settings)
+            else "With privacy.trust = 'distributed' a smaller round.min-holders makes each share"
+            " of noise larger: choose eight in ten of the holders.",
         )
 
 

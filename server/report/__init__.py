@@ -91,6 +91,18 @@ def epsilon_text(epsilon: float | None) -> str:
     return f"{math.ceil(epsilon * 100 - 1e-6) / 100:.2f}"
 
 
+def unmasked(claim: Json) -> list[str]:
+    """What a claim says of its secure sums, in sentences; nothing where there were none."""
+    about = claim.get("secure_sum")
+    if not about:
+        return []
+    left = (
+        f"If every mask failed, each holder's own share of noise would be left: epsilon ="
+        f" {epsilon_text(about['unmasked_epsilon'])}."
+    )
+    return [*about["told"], left]
+
+
 def group_text(epsilon: float | None) -> str:
     """The epsilon of several records together."""
     if epsilon is None or epsilon > MOST_PROMISE:

@@ -34,7 +34,10 @@ MOST_EXACT = 32
 CURVE_POINTS = 12  # rounds at which epsilon is recomputed for the chart
 CURVE_HOLDERS = 12  # more different holders than this: only the extremes are drawn
 # Failures that come before a holder charges its ledger, so that nothing was spent.
-BEFORE_CHARGE = ("ledger.budget-exhausted", "policy.", "contract.", "data.", "transport.gone")
+BEFORE_CHARGE = (
+    "ledger.budget-exhausted", "policy.", "contract.", "data.", "transport.gone",
+    "sum.stranger", "sum.call", "sum.no-identity", "sum.no-key", "sum.opened", "sum.too-few",
+)  # fmt: skip
 Steps = tuple[GaussianSteps, ...]
 
 

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ...common.methods import method_of
+from ...common.plans import plan_of
+from ...common.privacy.plan import Trust
 from ..seal import broken
 from . import Json, epsilon_text
 from .accounts import Account, left_out
@@ -67,7 +69,14 @@ def _check_whole(run: RunRecord) -> Json:
 
 def _check_noise_is_on(run: RunRecord) -> Json:
     problems = [] if run.private else ["privacy.trust = 'off': no holder added noise"]
-    return _check("Noise was on", problems, "Every holder adds all of the noise itself.")
+    plan = plan_of(run.settings)
+    shared = (
+        f"Every holder adds a share of the noise; {plan.honest} of them make all of it, and no sum"
+        f" of fewer than {plan.least} is opened."
+    )
+    alone = "Every holder adds all of the noise itself."
+    detail = shared if plan.trust is Trust.DISTRIBUTED else alone
+    return _check("Noise was on", problems, detail)
 
 
 def _check_noised(accounts: Sequence[Account]) -> Json:

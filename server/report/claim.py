@@ -25,9 +25,10 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from ...common.plans import plan_of, planned_unmasked
 from ...common.privacy import accountant, statement
 from ...common.privacy.groups import ACCOUNTING, group_epsilon
-from ...common.privacy.plan import Relation, Unit
+from ...common.privacy.plan import Relation, Trust, Unit
 from . import Json
 from .accounts import Account, Steps
 from .reading import RunRecord
@@ -38,6 +39,19 @@ MOST_COMPARED = 4
 ADVERSARY = (
     "everyone who sees the updates, the adapter, this report and those of all other runs on the "
     "same text, the coordinator included, with any knowledge beside the holders' secret keys"
+)
+IN_SUMS = (
+    "everyone who sees the sums of at least {least} contributions, the adapter, this report and"
+    " those of all other runs on the same text, the coordinator and up to {colluding} of the other"
+    " holders together included, with any knowledge beside the secret keys of the others"
+)
+NO_BETTER = (
+    "With one share left each holder adds all of the noise: this is no better than"
+    " privacy.trust = 'local'."
+)
+INTEGRITY = (
+    "Of a secure sum nobody sees the parts: a holder that sends a wrong value spoils the sum and is"
+    " not named, and no robust rule withstands it; a sum longer than any honest one is refused."
 )
 BY_PLAN = (
     "It is the figure of the whole plan, which was fixed before the run, however early the run"
@@ -169,10 +183,18 @@ def claim_json(
         "all_runs_by_pld": _most(one.all_runs for one in holders),
         "planned_epsilon": run.limit,
         "strength": strength(promise.epsilon) if promise.private else None,
-        "adversary": ADVERSARY if promise.private else "nobody",
+        "adversary": _adversary(run) if promise.private else "nobody",
+        "secure_sum": behind_masks(run, holders) if promise.private else None,
         "computational": statement.COMPUTATIONAL,
         **what_follows(promise),
     }
+
+
+def _adversary(run: RunRecord) -> str:
+    plan = plan_of(run.settings)
+    if plan.trust is not Trust.DISTRIBUTED:
+        return ADVERSARY
+    return IN_SUMS.format(least=plan.least, colluding=plan.colluding)
 
 
 def strength(epsilon: float | None) -> Json | None:
@@ -226,12 +248,46 @@ def _largest(found: Sequence[float | None]) -> float | None:
     return max(known) if len(known) == len(found) else None
 
 
+def behind_masks(run: RunRecord, holders: Sequence[Held]) -> Json | None:
+    """What a run with secure sums rests on besides, and what would be left without; None for a run
+    whose holders add all of the noise."""
+    plan = plan_of(run.settings)
+    if plan.trust is not Trust.DISTRIBUTED:
+        return None
+    receipts = [one.account.newest for one in holders]
+    of_all = [one.unmasked for one in receipts if one is not None]
+    return {
+        "least": plan.least,
+        "colluding": plan.colluding,
+        "shares": plan.honest,
+        "unmasked_epsilon": max(
+            accountant.epsilon_pld(planned_unmasked(run.settings), plan.delta), *of_all, 0.0
+        ),
+        "told": [
+            f"Each sum was opened for at least {plan.least} contributions by"
+            f" {plan.colluding + 1} holders, of whom one has to be honest; {plan.honest} shares of"
+            " the noise are left once all who may collude have told theirs.",
+            *([NO_BETTER] if plan.honest == 1 else []),
+            INTEGRITY,
+        ],
+    }
+
+
 def _sentence(run: RunRecord, promise: Promise, failed: Sequence[str]) -> str:
     if run.private and (failed or promise.epsilon is None):
         reasons = [reason.rstrip(".") for reason in failed or [_unknown(promise)]]
         return f"{statement.NOT_PRIVATE}. {'. '.join(reasons)}."
     epsilon = math.inf if promise.epsilon is None else promise.epsilon
-    return statement.claim(epsilon=epsilon, delta=promise.delta, unit=run.unit, runs=promise.runs)
+    plan = plan_of(run.settings)
+    return statement.claim(
+        epsilon=epsilon,
+        delta=promise.delta,
+        unit=run.unit,
+        trust=plan.trust,
+        least=plan.least,
+        colluding=plan.colluding,
+        runs=promise.runs,
+    )
 
 
 def _unknown(promise: Promise) -> str:

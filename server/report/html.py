@@ -24,6 +24,7 @@ from . import (
     percent,
     sections,
     share_of,
+    unmasked,
     value_text,
 )
 from .style import page
@@ -115,7 +116,7 @@ def _proof(claim: Json) -> str:
     if claim["runs"] > 1:
         summed = epsilon_text(claim["all_runs_by_pld"])
         beside += f" The PLD sum of all runs, for settings fixed beforehand: {summed}."
-    told = [*claim["proven_by"], beside, claim["computational"]]
+    told = [*claim["proven_by"], beside, *unmasked(claim), claim["computational"]]
     return f'<p class="note proof">{" ".join(map(escape, told))}</p>'
 
 

@@ -102,6 +102,8 @@ def read_run(folder: Path) -> RunRecord:
             evaluations[event["round"]] = event
         elif kind == "round":
             rounds[event["round"]] = Round.of(event)
+            if event.get("sum"):  # of all, of whom none can be named
+                named.setdefault(("the secure sum", str(event["sum"])), int(event["round"]))
             add_round(histories, event)
         elif kind == "sum":
             sums[event["round"]] = Round.of(event)

@@ -20,6 +20,7 @@ from . import (
     percent,
     plain,
     rounds_text,
+    unmasked,
     value_text,
 )
 from .checks import FAILED, NOT_CHECKED, PASSED
@@ -96,7 +97,8 @@ def _claim(report: Mapping[str, Any]) -> RenderableType:
     words = Text(claim["sentence"], style="bold" if good else "bold red")
     words.append(f"\n\n{claim['in_plain_words']}", style="not bold")
     if good:
-        run, proofs = claim["this_run"], " ".join([*claim["proven_by"], claim["computational"]])
+        run = claim["this_run"]
+        proofs = " ".join([*claim["proven_by"], *unmasked(claim), claim["computational"]])
         beside = (
             f"This run alone: epsilon = {epsilon_text(run['spent'])} spent,"
             f" {epsilon_text(run['planned'])} planned."

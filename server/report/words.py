@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...common.methods import method_of
+from ...common.plans import is_shared, plan_of
 from ...common.privacy.plan import Unit
+from ...common.settings import Settings
 from ...common.wire.outgoing import not_accounted, public
 from . import Json, group_text, metric_title, value_text
 from .accounts import Account
@@ -21,9 +23,7 @@ def released(run: RunRecord, accounts: Sequence[Account]) -> Json:
     if stays := method_of(s.aggregate.method).stays:
         size += f", without LoRA's {stays},"
     update = f"One {kind}{size} per round and holder"
-    guarded = (
-        f"clipped to {s.privacy.clip:g} per {run.unit}; the holder added Gaussian noise itself"
-    )
+    guarded = f"clipped to {s.privacy.clip:g} per {run.unit}; {_noise_by(s)}"
     left = [(update, guarded), *_summed(run)]
     if not run.private:
         left = [(what, "no noise was added: it can reveal records") for what, _ in left]
@@ -39,10 +39,19 @@ def _summed(run: RunRecord) -> list[tuple[str, str]]:
     """The noisy sums, each of one vector per holder."""
     noise = run.settings.privacy.sum_noise
     guarded = (
-        f"no {run.unit} moves it by more than 1; the holder added Gaussian noise of standard"
-        f" deviation {noise:g} itself, and charged its ledger"
+        f"no {run.unit} moves it by more than 1; Gaussian noise of standard deviation {noise:g}:"
+        f" {_noise_by(run.settings)}, and charged its ledger"
     )
     return [(f"One sum per holder: {_SUMS[line['of']]}", guarded) for line in run.summed.values()]
+
+
+def _noise_by(settings: Settings) -> str:
+    if not is_shared(settings):
+        return "the holder added Gaussian noise itself"
+    return (
+        "the holder added its share of the Gaussian noise and masked it, so that the sum over the"
+        " holders alone was seen"
+    )
 
 
 ACCOUNTANTS = (
@@ -60,12 +69,22 @@ def mechanism(run: RunRecord) -> Json:
         "clip": privacy.clip,
         "sampling": f"Poisson: in each step every {run.unit} is in with a chance equal to the"
         " sampling rate, independently of all others; at rate 1 all are in each step",
-        "noise": "Gaussian, on the sum of the clipped parts; its standard deviation is the noise"
-        " multiplier times the clip norm, and the holder adds all of it"
-        if run.private
-        else "none",
+        "noise": _mechanism_noise(run),
         "accountants": ACCOUNTANTS,
     }
+
+
+def _mechanism_noise(run: RunRecord) -> str:
+    if not run.private:
+        return "none"
+    parts = "the holder adds all of it"
+    if is_shared(run.settings):
+        plan = plan_of(run.settings)
+        parts = f"each holder adds it divided by the root of {plan.honest}, rounded afterwards"
+    return (
+        "Gaussian, on the sum of the clipped parts; its standard deviation is the noise multiplier"
+        f" times the clip norm, and {parts}"
+    )
 
 
 def told_of_sums(report: Mapping[str, Any]) -> list[str]:

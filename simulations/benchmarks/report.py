@@ -135,6 +135,7 @@ def _update(holder: int, taken: int, noise: float, rate: float) -> dict[str, Any
         delta=DELTA,
         epsilon=EPSILON * taken / 1e6,
         proven=EPSILON,
+        unmasked=EPSILON,
         runs=1,
         limit=None,
         steps_run=(steps,),

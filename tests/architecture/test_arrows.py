@@ -16,7 +16,7 @@ PRIVACY = "Privacy stands on errors alone"
 WITHIN_COMMON = (
     "Within common: what travels -> models -> settings, methods, tasks, text -> the ground"
 )
-WITHIN_CLIENT = "Within client: commands -> site -> holder -> training and text -> guard"
+WITHIN_CLIENT = "Within client: site -> holder -> opening, training, text -> guard"
 NETWORK = "What reads the text, trains on it or guards it has no network"
 FLOWER = "Of common, only the wire knows Flower"
 

@@ -26,6 +26,7 @@ from confide.client.site.enrol import Enrolling, check_keys, check_node_key, enr
 from confide.client.site.users import user_named
 from confide.common.errors import ConfideError
 from confide.common.machine.kit import Kit, public_line, read_holder_key, write_holder_key
+from confide.common.machine.paths import keys_beside
 from confide.common.masking.enrolment import read_request, read_roster, roster_text
 from confide.common.masking.keys import Identity, Roster, spoken
 from tests import tiny
@@ -61,7 +62,7 @@ def apart() -> Iterator[Enrolling]:
 
 def secrets_of(enrolling: Enrolling) -> list[bytes]:
     """All that may be nowhere else: the signing secret in its usual forms, and the node key."""
-    raw = (Path(f"{enrolling.ledger}.keys") / "identity").read_bytes()
+    raw = (keys_beside(enrolling.ledger) / "identity").read_bytes()
     pem = (enrolling.folder / "node.key").read_bytes().splitlines()
     return [raw, raw.hex().encode(), base64.b64encode(raw), *pem[1:-1]]
 
@@ -74,7 +75,7 @@ def test_both_keys_are_for_their_owner_alone_and_the_request_has_the_public_halv
         done = enrol(enrolling)
     finally:
         os.umask(before)
-    keys = Path(f"{enrolling.ledger}.keys")
+    keys = keys_beside(enrolling.ledger)
     for path, mode in (
         (enrolling.folder, 0o700),
         (enrolling.folder / "node.key", 0o600),
@@ -264,7 +265,7 @@ def test_the_command_says_what_it_made_and_no_secret(apart: Enrolling) -> None:
     told = json.loads(client(*words, *USERS, "--json").stdout)
     assert told == {
         "request": str(apart.folder / "request.toml"),
-        "keys": f"{apart.ledger}.keys",
+        "keys": str(keys_beside(apart.ledger)),
         "kept_node_key": True,
         "kept_signing_key": True,
     }

@@ -87,7 +87,9 @@ def test_they_come_back_from_bytes_as_well() -> None:
         framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": "a.b"}', b"more"),
         framed('{"kind": "refusal", "holder": "h", "task_hash": "t", "code": 7}'),
         framed('{"kind": "ready", "holder": "h", "task_hash": "t", "code": "a.b"}'),
-        framed('{"kind": "ready", "holder": "h", "task_hash": "t"}', b"more"),
+        framed('{"kind": "ready", "holder": "h", "task_hash": "t"}', b"c" * 4097),
+        framed('{"kind": "opening", "holder": "h", "task_hash": "t", "code": "a.b"}'),
+        framed('{"kind": "open", "run": "r", "task_hash": "t"}'),
         framed('{"kind": "note", "holder": "h", "task_hash": "t", "code": "a.b"}'),
         framed(" " * 70_000 + "{}"),
         framed("1" * 5000),
@@ -103,7 +105,7 @@ def test_bytes_that_are_no_message_are_refused(data: bytes) -> None:
 
 def test_every_part_of_a_task_is_in_its_hash() -> None:
     changes = {"run": "q", "round": 4, "settings": {"a.b": 2}, "schema": "z", "adapter": b"1235"}
-    changes |= {"sent": "10", "rest": "1" * 64, "merged": b"5"}
+    changes |= {"sent": "10", "rest": "1" * 64, "merged": b"5", "roster": b"r", "openers": b"o"}
     # Whether a task only asks is no part of what a ledger is charged for: a dry one never is.
     assert {*changes, "dry"} == {f.name for f in dataclasses.fields(TrainRequest)}
     hashes = {dataclasses.replace(TASK, **{k: v}).hash for k, v in changes.items()}

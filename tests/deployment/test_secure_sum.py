@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from confide.common.machine.paths import keys_beside
 from tests.deployment.fleet import HOLDERS, Fleet, Member, a_fleet, rounds_of
 from tests.deployment.running import needs_nginx
 
@@ -52,7 +53,7 @@ def test_both_trips_of_every_round_go_through_door_gateway_and_resident(fleet: F
 
 def secrets_of(holder: Member) -> list[bytes]:
     """The private halves of a holder's keys, in the forms in which a file or message has them."""
-    signing = (Path(f"{holder.ledger}.keys") / "identity").read_bytes()
+    signing = (keys_beside(holder.ledger) / "identity").read_bytes()
     assert len(signing) == 32
     pem = (holder.kit / "node.key").read_bytes().splitlines()[1:-1]
     assert len(pem) > 3

@@ -173,7 +173,7 @@ def test_what_a_method_does_not_admit_is_refused_with_its_reason(
 
 
 MERGING = {
-    "privacy.trust": ("local",),
+    "privacy.trust": ("distributed", "local"),
     "aggregate.optimizer": ("momentum", "adam", "yogi", "adagrad"),
     "aggregate.robust": tuple(rule for rule in ROBUST if rule != "mean"),
     "round.patience": (1, 5),

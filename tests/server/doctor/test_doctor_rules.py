@@ -18,6 +18,7 @@ from confide.server.report import epsilon_text
 from tests.server.doctor.conftest import Examine, settings
 
 BAD, UNSOUND, NOTE = Severity.NOT_PRIVATE, Severity.NOT_SOUND, Severity.NOTE
+SHARED = {"privacy__trust": "distributed", "privacy__colluding": 2, "round__mode": "gradient"}
 
 
 def test_the_demo_has_no_finding(examine: Examine) -> None:
@@ -48,6 +49,11 @@ def test_the_demo_has_no_finding(examine: Examine) -> None:
         ("too-few-holders", UNSOUND, {"round__min_holders": 11}, {}, ("11", "10 holders", "to 5")),
         ("one-late-holder", UNSOUND, {"round__min_holders": 10}, {}, ("= 10", "to 5")),
         ("one-late-holder", UNSOUND, {"round__holders": 3, "round__min_holders": 3}, {}, ("= 3",)),
+        ("one-late-holder", UNSOUND, SHARED | {"round__min_holders": 10}, {}, ("eight in ten",)),
+        ("few-shares", UNSOUND, SHARED | {"round__min_holders": 3}, {},
+         ("= 1", "100%", "'local'", "round.min-holders = 8", "privacy.colluding = 2")),
+        ("few-shares", NOTE, SHARED | {"round__min_holders": 3, "privacy__colluding": 1},
+         {"holders": 3}, ("= 2", "71%", "three or four gain little")),
         ("short-timeout", NOTE, {"round__timeout": 29.0}, {}, ("29 s", "600")),
         ("facts-unknown", NOTE, {}, {"sizes": ()}, ("how much text", "assets fetch")),
         ("facts-unknown", NOTE, {}, {"trained": 0}, ("how many values", "assets fetch")),

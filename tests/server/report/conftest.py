@@ -85,6 +85,7 @@ def made_up_receipt(holder: str, number: int) -> dict[str, Any]:
         delta=DELTA,
         epsilon=epsilon_after(number),
         proven=epsilon_after(ROUNDS),
+        unmasked=epsilon_after(ROUNDS),
         runs=1,
         limit=None,
         steps_run=steps_after(number),

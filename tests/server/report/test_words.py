@@ -11,6 +11,7 @@ from tests.server.report.conftest import MakeRun
 
 TOTALS = "The ledger's length, its totals and the number of runs in each receipt"
 LIMIT = "The holder's limit on epsilon in each receipt"
+KEYS = "Keys and masks of secure sums"
 
 
 def things(rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -25,6 +26,7 @@ def test_what_left_without_being_accounted_is_told(torch_free_report: dict[str, 
         "Which holders took part, and why one did not",
         TOTALS,
         LIMIT,
+        KEYS,
         "The time of each answer",
     }
 
@@ -34,9 +36,11 @@ def test_every_field_outside_the_guarantee_has_its_line(torch_free_report: dict[
     lines = {
         "Which holders took part, and why one did not": {"holder", "code", "src_node_id", "schema"},
         TOTALS: {
-            "receipt", "ledger_id", "head", "entries", "epsilon", "proven", "runs", "steps_run",
+            "receipt", "ledger_id", "head", "entries", "epsilon", "proven", "unmasked", "runs",
+            "steps_run",
         },
         LIMIT: {"limit"},
+        KEYS: {"card", "statement", "values"},
         "The time of each answer": {
             "created_at", "delivered_at", "ttl", "message_id", "src_task_id",
         },
