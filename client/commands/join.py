@@ -163,8 +163,20 @@ def _consent(joining: Joining, named: Mapping[str, str | None]) -> list[str]:
         raise missing(joining.data, named)
     check_columns(limits.data, named)
     found = check_data(joining.data, contract=limits.data, delta=limits.max_delta)
-    words = plain_words(joining, found, limits, limits.data)
+    words = [*plain_words(joining, found, limits, limits.data), *_of_keys(joining, limits.roster)]
     return [*words, *(f"! {line}" for line in (*found.warnings, *of_broken(found)))]
+
+
+def _of_keys(joining: Joining, roster: str) -> list[str]:
+    """Where the policy would take part in secure sums and this holder cannot."""
+    from ..site.enrol import has_keys
+
+    if not roster or has_keys(joining.ledger, None):
+        return []
+    return [
+        "! The policy names a roster, but there is no signing key beside the ledger: runs with a"
+        " secure sum are refused until `confide client enrol` has made one."
+    ]
 
 
 def status(

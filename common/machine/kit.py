@@ -130,7 +130,7 @@ def check_current(kit: Kit, today: date) -> None:
         raise ConfideError(
             "kit.expired",
             f"The kit of {kit.name} was valid until {kit.expires}; today is {today}.",
-            "Ask the coordinator to renew it (`confide server provision`).",
+            "Enrol in a new folder (`confide client enrol`), and have it renewed by that request.",
         )
 
 
@@ -290,7 +290,7 @@ def _check_files(kit: Kit) -> None:
         raise ConfideError(
             "kit.key-mode",
             f"{kit.key} has mode {mode:04o}: others can read the private key.",
-            f"Run: chmod 600 {kit.key}; ask for a new key if others may have read it.",
+            f"Run: chmod 600 {kit.key}; enrol in a new folder if others may have read it.",
         )
 
 
