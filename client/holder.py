@@ -26,6 +26,7 @@ from ..common.adapter.encoding import decode_vector
 from ..common.adapter.parcel import Parcel, sent_size, unpack
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.machine.paths import keys_beside
 from ..common.masking.openers import Call
 from ..common.methods import method_of
 from ..common.methods.context import Context
@@ -59,7 +60,8 @@ from .guard.policy import Policy, review, review_model, review_plan, review_requ
 from .guard.release import Outgoing, encoded, release
 from .guard.runs import Decision, check_run, decisions
 from .guard.scrub import code_of, quiet
-from .opening import SumKeys, SumMember
+from .guard.sum_keys import SumKeys
+from .opening import SumMember
 from .text.corpus import Corpus, check_readable
 from .text.taken import check_taken
 from .training.personal import Personal
@@ -88,7 +90,7 @@ class Site:
     @property
     def keys(self) -> Path:
         """The folder of this holder's own keys for secure sums, beside its ledger."""
-        return self.ledger.with_name(f"{self.ledger.name}.keys")
+        return keys_beside(self.ledger)
 
 
 class Holder:

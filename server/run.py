@@ -26,12 +26,14 @@ from ..common.adapter.tensors import size_of, unflatten
 from ..common.errors import ConfideError
 from ..common.machine.installed import code_hash
 from ..common.machine.paths import local_or_cached, public_name
+from ..common.masking.keys import Roster
 from ..common.methods import method_of
 from ..common.models.hub import write_adapter
 from ..common.models.loading import LoadedModel, load_model, model_folder
 from ..common.settings import Settings, from_flat
 from .card import terms_of
 from .checkpoint import load_checkpoint
+from .deploy.members import check_roster
 from .doctor import Facts
 from .doctor.federation import booked
 from .doctor.noise import both_factors
@@ -61,6 +63,7 @@ def run(
     check: Check | None = None,
     progress: Progress | None = None,
     holders: int | None = None,
+    roster: Roster | None = None,
 ) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
 
@@ -70,6 +73,8 @@ def run(
         check: of the folder ``data.path`` under the run's settings, before anything is trained.
         progress: hears of every event that the run's metrics.jsonl gets.
         holders: how many there are, where the caller knows it better than the text's folder.
+        roster: who takes part in secure sums, where administrators compared it; None in a
+            simulation.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
@@ -77,7 +82,7 @@ def run(
     folder = RunFolder.of(config)
     folder.listener = progress or folder.listener
     with folder.held():
-        work = partial(_train, transport, folder, known, memory, check, holders)
+        work = partial(_train, transport, folder, known, memory, check, holders, roster)
         _held_run(config, folder, work)
     return folder
 
@@ -108,8 +113,11 @@ def _train(
     memory: Memory | None,
     check: Check | None,
     holders: int | None,
+    roster: Roster | None,
     settings: Settings,
 ) -> None:
+    if roster is not None:
+        check_roster(settings, roster)
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
     if data is None:
         raise ConfideError(
@@ -135,7 +143,8 @@ def _train(
             logger.info("%s", loaded.head)
         about = _start(settings, loaded, folder, len(nodes))
         folder.event("start", **about, warnings=warnings)
-    Rounds(settings, loaded, transport, folder, evaluator, known, memory).run(nodes)
+    parts = (settings, loaded, transport, folder, evaluator, known, memory, roster)
+    Rounds(*parts).run(nodes)
     other = _final_adapter(settings, loaded, folder)
     _save_adapter(settings, loaded, other, folder.path / "adapter")
 

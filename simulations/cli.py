@@ -133,6 +133,16 @@ def bench_utility(
             min=0, help="Learning rates to try for each method and epsilon; 0: no tuning."
         ),
     ] = 0,
+    trusts: Annotated[
+        str,
+        typer.Option(
+            help="Who adds the noise: local, distributed (in shares), central (one trusted place);"
+            " separated by commas."
+        ),
+    ] = "local",
+    rates_from: Annotated[
+        str, typer.Option(help="The scenario on whose public text learning rates are chosen.")
+    ] = "",
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum number of training records. Default: the scenario's."),
@@ -145,6 +155,8 @@ def bench_utility(
     as_json: Json = False,
 ) -> None:
     """Measure accuracy by method, epsilon and partition, with 95 % intervals over seeds."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from .benchmarks import places, results, rows, utility
@@ -164,7 +176,13 @@ def bench_utility(
         places=fit,
         seeds=seeds,
         trials=tune_rates,
+        trusts=_each_of(trusts, utility.TRUSTS, "trust"),
     )
+    if rates_from:
+        other = load_scenario(rates_from, changes or [])
+        elsewhere, _ = places.that_fit(other, [places.OWN], limit)
+        rival = replace(table, scenario=other, places=elsewhere, whole=True)
+        table = replace(table, other=rival)
     with Console(stderr=True).status("utility") as status:
         found = utility.utility(table, kept, status.update)
     if as_json:

@@ -31,11 +31,13 @@ EVERYTHING = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A prepared federation: its folder, and how its text is shared out."""
+    """A prepared federation: its folder, and how its text is shared out; ``pooled`` where one place
+    has the text of all."""
 
     scenario: Scenario
     partition: str
     folder: Path
+    pooled: bool = False
 
     @property
     def holders(self) -> list[Path]:

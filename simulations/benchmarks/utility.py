@@ -1,5 +1,5 @@
-"""What privacy costs in the task's main metric, by method, epsilon and partition, with seeds and
-intervals.
+"""What privacy costs in the task's main metric, by method, whom one trusts, epsilon and partition,
+with seeds and intervals.
 
 Every run is the product's own, in this process; a seed decides the initial adapter, and the noise
 is fresh each time, as it is for everybody. Intervals are of the mean over seeds (Student's t); the
@@ -9,7 +9,13 @@ others.
 A learning rate that was tuned for one method makes it look better than the others. So each method
 gets as many trials, over the same rates, at each epsilon, at the first of the partitions, with
 seeds of their own; they are judged on one half of the public records, and the table on the other.
+Or they are judged on all public records of another scenario, and the table is on all of its own.
 The text is public: on private text each trial would have to be paid for.
+
+Whom one trusts is one of three: ``local``, where each holder adds all of the noise;
+``distributed``, shares behind a secure sum that provides for one holder in five who colludes and
+one in five who is missing; ``central``, one trusted place that has all records and adds the noise
+once.
 """
 
 from __future__ import annotations
@@ -48,6 +54,7 @@ _TRIED_TWICE = 2  # rates
 _MEASURED = "round.evaluate-every"
 _CHANGES_NOTHING = (*COORDINATORS_OWN, _MEASURED)
 
+TRUSTS = ("local", "distributed", "central")
 _HEAD = "head"  # the line of the private head alone, without LoRA
 
 
@@ -70,6 +77,9 @@ class Table:
         places: where, by partition.
         seeds: runs of each row.
         trials: learning rates that are tried for each method and epsilon; 0 takes the scenario's.
+        trusts: whom one trusts; one of ``TRUSTS`` each.
+        other: the table on whose text rates are chosen, by all of its public records.
+        whole: whether this is such a table.
     """
 
     scenario: Scenario
@@ -78,6 +88,14 @@ class Table:
     places: Sequence[Place]
     seeds: int = 5
     trials: int = 0
+    trusts: Sequence[str] = ("local",)
+    other: Table | None = None
+    whole: bool = False
+
+    @property
+    def in_halves(self) -> bool:
+        """Whether one half of the public records chooses and the other is reported."""
+        return bool(self.trials) and self.other is None and not self.whole
 
 
 def utility(
@@ -92,15 +110,16 @@ def utility(
         ConfideError: ``bench.public``. A run that fails is a run of the table, too.
     """
     runs: dict[tuple[str, str, float | None], list[Measured]] = {}
+    cells = list(itertools.product(table.methods, table.trusts, table.epsilons))
     with frozen_layers_shared():
         for seed, where in itertools.product(range(table.seeds), table.places):
-            for method, epsilon in itertools.product(table.methods, table.epsilons):
+            for method, trust, epsilon in cells:
                 if why := _left_out(table, where, method, epsilon):
                     say(f"{method}, epsilon {epsilon or 'off'}: left out, {why}")
                     continue
-                run = _Cell(table, where, method, epsilon, results, say)
+                run = _Cell(table, where, method, epsilon, results, say, trust)
                 rate = _chosen_rate(replace(run, where=table.places[0]), table)
-                cell = (where.partition, method, epsilon)
+                cell = (where.partition, run.name, epsilon)
                 runs.setdefault(cell, []).append(run.measured(seed, rate))
     return [_row(cell, table) for cell in runs.values()]
 
@@ -143,10 +162,16 @@ class _Cell:
     epsilon: float | None
     results: Results
     say: Callable[[str], None]
+    trust: str = "local"
+
+    @property
+    def name(self) -> str:
+        """The method as the table calls it, with whom one trusts where that is not the default."""
+        return self.method if self.trust == "local" else f"{self.method}, {self.trust}"
 
     def measured(self, seed: int, rate: float, *, trial: bool = False) -> Measured:
         """The run of a seed at a rate, done unless it is known."""
-        part = ("choose" if trial else "report") if self.table.trials else EVERYTHING
+        part = ("choose" if trial else "report") if self.table.in_halves else EVERYTHING
         config = self.config(seed, rate)
         told = {key: value for key, value in config.items() if key not in _CHANGES_NOTHING}
         decided = json.dumps([told, self.where.digest(part)], sort_keys=True)
@@ -156,17 +181,18 @@ class _Cell:
             return known
         purpose = "trial of rate" if trial else f"seed {seed}, rate"
         epsilon = "off" if self.epsilon is None else f"{self.epsilon:g}"
-        self.say(f"{self.where.partition}, {self.method}, epsilon {epsilon}, {purpose} {rate:g}")
+        self.say(f"{self.where.partition}, {self.name}, epsilon {epsilon}, {purpose} {rate:g}")
         started = time.process_time()
         try:
-            figures = _run(config, self.where, part)
+            where = replace(self.where, pooled=self.trust == "central")
+            figures = _run(config, where, part)
         except ConfideError as error:
             figures = {"failed": error.code, "others": {}}
         result = Measured(
             of=of,
             scenario=self.table.scenario.name,
             partition=self.where.partition,
-            method=self.method,
+            method=self.name,
             epsilon=self.epsilon,
             seed=seed,
             rate=rate,
@@ -181,11 +207,26 @@ class _Cell:
         """The flat settings of a run."""
         config = {**run_config(self.table.scenario), **compared_methods()[self.method]}
         config |= {"run.seed": seed, _MEASURED: 0, **_privacy(self.epsilon)}
+        config |= _trusting(self.trust, len(self.where.holders), config)
         return config if rate is None else config | {"train.lr": rate}
 
 
 def _privacy(epsilon: float | None) -> dict[str, Scalar]:
     return {"privacy.trust": "off"} if epsilon is None else {"privacy.epsilon": epsilon}
+
+
+def _trusting(trust: str, holders: int, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The settings of whom one trusts, with so many holders."""
+    if trust == "central":
+        batch = int(config["train.batch"]) * holders
+        return {"round.min-holders": 1, "round.holders": 1, "train.batch": batch}
+    if trust == "local" or config["privacy.trust"] == "off":
+        return {}
+    return {
+        "privacy.trust": trust,
+        "privacy.colluding": max(1, holders // 5),
+        "round.min-holders": math.ceil(0.8 * holders),
+    }
 
 
 def _chosen_rate(cell: _Cell, table: Table) -> float:
@@ -196,6 +237,9 @@ def _chosen_rate(cell: _Cell, table: Table) -> float:
     Jamieson and Talwalkar 2016): where a method is about to run away, one run may do well and the
     next one badly.
     """
+    if table.other is not None:
+        other = replace(cell, table=table.other, where=table.other.places[0])
+        return _chosen_rate(other, table.other)
     centre = float(cell.config(0)["train.lr"])
     if not table.trials:
         return centre
@@ -222,10 +266,14 @@ def _merit(runs: Sequence[Measured]) -> tuple[float, float]:
 
 def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
-        out = Path(scratch)
+        out, holders = Path(scratch), where.holders
+        if where.pooled:
+            whole = out / "holder-00.jsonl"
+            whole.write_bytes(b"".join(file.read_bytes() for file in holders))
+            holders = [whole]
         public = where.public(part, config, out / "public")
         changed = {"run.out": str(out / "runs"), "data.path": str(public)}
-        done = in_process({**config, **changed}, where.holders)
+        done = in_process({**config, **changed}, holders)
         rows = done.metrics
     first, *_, last = [row for row in rows if "metric" in row]
     rounds = [row for row in rows if "bytes_up" in row]
@@ -248,7 +296,8 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
 def _row(runs: Sequence[Measured], table: Table) -> Row:
     done = [run for run in runs if not run.failed]
     first = done[0] if done else runs[0]
-    tried = rates(float(run_config(table.scenario)["train.lr"]), table.trials)
+    chooses = table.other or table
+    tried = rates(float(run_config(chooses.scenario)["train.lr"]), chooses.trials)
     return Row(
         partition=first.partition,
         method=first.method,
@@ -261,6 +310,6 @@ def _row(runs: Sequence[Measured], table: Table) -> Row:
         seconds=statistics.median(r.seconds for r in runs),
         bytes_up=first.bytes_up,
         bytes_down=first.bytes_down,
-        at_edge=table.trials > 1 and first.rate in (tried[0], tried[-1]),
+        at_edge=chooses.trials > 1 and first.rate in (tried[0], tried[-1]),
         failed=tuple(run.failed for run in runs if run.failed),
     )

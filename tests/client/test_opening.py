@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from confide.client.guard.policy import SIMULATION, Policy
-from confide.client.opening import SumKeys, SumMember
+from confide.client.guard.sum_keys import SumKeys
+from confide.client.opening import SumMember
 from confide.common.errors import ConfideError
 from confide.common.masking.keys import Identity, Roster
 from confide.common.masking.openers import Call, Opener, contribute

@@ -59,7 +59,7 @@ MUTANTS = (
     # --- real holders: keys, the door, the run ---
     Mutant(
         "others can read a private key",
-        "server/deploy/keys.py",
+        "common/machine/paths.py",
         "_write(path, data, 0o600)",
         "_write(path, data, 0o644)",
         _PROVISION_TESTS,

@@ -27,7 +27,7 @@ from confide.simulations.benchmarks import utility as bench
 from confide.simulations.benchmarks.places import Place, half_of, that_fit
 from confide.simulations.benchmarks.results import Measured, Results
 from confide.simulations.benchmarks.rows import markdown
-from confide.simulations.benchmarks.utility import Table, compared_methods, rates, utility
+from confide.simulations.benchmarks.utility import TRUSTS, Table, compared_methods, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
 from confide.simulations.scenario import Scenario, changed
@@ -63,7 +63,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     done: list[dict[str, Any]] = []
 
     def fake(config: dict[str, Any], where: Place, part: str) -> dict[str, Any]:
-        done.append({**config, "part": part, "where": where.partition})
+        told = {"where": where.partition, "of": where.scenario.name, "pooled": where.pooled}
+        done.append({**config, "part": part, **told})
         rate = float(config["train.lr"])
         if rate > 5:
             raise ConfideError("adapter.not-finite", "It ran away.")
@@ -97,6 +98,45 @@ def test_methods_for_runs_without_noise_have_no_line_at_an_epsilon_and_that_is_s
         "fedex, epsilon 3.0: left out, it is for runs without noise",
         "flora, epsilon 3.0: left out, it is for runs without noise",
     ]
+
+
+def test_whom_one_trusts_is_a_line_of_its_own(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    asked = table(
+        scenario, tiny_federation, methods=["head"], trusts=TRUSTS, seeds=1, epsilons=[3.0]
+    )
+    rows = utility(asked, Results())
+    assert [row.method for row in rows] == ["head", "head, distributed", "head, central"]
+    local, distributed, central = runs
+    assert [run["pooled"] for run in runs] == [False, False, True]
+    assert local["privacy.trust"] == "local"
+    assert distributed["privacy.trust"] == "distributed"
+    assert (distributed["privacy.colluding"], distributed["round.min-holders"]) == (1, 3)
+    assert (central["round.min-holders"], central["train.batch"]) == (1, 3 * 32)
+
+
+def test_central_and_distributed_runs_are_runs(scenario: Scenario, tiny_federation: Path) -> None:
+    asked = table(
+        scenario, tiny_federation, methods=["head"], trusts=TRUSTS[1:], seeds=1, epsilons=[3.0]
+    )
+    distributed, central = utility(asked, Results())
+    assert not distributed.failed
+    assert not central.failed
+    assert distributed.bytes_up > central.bytes_up
+
+
+def test_rates_may_be_chosen_on_another_text_with_all_of_its_public_records(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    other = replace(scenario, name="other")
+    elsewhere = [Place(scenario=other, partition="own", folder=tiny_federation)]
+    asked = table(scenario, tiny_federation, methods=["head"], seeds=1, epsilons=[3.0], trials=3)
+    chooses = replace(asked, scenario=other, places=elsewhere, whole=True)
+    (row,) = utility(replace(asked, other=chooses), Results())
+    assert {run["part"] for run in runs} == {"all"}
+    assert [run["of"] for run in runs] == ["other"] * (len(runs) - 1) + ["tiny"]
+    assert row.rate == runs[-1]["train.lr"]
 
 
 def test_a_method_of_several_ranks_has_a_line_only_where_ranks_differ_or_its_equal_has_none(
