@@ -217,8 +217,8 @@ HOLDER_MUTANTS = (
     Mutant(
         "who only asks is charged",
         "client/holder.py",
-        "        if request.dry:\n            return Ready",
-        "        if request.round < 0:\n            return Ready",
+        "        if request.dry:\n            card",
+        "        if request.round < 0:\n            card",
         ("tests/client/test_holder.py",),
     ),
     Mutant(
@@ -231,8 +231,8 @@ HOLDER_MUTANTS = (
     Mutant(
         "nobody is asked before the first charge",
         "server/rounds.py",
-        "            self._able.ask(self._next_request(state), there, self._folder)\n",
-        "            del there\n",
+        "        self._able.ask(request, there, self._folder)\n",
+        "        del there\n",
         ("tests/server/test_ready.py",),
     ),
     Mutant(
