@@ -32,6 +32,7 @@ from ..common.methods import method_of
 from ..common.methods.context import Context
 from ..common.models.loading import LoadedModel, load_model
 from ..common.plans import (
+    inner_plan,
     is_shared,
     longest_sum,
     plan_of,
@@ -64,6 +65,7 @@ from .opening import SumMember
 from .text.corpus import Corpus, check_readable
 from .text.taken import check_taken
 from .training.personal import Personal
+from .training.private_step import noised_update
 from .training.sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
 from .training.trainer import Trainer
 
@@ -232,19 +234,23 @@ class Holder:
     def _train(self, job: _Job, corpus: Corpus) -> Outgoing:
         """The private change of what is trained, as it leaves."""
         (loaded, context), settings, failed = job.known(), job.settings, 0
-        unit = settings.privacy.unit
+        unit, plan = Unit(settings.privacy.unit), job.plan
+        whole = unit is Unit.HOLDER  # inside it nothing is private; its update is
         examples = corpus.examples(loaded)
-        units, text = corpus.units(unit, examples), corpus.text(loaded)
+        units = corpus.units(Unit.RECORD if whole else unit, examples)
+        text, inner = corpus.text(loaded), inner_plan(settings) if whole else plan
 
         def train(schema: AdapterSchema, start: Tensor) -> Tensor:
             nonlocal failed
             own = Trainer(replace(loaded, schema=schema))
-            change = own.train(start, text, settings, job.plan, self._generator, units=units)
+            change = own.train(start, text, settings, inner, self._generator, units=units)
             failed = own.unusable
             return change
 
         change, schema = context.train(train)
         self.unused = sum(one is None for one in examples) + failed
+        if whole:
+            change = noised_update(change, plan, self._generator)
         if job.call:
             return self._member.hide(job.call, change, step_of_round(settings), schema.digest)
         return encoded(change, settings.wire.encoding, schema.digest)
@@ -391,7 +397,8 @@ def _check_rounds_left(
 ) -> None:
     """The noise is calibrated to ``round.count`` rounds and one of each sum: no holder takes part
     in more. ``charged`` has the steps of each round so far."""
-    count, steps, sums = settings.round.count, settings.train.steps, sums_of(settings)
+    count, steps = settings.round.count, plan_of(settings).steps_per_round
+    sums = sums_of(settings)
     if request.round in sums:
         full, what = request.round in charged, "this sum"
     else:

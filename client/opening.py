@@ -4,19 +4,22 @@ The keys lie in a folder beside the ledger that its own user alone may read, and
 
     identity        the signing key, made by `confide client enrol`; in a simulation, when asked
     runs/RUN.key    the sealing key of a run, made when the run asks who can take part
+    runs/RUN.opened which file the key is, and the sums that it opened over which contributions
 
 A contribution is hidden in this process before anything is released; an opening answers once for a
-call, over one set of contributions, which the ledger has booked before the answer exists.
+call, over one set of contributions, which ledger and key folder have booked before the answer
+exists.
 
 What a killed or restored opener may do. The key of a run is durable: an opener that was killed
 answers after its restart as it would have before, over the set that was booked, with the same
 bytes; otherwise every round under way would be lost with the budget of all who contributed. The key
 is destroyed once no call of its run can be open: a day after the longest that a round may wait
-since it was last used. A file that was put back from a backup is another file, by its inode, and is
-destroyed unread, so that an older ledger that is put back with it finds no key to open a second set
-with (``sum.no-key``). What nothing here can notice is a whole machine put back, its file system
-with all inodes: it may open one call a second time, if the coordinator asks it to and kept the
-first answer. Keep the folder out of backups, and remove ``runs/`` after a machine was put back.
+since it was last used. An older ledger that is put back finds the sums booked beside the key
+(``sum.opened``). A key that is put back from a backup is another file, by its inode and the time of
+its last change, which no copy keeps, and is destroyed unread (``sum.no-key``). What nothing here
+can notice is a whole machine put back, its file system with all inodes: it may open one call a
+second time, if the coordinator asks it to and kept the first answer. Keep the folder out of
+backups, and remove ``runs/`` after a machine was put back.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ from ..common.masking.openers import (
     statements_from_bytes,
 )
 from ..common.masking.ring import CHECKS, to_words
-from ..common.privacy.ledger import Ledger
+from ..common.privacy.ledger import Ledger, already_opened
 from ..common.settings import Settings
 from ..common.wire.messages import Opening, OpenRequest, TrainRequest
 from .guard.policy import Policy, review_openers, review_roster, review_sizes
@@ -113,7 +116,11 @@ class SumMember:
         call.check()
         statements = statements_from_bytes(request.statements, len(call.openers))
         chosen = openable(self._name, self._keys.of_run(call.run), call, statements)
+        known = self._keys.opened(call.run)
+        if known.get(call.digest, chosen.digest) != chosen.digest:  # the ledger may be an older one
+            raise already_opened()
         ledger.open_sum(call.digest, chosen.digest)
+        self._keys.book(call.run, call.digest, chosen.digest)
         return Opening(holder=self._name, task_hash=request.task_hash, values=chosen.answer())
 
     def _roster(self, data: bytes) -> Roster:

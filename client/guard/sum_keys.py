@@ -6,6 +6,7 @@ enrols has a network, and may be root.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import time
@@ -13,15 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from ...common.errors import ConfideError
-from ...common.machine.paths import replace_durably, sync_folder
+from ...common.machine.paths import replace_durably
 from ...common.masking.keys import Identity, SealingKey
 
 IDENTITY_FILE, _RUNS = "identity", "runs"
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _MOST_RUNS = 16
+_OPENED = ".opened"
 _DAY = 24 * 3600.0  # seconds
-_NUMBER = 8  # bytes of an inode's number, and of the seconds that a round waits
-_SECRET_AT = 2 * _NUMBER
 
 
 class SumKeys:
@@ -89,8 +89,21 @@ class SumKeys:
                 "This holder has no key of the run: it was destroyed, or never made here.",
                 "Nothing was answered. The run's next round is opened by others.",
             )
-        os.utime(path)  # when it was last used
+        os.utime(path.with_suffix(_OPENED))  # when it was last used
         return SealingKey(secret)
+
+    def opened(self, run: str) -> dict[str, str]:
+        """The set of contributions of each call of a run that was opened (hashes of both)."""
+        lines = self._path(run).with_suffix(_OPENED).read_text().splitlines()
+        return dict(line.split() for line in lines[1:])
+
+    def book(self, run: str, call: str, contributions: str) -> None:
+        """Book an opening beside the key. Durable when this returns."""
+        path = self._path(run).with_suffix(_OPENED)
+        first = path.read_text().splitlines()[0]
+        known = self.opened(run) | {call: contributions}
+        lines = [first, *(f"{one} {of}" for one, of in known.items())]
+        replace_durably(path, "\n".join(lines).encode())
 
     def destroy(self, run: str) -> None:
         """Destroy the key of a run: what was sealed to it stays closed."""
@@ -99,38 +112,31 @@ class SumKeys:
     def destroy_old(self) -> None:
         """Destroy every key of which no call can be open any more."""
         for path in self._runs():
-            with suppress(OSError):
-                waits = int.from_bytes(path.read_bytes()[_NUMBER:_SECRET_AT], "big")
-                if time.time() > path.stat().st_mtime + waits + _DAY:
+            beside = path.with_suffix(_OPENED)
+            with suppress(OSError, ValueError, IndexError):
+                waits = int(beside.read_text().split()[2])
+                if time.time() > beside.stat().st_mtime + waits + _DAY:
                     _destroy(path)
 
     def _make(self, path: Path, seconds: float) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         for oldest in self._runs()[: -_MOST_RUNS + 1]:
             _destroy(oldest)
-        beside = path.with_suffix(".new")
-        beside.unlink(missing_ok=True)
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            numbers = (os.fstat(handle).st_ino, int(seconds))
-            file.write(b"".join(one.to_bytes(_NUMBER, "big") for one in numbers))
-            file.write(SealingKey.new_secret())
-            file.flush()
-            os.fsync(handle)
-        beside.replace(path)
-        sync_folder(path.parent)
+        _destroy(path)
+        replace_durably(path, SealingKey.new_secret())
+        place = f"{_file_of(path)} {math.ceil(seconds)}"
+        replace_durably(path.with_suffix(_OPENED), place.encode())
 
     def _secret(self, path: Path) -> bytes | None:
-        """What a key's file holds; None where there is none. One that was copied here goes."""
+        """What a key's file holds; None where there is none. One that was put back goes."""
         try:
-            with path.open("rb") as file:
-                data, own = file.read(), os.fstat(file.fileno()).st_ino
-        except OSError:
-            return None
-        if int.from_bytes(data[:_NUMBER], "big") != own:
-            _destroy(path)
-            return None
-        return data[_SECRET_AT:]
+            first = path.with_suffix(_OPENED).read_text().splitlines()[0]
+            if first.rpartition(" ")[0] == _file_of(path):
+                return path.read_bytes()
+        except (OSError, ValueError, IndexError):
+            pass
+        _destroy(path)
+        return None
 
     def _path(self, run: str) -> Path:
         if not _RUN.fullmatch(run):
@@ -142,10 +148,16 @@ class SumKeys:
 
         def used(path: Path) -> float:
             with suppress(OSError):
-                return path.stat().st_mtime
+                return path.with_suffix(_OPENED).stat().st_mtime
             return 0.0
 
         return sorted((self._folder / _RUNS).glob("*.key"), key=used)
+
+
+def _file_of(path: Path) -> str:
+    """Which file this is: its inode, and when that was last changed, in nanoseconds."""
+    found = path.stat()
+    return f"{found.st_ino} {found.st_ctime_ns}"
 
 
 def _destroy(path: Path) -> None:
@@ -156,3 +168,4 @@ def _destroy(path: Path) -> None:
             file.flush()
             os.fsync(file.fileno())
         path.unlink()
+    path.with_suffix(_OPENED).unlink(missing_ok=True)

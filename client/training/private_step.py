@@ -178,6 +178,32 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             parameter.grad = summed.to(parameter.dtype).view_as(parameter)
 
 
+def noised_update(change: Tensor, plan: Plan, generator: SecureGenerator) -> Tensor:
+    """A holder's whole update (M,) as the one term of a private step: clipped to the plan's norm in
+    L2 over all values together, in float64, with this holder's share of noise.
+
+    | input | result |
+    |---|---|
+    | update with a NaN or an infinity | noise alone |
+    | update longer than the norm | is shortened to it |
+    | no text, or an update of zero | noise alone |
+
+    Source: McMahan et al. 2018, for users. Neighbours differ by the update replaced with zero.
+
+    Raises:
+        ConfideError: ``train.noise``.
+    """
+    whole = change.double()
+    norm = float(torch.linalg.vector_norm(whole))
+    kept = whole * (plan.clip_norm / max(norm, plan.clip_norm)) if math.isfinite(norm) else None
+    if plan.trust is Trust.OFF:
+        return change
+    draw = torch.from_numpy(generator.normal(whole.numel()))
+    check_noise(draw)
+    noise = plan.share_std * draw
+    return noise if kept is None else kept + noise
+
+
 def check_noise(draw: Tensor) -> None:
     """Refuse standard normal noise whose sum of squares no honest source would give: chi-square
     beyond a tail of e^-x each side, by Laurent and Massart 2000 (lemma 1), which holds for every

@@ -97,6 +97,7 @@ def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """Of a method that is not sound under noise, which a run says at its start, too."""
     method, facts = method_of(settings.aggregate.method), _seen(settings, facts)
     bare = settings.privacy.trust == "off" or settings.lora.method == "head"
+    bare = bare or settings.privacy.unit == "holder"  # there it is a matter of few holders
     if bare or method.noise.verdict == "sound":
         return
     much = not (facts.sizes and facts.trained) or (
@@ -133,7 +134,7 @@ def _drowned(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 
 def _small_steps(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    if not facts.sizes or facts.at_most:
+    if not facts.sizes or facts.at_most or settings.privacy.unit == "holder":
         return
     units = facts.sizes[len(facts.sizes) // 2]
     steps = _rounds(settings)

@@ -134,6 +134,13 @@ def not_protected(run: RunRecord, groups: Sequence[Json]) -> list[Json]:
 def _weaker(run: RunRecord, groups: Sequence[Json]) -> tuple[str, str]:
     """For whom the promise is weaker than it may sound."""
     person = run.settings.data.person
+    if run.unit is Unit.HOLDER:
+        apart = (
+            "The promise is that a holder's update could as well have been zero. Who takes part is"
+            " public, and what several holders have of one person is protected as each holder's"
+            " own."
+        )
+        return ("That a holder takes part", apart)
     if run.unit is Unit.PERSON:
         apart = (
             f"Persons are the values of the column {person!r}, as the holder filled it in. Someone"
