@@ -129,12 +129,10 @@ class SumKeys:
 
     def _secret(self, path: Path) -> bytes | None:
         """What a key's file holds; None where there is none. One that was put back goes."""
-        try:
+        with suppress(OSError, ValueError, IndexError):
             first = path.with_suffix(_OPENED).read_text().splitlines()[0]
             if first.rpartition(" ")[0] == _file_of(path):
                 return path.read_bytes()
-        except (OSError, ValueError, IndexError):
-            pass
         _destroy(path)
         return None
 
