@@ -17,9 +17,10 @@ from ...common.errors import ConfideError
 from ...common.machine.paths import replace_durably
 from ...common.masking.keys import Identity, SealingKey
 
-IDENTITY_FILE, _RUNS, _OPENED = "identity", "runs", ".opened"
+IDENTITY_FILE, _RUNS = "identity", "runs"
 _RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _MOST_RUNS = 16
+_OPENED = ".opened"
 _DAY = 24 * 3600.0  # seconds
 
 
@@ -128,12 +129,10 @@ class SumKeys:
 
     def _secret(self, path: Path) -> bytes | None:
         """What a key's file holds; None where there is none. One that was put back goes."""
-        try:
+        with suppress(OSError, ValueError, IndexError):
             first = path.with_suffix(_OPENED).read_text().splitlines()[0]
             if first.rpartition(" ")[0] == _file_of(path):
                 return path.read_bytes()
-        except (OSError, ValueError, IndexError):
-            pass
         _destroy(path)
         return None
 

@@ -78,7 +78,7 @@ def replace_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
@@ -108,8 +108,8 @@ def _write(path: Path, data: bytes, mode: int) -> None:
     beside.replace(path)
 
 
-def sync_folder(path: Path) -> None:
-    """Sync a folder itself: without this a power failure may bring a replaced file back."""
+def _sync_folder(path: Path) -> None:
+    """Without this a power failure may bring the replaced file back."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -22,7 +22,9 @@ from confide.__main__ import build_app
 from confide.client.guard.policy import Policy
 from confide.client.guard.sum_keys import SumKeys
 from confide.client.holder import Site
+from confide.client.site import resident_main
 from confide.client.site.enrol import Enrolling, check_keys, check_node_key, enrol
+from confide.client.site.join import Joining, check_access
 from confide.client.site.users import user_named
 from confide.common.errors import ConfideError
 from confide.common.machine.kit import Kit, public_line, read_holder_key, write_holder_key
@@ -179,6 +181,31 @@ def test_a_signing_key_that_others_could_read_is_refused_at_every_join(
         check_keys(enrolling.ledger, None, None)
     assert caught.value.code == "join.keys-open"
     assert "chmod -R go-rwx" in caught.value.hint
+
+
+def test_neither_join_nor_a_resident_of_a_container_starts_with_an_open_signing_key(
+    enrolling: Enrolling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (enrol(enrolling).keys / "identity").chmod(0o644)
+    kit = Kit(
+        folder=enrolling.folder,
+        name="north",
+        coordinator="a",
+        fleet="a:1",
+        bundles=(),
+        expires=date(2999, 1, 1),
+    )
+    places = {
+        "data": tmp_path / "text.jsonl",
+        "policy": tmp_path / "policy.toml",
+        "ledger": enrolling.ledger,
+        "socket": tmp_path / "socket",
+    }
+    with pytest.raises(ConfideError, match=r"join\.keys-open"):
+        check_access(Joining(kit=kit, **places))
+    monkeypatch.setattr(resident_main, "_settle", lambda _: (None, ()))
+    with pytest.raises(ConfideError, match=r"join\.keys-open"):
+        resident_main.run(resident_main.Residence(name="north", **places))
 
 
 @needs_root

@@ -14,6 +14,7 @@ import torch
 from confide.client.guard.sum_keys import SumKeys
 from confide.client.holder import Holder
 from confide.common.errors import ConfideError
+from confide.common.machine.paths import keys_beside
 from confide.common.models.loading import LoadedModel, load_model
 from confide.common.plans import plan_of, step_of_round
 from confide.common.privacy.ledger import Ledger
@@ -413,7 +414,7 @@ def test_where_the_keys_are_gone_a_resumed_run_asks_with_new_ones(make: Make) ->
     with pytest.raises(KeyboardInterrupt):
         bench.run()
     for number in range(HOLDERS):
-        keys = bench.ledgers / f"holder-{number:02d}" / "keys-of-ledger.sqlite"
+        keys = keys_beside(bench.ledgers / f"holder-{number:02d}" / "ledger.sqlite")
         SumKeys(keys, f"holder-{number:02d}").destroy(bench.folder.id)
     bench.transport.spoil = lambda request, replies: replies
     resume(bench)
