@@ -101,9 +101,8 @@ class Holder:
         generator: source of noise and batches; the secure default in everything but tests.
 
     Attributes:
-        unused: of how many records nothing could be used in the newest request; None before one.
-        For
-            the administrator alone: it never leaves.
+        unused: how many records of the newest request could not be used; None before the first
+            request. For the administrator alone: it never leaves.
     """
 
     def __init__(self, site: Site, generator: SecureGenerator | None = None) -> None:

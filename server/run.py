@@ -36,7 +36,7 @@ from .checkpoint import load_checkpoint
 from .deploy.members import check_roster
 from .doctor import Facts
 from .doctor.federation import booked
-from .doctor.noise import both_factors
+from .doctor.noise import both_factors, head_alone
 from .evaluation import public_evaluator
 from .ledgers import Memory
 from .report import rounds_text, value_text
@@ -136,7 +136,8 @@ def _train(
         folder.event("resume", time=now(), command=settings.run.id)
     else:
         folder.write_config({**settings.to_flat(), "run.id": ""})  # of the command, not the run
-        warnings = [f"{one.what} {one.why} {one.fix}" for one in both_factors(settings, Facts())]
+        found = [*both_factors(settings, Facts()), *head_alone(settings)]
+        warnings = [f"{one.what} {one.why} {one.fix}" for one in found]
         for warning in warnings:
             logger.warning("%s", warning)
         if loaded.head:
@@ -203,6 +204,7 @@ def _start(
             "name": public_name(settings.model.name),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "trained": loaded.schema.trained_size,
+            "sent": _sent(settings, loaded),
             "sha256": loaded.sha256,
             **({"head": loaded.head} if loaded.head else {}),
             **terms_of(model_folder(settings.model.name)),
@@ -213,6 +215,13 @@ def _start(
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
         | {"confide": __version__},
     }
+
+
+def _sent(settings: Settings, loaded: LoadedModel) -> list[int]:
+    """How many values an update of a holder that trains the run's rank has: one number, or several
+    for a method whose rounds differ."""
+    method, rounds = method_of(settings.aggregate.method), range(1, settings.round.count + 1)
+    return sorted({method.sent(loaded.schema, number).trained_size for number in rounds})
 
 
 def _end(

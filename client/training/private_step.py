@@ -1,9 +1,9 @@
 """One private step: Opacus's DPOptimizer with noise from a secure source.
 
 Guarantee: the sum of a Poisson batch's gradients, one for each unit (a record, or the mean over a
-person's records, see ``fold``), each clipped to ``max_grad_norm`` C
-in L2 over all trained parameters together, plus Gaussian noise of standard deviation sigma * C per
-coordinate (Abadi et al. 2016), divided by a public constant.
+person's records, see ``fold``), each clipped to ``max_grad_norm`` C in L2 over all trained
+parameters together, plus Gaussian noise of standard deviation sigma * C per coordinate (Abadi et
+al. 2016), divided by a public constant.
 
 | input | result |
 |---|---|

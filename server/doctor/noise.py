@@ -40,6 +40,7 @@ def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield from _drowned(settings, facts)
         yield from _small_steps(settings, facts)
         yield from _unknown(facts)
+    yield from head_alone(settings)
     yield from _abandoned(settings, facts)
     yield from _impatient(settings)
 
@@ -109,6 +110,22 @@ def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
         what=f"aggregate.method = {method.name!r} {method.noise.what}",
         why=method.noise.why,
         fix=method.noise.instead,
+    )
+
+
+def head_alone(settings: Settings) -> Iterator[Finding]:
+    """Of a method that trains LoRA and never B, which a run says at its start, too."""
+    method = method_of(settings.aggregate.method)
+    if "B" in method.trains or settings.lora.method == "head":
+        return
+    yield Finding(
+        name="b-stays-zero",
+        severity=Severity.NOT_SOUND,
+        what=f"aggregate.method = {method.name!r} trains LoRA's A alone, and B stays at zero.",
+        why="LoRA's change of a weight is B times A, which is zero whatever A becomes: the head"
+        " alone learns, and A takes a part of its clip norm.",
+        fix="Set aggregate.method = 'rolora', which trains B and A in turn, 'ffa', which trains B,"
+        " or lora.method = 'head', which trains the head alone.",
     )
 
 

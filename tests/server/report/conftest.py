@@ -123,6 +123,7 @@ def start_line() -> dict[str, Any]:
             "name": "sentence-transformers/all-MiniLM-L6-v2",
             "parameters": 22_713_216,
             "trained": 74_498,
+            "sent": [74_498],
             "sha256": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         },
         "federation": {"holders": HOLDERS},

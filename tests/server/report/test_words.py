@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from confide.common.wire.outgoing import OUTGOING, Protection
 from confide.server.report.build import build_report
 from tests.server.report.conftest import MakeRun
@@ -60,6 +62,28 @@ def test_a_factor_that_stays_is_not_said_to_leave(make_run: MakeRun) -> None:
     changes = {"aggregate__method": "fedsa", "round__mode": "steps"}
     (row,) = build_report(make_run(**changes), prv=False)["released"]["accounted"]
     assert "without LoRA's B" in row["what"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ([770], "adapter of 770 numbers per round"),
+        ([512, 1768], "adapter of 512 or 1,768 numbers (rounds differ) per round"),
+        (None, "adapter per round"),
+    ],
+)
+def test_the_numbers_of_an_update_are_those_that_leave(
+    make_run: MakeRun, sent: list[int] | None, told: str
+) -> None:
+    """Not all that is trained: a factor may stay (``fedsa``), or rest in a round (``rolora``)."""
+    folder = make_run(round__mode="steps")
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    start = json.loads(lines[0])
+    start["model"]["sent"] = sent
+    changed = "\n".join([json.dumps(start), *lines[1:]]) + "\n"
+    (folder / "metrics.jsonl").write_text(changed, "utf-8")
+    (row,) = build_report(folder, prv=False)["released"]["accounted"]
+    assert told in row["what"]
 
 
 def test_what_is_not_covered_is_told_whoever_the_holder_is(
