@@ -72,7 +72,9 @@ class SecureSum:
 
     def asking(self, request: TrainRequest) -> TrainRequest:
         """A request that asks who can take part, with the roster where one was compared."""
-        return replace(request, roster=self._given.to_bytes()) if self._given else request
+        if self._given is None:
+            return request
+        return replace(request, roster=self._given.to_bytes())
 
     def meet(self, cards: Mapping[int, bytes], run: str) -> None:
         """Take in what the holders said of their keys for the run. A card that does not fit the

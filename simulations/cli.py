@@ -47,6 +47,7 @@ def add_commands(app: typer.Typer) -> None:
     bench.command("step")(bench_step)
     bench.command("ledger")(bench_ledger)
     bench.command("report")(bench_report)
+    bench.command("sum")(bench_sum)
     app.add_typer(bench, name="bench")
     add_doctor(app)
     add_server(app)
@@ -295,6 +296,23 @@ def bench_report(
             say=status.update,
         )
     typer.echo(json.dumps(row.to_json()) if as_json else f"{HEADER}\n{line(row)}")
+
+
+def bench_sum(
+    most: Annotated[int, typer.Option(min=0, help="Maximum number of values; 0: all.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure the processor time and bytes of a secure sum, beside a model of SecAgg+'s."""
+    from rich.console import Console
+
+    from .benchmarks.secure_sum import HEADER, line, sum_rows
+
+    with Console(stderr=True).status("sum") as status:
+        rows = list(sum_rows(status.update, most=most))
+    if as_json:
+        typer.echo(json.dumps([row.to_json() for row in rows]))
+        return
+    typer.echo("\n".join([HEADER, *(line(row) for row in rows)]))
 
 
 def _each_of(names: str, known: Iterable[str], what: str) -> list[str]:

@@ -64,7 +64,8 @@ def add_mask(total: Words, seed: bytes) -> None:
     if len(seed) != SEED_BYTES:
         raise ConfideError("sum.sealed", f"A seed has {len(seed)} bytes, not {SEED_BYTES}.")
     stream = Cipher(ChaCha20(seed, nonce=bytes(16)), mode=None).encryptor()
-    zeros, out = memoryview(bytes(WORD_BYTES * _PIECE)), bytearray(WORD_BYTES * _PIECE)
+    most = WORD_BYTES * min(len(total), _PIECE)
+    zeros, out = memoryview(bytes(most)), bytearray(most)
     for start in range(0, len(total), _PIECE):
         part = total[start : start + _PIECE]
         stream.update_into(zeros[: WORD_BYTES * len(part)], out)
