@@ -1,4 +1,4 @@
-"""A holder: one data set, its ledger, its policy, and the last word on every task.
+"""A holder: one data set, its ledger, its policy, and the decision on every task.
 
 ``handle`` is the whole of it, in one order: parse, policy and contract, replay, affordable, model,
 **charge**, read, train or sum, release. A request that only asks (``TrainRequest.dry``) is answered
@@ -72,7 +72,7 @@ from .training.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """What belongs to a holder on its own machine; none of it is ever named by the coordinator.
+    """What belongs to a holder on its own machine; the coordinator never names any of it.
 
     Attributes:
         bundle: SHA-256 of the code that is installed here (``common.machine.installed``).
@@ -368,7 +368,7 @@ def _hash_of(request: Request) -> str:
 
 
 def _check_request(request: TrainRequest, settings: Settings) -> None:
-    """Refuse what no coordinator sends: a path, or a round that the run does not have."""
+    """Refuse what an honest coordinator never sends: a path, or a round that is not of the run."""
     flat, defaults = settings.to_flat(), Settings().to_flat()
     named = [key for key in COORDINATORS_OWN if flat[key] != defaults[key]]
     if named:

@@ -1,8 +1,8 @@
-"""Metrics by name: what people know a task by, computed offline from predictions and references.
+"""Metrics by name, the usual ones of each task, computed offline from predictions and references.
 
 Nothing is private or noisy here: the coordinator calls it on its own public text, and no message
 contains a prediction or a reference. The libraries are imported when a metric is first used, and
-none of them ever asks the network. Perplexity is made from the loss, where the loss is.
+none of them ever uses the network. Perplexity is not here: it follows from the loss.
 
 | metric | of | range | at the edge |
 |---|---|---|---|
@@ -371,7 +371,7 @@ def edits(found: Sequence[str], wanted: Sequence[str]) -> int:
 
 
 def _token_error(predictions: Sequence[str], references: Sequence[tuple[str, ...]]) -> float:
-    """Of each record's references the one that is nearest by edits a word counts."""
+    """Each record counts with its nearest reference, by edits per word."""
     wrong, words = 0, 0
     for prediction, right in zip(predictions, references, strict=True):
         found = prediction.split()

@@ -1,12 +1,12 @@
-"""The run folder: the one place where a run leaves everything that it leaves.
+"""The run folder: the one place where a run writes its results.
 
 Created before anything can go wrong, so that a run that fails leaves its reason. A line of
 ``metrics.jsonl`` is there whole or not at all, files are replaced atomically, and a full disk is
 an error that a person can act on. One process at a time writes a run (``RunFolder.held``).
 
 The name of a run is fixed before it begins, by whoever starts it (``run.id``). Its first and last
-events say for which command they were written, so that a command that goes on with a run takes no
-event for its own that another one left.
+events say for which command they were written, so that a command that continues a run does not
+take another command's event for its own.
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def read_events(folder: Path) -> list[dict[str, Any]]:
 
 
 def _event(line: bytes) -> dict[str, Any]:
-    """A line that a run wrote, as far as it is looked at while one is watched or resumed."""
+    """Check a line of a run, as far as watching or resuming a run reads it."""
     event: dict[str, Any] = json.loads(line)
     for name, kind in {"event": str, **_TOLD.get(event["event"], {})}.items():
         if type(event[name]) is not kind:
@@ -261,7 +261,7 @@ def _lines_of(path: Path) -> list[bytes]:
 
 
 def new_id(name: str) -> str:
-    """A name for a run that begins elsewhere, which nobody else gives in the same second."""
+    """A name for a run that begins elsewhere; no other caller gets it in the same second."""
     return f"{_stamped(name)}-{secrets.token_hex(3)}"
 
 
@@ -306,7 +306,7 @@ def run_settings(folder: Path) -> Settings:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Failures of the disk as what a person can act on.
+    """Turn failures of the disk into errors that a person can act on.
 
     Raises:
         ConfideError: ``disk.full`` or ``run.folder``.
@@ -328,7 +328,7 @@ def translated(path: Path) -> Iterator[None]:
 
 
 def nowhere(request: TrainRequest, states: Mapping[int, str]) -> None:
-    """For runs that nobody watches."""
+    """Does nothing: for runs that nobody watches."""
 
 
 def live_file(config: Mapping[str, Any]) -> Live:

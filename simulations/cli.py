@@ -1,5 +1,5 @@
-"""The commands of this room: ``confide simulate``, ``tune``, ``bench``, and the doors to ``confide
-assets`` (``assets_cli``) and ``confide doctor`` (``doctor_cli``)."""
+"""The commands of simulations: ``confide simulate``, ``tune``, ``bench``, and the entries of
+``confide assets`` (``assets_cli``) and ``confide doctor`` (``doctor_cli``)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ What = Annotated[
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Join this room's commands to the command line."""
+    """Add these commands to the command line."""
     from .assets_cli import add_commands as add_assets
     from .deploy_cli import add_commands as add_server
     from .doctor_cli import add_commands as add_doctor

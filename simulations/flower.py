@@ -2,9 +2,9 @@
 
 Flower's local SuperLink stays behind after a run, serves any user of the machine, installs the
 app's dependencies anew and reports to its makers, all by default; ``flwr run`` returns 0 even when
-the run failed. Here everything is switched off by documented variables, the SuperLink is a child
-that ends with the run, and success is read from the run folder, from what was written there for
-this very call. ``environment`` is what the Makefile sets, too.
+the run failed. Here documented variables switch all of that off, the SuperLink is a child that ends
+with the run, and success is read from the events that this call wrote into the run folder. The
+Makefile sets ``environment``, too.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class _Watch(Tail):
             time.sleep(_POLL_SECONDS)
 
     def ended(self, status: str, code: str, message: str) -> None:
-        """Leave word in the folder of how the run ended, where it left none itself."""
+        """Write into the folder how the run ended, if the run did not do so itself."""
         self.look()
         if self.end:
             return

@@ -1,4 +1,4 @@
-"""Settings in a file: what a run, a search or a look at them begins with.
+"""Settings in a file: what a run, a search or `confide doctor` begins with.
 
 There is one dialect. A TOML file has a table for each room of the settings; ``[federation]`` says
 which text a simulation has and how it is shared out. A scenario that comes with confide is such a
@@ -107,7 +107,7 @@ class Scenario:
 
 
 def _recipe(config: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """What decides the files of a source's text, but for the number of holders."""
+    """Everything that decides the files of a source's text, except the number of holders."""
     given = {key: config[key] for key in _RECIPE if key in config}
     return {key: value for key, value in given.items() if value != rules()[key].default}
 
@@ -170,7 +170,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def _benchmark(name: str) -> Scenario:
-    """A benchmark as it stands, with a small model of the kind that it needs."""
+    """A benchmark without changes, with a small model of the kind that it needs."""
     return Scenario(
         name=name.replace("/", "-"),
         config={

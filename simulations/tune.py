@@ -59,7 +59,7 @@ class Search:
 
     @property
     def points(self) -> int | None:
-        """How many there are to try; None where the sampler draws them."""
+        """How many points the grid has; None if the sampler draws them."""
         return math.prod(len(d.grid()) for d in self.space) if self.sampler == "grid" else None
 
     @property
@@ -76,7 +76,7 @@ class Search:
 
     @property
     def measure(self) -> str:
-        """What is to be largest, in words."""
+        """The measure to be maximised, in words."""
         from ..common.tasks import task_for
 
         metric = task_for(from_flat(self.config()).task).metrics[0]
@@ -154,7 +154,7 @@ def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outco
 def _tuned(
     search: Search, data: Path, study: Any, pruned: type[Exception], say: Callable[[Trial], None]
 ) -> Outcome:
-    """Trials until there are as many as wanted, whoever makes them."""
+    """Run trials until there are as many as wanted, counting those of other processes."""
 
     def objective(trial: Any) -> float:
         values = {d.key: d.suggest(trial) for d in search.space}

@@ -112,7 +112,7 @@ def check_data(
 def _plain_contract(
     text: str, label: str | None, person: str | None, labels: Sequence[str], task: str
 ) -> Contract:
-    """What the options of a command say, which nothing is held against."""
+    """A contract from the options of a command; no record is checked against it."""
     return Contract(
         text=text,
         target=label or "",
@@ -268,7 +268,7 @@ def _of_texts(records: Sequence[Record], found: Findings) -> list[str]:
 
 
 def _of_forms(records: Sequence[Record], found: Findings, labels: Sequence[str]) -> list[str]:
-    """What looks like one and is two; and a line that some programs would have cut."""
+    """Words that look alike and differ, and lines that some programs would have cut."""
     persons = alike(r.person for r in records if r.person is not None)
     classes = alike(labels)
     lines = sum(OTHER_ENDS.search(r.text) is not None for r in records)

@@ -44,7 +44,7 @@ class _Prepared:
     pair: int = -1
 
     def room(self, settings: Settings) -> Room:
-        """What goes into a physical batch."""
+        """How much goes into a physical batch."""
         return Room(memory=settings.train.memory * _MIB, footprint=self.footprint)
 
 
@@ -232,7 +232,7 @@ def _attached(loaded: LoadedModel) -> _Prepared:
 
 @contextmanager
 def _named(loaded: LoadedModel) -> Iterator[None]:
-    """Say which model failed on made-up examples, and at what: no text is in use yet."""
+    """Name the model that failed on made-up examples, and the failure: no text is in use yet."""
     try:
         yield
     except _OF_MODELS as e:
@@ -268,7 +268,7 @@ def _checked(loaded: LoadedModel, settings: Settings) -> _Prepared:
 
 
 def _bounded(records: Sequence[int], most: int, generator: SecureGenerator) -> Sequence[int]:
-    """At most so many records of a unit, each choice as likely as any other."""
+    """At most so many records of a unit, chosen uniformly."""
     if len(records) <= most:
         return records
     return [records[i] for i in generator.subset(len(records), most)]

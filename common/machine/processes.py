@@ -1,4 +1,4 @@
-"""Processes of our own: kept running, ended with all below them, and what one said before it ended.
+"""Our child processes: restarted, ended with all their own children, and their last output.
 
 A process that is ``Kept`` is started again whenever it ends, after a pause that doubles up to a
 minute. Whatever way this process ends, what it keeps ends, too: ``end`` asks and then kills, and
@@ -135,18 +135,18 @@ class Kept:
         return "started"
 
     def how_it_ended(self) -> str:
-        """In words; nothing while it runs. A signal's number tells what its own lines cannot."""
+        """How it ended, in words; empty while it runs. Names the signal, which no log line does."""
         code = self.process.poll() if self.process else None
         if code is None:
             return ""
         return f": signal {-code} ended it" if code < 0 else f": it ended with status {code}"
 
     def last_words(self) -> str:
-        """Of this life of it, from its log."""
+        """The last output since its last start, from its log."""
         return last_words_in(self.log, self._said) if self.log else last_words("")
 
     def stop(self, seconds: float = _STOP_SECONDS) -> bool:
-        """Ask it to stop, and see to it; whether it was running."""
+        """Stop it; returns whether it was running."""
         running = not self.ended()
         if self.process is not None:
             end([self.process], seconds)
@@ -215,12 +215,12 @@ def keep_memory_private() -> None:
 
 
 def plain(log: str) -> str:
-    """A log without colours and the frames around its messages."""
+    """A log without colours and without the frames around its messages."""
     return _FRAMES.sub("", _COLOURS.sub("", log))
 
 
 def last_words(log: str) -> str:
-    """The last line that tells of a failure, else the last one that says anything."""
+    """The last line that reports a failure, else the last line that is not blank."""
     lines = [line.strip() for line in plain(log).splitlines() if any(map(str.isalpha, line))]
     telling = [line for line in lines if _TELLING.search(line)]
     said = (telling or lines or ["It said nothing."])[-1][:_MOST_LETTERS]

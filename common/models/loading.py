@@ -106,7 +106,7 @@ def models_in_memory() -> int:
 
 
 def forget_models() -> None:
-    """Let go of them."""
+    """Remove them from memory."""
     _load.cache_clear()
 
 
@@ -260,7 +260,7 @@ def _check_fits(config: Any, task: Task, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def _other_pooling(config: Any, task: Task) -> str:
-    """The other value of ``task.pooling``, where the model fits that."""
+    """The other value of ``task.pooling``, if the model fits it."""
     if not task.by_logits:
         return ""
     other = "model" if task.spec.pooling == "mean" else "mean"
@@ -285,8 +285,8 @@ def _prepare(config: Any, task: Task, pad: int) -> Head | None:
 
 
 def _check_whole(new: set[str], heads: list[str], name: str, task: Task) -> None:
-    """What the folder has no weights for must be trained and travel, or every place would have
-    its own: so the layers of a head may be new, and nothing else."""
+    """Layers without weights in the folder must be trained and sent, or each place would have its
+    own: so the layers of a head may be new, and nothing else."""
     lost = sorted(key for key in new if key.split(".")[0] not in heads)
     if lost:
         hint = "Use a complete model folder."

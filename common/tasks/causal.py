@@ -61,7 +61,7 @@ class Causal(tokens.TokenTask):
 
     @classmethod
     def shown_of(cls, spec: TaskSpec) -> int:
-        """Once text is written, its other metrics cost nothing."""
+        """More for written text: once it is written, its other metrics cost nothing."""
         return 8 if cls.writes(spec) else 1
 
     @classmethod
@@ -174,7 +174,7 @@ class Causal(tokens.TokenTask):
     def generate(
         self, records: Sequence[Record], place: Place, *, whole: bool = False
     ) -> list[str]:
-        """What the model says after each prompt."""
+        """The model's answer to each prompt."""
         new, prompts = self.spec.target_length, self._prompts(records, place.tokenizer)
         context = _context(place.model.config)
         if context is not None and whole:
@@ -199,7 +199,7 @@ class Causal(tokens.TokenTask):
 
 
 def _foretelling(batch: Batch) -> Batch:
-    """Each target at the place that foretells it, which is the one before its own."""
+    """Each target at the place that predicts it, which is the one before its own."""
     import torch
 
     ended = torch.full_like(batch.targets[:, :1], IGNORED)
@@ -216,7 +216,7 @@ def _learnt_places(batch: Batch) -> Batch:
 
 
 def _context(config: Any) -> int | None:
-    """How many tokens the model reads, prompt and answer together; None where it does not say."""
+    """How many tokens the model reads, prompt and answer together; None if it does not say."""
     found = getattr(config, "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None  # XLNet says -1
 

@@ -1,6 +1,6 @@
-"""GLUE and SuperGLUE by name: which columns make a text, what the labels are called, what counts.
+"""GLUE and SuperGLUE by name: which columns make a text, the labels' names, the metrics.
 
-``glue/sst2`` or ``superglue/boolq``, or the second part alone where only one of the two has it.
+``glue/sst2`` or ``superglue/boolq``, or the second part alone if only one suite has it.
 The rows come from the Hub, or from a folder in the Hub's format: ``FOLDER/sst2/train-00000-of-
 00001.parquet``, or ``.jsonl``. One row becomes one record, whose text is its sentence, or its
 named fields (``question: ... passage: ...``); ``template`` puts the name of the task in front, as
@@ -211,9 +211,9 @@ def load_items(name: str, split: str, folder: str | Path | None = None) -> list[
 def score(name: str, items: Sequence[Item], predictions: Sequence[str | float]) -> dict[str, float]:
     """The official metrics of predictions, which are label names, numbers or answers by kind.
 
-    A word that names no label is a wrong prediction, as a model that writes may make one. The
-    written answers of a regression are read as numbers; what is none counts as -1, below every
-    scale, as T5's authors have it (``string_to_float`` of their text-to-text-transfer-transformer).
+    A word that names no label, which a model that writes may produce, is a wrong prediction.
+    Written answers of a regression are read as numbers; any other answer counts as -1, below every
+    scale, as T5's authors do (``string_to_float`` of their text-to-text-transfer-transformer).
 
     Raises:
         ConfideError: as ``metrics.compute``; ``benchmark.value`` where an answer is not known.
@@ -354,7 +354,7 @@ def _places(row: Row, number: int) -> tuple[str, str]:
 
 
 def _multirc(row: Row) -> dict[str, Any]:
-    """Without the marks and numbers of sentences that some copies of the paragraphs have."""
+    """Remove the sentence marks and numbers that some copies of the paragraphs have."""
     plain = re.sub(r"<b>\s*Sent(?:ence)? \d+:\s*</b>", " ", row["paragraph"])
     plain = re.sub(r"</?b>|<br\s*/?>", " ", plain)
     return {**row, "paragraph": " ".join(plain.split())}
@@ -376,7 +376,7 @@ def _wsc(row: Row) -> dict[str, Any]:
 
 
 def _mark(words: list[str], first: int, span: Sequence[str], sign: str) -> None:
-    """Put ``sign`` around the span that begins at word ``first``, inside of what ends it."""
+    """Put ``sign`` around the span that begins at word ``first``; punctuation stays outside."""
     last = first + len(span) - 1
     if not 0 <= first <= last:
         raise IndexError

@@ -202,7 +202,7 @@ def _record(path: Path, row: Row, columns: Columns) -> Record | ConfideError:
 
 
 def _text(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    """What stands in the column; in several, one after the other, without those that are empty."""
+    """The text of the column; of several columns, joined in order without the empty ones."""
     first, *rest = (values[name] for name in names)
     if not rest:
         return first
@@ -212,7 +212,7 @@ def _text(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _messages(turns: list[Any]) -> tuple[Message, ...]:
-    """A conversation; nothing when it is none."""
+    """The messages of a conversation; empty if the value is none."""
     found = []
     for turn in turns:
         if not isinstance(turn, dict) or turn.keys() != {"role", "content"}:

@@ -1,12 +1,12 @@
-"""The rows of a file, before anybody looks at what is in them: by suffix jsonl, csv, parquet, txt.
+"""The rows of a file, before their contents are checked: by suffix jsonl, csv, parquet, txt.
 
 A line ends with LF, CRLF or CR, whatever the others end with. Other separators of Unicode stay
-inside a record, where JSON and prose have them; a file that has no other line end is refused.
+inside a record, since JSON and prose contain them; a file with no other line end is refused.
 Names of columns are compared without blanks around them, in NFC.
 
 No message of this module contains anything from inside a row: it names the file, the line and the
-column. The names in a first line are shown where they look like names, or where ``own_screen`` says
-that nobody but the owner of the file reads them. Errors are made outside the handlers of the
+column. The names in a first line are shown if they look like names, or if ``own_screen`` says that
+only the owner of the file reads them. Errors are made outside the handlers of the
 parser's own exceptions, since those keep what they could not parse.
 """
 
@@ -129,7 +129,7 @@ def content_of(path: Path) -> bytes:
 
 
 def check_form(path: Path, content: bytes) -> None:
-    """Refuse what is no text of lines, by what it is; only where somebody reads the reason.
+    """Refuse bytes that are no lines of text, and say what they are; for callers that show it.
 
     Raises:
         ConfideError: ``data.binary`` or ``data.format``.
@@ -217,7 +217,7 @@ def _jsonl_row(
 
 
 def _decimal(digits: str) -> Decimal | float:
-    """A number of JSON as it stands there; infinite where its exponent is beyond all measure."""
+    """A number of JSON as it is written; infinite if its exponent is too large."""
     try:
         return Decimal(digits)
     except ArithmeticError:

@@ -1,10 +1,10 @@
 """A run over a federation's real holders, watched from its start to its report.
 
-The run itself is ``server.run`` inside Flower's ServerApp; here it is started with the bundle that
-the holders have pinned, its folder is watched, and when the coordinator's processes died under it,
-it goes on from its checkpoint: as the same run of confide, and another of Flower's. What a run
-says of itself counts, never what Flower says of it (a run in which every holder failed is
-"completed" there).
+The run itself is ``server.run`` inside Flower's ServerApp. This module starts it with the bundle
+that the holders have pinned, and watches its folder. If the coordinator's processes die, it
+continues the run from its checkpoint: the same run of confide under a new run of Flower's. The
+run's own events decide how it ended, never Flower's status (Flower calls a run "completed" in which
+every holder failed).
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class Watch:
         return (self._found() / "report.json").is_file()
 
     def _last_end(self) -> Event:
-        """The end of the run's newest part, which none of an earlier part is; empty before."""
+        """The end event of the run's newest part, never of an earlier one; empty before it ends."""
         return self._tail.end if self._tail else {}
 
     def _rounds(self) -> int:
@@ -239,7 +239,7 @@ def run_over(
 
 
 def _once(progress: Callable[[Event], None]) -> Callable[[Event], None]:
-    """``progress``, which hears of the holders only when something about them has changed."""
+    """``progress``, called for the holders only when their state has changed."""
     shown: Event = {}
 
     def tell(event: Event) -> None:
@@ -255,7 +255,7 @@ def _once(progress: Callable[[Event], None]) -> Callable[[Event], None]:
 def _await_holders(
     federation: Federation, least: int, wait: float, progress: Callable[[Event], None]
 ) -> None:
-    """Until all who may connect have, or time is up and there are enough."""
+    """Wait until all admitted holders are connected, or until time is up and there are enough."""
     wanted, deadline = len(federation.active()), time.monotonic() + wait
     while True:
         online = {node.id for node in flower.nodes(federation) if node.online}
@@ -275,7 +275,7 @@ def _await_holders(
 
 
 def _public_text(federation: Federation, name: str) -> Path:
-    """A folder with the coordinator's public text and nothing that tells of simulated holders.
+    """A folder with the coordinator's public text and nothing about simulated holders.
 
     Raises:
         ConfideError: ``data.missing-file``.

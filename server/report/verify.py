@@ -57,7 +57,7 @@ class Verdict:
 
     @property
     def agrees(self) -> bool:
-        """Nothing differs; whether all could be checked is another question."""
+        """Whether nothing differs, though not everything may have been checked."""
         return not self.differences
 
     @property
@@ -192,7 +192,7 @@ def _compared(
 
 
 def _figures(report: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """A report without its sentences, and without what the other one has no place for."""
+    """A report without its sentences, and without fields that the other report lacks."""
     both = {key: value for key, value in report.items() if key in other and key not in _WORDS}
     claims = (report.get("claim"), other.get("claim"))
     if all(isinstance(claim, Mapping) for claim in claims):
@@ -217,7 +217,7 @@ def _page(folder: Path, name: str, page: str) -> list[str]:
 
 
 def _without_prv(report: Mapping[str, Any]) -> dict[str, Any]:
-    """PRV would need torch; it is held against the figure of record instead."""
+    """PRV would need torch; it is compared with the PLD figure instead."""
     rows = report.get("holders")
     if not isinstance(rows, list):
         return dict(report)
@@ -289,7 +289,7 @@ def _own(account: Account, given: Sequence[LedgerFacts]) -> LedgerFacts | None:
 
 
 def _against(run: RunRecord, account: Account, facts: LedgerFacts) -> list[str]:
-    """Where a ledger says otherwise than the receipts that the report rests on."""
+    """Differences between a ledger and the receipts that the report rests on."""
     delta = run.settings.privacy.delta
     found = facts.against(account.newest, run.unit_in_words)
     if account.history.rounds + account.history.sums > facts.released:
@@ -307,7 +307,7 @@ def _against(run: RunRecord, account: Account, facts: LedgerFacts) -> list[str]:
 
 
 def _beyond(account: Account, facts: LedgerFacts) -> list[str]:
-    """Where a ledger that was handed in says more than its holder's receipt."""
+    """What a ledger that was handed in has beyond its holder's receipt."""
     found, told = [], account.newest
     if not covers(account.steps, facts.steps):
         found.append("its ledger has steps of this run that the report does not have")

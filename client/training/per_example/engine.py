@@ -1,4 +1,4 @@
-"""Per-example gradients of everything that is trained, by one backward pass and without a wrapper.
+"""Per-example gradients of all trained parameters, by one backward pass and without a wrapper.
 
 A grad-sample mode in the style of Opacus ("hooks without a wrapper"): ``PerExample(model)`` puts a
 forward of its own into each layer that has trained parameters, ``remove_hooks`` takes it out
@@ -88,8 +88,8 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
         return [p for p in self._module.parameters() if p.requires_grad]
 
     def train(self) -> None:
-        """The model as it trains: the layers that have trained parameters in training mode, and
-        all that is frozen at rest, so that nothing in it draws at random (noise on the scores of
+        """Put the layers with trained parameters into training mode and all frozen ones into
+        evaluation mode, so that nothing in the frozen ones draws at random (noise on the scores of
         experts, layers left out, blocks of attention)."""
         self._module.eval()
         self._module.training = True
@@ -117,7 +117,7 @@ class PerExample(AbstractGradSampleHooks):  # type: ignore[misc]
                 )
 
     def forget(self) -> None:
-        """Take everything of the last batch off the model."""
+        """Remove everything of the last batch from the model."""
         for parameter in self.trained:
             kept: Any = parameter
             kept.grad, kept.grad_sample, kept.summed_grad = None, None, None
@@ -322,7 +322,7 @@ def _lora_forward(layer: Any, x: Tensor) -> Tensor:
 
 
 def _mask(dropout: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """What the layer's own dropout multiplies ``x`` with, drawn as it draws."""
+    """The mask by which the layer's own dropout multiplies ``x``, drawn in the same way."""
     if not isinstance(dropout, nn.Dropout) or dropout.p == 0:
         return None
     return dropout(torch.ones_like(x, dtype=dtype))  # type: ignore[no-any-return]
