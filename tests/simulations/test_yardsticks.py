@@ -119,6 +119,34 @@ def test_central_fine_tuning_is_of_every_task(task: str, tmp_path: Path) -> None
     )
 
 
+@pytest.mark.usefixtures("quick")
+def test_a_language_model_takes_a_batch_in_passes_and_learns_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch of long texts in one pass would not fit into memory; a step is of all its passes."""
+    model = tiny.save_task_model(tmp_path / "model", "causal")
+    data = tiny.save_task_federation(tmp_path / "data", "causal", holders=2, records=32)
+    config = tiny.config(model, data, tmp_path / "runs", **tiny.TASKS["causal"])
+    settings = from_flat(config)
+    before = public_evaluator(load_model(settings), settings, data).score().metrics
+    sizes: list[int] = []
+    losses = type(load_model(settings).task).losses
+
+    def counted(self: Any, logits: Any, targets: Any) -> Any:
+        if torch.is_grad_enabled():
+            sizes.append(len(targets))
+        return losses(self, logits, targets)
+
+    monkeypatch.setattr(type(load_model(settings).task), "losses", counted)
+    in_passes = fine_tuned(data, config)
+    assert sizes == [4] * 48  # 64 records, three times
+    monkeypatch.setattr(yardsticks, "_PASSES", 1)
+    at_once = fine_tuned(data, config)
+    assert sizes[48:] == [32] * 6
+    assert in_passes == pytest.approx(at_once, rel=1e-3)
+    assert in_passes["perplexity"] < 0.98 * before["perplexity"]
+
+
 def test_a_model_that_takes_no_such_adapter_is_told_by_name(
     tiny_model: Path, tiny_federation: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
