@@ -127,12 +127,23 @@ def bench_utility(
             help="iid, dirichlet, natural (by user), separated by commas. Default: the scenario's."
         ),
     ] = "own",
+    trusts: Annotated[
+        str,
+        typer.Option(
+            help="local (all of the noise at each holder), distributed (in shares), central (what a"
+            " trusted centre would add), separated by commas; or all."
+        ),
+    ] = "local",
     tune_rates: Annotated[
         int,
         typer.Option(
-            min=0, help="Learning rates to try for each method and epsilon; 0: no tuning."
+            min=0, help="Learning rates to try for each method, epsilon and trust; 0: no tuning."
         ),
     ] = 0,
+    rates_from: Annotated[
+        str,
+        typer.Option(help="The scenario to try them on. Default: half of the held-out records."),
+    ] = "",
     limit: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum number of training records. Default: the scenario's."),
@@ -144,7 +155,7 @@ def bench_utility(
     changes: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy by method, epsilon and partition, with 95 % intervals over seeds."""
+    """Measure accuracy by method, epsilon, trust and partition, with 95 % intervals over seeds."""
     from rich.console import Console
 
     from .benchmarks import places, results, rows, utility
@@ -157,6 +168,7 @@ def bench_utility(
     fit, unfit = places.that_fit(chosen, _each_of(partitions, known, "partition"), limit)
     for reason in unfit:
         typer.echo(reason, err=True)
+    rates_on = places.for_rates(rates_from, changes or [], chosen, tune_rates)
     table = utility.Table(
         scenario=chosen,
         methods=compared,
@@ -164,6 +176,8 @@ def bench_utility(
         places=fit,
         seeds=seeds,
         trials=tune_rates,
+        trusts=_each_of(trusts, utility.TRUSTS, "trust"),
+        rates_on=rates_on,
     )
     with Console(stderr=True).status("utility") as status:
         found = utility.utility(table, kept, status.update)
@@ -172,7 +186,7 @@ def bench_utility(
             typer.echo(json.dumps(row.to_json()))
         return
     typer.echo(rows.markdown(found))
-    if len(compared) > 1 and len(promised) > 1:
+    if len(compared) * len(table.trusts) > 1 and len(promised) > 1:
         typer.echo(f"\n{rows.overview(found)}")
 
 

@@ -1,5 +1,5 @@
-"""What privacy costs in the task's main metric, by method, epsilon and partition, with seeds and
-intervals.
+"""What privacy costs in the task's main metric, by method, epsilon, trust and partition, with seeds
+and intervals.
 
 Every run is the product's own, in this process; a seed decides the initial adapter, and the noise
 is fresh each time, as it is for everybody. Intervals are of the mean over seeds (Student's t); the
@@ -9,7 +9,15 @@ others.
 A learning rate that was tuned for one method makes it look better than the others. So each method
 gets as many trials, over the same rates, at each epsilon, at the first of the partitions, with
 seeds of their own; they are judged on one half of the public records, and the table on the other.
-The text is public: on private text each trial would have to be paid for.
+Or the rates are chosen on another text (``Table.rates_on``), on all of its public records, and then
+the table is of all public records of its own. The text is public: on private text each trial would
+have to be paid for.
+
+Whom the noise protects against (``TRUSTS``) is a line of its own: all of it at each holder; in
+shares, of which two in ten holders may betray their own and two in ten may be missing; and what a
+trusted centre would add. The last is no mode of confide. It is a run of one holder that has
+everybody's text, with a divisor as many times as large: the same sum of clipped gradients over the
+same number, with the noise of one holder on it, which is central DP-SGD exactly.
 """
 
 from __future__ import annotations
@@ -50,6 +58,10 @@ _CHANGES_NOTHING = (*COORDINATORS_OWN, _MEASURED)
 
 _HEAD = "head"  # the line of the private head alone, without LoRA
 
+LOCAL, DISTRIBUTED, CENTRAL = "local", "distributed", "central"
+TRUSTS = (LOCAL, DISTRIBUTED, CENTRAL)
+_COLLUDING, _CONTRIBUTING = 0.2, 0.8  # of the holders, where noise is in shares
+
 
 def compared_methods() -> dict[str, dict[str, Scalar]]:
     """The lines that a table may have, by method, each with its settings, plain LoRA and the head
@@ -69,7 +81,10 @@ class Table:
     Attributes:
         places: where, by partition.
         seeds: runs of each row.
-        trials: learning rates that are tried for each method and epsilon; 0 takes the scenario's.
+        trials: learning rates that are tried for each method, epsilon and trust; 0 takes the
+            scenario's.
+        trusts: some of ``TRUSTS``.
+        rates_on: where they are tried; None: on one half of the public records of the first place.
     """
 
     scenario: Scenario
@@ -78,6 +93,19 @@ class Table:
     places: Sequence[Place]
     seeds: int = 5
     trials: int = 0
+    trusts: Sequence[str] = (LOCAL,)
+    rates_on: Place | None = None
+
+    @property
+    def tried_at(self) -> Place:
+        """Where rates are tried."""
+        return self.rates_on or self.places[0]
+
+    def part(self, *, trial: bool) -> str:
+        """Of which public records a run is judged."""
+        if not self.trials or self.rates_on is not None:
+            return EVERYTHING
+        return "choose" if trial else "report"
 
 
 def utility(
@@ -91,24 +119,27 @@ def utility(
     Raises:
         ConfideError: ``bench.public``. A run that fails is a run of the table, too.
     """
-    runs: dict[tuple[str, str, float | None], list[Measured]] = {}
+    runs: dict[tuple[str, str, float | None, str], list[Measured]] = {}
+    lines = list(itertools.product(table.methods, table.epsilons, table.trusts))
     with frozen_layers_shared():
         for seed, where in itertools.product(range(table.seeds), table.places):
-            for method, epsilon in itertools.product(table.methods, table.epsilons):
-                if why := _left_out(table, where, method, epsilon):
-                    say(f"{method}, epsilon {epsilon or 'off'}: left out, {why}")
+            for method, epsilon, trust in lines:
+                if why := _left_out(table, where, method, epsilon, trust):
+                    say(f"{method}, epsilon {epsilon or 'off'}, {trust}: left out, {why}")
                     continue
-                run = _Cell(table, where, method, epsilon, results, say)
-                rate = _chosen_rate(replace(run, where=table.places[0]), table)
-                cell = (where.partition, method, epsilon)
+                run = _Cell(table, where, method, epsilon, trust, results, say)
+                rate = _chosen_rate(replace(run, where=table.tried_at), table)
+                cell = (where.partition, method, epsilon, trust)
                 runs.setdefault(cell, []).append(run.measured(seed, rate))
     return [_row(cell, table) for cell in runs.values()]
 
 
-def _left_out(table: Table, where: Place, method: str, epsilon: float | None) -> str:
+def _left_out(table: Table, where: Place, method: str, epsilon: float | None, trust: str) -> str:
     """Why there is no such row; nothing where there is one."""
     config = run_config(table.scenario)
     kind = str(config["task.kind"])
+    if epsilon is None and trust != LOCAL:
+        return "without noise nobody has to be trusted with it"
     if method == _HEAD:
         headless = TASKS[kind].language
         return f"task.kind = {kind!r} has no head of its own" if headless else ""
@@ -118,6 +149,8 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None) ->
         return f"where no holder's rank is smaller it is {same}"
     if facts.noise.verdict == "refused" and epsilon is not None:
         return "it is for runs without noise"
+    if trust == DISTRIBUTED and not facts.summed:
+        return "what it makes of the updates is more than their sum"
     if facts.stays and TASKS[kind].language:
         stays = f"its {facts.stays} stays at the holders"
         return f"{stays}, and task.kind = {kind!r} has no head to measure"
@@ -135,42 +168,46 @@ def rates(centre: float, trials: int) -> list[float]:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A method at an epsilon at a place."""
+    """A method at an epsilon at a place, and whom its noise protects against."""
 
     table: Table
     where: Place
     method: str
     epsilon: float | None
+    trust: str
     results: Results
     say: Callable[[str], None]
 
     def measured(self, seed: int, rate: float, *, trial: bool = False) -> Measured:
         """The run of a seed at a rate, done unless it is known."""
-        part = ("choose" if trial else "report") if self.table.trials else EVERYTHING
+        part = self.table.part(trial=trial)
         config = self.config(seed, rate)
         told = {key: value for key, value in config.items() if key not in _CHANGES_NOTHING}
-        decided = json.dumps([told, self.where.digest(part)], sort_keys=True)
+        where = replace(self.where, pooled=self.trust == CENTRAL)
+        decided = json.dumps([told, where.digest(part)], sort_keys=True)
         of = hashlib.sha256(decided.encode()).hexdigest()
         known = self.results.get(of)
         if known is not None:
             return known
         purpose = "trial of rate" if trial else f"seed {seed}, rate"
         epsilon = "off" if self.epsilon is None else f"{self.epsilon:g}"
-        self.say(f"{self.where.partition}, {self.method}, epsilon {epsilon}, {purpose} {rate:g}")
+        line = f"{self.where.scenario.name}, {self.where.partition}, {self.method}, {self.trust}"
+        self.say(f"{line}, epsilon {epsilon}, {purpose} {rate:g}")
         started = time.process_time()
         try:
-            figures = _run(config, self.where, part)
+            figures = _run(config, where, part)
         except ConfideError as error:
             figures = {"failed": error.code, "others": {}}
         result = Measured(
             of=of,
-            scenario=self.table.scenario.name,
+            scenario=self.where.scenario.name,
             partition=self.where.partition,
             method=self.method,
             epsilon=self.epsilon,
             seed=seed,
             rate=rate,
             trial=trial,
+            trust=self.trust,
             seconds=round(time.process_time() - started, 2),
             **figures,
         )
@@ -179,8 +216,9 @@ class _Cell:
 
     def config(self, seed: int, rate: float | None = None) -> dict[str, Scalar]:
         """The flat settings of a run."""
-        config = {**run_config(self.table.scenario), **compared_methods()[self.method]}
+        config = {**run_config(self.where.scenario), **compared_methods()[self.method]}
         config |= {"run.seed": seed, _MEASURED: 0, **_privacy(self.epsilon)}
+        config |= _trusted(self.trust, len(self.where.holders), int(config["train.batch"]))
         return config if rate is None else config | {"train.lr": rate}
 
 
@@ -188,15 +226,28 @@ def _privacy(epsilon: float | None) -> dict[str, Scalar]:
     return {"privacy.trust": "off"} if epsilon is None else {"privacy.epsilon": epsilon}
 
 
+def _trusted(trust: str, holders: int, batch: int) -> dict[str, Scalar]:
+    """The settings of a trust among so many holders; nothing where each adds all of the noise."""
+    if trust == DISTRIBUTED:
+        return {
+            "privacy.trust": trust,
+            "privacy.colluding": max(1, int(_COLLUDING * holders)),
+            "round.min-holders": math.ceil(_CONTRIBUTING * holders),
+        }
+    if trust == CENTRAL:
+        return {"round.min-holders": 1, "round.holders": 1, "train.batch": batch * holders}
+    return {}
+
+
 def _chosen_rate(cell: _Cell, table: Table) -> float:
-    """The rate that does best on the half of the public records that is not reported; the
-    scenario's where a method fails at every rate, as its row will say.
+    """The rate that does best on public records that are not reported; the scenario's where a
+    method fails at every rate, as its row will say.
 
     Each rate is tried once, and of three or more the best two once more (successive halving,
     Jamieson and Talwalkar 2016): where a method is about to run away, one run may do well and the
     next one badly.
     """
-    centre = float(cell.config(0)["train.lr"])
+    centre = _centre(table)
     if not table.trials:
         return centre
     first, second = _TUNING_SEEDS
@@ -207,6 +258,11 @@ def _chosen_rate(cell: _Cell, table: Table) -> float:
             runs.append(cell.measured(second, runs[0].rate, trial=True))
     left = list(filter(_sound, best)) or list(filter(_sound, tried))
     return max(left, key=_merit)[0].rate if left else centre
+
+
+def _centre(table: Table) -> float:
+    """The rate of the scenario that rates are tried on."""
+    return float(run_config(table.tried_at.scenario)["train.lr"])
 
 
 def _sound(runs: Sequence[Measured]) -> bool:
@@ -225,7 +281,7 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
         out = Path(scratch)
         public = where.public(part, config, out / "public")
         changed = {"run.out": str(out / "runs"), "data.path": str(public)}
-        done = in_process({**config, **changed}, where.holders)
+        done = in_process({**config, **changed}, where.files(out))
         rows = done.metrics
     first, *_, last = [row for row in rows if "metric" in row]
     rounds = [row for row in rows if "bytes_up" in row]
@@ -248,11 +304,12 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
 def _row(runs: Sequence[Measured], table: Table) -> Row:
     done = [run for run in runs if not run.failed]
     first = done[0] if done else runs[0]
-    tried = rates(float(run_config(table.scenario)["train.lr"]), table.trials)
+    tried = rates(_centre(table), table.trials)
     return Row(
         partition=first.partition,
         method=first.method,
         epsilon=first.epsilon,
+        trust=first.trust,
         rate=first.rate,
         metric=first.metric,
         before=statistics.fmean(r.before for r in done) if done else math.nan,
