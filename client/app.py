@@ -21,6 +21,7 @@ from ..common.errors import ConfideError
 from ..common.machine.installed import code_hash
 from ..common.machine.paths import local_or_cached, runs_folder
 from ..common.wire.messages import (
+    OpenRequest,
     Refusal,
     Reply,
     Request,
@@ -50,20 +51,22 @@ _HOLDERS: dict[Site, Holder] = {}
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One request, one update or refusal."""
-    return Message(content=_answered(message, context), reply_to=message)
+    return Message(content=_answered(message, context, TrainRequest), reply_to=message)
 
 
 @app.query()
 def query(message: Message, context: Context) -> Message:
-    """The second trip of a secure sum: its keystreams, or a refusal."""
-    return train(message, context)
+    """The second trip of a secure sum: keystreams, or a refusal."""
+    return Message(content=_answered(message, context, OpenRequest), reply_to=message)
 
 
-def answer(message: Message, context: Context) -> Reply:
+def answer(message: Message, context: Context, kind: type[Request] = TrainRequest) -> Reply:
     """The holder's reply; whatever goes wrong leaves as a code."""
     try:
         with quiet():
             request = request_from_records(message.content)
+            if not isinstance(request, kind):
+                raise ConfideError("wire.malformed", "The message asks for something else.")
             if "socket" in context.node_config:
                 return relay(request, Path(str(context.node_config["socket"])))
             from .holder import Holder
@@ -77,9 +80,9 @@ def answer(message: Message, context: Context) -> Reply:
     return holder.handle(request)
 
 
-def _answered(message: Message, context: Context) -> RecordDict:
+def _answered(message: Message, context: Context, kind: type[Request]) -> RecordDict:
     try:
-        reply = answer(message, context)
+        reply = answer(message, context, kind)
         with quiet():
             return reply_to_records(reply)
     except (KeyboardInterrupt, SystemExit):

@@ -26,11 +26,13 @@ from ..common.adapter.encoding import decode_vector
 from ..common.adapter.parcel import Parcel, sent_size, unpack
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
+from ..common.machine.paths import keys_beside
 from ..common.masking.openers import Call
 from ..common.methods import method_of
 from ..common.methods.context import Context
 from ..common.models.loading import LoadedModel, load_model
 from ..common.plans import (
+    inner_plan,
     is_shared,
     longest_sum,
     plan_of,
@@ -58,10 +60,12 @@ from .guard.policy import Policy, review, review_model, review_plan, review_requ
 from .guard.release import Outgoing, encoded, release
 from .guard.runs import Decision, check_run, decisions
 from .guard.scrub import code_of, quiet
-from .opening import SumKeys, SumMember
+from .guard.sum_keys import SumKeys
+from .opening import SumMember
 from .text.corpus import Corpus, check_readable
 from .text.taken import check_taken
 from .training.personal import Personal
+from .training.private_step import noised_update
 from .training.sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
 from .training.trainer import Trainer
 
@@ -86,7 +90,7 @@ class Site:
     @property
     def keys(self) -> Path:
         """The folder of this holder's own keys for secure sums, beside its ledger."""
-        return self.ledger.with_name(f"{self.ledger.name}.keys")
+        return keys_beside(self.ledger)
 
 
 class Holder:
@@ -97,9 +101,8 @@ class Holder:
         generator: source of noise and batches; the secure default in everything but tests.
 
     Attributes:
-        unused: of how many records nothing could be used in the newest request; None before one.
-        For
-            the administrator alone: it never leaves.
+        unused: how many records of the newest request could not be used; None before the first
+            request. For the administrator alone: it never leaves.
     """
 
     def __init__(self, site: Site, generator: SecureGenerator | None = None) -> None:
@@ -230,19 +233,23 @@ class Holder:
     def _train(self, job: _Job, corpus: Corpus) -> Outgoing:
         """The private change of what is trained, as it leaves."""
         (loaded, context), settings, failed = job.known(), job.settings, 0
-        unit = settings.privacy.unit
+        unit, plan = Unit(settings.privacy.unit), job.plan
+        whole = unit is Unit.HOLDER  # inside it nothing is private; its update is
         examples = corpus.examples(loaded)
-        units, text = corpus.units(unit, examples), corpus.text(loaded)
+        units = corpus.units(Unit.RECORD if whole else unit, examples)
+        text, inner = corpus.text(loaded), inner_plan(settings) if whole else plan
 
         def train(schema: AdapterSchema, start: Tensor) -> Tensor:
             nonlocal failed
             own = Trainer(replace(loaded, schema=schema))
-            change = own.train(start, text, settings, job.plan, self._generator, units=units)
+            change = own.train(start, text, settings, inner, self._generator, units=units)
             failed = own.unusable
             return change
 
         change, schema = context.train(train)
         self.unused = sum(one is None for one in examples) + failed
+        if whole:
+            change = noised_update(change, plan, self._generator)
         if job.call:
             return self._member.hide(job.call, change, step_of_round(settings), schema.digest)
         return encoded(change, settings.wire.encoding, schema.digest)
@@ -389,7 +396,8 @@ def _check_rounds_left(
 ) -> None:
     """The noise is calibrated to ``round.count`` rounds and one of each sum: no holder takes part
     in more. ``charged`` has the steps of each round so far."""
-    count, steps, sums = settings.round.count, settings.train.steps, sums_of(settings)
+    count, steps = settings.round.count, plan_of(settings).steps_per_round
+    sums = sums_of(settings)
     if request.round in sums:
         full, what = request.round in charged, "this sum"
     else:

@@ -4,35 +4,31 @@ The keys lie in a folder beside the ledger that its own user alone may read, and
 
     identity        the signing key, made by `confide client enrol`; in a simulation, when asked
     runs/RUN.key    the sealing key of a run, made when the run asks who can take part
+    runs/RUN.opened which file the key is, and the sums that it opened over which contributions
 
 A contribution is hidden in this process before anything is released; an opening answers once for a
-call, over one set of contributions, which the ledger has booked before the answer exists.
+call, over one set of contributions, which ledger and key folder have booked before the answer
+exists.
 
 What a killed or restored opener may do. The key of a run is durable: an opener that was killed
 answers after its restart as it would have before, over the set that was booked, with the same
 bytes; otherwise every round under way would be lost with the budget of all who contributed. The key
 is destroyed once no call of its run can be open: a day after the longest that a round may wait
-since it was last used. A file that was put back from a backup is another file, by its inode, and is
-destroyed unread, so that an older ledger that is put back with it finds no key to open a second set
-with (``sum.no-key``). What nothing here can notice is a whole machine put back, its file system
-with all inodes: it may open one call a second time, if the coordinator asks it to and kept the
-first answer. Keep the folder out of backups, and remove ``runs/`` after a machine was put back.
+since it was last used. An older ledger that is put back finds the sums booked beside the key
+(``sum.opened``). A key that is put back from a backup is another file, by its inode and the time of
+its last change, which no copy keeps, and is destroyed unread (``sum.no-key``). What nothing here
+can notice is a whole machine put back, its file system with all inodes: it may open one call a
+second time, if the coordinator asks it to and kept the first answer. Keep the folder out of
+backups, and remove ``runs/`` after a machine was put back.
 """
 
 from __future__ import annotations
-
-import os
-import re
-import time
-from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from ..common.errors import ConfideError
-from ..common.machine.paths import replace_durably, sync_folder
-from ..common.masking.keys import Identity, Roster, SealingKey
+from ..common.masking.keys import Roster
 from ..common.masking.openers import (
     Call,
     Card,
@@ -42,144 +38,14 @@ from ..common.masking.openers import (
     statements_from_bytes,
 )
 from ..common.masking.ring import CHECKS, to_words
-from ..common.privacy.ledger import Ledger
+from ..common.privacy.ledger import Ledger, already_opened
 from ..common.settings import Settings
 from ..common.wire.messages import Opening, OpenRequest, TrainRequest
 from .guard.policy import Policy, review_openers, review_roster, review_sizes
 from .guard.release import Outgoing
+from .guard.sum_keys import SumKeys
 
 RING = "ring32"  # the encoding of a masked update
-
-_IDENTITY, _RUNS = "identity", "runs"
-_RUN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_MOST_RUNS = 16
-_DAY = 24 * 3600.0  # seconds
-_NUMBER = 8  # bytes of an inode's number, and of the seconds that a round waits
-_SECRET_AT = 2 * _NUMBER
-
-
-class SumKeys:
-    """The keys of one holder, in their folder.
-
-    Args:
-        create: make an identity where there is none, as a simulated holder does.
-    """
-
-    def __init__(self, folder: Path, name: str, *, create: bool = False) -> None:
-        self._folder, self._name, self._create = folder, name, create
-
-    @property
-    def identity(self) -> Identity:
-        """The signing key.
-
-        Raises:
-            ConfideError: ``sum.no-identity``.
-        """
-        path = self._folder / _IDENTITY
-        if self._create and not path.exists():
-            self.enrol()
-        try:
-            return Identity(self._name, path.read_bytes())
-        except (OSError, ValueError):
-            raise ConfideError(
-                "sum.no-identity",
-                f"There is no signing key at {path}.",
-                "Make one by `confide client enrol`, and let the coordinator add its public half.",
-            ) from None
-
-    def enrol(self) -> None:
-        """Make the signing key; one that is there stays.
-
-        Raises:
-            ConfideError: ``sum.enrolled``.
-        """
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self._folder / _IDENTITY
-        if path.exists():
-            raise ConfideError(
-                "sum.enrolled",
-                f"There is a signing key at {path}, and it is never overwritten.",
-                "Use it; or move it away to become another member, which makes another roster.",
-            )
-        replace_durably(path, Identity.new_secret())
-
-    def of_run(self, run: str, seconds: float | None = None) -> SealingKey:
-        """The sealing key of a run.
-
-        Args:
-            seconds: make one where there is none, and how long a round of the run waits.
-
-        Raises:
-            ConfideError: ``sum.no-key`` where there is none, or one that was put back.
-        """
-        self.destroy_old()
-        path = self._path(run)
-        if seconds is not None and self._secret(path) is None:
-            self._make(path, seconds)
-        secret = self._secret(path)
-        if secret is None:
-            raise ConfideError(
-                "sum.no-key",
-                "This holder has no key of the run: it was destroyed, or never made here.",
-                "Nothing was answered. The run's next round is opened by others.",
-            )
-        os.utime(path)  # when it was last used
-        return SealingKey(secret)
-
-    def destroy(self, run: str) -> None:
-        """Destroy the key of a run: what was sealed to it stays closed."""
-        _destroy(self._path(run))
-
-    def destroy_old(self) -> None:
-        """Destroy every key of which no call can be open any more."""
-        for path in self._runs():
-            with suppress(OSError):
-                waits = int.from_bytes(path.read_bytes()[_NUMBER:_SECRET_AT], "big")
-                if time.time() > path.stat().st_mtime + waits + _DAY:
-                    _destroy(path)
-
-    def _make(self, path: Path, seconds: float) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for oldest in self._runs()[: -_MOST_RUNS + 1]:
-            _destroy(oldest)
-        beside = path.with_suffix(".new")
-        beside.unlink(missing_ok=True)
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(handle, "wb") as file:
-            numbers = (os.fstat(handle).st_ino, int(seconds))
-            file.write(b"".join(one.to_bytes(_NUMBER, "big") for one in numbers))
-            file.write(SealingKey.new_secret())
-            file.flush()
-            os.fsync(handle)
-        beside.replace(path)
-        sync_folder(path.parent)
-
-    def _secret(self, path: Path) -> bytes | None:
-        """What a key's file holds; None where there is none. One that was copied here goes."""
-        try:
-            with path.open("rb") as file:
-                data, own = file.read(), os.fstat(file.fileno()).st_ino
-        except OSError:
-            return None
-        if int.from_bytes(data[:_NUMBER], "big") != own:
-            _destroy(path)
-            return None
-        return data[_SECRET_AT:]
-
-    def _path(self, run: str) -> Path:
-        if not _RUN.fullmatch(run):
-            raise ConfideError("task.run", "The run's id is not 1 to 128 of A-Z a-z 0-9 . _ -")
-        return self._folder / _RUNS / f"{run}.key"
-
-    def _runs(self) -> list[Path]:
-        """The keys that are there, the one that was used longest ago first."""
-
-        def used(path: Path) -> float:
-            with suppress(OSError):
-                return path.stat().st_mtime
-            return 0.0
-
-        return sorted((self._folder / _RUNS).glob("*.key"), key=used)
 
 
 class SumMember:
@@ -250,7 +116,11 @@ class SumMember:
         call.check()
         statements = statements_from_bytes(request.statements, len(call.openers))
         chosen = openable(self._name, self._keys.of_run(call.run), call, statements)
+        known = self._keys.opened(call.run)
+        if known.get(call.digest, chosen.digest) != chosen.digest:  # the ledger may be an older one
+            raise already_opened()
         ledger.open_sum(call.digest, chosen.digest)
+        self._keys.book(call.run, call.digest, chosen.digest)
         return Opening(holder=self._name, task_hash=request.task_hash, values=chosen.answer())
 
     def _roster(self, data: bytes) -> Roster:
@@ -267,13 +137,3 @@ class SumMember:
                 " the new roster.",
             )
         return roster
-
-
-def _destroy(path: Path) -> None:
-    """Overwrite and remove; a file system that copies on write may keep an older block."""
-    with suppress(OSError):
-        with path.open("r+b") as file:
-            file.write(bytes(path.stat().st_size))
-            file.flush()
-            os.fsync(file.fileno())
-        path.unlink()

@@ -13,10 +13,12 @@ from dataclasses import replace
 from functools import lru_cache
 
 from .privacy.accountant import GaussianSteps
-from .privacy.plan import Plan, Trust, Unit
+from .privacy.plan import Plan, Trust, Unit, relation_of
 from .privacy.shares import step_of
 from .settings import Settings
 from .sums import SENSITIVITY, noise_of, steps_of_sums
+
+_UNBOUNDED = 1e12  # a gradient of a record beyond it is no number that training survives
 
 
 @lru_cache(maxsize=256)
@@ -27,17 +29,21 @@ def plan_of(settings: Settings) -> Plan:
     Raises:
         ConfideError: ``privacy.calibration`` for a target that no noise meets.
     """
-    privacy, train, rounds = settings.privacy, settings.train, settings.round
+    privacy, rounds, unit = settings.privacy, settings.round, Unit(settings.privacy.unit)
     least, colluding = _of_sum(settings)
+    rate, steps = settings.train.rate, settings.train.steps
+    if unit is Unit.HOLDER:  # what goes on inside a holder costs nothing: its update is clipped
+        rate, steps = 1.0, 1
     given = privacy.trust == "off" or privacy.noise_multiplier > 0
     if given:
         return Plan(
-            unit=Unit(privacy.unit),
+            unit=unit,
+            relation=relation_of(unit),
             trust=Trust(privacy.trust),
             clip_norm=privacy.clip,
             noise_multiplier=privacy.noise_multiplier,
-            sampling_rate=train.rate,
-            steps_per_round=train.steps,
+            sampling_rate=rate,
+            steps_per_round=steps,
             max_rounds=rounds.count,
             delta=privacy.delta,
             least=least,
@@ -45,11 +51,11 @@ def plan_of(settings: Settings) -> Plan:
         )
     return Plan.calibrate(
         epsilon=privacy.epsilon,
-        unit=Unit(privacy.unit),
+        unit=unit,
         trust=Trust(privacy.trust),
         clip_norm=privacy.clip,
-        sampling_rate=train.rate,
-        steps_per_round=train.steps,
+        sampling_rate=rate,
+        steps_per_round=steps,
         max_rounds=rounds.count,
         delta=privacy.delta,
         least=least,
@@ -61,8 +67,10 @@ def plan_of(settings: Settings) -> Plan:
 def plan_of_sum(settings: Settings) -> Plan:
     """One noisy sum as a plan of one step that uses every unit."""
     least, colluding = _of_sum(settings)
+    unit = Unit(settings.privacy.unit)
     return Plan(
-        unit=Unit(settings.privacy.unit),
+        unit=unit,
+        relation=relation_of(unit),
         trust=Trust(settings.privacy.trust),
         clip_norm=SENSITIVITY,
         noise_multiplier=noise_of(settings),
@@ -72,6 +80,20 @@ def plan_of_sum(settings: Settings) -> Plan:
         delta=settings.privacy.delta,
         least=least,
         colluding=colluding,
+    )
+
+
+def inner_plan(settings: Settings) -> Plan:
+    """What a holder trains by where it is the unit itself: no term is clipped to anything that it
+    could reach, and no noise is added, since the whole update is clipped and noised afterwards."""
+    return Plan(
+        trust=Trust.OFF,
+        clip_norm=_UNBOUNDED,
+        noise_multiplier=0.0,
+        sampling_rate=settings.train.rate,
+        steps_per_round=settings.train.steps,
+        max_rounds=settings.round.count,
+        delta=settings.privacy.delta,
     )
 
 
@@ -94,7 +116,19 @@ def step_of_round(settings: Settings) -> float:
         ConfideError: ``sum.range``.
     """
     plan = plan_of(settings)
-    return step_of(plan.share_std, plan.clip_norm * most_units(settings.train.batch))
+    return step_of(plan.share_std, plan.clip_norm * most_terms(settings))
+
+
+def most_terms(settings: Settings) -> float:
+    """How many clipped terms a holder's sum of a round is at most as long as."""
+    whole = settings.privacy.unit == Unit.HOLDER
+    return 1.0 if whole else most_units(settings.train.batch)
+
+
+def divisor(settings: Settings, contributions: int) -> float:
+    """What the sum of so many contributions is divided by: a public number."""
+    whole = settings.privacy.unit == Unit.HOLDER
+    return contributions * (1.0 if whole else float(settings.train.batch))
 
 
 def step_of_sum(settings: Settings) -> float:

@@ -9,7 +9,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from ..common.errors import ConfideError
-from .deploy.members import names_here
+from .deploy.members import names_here, roster_here
 from .deploy.receipts import memory_here
 from .run import Check, run
 from .run_folder import live_file
@@ -40,6 +40,7 @@ def serve(
     logging.getLogger("confide").setLevel(logging.INFO)
     try:
         transport = GridTransport(grid, live_file(context.run_config), patience)
-        run(context.run_config, transport, names_here(), memory_here(), check)
+        known, memory, roster = names_here(), memory_here(), roster_here()
+        run(context.run_config, transport, known, memory, check, roster=roster)
     except ConfideError as error:
         logger.error("%s", error)

@@ -22,7 +22,7 @@ from ..common.privacy.ledger import Receipt
 from .run_folder import RunFolder
 
 FILE = "checkpoint/state.safetensors"
-FORMAT = 2  # of the file; what another version of confide has written is not read
+FORMAT = 3  # of the file; what another version of confide has written is not read
 _TENSORS = ("adapter", "merged", "best")
 _PLAIN = ("schema", "round", "advanced", "abandoned")
 _OPTIMIZER = "optimizer."
@@ -45,6 +45,7 @@ class Checkpoint:
         losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
         barred: holders whose ledger went back, whose word is not taken again.
+        failed: how many secure sums each opener did not help to open.
         abandoned: how many rounds were, in a row, up to this one.
         best: the adapter (N,) after the round with the least public loss, where that one is kept.
     """
@@ -60,6 +61,7 @@ class Checkpoint:
     losses: dict[int, float] = field(default_factory=dict)
     receipts: dict[str, Receipt] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
+    failed: dict[str, int] = field(default_factory=dict)
 
     @property
     def outcome(self) -> Tensor:
@@ -76,6 +78,7 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
         "losses": list(state.losses.items()),
         "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
         "barred": sorted(state.barred),
+        "failed": state.failed,
     }
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     folder.write(FILE, save(whole, metadata={"state": json.dumps(header)}))
@@ -142,6 +145,7 @@ def _checkpoint(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Che
         losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
         barred=set(header["barred"]),
+        failed={str(name): int(times) for name, times in header["failed"].items()},
     )
 
 

@@ -30,7 +30,7 @@ from ..common.errors import ConfideError
 from ..common.masking.openers import Call, Statement, statement_from_bytes
 from ..common.masking.ring import from_bytes
 from ..common.methods.ranks import padded
-from ..common.plans import most_units, plan_of
+from ..common.plans import most_terms, most_units, plan_of
 from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
@@ -207,7 +207,7 @@ def check_masked(
     the values are uniform words, and the sum alone shows whether they were what they should be.
 
     Raises:
-        ConfideError: as ``check``; ``sum.statement``, ``sum.stranger``, ``sum.signature`` or
+        ConfideError: as ``check``; ``sum.malformed``, ``sum.stranger``, ``sum.signature`` or
             ``gate.statement`` where the statement is not this holder's about these values.
     """
     _check_form(update, request, schema, "ring32")
@@ -240,7 +240,7 @@ def _checked_receipt(
 ) -> Receipt:
     """The receipt of an update, which goes on from the last one under the plan's terms."""
     receipt, summed = _receipt(update.receipt, settings), request.round in sums_of(settings)
-    _check_progress(receipt, last, 1 if summed else settings.train.steps)
+    _check_progress(receipt, last, 1 if summed else plan_of(settings).steps_per_round)
     if settings.privacy.trust != "off":
         if summed and not any(is_sum(step, settings) for step in receipt.steps_run):
             raise ConfideError("gate.noise", "The receipt states no sum with the plan's noise.")
@@ -294,7 +294,7 @@ def _largest_norm(settings: Settings, size: int, start: float) -> float:
 def largest_sum(settings: Settings, size: int, count: int) -> float:
     """What the L2 norm of the sum of ``count`` honest contributions to a secure sum of ``size``
     values does not exceed, undivided, but with a probability below 1e-20."""
-    plan, units = plan_of(settings), most_units(settings.train.batch)
+    plan, units = plan_of(settings), most_terms(settings)
     noise = plan.share_std * math.sqrt(count) * (math.sqrt(size) + 10)
     return _ROUNDING * (count * units * plan.clip_norm + noise)
 
@@ -311,11 +311,16 @@ def _receipt(told: Mapping[str, Any], settings: Settings) -> Receipt:
         and receipt.entries < _MOST_ENTRIES
         and receipt.delta == settings.privacy.delta
         and all(s.steps > 0 and s.noise_multiplier < _MOST_NOISE for s in receipt.steps_run)
-        and _total(receipt) <= settings.train.steps * settings.round.count + len(sums_of(settings))
+        and _total(receipt) <= _most_steps(settings)
     )
     if not sound:
         raise ConfideError("gate.receipt", "The receipt contradicts the plan of the run.")
     return receipt
+
+
+def _most_steps(settings: Settings) -> int:
+    """How many steps a receipt may state of this run."""
+    return plan_of(settings).steps_per_round * settings.round.count + len(sums_of(settings))
 
 
 def _check_progress(receipt: Receipt, last: Receipt | None, steps: int) -> None:

@@ -26,7 +26,7 @@ from ..common.errors import ConfideError
 from ..common.masking.keys import Roster
 from ..common.methods import Arrived, method_of
 from ..common.models.loading import LoadedModel
-from ..common.plans import is_shared, step_of_round
+from ..common.plans import divisor, is_shared, step_of_round
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
 from ..common.wire.messages import NO_ADAPTER, TrainRequest
@@ -87,6 +87,8 @@ class Rounds:
                 classes.
         """
         state = self._begin()
+        if self._secure:
+            self._secure.failed = state.failed
         if state.round < self._settings.round.count or self._secure:
             self._ask_who_can(state)
         self._count_classes(state)
@@ -273,7 +275,7 @@ class Rounds:
         if not np.linalg.norm(total) <= largest_sum(self._settings, len(total), count):
             logger.warning("the sum of %d holders is longer than any honest one", count)
             return replace(opened, total=None, code="gate.norm"), {}
-        mean = total / (count * self._settings.train.batch)
+        mean = total / divisor(self._settings, count)
         return opened, {SUM: torch.from_numpy(mean).float()}
 
     def _next_request(self, state: Checkpoint) -> TrainRequest:

@@ -26,15 +26,17 @@ from ..common.adapter.tensors import size_of, unflatten
 from ..common.errors import ConfideError
 from ..common.machine.installed import code_hash
 from ..common.machine.paths import local_or_cached, public_name
+from ..common.masking.keys import Roster
 from ..common.methods import method_of
 from ..common.models.hub import write_adapter
 from ..common.models.loading import LoadedModel, load_model, model_folder
 from ..common.settings import Settings, from_flat
 from .card import terms_of
 from .checkpoint import load_checkpoint
+from .deploy.members import check_roster
 from .doctor import Facts
 from .doctor.federation import booked
-from .doctor.noise import both_factors
+from .doctor.noise import both_factors, head_alone
 from .evaluation import public_evaluator
 from .ledgers import Memory
 from .report import rounds_text, value_text
@@ -61,6 +63,7 @@ def run(
     check: Check | None = None,
     progress: Progress | None = None,
     holders: int | None = None,
+    roster: Roster | None = None,
 ) -> RunFolder:
     """Do the run that ``config`` (flat keys) describes.
 
@@ -70,6 +73,8 @@ def run(
         check: of the folder ``data.path`` under the run's settings, before anything is trained.
         progress: hears of every event that the run's metrics.jsonl gets.
         holders: how many there are, where the caller knows it better than the text's folder.
+        roster: who takes part in secure sums, where administrators compared it; None in a
+            simulation.
 
     Raises:
         ConfideError: whatever makes the run impossible; the folder then says so, too.
@@ -77,7 +82,7 @@ def run(
     folder = RunFolder.of(config)
     folder.listener = progress or folder.listener
     with folder.held():
-        work = partial(_train, transport, folder, known, memory, check, holders)
+        work = partial(_train, transport, folder, known, memory, check, holders, roster)
         _held_run(config, folder, work)
     return folder
 
@@ -108,8 +113,11 @@ def _train(
     memory: Memory | None,
     check: Check | None,
     holders: int | None,
+    roster: Roster | None,
     settings: Settings,
 ) -> None:
+    if roster is not None:
+        check_roster(settings, roster)
     data = local_or_cached(settings.data.path, "federations") if settings.data.path else None
     if data is None:
         raise ConfideError(
@@ -128,14 +136,16 @@ def _train(
         folder.event("resume", time=now(), command=settings.run.id)
     else:
         folder.write_config({**settings.to_flat(), "run.id": ""})  # of the command, not the run
-        warnings = [f"{one.what} {one.why} {one.fix}" for one in both_factors(settings, Facts())]
+        found = [*both_factors(settings, Facts()), *head_alone(settings)]
+        warnings = [f"{one.what} {one.why} {one.fix}" for one in found]
         for warning in warnings:
             logger.warning("%s", warning)
         if loaded.head:
             logger.info("%s", loaded.head)
         about = _start(settings, loaded, folder, len(nodes))
         folder.event("start", **about, warnings=warnings)
-    Rounds(settings, loaded, transport, folder, evaluator, known, memory).run(nodes)
+    parts = (settings, loaded, transport, folder, evaluator, known, memory, roster)
+    Rounds(*parts).run(nodes)
     other = _final_adapter(settings, loaded, folder)
     _save_adapter(settings, loaded, other, folder.path / "adapter")
 
@@ -194,6 +204,7 @@ def _start(
             "name": public_name(settings.model.name),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "trained": loaded.schema.trained_size,
+            "sent": _sent(settings, loaded),
             "sha256": loaded.sha256,
             **({"head": loaded.head} if loaded.head else {}),
             **terms_of(model_folder(settings.model.name)),
@@ -204,6 +215,13 @@ def _start(
         "software": {name: importlib.metadata.version(name) for name in _SOFTWARE}
         | {"confide": __version__},
     }
+
+
+def _sent(settings: Settings, loaded: LoadedModel) -> list[int]:
+    """How many values an update of a holder that trains the run's rank has: one number, or several
+    for a method whose rounds differ."""
+    method, rounds = method_of(settings.aggregate.method), range(1, settings.round.count + 1)
+    return sorted({method.sent(loaded.schema, number).trained_size for number in rounds})
 
 
 def _end(

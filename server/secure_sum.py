@@ -12,7 +12,6 @@ was silent, or refused, opens the next ones only if no others are left.
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -57,6 +56,10 @@ class SecureSum:
     Args:
         roster: the members that the administrators compared; None in a simulation, where the cards
             that come in make it.
+
+    Attributes:
+        failed: how many sums each opener did not help to open, by name; the checkpoint keeps it, so
+            that a resumed run asks for a sum by the very same request.
     """
 
     def __init__(
@@ -65,7 +68,7 @@ class SecureSum:
         self._settings, self._transport, self._senders = settings, transport, senders
         self._given, self._roster = roster, roster
         self._openers: dict[int, Opener] = {}
-        self._failed = Counter[int]()
+        self.failed: dict[str, int] = {}
 
     def asking(self, request: TrainRequest) -> TrainRequest:
         """A request that asks who can take part, with the roster where one was compared."""
@@ -93,7 +96,7 @@ class SecureSum:
             ConfideError: ``sum.too-few-openers``.
         """
         wanted = self._settings.privacy.colluding + 1
-        there = [node for node in sorted(nodes) if node in self._openers]
+        there = [node for node in nodes if node in self._openers]
         chosen = sorted(there, key=self._preference)[:wanted]
         if len(chosen) < wanted or self._roster is None:
             raise ConfideError(
@@ -113,12 +116,13 @@ class SecureSum:
             size=values + CHECKS,
         )
 
-    def _preference(self, node: int) -> tuple[int, int, int]:
-        """Who failed least; then whom ``privacy.openers`` names, in its order."""
+    def _preference(self, node: int) -> tuple[int, int, str]:
+        """Who failed least; then whom ``privacy.openers`` names, in its order. Nodes may have other
+        numbers after a restart, names do not."""
         preferred = self._settings.privacy.opener_names
         name = self._openers[node].name
         place = preferred.index(name) if name in preferred else len(preferred)
-        return self._failed[node], place, node
+        return self.failed.get(name, 0), place, name
 
     def open(self, call: Call, accepted: Mapping[str, Accepted], step: float) -> Opened:
         """Have a sum opened over all that was ``accepted``, and add it up."""
@@ -160,7 +164,7 @@ class SecureSum:
             if right and isinstance(reply, Opening) and reply.holder == name:
                 opened[name] = reply.values
                 continue
-            self._failed[node] += 1
+            self.failed[name] = self.failed.get(name, 0) + 1
             code = refusal_code(reply) if isinstance(reply, Refusal) else "gate.task"
             rows.append({"holder": name, "code": code})
         return opened, tuple(rows)

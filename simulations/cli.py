@@ -127,22 +127,21 @@ def bench_utility(
             help="iid, dirichlet, natural (by user), separated by commas. Default: the scenario's."
         ),
     ] = "own",
-    trusts: Annotated[
-        str,
-        typer.Option(
-            help="local (all of the noise at each holder), distributed (in shares), central (what a"
-            " trusted centre would add), separated by commas; or all."
-        ),
-    ] = "local",
     tune_rates: Annotated[
         int,
         typer.Option(
-            min=0, help="Learning rates to try for each method, epsilon and trust; 0: no tuning."
+            min=0, help="Learning rates to try for each method and epsilon; 0: no tuning."
         ),
     ] = 0,
-    rates_from: Annotated[
+    trusts: Annotated[
         str,
-        typer.Option(help="The scenario to try them on. Default: half of the held-out records."),
+        typer.Option(
+            help="Who adds the noise: local, distributed (in shares), central (one trusted place);"
+            " separated by commas."
+        ),
+    ] = "local",
+    rates_from: Annotated[
+        str, typer.Option(help="The scenario on whose public text learning rates are chosen.")
     ] = "",
     limit: Annotated[
         int | None,
@@ -155,7 +154,9 @@ def bench_utility(
     changes: Set = None,
     as_json: Json = False,
 ) -> None:
-    """Measure accuracy by method, epsilon, trust and partition, with 95 % intervals over seeds."""
+    """Measure accuracy by method, epsilon and partition, with 95 % intervals over seeds."""
+    from dataclasses import replace
+
     from rich.console import Console
 
     from .benchmarks import places, results, rows, utility
@@ -168,7 +169,6 @@ def bench_utility(
     fit, unfit = places.that_fit(chosen, _each_of(partitions, known, "partition"), limit)
     for reason in unfit:
         typer.echo(reason, err=True)
-    rates_on = places.for_rates(rates_from, changes or [], chosen, tune_rates)
     table = utility.Table(
         scenario=chosen,
         methods=compared,
@@ -177,8 +177,13 @@ def bench_utility(
         seeds=seeds,
         trials=tune_rates,
         trusts=_each_of(trusts, utility.TRUSTS, "trust"),
-        rates_on=rates_on,
     )
+    if rates_from:
+        other = load_scenario(rates_from, changes or [])
+        places.check_rates(other, chosen, tune_rates)
+        elsewhere, _ = places.that_fit(other, [places.OWN], limit)
+        rival = replace(table, scenario=other, places=elsewhere, whole=True)
+        table = replace(table, other=rival)
     with Console(stderr=True).status("utility") as status:
         found = utility.utility(table, kept, status.update)
     if as_json:
@@ -186,7 +191,7 @@ def bench_utility(
             typer.echo(json.dumps(row.to_json()))
         return
     typer.echo(rows.markdown(found))
-    if len(compared) * len(table.trusts) > 1 and len(promised) > 1:
+    if len(compared) > 1 and len(promised) > 1:
         typer.echo(f"\n{rows.overview(found)}")
 
 

@@ -37,6 +37,7 @@ _BUDGET = "The budget of this text"
 _STEP = "Each step"
 _WORK = "The work of a run"
 _MAY = "A run may"
+_SUM = "A secure sum"
 _ASK = "Your own word"
 
 
@@ -96,6 +97,32 @@ _SENTENCES = (
     ),
     _Says(
         "allow_any_data", _MAY, _either("read ANY column for any task, where [data] is missing", "")
+    ),
+    _Says(
+        "roster",
+        _SUM,
+        lambda roster: (
+            f"is among the members of the roster {roster}"
+            if roster
+            else "is never taken part in: the policy has no roster"
+        ),
+    ),
+    _Says(
+        "openers",
+        _SUM,
+        lambda names: f"is opened with the help of this holder{''.join(f' or {n}' for n in names)}",
+    ),
+    _Says("min_contributions", _SUM, _words("adds up at least {:g} holders")),
+    _Says("colluding", _SUM, _words("bears {:g} others who tell the coordinator all")),
+    _Says(
+        "max_epsilon_unmasked",
+        _SUM,
+        _words("may be worth epsilon {:g} over all runs if every mask fails"),
+    ),
+    _Says(
+        "allow_any_roster",
+        _SUM,
+        _either("MAY HAVE ANY MEMBERS, even all of the coordinator's own making", ""),
     ),
     _Says(
         "ask_before_run",

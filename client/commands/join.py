@@ -81,12 +81,14 @@ def join(
     from ...common.errors import ConfideError
     from ...common.machine.kit import check_current, read_kit
     from ..site.budget import make_ledger
+    from ..site.enrol import check_node_key
     from ..site.join import Joining, check_access, lacks_ledger, run, socket_of
     from ..site.journal import Journal
     from ..site.users import as_user, user_named
 
     read = read_kit(kit)
     check_current(read, date.today())  # noqa: DTZ011 - the day where the holder is
+    check_node_key(read)
     if not read.bundles:
         raise ConfideError(
             "kit.no-bundle",
@@ -161,8 +163,20 @@ def _consent(joining: Joining, named: Mapping[str, str | None]) -> list[str]:
         raise missing(joining.data, named)
     check_columns(limits.data, named)
     found = check_data(joining.data, contract=limits.data, delta=limits.max_delta)
-    words = plain_words(joining, found, limits, limits.data)
+    words = [*plain_words(joining, found, limits, limits.data), *_of_keys(joining, limits.roster)]
     return [*words, *(f"! {line}" for line in (*found.warnings, *of_broken(found)))]
+
+
+def _of_keys(joining: Joining, roster: str) -> list[str]:
+    """Where the policy would take part in secure sums and this holder cannot."""
+    from ..site.enrol import has_keys
+
+    if not roster or has_keys(joining.ledger, None):
+        return []
+    return [
+        "! The policy names a roster, but there is no signing key beside the ledger: runs with a"
+        " secure sum are refused until `confide client enrol` has made one."
+    ]
 
 
 def status(

@@ -33,6 +33,7 @@ NOTHING_LEFT = "This was read on this machine; nothing of it was sent or kept."
 
 def add_commands(app: typer.Typer) -> None:
     """Join ``client`` to the command line."""
+    from .enrol import add_commands as add_enrol
     from .join import add_commands as add_join
     from .runs import add_commands as add_runs
 
@@ -41,6 +42,7 @@ def add_commands(app: typer.Typer) -> None:
     client.command("check-policy")(check_policy)
     client.command("check-data")(check_data)
     client.command("adapter")(adapter)
+    add_enrol(client)
     add_join(client)
     add_runs(client)
     app.add_typer(client, name="client")

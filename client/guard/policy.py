@@ -147,10 +147,9 @@ class Policy:
     )
     roster: str = _plain(
         "",
-        "The members of secure sums, by the digest of their roster: sha256: and 64 digits.\n"
-        "Compare its twelve words with the other administrators by telephone, then write it here\n"
-        "(`confide client roster FILE` shows both). Empty: no run with a secure sum is taken\n"
-        "part in (privacy.trust = 'distributed').",
+        "The members of secure sums: sha256: and the 64 digits of their roster, whose twelve\n"
+        "words you compared with all administrators (`confide client roster FILE` shows both).\n"
+        "Empty: no run with a secure sum (privacy.trust = 'distributed') is taken part in.",
     )
     openers: tuple[str, ...] = _words(
         (),

@@ -24,6 +24,7 @@ from .policy import SIMULATION, Policy
 FILE_NAME = "policy.toml"
 _DEFAULT = Policy()
 _DATA = "data"  # the table of the contract
+_ROSTER = re.compile(r"(sha256:[0-9a-f]{64})?")
 _MODEL_ENTRY = re.compile(r"[^@\s](?:[^@]*[^@\s])?(?:@sha256:[0-9a-f]{64})?")
 
 _HEAD = """\
@@ -191,6 +192,12 @@ def _checked(path: Path, key: str, value: Any, limit: Field[Any]) -> Any:
         )
     if rule.get("known") and value not in rule["known"]:
         _refuse(f"{path}: {key} = {value!r:.100}.", nearest(str(value), rule["known"]))
+    if key == "roster" and not _ROSTER.fullmatch(str(value)):
+        _refuse(
+            f"{path}: {key} = {value!r:.100} is no digest of a roster.",
+            "Write the line that `confide client roster FILE` shows: sha256: and 64 lower-case"
+            " digits.",
+        )
     # Not a number, and an infinite one, are in no range.
     if "low" in rule and not rule["low"] <= value <= rule["high"]:
         _refuse(

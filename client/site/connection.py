@@ -44,7 +44,8 @@ MEANINGS = {
     CONNECTED: ("The coordinator answers.", ""),
     "connection.key": (
         "The coordinator does not take this kit's key: it was revoked, replaced, or has expired.",
-        "Ask the coordinator; `confide server provision --renew NAME` makes a new kit.",
+        "Enrol again in a new folder (`confide client enrol`), and have the kit renewed with that"
+        " request.",
     ),
     "connection.clock": (
         "The coordinator's clock and this machine's differ by minutes, and so no key is taken.",
@@ -79,12 +80,13 @@ MEANINGS = {
     ),
     "kit.expired": (
         "The kit's last day is over.",
-        "Ask the coordinator for a new one: `confide server provision --renew NAME`.",
+        "Enrol again in a new folder (`confide client enrol`), and have the kit renewed with that"
+        " request.",
     ),
     "kit.missing": ("A file of the kit cannot be read.", "The gateway's log says which."),
     "kit.owner": ("A file of the kit is not its owner's.", "The gateway's log says which."),
     "kit.format": ("A file of the kit is not as it was written.", "Unpack the kit again."),
-    "kit.key": ("The kit's key is none.", "Ask the coordinator for the kit again."),
+    "kit.key": ("The kit's key is none.", "Enrol again in a new folder."),
 }
 
 

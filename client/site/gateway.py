@@ -24,18 +24,8 @@ from datetime import date
 from pathlib import Path
 from threading import Thread
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-    load_ssh_private_key,
-)
-
 from ...common.errors import ConfideError
-from ...common.machine.kit import Kit, check_current, read_file
+from ...common.machine.kit import Kit, check_current, in_flowers_form, read_file
 from ...common.machine.processes import (
     PROXIES,
     SUPERVISED,
@@ -104,7 +94,7 @@ def _files_of(kit: Kit) -> tuple[dict[str, int], ConfideError | None]:
         check_current(kit, date.today())  # noqa: DTZ011 - the day where the holder is
         return {
             "ca": _in_memory(read_file(kit.ca)),
-            "key": _in_memory(node_key(kit.key)),
+            "key": _in_memory(in_flowers_form(kit.key)),
             "secret": _in_memory(secrets.token_bytes(32)),
         }, None
     except ConfideError as error:
@@ -200,27 +190,6 @@ def environment(home: Path) -> dict[str, str]:
     """All that the processes below get; what else is set here, tokens and passwords, is not."""
     known = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     return {**flower_environment(home, known), **_SWITCHES, "HOME": str(home)}
-
-
-def node_key(path: Path) -> bytes:
-    """The kit's private key in the one form that Flower reads.
-
-    Raises:
-        ConfideError: ``kit.key``.
-    """
-    raw = read_file(path)
-    load = load_ssh_private_key if b"OPENSSH" in raw[:64] else load_pem_private_key
-    try:
-        key = load(raw, None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise ConfideError(
-            "kit.key",
-            f"{path} is not an unencrypted private key of an elliptic curve.",
-            "Ask the coordinator for the kit again.",
-        )
-    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
 
 
 def _in_memory(content: bytes) -> int:

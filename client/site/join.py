@@ -22,6 +22,7 @@ from ...common.errors import ConfideError
 from ...common.machine.kit import Kit, read_kit
 from ...common.machine.processes import SUPERVISED, Kept
 from . import unix_socket
+from .enrol import check_keys
 from .journal import Journal
 from .users import User, as_user, may_read, may_write
 
@@ -112,12 +113,14 @@ def new_ledger_unasked(joining: Joining) -> ConfideError:
 
 
 def check_access(joining: Joining) -> None:
-    """The resident can read what it needs, and the gateway cannot read the text.
+    """The resident can read what it needs, and the gateway cannot read the text, nor anybody else
+    the signing key.
 
     Raises:
-        ConfideError: ``join.python``, ``join.unreadable``, ``join.unwritable`` or
-            ``join.text-open``.
+        ConfideError: ``join.python``, ``join.unreadable``, ``join.unwritable``, ``join.text-open``
+            or ``join.keys-open``.
     """
+    check_keys(joining.ledger, joining.resident, joining.gateway)
     if joining.resident is None or joining.gateway is None:
         return
     for user in (joining.resident, joining.gateway):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...common.machine.processes import end_with_parent
+from .enrol import check_keys
 from .isolation import isolate
 from .journal import Journal, silence
 from .unix_socket import listen
@@ -48,11 +49,12 @@ def run(residence: Residence) -> None:
     """Serve until a signal asks to stop, and end the process.
 
     Raises:
-        ConfideError: ``resident.*``, ``user.*``, ``policy.*``, ``ledger.*`` or
+        ConfideError: ``resident.*``, ``user.*``, ``policy.*``, ``ledger.*``, ``join.keys-open`` or
             ``data.missing-file``, before anything is served: without its ledger what was spent on
             the text is unknown.
     """
     listener, locks = _settle(residence)
+    check_keys(residence.ledger, None, None)  # of whoever this is now
     from ...common.privacy.ledger import Ledger  # brings numpy, and with it threads
     from ..guard.policy_file import load_policy
     from ..text.taken import take_in, was_taken_in

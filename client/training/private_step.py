@@ -1,9 +1,9 @@
 """One private step: Opacus's DPOptimizer with noise from a secure source.
 
 Guarantee: the sum of a Poisson batch's gradients, one for each unit (a record, or the mean over a
-person's records, see ``fold``), each clipped to ``max_grad_norm`` C
-in L2 over all trained parameters together, plus Gaussian noise of standard deviation sigma * C per
-coordinate (Abadi et al. 2016), divided by a public constant.
+person's records, see ``fold``), each clipped to ``max_grad_norm`` C in L2 over all trained
+parameters together, plus Gaussian noise of standard deviation sigma * C per coordinate (Abadi et
+al. 2016), divided by a public constant.
 
 | input | result |
 |---|---|
@@ -67,7 +67,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             loss_reduction="mean",
         )
         self._noised = plan.trust is not Trust.OFF
-        self._std = plan.share_std
+        self._shares = math.sqrt(plan.honest)
         self._longest = plan.clip_norm * most_units(batch)
         self._secure = generator
         self._held: dict[torch.nn.Parameter, Tensor] = {}
@@ -164,6 +164,7 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
         that one unit still moves it by at most C; and whatever a holder has, no honest sum is
         longer than what the gate takes.
         """
+        std = self.noise_multiplier * self.max_grad_norm / self._shares
         squares = [p.summed_grad.double().square().sum() for p in self.params]
         norm = float(torch.stack(squares).sum().sqrt())
         shorter = min(1.0, self._longest / norm) if norm > 0 else 1.0
@@ -172,9 +173,35 @@ class PrivateOptimizer(DPOptimizer):  # type: ignore[misc]
             if self._noised:
                 draw = torch.from_numpy(self._secure.normal(summed.numel()))
                 check_noise(draw)
-                summed = summed + self._std * draw.to(summed.device).view_as(summed)
+                summed = summed + std * draw.to(summed.device).view_as(summed)
             self.released[parameter] = summed.double().view_as(parameter)
             parameter.grad = summed.to(parameter.dtype).view_as(parameter)
+
+
+def noised_update(change: Tensor, plan: Plan, generator: SecureGenerator) -> Tensor:
+    """A holder's whole update (M,) as the one term of a private step: clipped to the plan's norm in
+    L2 over all values together, in float64, with this holder's share of noise.
+
+    | input | result |
+    |---|---|
+    | update with a NaN or an infinity | noise alone |
+    | update longer than the norm | is shortened to it |
+    | no text, or an update of zero | noise alone |
+
+    Source: McMahan et al. 2018, for users. Neighbours differ by the update replaced with zero.
+
+    Raises:
+        ConfideError: ``train.noise``.
+    """
+    whole = change.double()
+    norm = float(torch.linalg.vector_norm(whole))
+    kept = whole * (plan.clip_norm / max(norm, plan.clip_norm)) if math.isfinite(norm) else None
+    if plan.trust is Trust.OFF:
+        return change
+    draw = torch.from_numpy(generator.normal(whole.numel()))
+    check_noise(draw)
+    noise = plan.share_std * draw
+    return noise if kept is None else kept + noise
 
 
 def check_noise(draw: Tensor) -> None:

@@ -1,14 +1,16 @@
-"""A holder's kit: the folder that a coordinator hands to a holder, and the one reader of it.
+"""A holder's kit: a folder with what a coordinator hands to a holder, beside the holder's own key.
 
 ``server/deploy/provision.py`` writes it, ``client/site/join.py`` reads it. It holds where the
-coordinator is, by which certificate it is known, the holder's own key, and the bundles that the
-holder runs; never text, and no path. What is read here came from somebody else: every key is known,
-of one type and bounded, and a private key that others can read is refused. Imports no torch.
+coordinator is, by which certificate it is known, and the bundles that the holder runs; never text,
+and no path. The holder made its key there before (``client/site/enrol.py``); in a trial it came
+with the kit. What is read here came from somebody else: every key is known, of one type and
+bounded, and a private key that others can read is refused. Imports no torch.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import re
 import stat
@@ -20,7 +22,19 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_ssh_private_key,
+)
+
 from ..errors import ConfideError, nearest
+from .paths import write_public, write_secret
 
 SCHEMA = "confide-kit/1"
 KIT_FILE = "kit.toml"
@@ -29,6 +43,8 @@ KEY_FILE = "node.key"
 PUBLIC_FILE = "node.pub"
 POLICY_FILE = "policy.toml"
 README_FILE = "README.md"
+REQUEST_FILE = "request.toml"
+ROSTER_FILE = "roster.toml"
 
 _KEYS = ("schema", "name", "coordinator", "fleet", "bundles", "expires")
 _MOST_BYTES = 64 * 1024
@@ -114,7 +130,7 @@ def check_current(kit: Kit, today: date) -> None:
         raise ConfideError(
             "kit.expired",
             f"The kit of {kit.name} was valid until {kit.expires}; today is {today}.",
-            "Ask the coordinator to renew it (`confide server provision`).",
+            "Enrol in a new folder (`confide client enrol`), and have it renewed by that request.",
         )
 
 
@@ -151,6 +167,58 @@ def read_file(path: Path) -> bytes:
     if len(raw) > _MOST_BYTES:
         raise ConfideError("kit.format", f"{path} is larger than {_MOST_BYTES} bytes.")
     return raw
+
+
+def write_holder_key(key: Path, public: Path) -> None:
+    """Make a holder's pair in the form that Flower's SuperNode and ``flwr supernode`` read."""
+    private = ec.generate_private_key(ec.SECP384R1())
+    write_secret(key, _in_openssh(private))
+    write_public(public, public_line(private) + b"\n")
+
+
+def read_holder_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    """A kit's private key, as PEM of either kind.
+
+    Raises:
+        ConfideError: ``kit.key``, or as ``read_file``.
+    """
+    raw = read_file(path)
+    load = load_ssh_private_key if b"OPENSSH" in raw[:64] else load_pem_private_key
+    try:
+        key = load(raw, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise ConfideError(
+            "kit.key",
+            f"{path} is not an unencrypted private key of an elliptic curve.",
+            "Move it away, make another by `confide client enrol`, and let the coordinator renew"
+            " the kit with its request.",
+        )
+    return key
+
+
+def public_line(key: ec.EllipticCurvePrivateKey) -> bytes:
+    """The public half, as one line without its end."""
+    return key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+
+
+def in_flowers_form(path: Path) -> bytes:
+    """The kit's private key in the one form that Flower reads.
+
+    Raises:
+        ConfideError: as ``read_holder_key``.
+    """
+    return _in_openssh(read_holder_key(path))
+
+
+def _in_openssh(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+
+
+def fingerprint(public: Path) -> str:
+    """SHA-256 of a public key file: what two people can compare on the telephone."""
+    return hashlib.sha256(public.read_bytes().strip()).hexdigest()
 
 
 def _not_the_owners(path: Path) -> ConfideError:
@@ -212,14 +280,17 @@ def _check_files(kit: Kit) -> None:
     for path in (kit.ca, kit.key):
         if not path.is_file():
             raise ConfideError(
-                "kit.missing", f"The kit has no {path.name}.", "Ask the coordinator for it again."
+                "kit.missing",
+                f"The kit has no {path.name}.",
+                "Copy the coordinator's files into the folder where `confide client enrol` made"
+                f" {KEY_FILE}; without that, ask the coordinator again.",
             )
     mode = kit.key.stat().st_mode & 0o777
     if mode & _OTHERS:
         raise ConfideError(
             "kit.key-mode",
             f"{kit.key} has mode {mode:04o}: others can read the private key.",
-            f"Run: chmod 600 {kit.key}; ask for a new key if others may have read it.",
+            f"Run: chmod 600 {kit.key}; enrol in a new folder if others may have read it.",
         )
 
 

@@ -53,6 +53,12 @@ def runs_folder(config: Mapping[str, Any]) -> Path:
     )
 
 
+def keys_beside(ledger: Path) -> Path:
+    """The folder of a holder's own keys for secure sums. Its name does not begin as the ledger's
+    does: a backup of ``LEDGER*`` must not have it."""
+    return ledger.with_name(f"keys-of-{ledger.name}")
+
+
 def public_name(name: str) -> str:
     """The name of a base model as it may be published: its id on the Hub, or of a folder the last
     part alone, since the others are of this machine (MiniCPM#362). Whose folder that is nobody else
@@ -72,14 +78,38 @@ def replace_durably(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)
-        sync_folder(path.parent)
+        _sync_folder(path.parent)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
-def sync_folder(path: Path) -> None:
-    """Sync a folder itself: without this a power failure may bring a replaced file back."""
+def write_secret(path: Path, data: bytes) -> None:
+    """A new file that nobody but its owner may read; one that is there is replaced whole."""
+    _write(path, data, 0o600)
+
+
+def write_public(path: Path, data: bytes) -> None:
+    """A file that everybody may read, below a folder that not everybody may enter."""
+    _write(path, data, 0o644)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Written beside and renamed: never half there, never readable by others in between."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(handle, "wb") as file:
+        os.fchmod(file.fileno(), mode)  # whatever the umask is
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _sync_folder(path: Path) -> None:
+    """Without this a power failure may bring the replaced file back."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -140,9 +140,9 @@ class Roster:
         """Undo ``to_bytes``.
 
         Raises:
-            ConfideError: ``sum.roster``.
+            ConfideError: ``sum.roster`` or ``sum.malformed``.
         """
-        reader = Reader(data, "sum.roster")
+        reader = Reader(data)
         members = []
         while not reader.ended:
             members.append(Member(reader.name(), reader.take(SIGNING_BYTES)))
@@ -216,10 +216,14 @@ def hashed(kind: str, *facts: object) -> str:
 
 
 class Reader:
-    """Takes bytes apart from front to end; ``code`` is that of its complaints."""
+    """Takes bytes apart from front to end.
 
-    def __init__(self, data: bytes, code: str) -> None:
-        self._data, self._at, self._code = data, 0, code
+    Raises:
+        ConfideError: ``sum.malformed`` where they end too early, or hold no name.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
 
     @property
     def ended(self) -> bool:
@@ -229,7 +233,7 @@ class Reader:
         """The next ``count`` bytes."""
         piece = self._data[self._at : self._at + count]
         if len(piece) != count:
-            raise ConfideError(self._code, "A message about a secure sum ends too early.")
+            raise ConfideError("sum.malformed", "A message about a secure sum ends too early.")
         self._at += count
         return piece
 
@@ -239,7 +243,7 @@ class Reader:
         try:
             return raw.decode()
         except UnicodeDecodeError:
-            raise ConfideError(self._code, "A name is not UTF-8.") from None
+            raise ConfideError("sum.malformed", "A name is not UTF-8.") from None
 
 
 def named(name: str) -> bytes:

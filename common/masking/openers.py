@@ -94,13 +94,13 @@ class Card:
         """Undo ``to_bytes``, and check that the card was made for the run.
 
         Raises:
-            ConfideError: ``sum.card`` or ``sum.signature``.
+            ConfideError: ``sum.malformed`` or ``sum.signature``.
         """
-        reader = Reader(data, "sum.card")
+        reader = Reader(data)
         signing = reader.take(SIGNING_BYTES)
         opener = _opener(reader)
         if not reader.ended:
-            raise ConfideError("sum.card", "A card has more than a card.")
+            raise ConfideError("sum.malformed", "A card has more than a card.")
         member = Member(opener.name, signing)
         opener.check(member, run)
         return cls(member, opener)
@@ -274,9 +274,9 @@ def openers_from_bytes(data: bytes) -> tuple[Opener, ...]:
     """Undo the joined ``Opener.to_bytes``.
 
     Raises:
-        ConfideError: ``sum.call``.
+        ConfideError: ``sum.malformed``.
     """
-    reader, found = Reader(data, "sum.call"), list[Opener]()
+    reader, found = Reader(data), list[Opener]()
     while not reader.ended and len(found) <= MOST_OPENERS:
         found.append(_opener(reader))
     return tuple(found)
@@ -286,11 +286,11 @@ def statement_from_bytes(data: bytes, openers: int) -> Statement:
     """The one statement that an update carries.
 
     Raises:
-        ConfideError: ``sum.statement``.
+        ConfideError: ``sum.malformed``.
     """
     found = statements_from_bytes(data, openers)
     if len(found) != 1:
-        raise ConfideError("sum.statement", "The update has no statement, or several.")
+        raise ConfideError("sum.malformed", "The update has no statement, or several.")
     return found[0]
 
 
@@ -298,9 +298,9 @@ def statements_from_bytes(data: bytes, openers: int) -> tuple[Statement, ...]:
     """Undo the joined ``Statement.to_bytes`` of a call with so many openers.
 
     Raises:
-        ConfideError: ``sum.statement``.
+        ConfideError: ``sum.malformed``.
     """
-    reader, found = Reader(data, "sum.statement"), list[Statement]()
+    reader, found = Reader(data), list[Statement]()
     while not reader.ended:
         name, masked = reader.name(), reader.take(sha256().digest_size)
         signature = reader.take(SIGNATURE_BYTES)

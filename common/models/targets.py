@@ -1,11 +1,11 @@
 """``lora.targets``: which modules of a model get an adapter.
 
-A list of names, PEFT's ``all-linear``, or a regular expression over whole module names, as PEFT
-takes them; empty, PEFT's own table of the model's family decides, or else the usual names of query
-and value. Each entry of a list must fit a
-module of the layers that are adapted: an adapter that is silently smaller than what was asked for
-is a wrong answer. A pattern comes from the coordinator and is matched at every holder, so it is
-short, and given up on when it takes too long; PEFT gets the names that it found, never the pattern.
+The value is a list of names, PEFT's ``all-linear``, or a regular expression over whole module
+names, as PEFT takes them. If it is empty, PEFT's own table for the model's family decides, or else
+the usual names of query and value. Each entry of a list must fit a module of the adapted layers: an
+adapter that is silently smaller than what was asked for is a wrong answer. A pattern comes from the
+coordinator and is matched at every holder. So it must be short, and matching is given up when it
+takes too long; PEFT gets the names that it found, never the pattern.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ class Unit(StrEnum):
 
     RECORD = "record"
     PERSON = "person"  # all records of one person at one holder
+    HOLDER = "holder"  # all that one holder has; its whole update is clipped
 
 
 UNITS = tuple(unit.value for unit in Unit)

@@ -67,6 +67,7 @@ __all__ = [
     "Receipt",
     "RunPlan",
     "Verdict",
+    "already_opened",
     "canonical",
     "in_words",
     "verify",
@@ -272,11 +273,7 @@ class Ledger:
             if known is None:
                 self._append(state="opened", call=call, set=contributions)
             elif known != contributions:
-                raise ConfideError(
-                    "sum.opened",
-                    "This sum was opened over another set of contributions.",
-                    "Nothing was answered. No coordinator needs two sums of one request.",
-                )
+                raise already_opened()
 
     def steps(self, run: str | None = None, *, unmasked: bool = False) -> tuple[GaussianSteps, ...]:
         """All that was charged, by every run or by one; what is only reserved counts as spent.
@@ -367,6 +364,15 @@ class Ledger:
             raise corrupt("It does not keep the replies of its newest releases.")
         for _, task, body in rows:
             checked_reply(body, self._book.tasks[task])
+
+
+def already_opened() -> ConfideError:
+    """The error of a sum that was opened over another set of contributions."""
+    return ConfideError(
+        "sum.opened",
+        "This sum was opened over another set of contributions.",
+        "Nothing was answered. No coordinator needs two sums of one request.",
+    )
 
 
 def first_objection(

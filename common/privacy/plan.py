@@ -37,6 +37,7 @@ class Relation(StrEnum):
     """Which data sets are neighbours."""
 
     ADD_OR_REMOVE_ONE = "add-or-remove-one"
+    ZERO_OUT = "zero-out"  # a holder's update is replaced by zero; that it takes part is public
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,10 @@ class Plan:
     """One holder's part: per round ``steps_per_round`` sums over Poisson batches, each unit's
     term clipped to L2 norm ``clip_norm``, each sum with noise of std ``noise_std``. A person's
     term is clipped as a whole, whatever the number of records, so that no group factor appears.
+
+    Where the unit is the holder its whole update is the one term, with ``sampling_rate`` 1 and one
+    step a round, whatever goes on inside (McMahan et al. 2018, for users); neighbours differ by
+    that update replaced with zero.
 
     With ``trust = off`` the noise multiplier is 0 and there is no promise; otherwise it is > 0.
     With ``trust = distributed`` the noise is that of a secure sum of at least ``least``
@@ -77,6 +82,7 @@ class Plan:
             if type(value) is not int or value < 1:
                 _refuse(name, value, "a whole number >= 1")
         self._check_sum()
+        self._check_holder()
         if self.clip_norm <= 0:
             _refuse("clip_norm", self.clip_norm, "above 0")
         if not 0 < self.sampling_rate <= 1:
@@ -96,6 +102,16 @@ class Plan:
             _refuse("least", self.least, "1, or 2 and more with trust = distributed")
         if shared and self.steps_per_round != 1:
             _refuse("steps_per_round", self.steps_per_round, "1 with trust = distributed")
+
+    def _check_holder(self) -> None:
+        """A holder alone would drown in its noise: only a sum can have a holder for its unit."""
+        whole = self.unit is Unit.HOLDER
+        if whole != (self.relation is Relation.ZERO_OUT):
+            _refuse("relation", self.relation, f"that of the unit {self.unit}")
+        if whole and self.trust is Trust.LOCAL:
+            _refuse("trust", self.trust, "distributed, or off, where the unit is the holder")
+        if whole and (self.sampling_rate, self.steps_per_round) != (1, 1):
+            _refuse("sampling_rate", self.sampling_rate, "1, and one step, for the unit holder")
 
     @classmethod
     def calibrate(
@@ -127,6 +143,7 @@ class Plan:
             )
         return cls(
             unit=unit,
+            relation=relation_of(unit),
             trust=trust,
             clip_norm=clip_norm,
             noise_multiplier=noise_multiplier,
@@ -213,6 +230,11 @@ class Plan:
                 _refuse(name, values[name], f"one of {', '.join(kind)}")
             values[name] = kind(values[name])
         return cls(**values)
+
+
+def relation_of(unit: Unit) -> Relation:
+    """Which texts are neighbours where that is the unit."""
+    return Relation.ZERO_OUT if unit is Unit.HOLDER else Relation.ADD_OR_REMOVE_ONE
 
 
 def _whole(name: str, value: int) -> int:

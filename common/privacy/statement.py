@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .accountant import GaussianSteps, true_positive_rate
-from .plan import Plan, Relation, Trust, Unit
+from .plan import Plan, Relation, Trust, Unit, relation_of
 
 NOT_PRIVATE = "NOT DIFFERENTIALLY PRIVATE"
 COMPUTATIONAL = (
@@ -54,6 +54,17 @@ _WORDS = {
             " one holder"
         },
     ),
+    Unit.HOLDER: _Words(
+        any_one="all that any single holder has was used",
+        every_other="the updates of every other holder",
+        particular="the text of one particular holder was used",
+        absent="the holders whose text was not used",
+        present="those whose text was",
+        neighbours={
+            Relation.ZERO_OUT: "zero-out: one holder's update replaced by zero; that it takes part"
+            " is public"
+        },
+    ),
 }
 
 
@@ -62,7 +73,7 @@ def claim(
     epsilon: float,
     delta: float,
     unit: Unit = Unit.RECORD,
-    relation: Relation = Relation.ADD_OR_REMOVE_ONE,
+    relation: Relation | None = None,
     trust: Trust = Trust.LOCAL,
     least: int = 1,
     colluding: int = 0,
@@ -75,8 +86,9 @@ def claim(
     against whoever sees the sum alone and is told everything by up to ``colluding`` holders.
     """
     if trust is Trust.OFF or not math.isfinite(epsilon):
-        return f"{NOT_PRIVATE}: no noise protects a {unit} of a holder."
-    words = _WORDS[unit]
+        whom = "a holder" if unit is Unit.HOLDER else f"a {unit} of a holder"
+        return f"{NOT_PRIVATE}: no noise protects {whom}."
+    words, relation = _WORDS[unit], relation or relation_of(unit)
     of_all = f" from all {runs} runs on its text together" if runs > 1 else ""
     whom, noise = "anyone, the coordinator included,", "local noise"
     if trust is Trust.DISTRIBUTED:

@@ -22,6 +22,7 @@ ROBUST = {
     "multi-krum": 3,
     "geometric-median": 1,
 }
+_WELL_BELOW = 10  # 1 by so many times the holders is the most that delta may be
 _HOSTILE_SHARE = 5  # one in so many, where nobody says how many
 Refuse = Callable[[str, str], None]  # a message, and what to do instead
 # Settings that change what is learnt: refused beside a task that has no use for them. The others
@@ -125,6 +126,8 @@ def _check_privacy(s: Settings, refuse: Refuse) -> None:
             "Set data.person to the column whose equal values belong to one person, or"
             " privacy.unit = 'record'.",
         )
+    if s.privacy.unit == "holder":
+        _check_holder(s, refuse)
     if s.privacy.trust == "off" and s.privacy.noise_multiplier > 0:
         refuse(
             f"privacy.trust = 'off' adds no noise, but privacy.noise-multiplier ="
@@ -139,12 +142,35 @@ def _check_privacy(s: Settings, refuse: Refuse) -> None:
         )
 
 
+def _check_holder(s: Settings, refuse: Refuse) -> None:
+    """What does not go with protecting all that a holder has."""
+    about, least = "privacy.unit = 'holder'", s.round.min_holders
+    if s.privacy.trust == "local":
+        refuse(
+            f"{about} with privacy.trust = 'local' would leave nothing of an update: each holder"
+            " alone would be hidden in its own noise.",
+            "Set privacy.trust = 'distributed', or privacy.unit = 'person'.",
+        )
+    if s.privacy.trust == "distributed" and s.privacy.delta > 1 / (_WELL_BELOW * least):
+        refuse(
+            f"{about} with privacy.delta = {s.privacy.delta:g} and {least} holders at least: within"
+            " such a delta one holder in a few could be shown whole.",
+            f"Set privacy.delta at most {1 / (_WELL_BELOW * least):.1g}.",
+        )
+    if s.task.counted or s.round.holder_metric:
+        refuse(
+            f"{about}: a noisy sum of records (task.class-weights = 'counted',"
+            " round.holder-metric) would count each holder as one.",
+            "Give task.class-weights as numbers, and leave round.holder-metric empty.",
+        )
+
+
 def _check_distributed(s: Settings, refuse: Refuse) -> None:
     """What has no proof, or no meaning, where noise is in shares behind masks."""
     if s.privacy.trust != "distributed":
         return
     about, method = "privacy.trust = 'distributed'", method_of(s.aggregate.method)
-    if s.round.mode != "gradient":
+    if s.round.mode != "gradient" and s.privacy.unit != "holder":
         refuse(
             f"{about} does not go with round.mode = {s.round.mode!r}: a second local step would"
             " start where only a share of the noise protects the first, and no clip bounds what one"

@@ -221,7 +221,8 @@ class PrivacySpec:
         "The holders that are to open secure sums, separated by commas; privacy.colluding + 1 of "
         "them do. Empty: any.")
     unit: str = choice("record", UNITS,
-        "What the promise protects: a record, or all records of a person.")
+        "What the promise protects: a record, all records of a person, or all that a holder has "
+        "(with trust = distributed; 100 holders and more).")
     records_per_person: int = number(8, "[1, 1_000_000]",
         "Maximum number of a person's records in a step, drawn anew each time (unit = person).")
     epsilon: float = number(8.0, "(0, 100]",

@@ -273,6 +273,8 @@ def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
         raise ConfideError("data.unknown-unit", f"{unit!r} is not a unit.", nearest(unit, UNITS))
     if unit == Unit.RECORD:
         return [[index] for index in range(len(records))]
+    if unit == Unit.HOLDER:
+        return [list(range(len(records)))]
     groups: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         if record.person is None:

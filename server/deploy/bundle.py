@@ -19,11 +19,11 @@ import tomli_w
 
 from ... import __version__
 from ...common.errors import ConfideError
+from ...common.machine.paths import write_public
 from ...common.settings import Settings
 from ..run_folder import by_room
 from . import flower
 from .federation import Federation
-from .keys import write_public
 
 
 def _app() -> dict[str, Any]:

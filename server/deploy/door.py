@@ -13,9 +13,9 @@ import os
 import socket
 from pathlib import Path
 
+from ...common.machine.paths import write_public
 from ...common.machine.processes import can_bind as _is_there
 from .federation import Federation
-from .keys import write_public
 
 # The calls of a SuperNode of Flower 1.41, all POST. Not among them: register-node, unregister-node.
 CALLS = (

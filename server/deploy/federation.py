@@ -18,9 +18,12 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError, nearest
+from ...common.machine.kit import ROSTER_FILE
+from ...common.machine.paths import write_public
 from ...common.machine.processes import at_loopback
+from ...common.masking.enrolment import roster_text
+from ...common.masking.keys import Member, Roster
 from ..senders import NAMELESS
-from .keys import write_public
 
 FILE_NAME = "federation.toml"
 _SERVICE = "/var/lib/confide-server"  # of deploy/systemd/confide-coordinator.service
@@ -38,12 +41,22 @@ _HEAD = """# The federation {name}, written by `confide server provision`. The p
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
-    """A holder by its public key; after ``expires`` (UTC) the door does not know it any more."""
+    """A holder by its public keys.
+
+    Attributes:
+        key: SHA-256 of the public half of what it connects by.
+        expires: the last day (UTC) on which the door knows it.
+        made_here: whether that key was made in this folder, whose owner may have a copy.
+        signing: what its signatures in secure sums are checked by, in hex; empty where the holder
+            made none, and takes part in no secure sum.
+    """
 
     name: str
     key: str
     expires: date
     revoked: bool = False
+    made_here: bool = True
+    signing: str = ""
 
     def may_connect(self, today: date) -> bool:
         """Whether the key counts on this day."""
@@ -75,6 +88,15 @@ class Federation:
         return self.folder / "bundle"
 
     @property
+    def roster(self) -> Roster:
+        """Who takes part in secure sums: all that sent a signing key and were not shut out."""
+        return Roster(
+            Member(holder.name, bytes.fromhex(holder.signing))
+            for holder in self.holders.values()
+            if holder.signing and not holder.revoked
+        )
+
+    @property
     def logs(self) -> Path:
         return self.folder / "log"
 
@@ -101,9 +123,15 @@ class Federation:
         return replace(self, holders={**self.holders, holder.name: holder})
 
     def save(self) -> None:
-        """Write federation.toml, whole or not at all."""
+        """Write federation.toml, whole or not at all, and roster.toml from it."""
         holders = {
-            holder.name: {"key": holder.key, "expires": holder.expires, "revoked": holder.revoked}
+            holder.name: {
+                "key": holder.key,
+                "expires": holder.expires,
+                "revoked": holder.revoked,
+                "made-here": holder.made_here,
+                "signing": holder.signing,
+            }
             for holder in self.holders.values()
         }
         table = {
@@ -116,6 +144,12 @@ class Federation:
         }
         text = _HEAD.format(name=self.name) + tomli_w.dumps(table)
         write_public(self.folder / FILE_NAME, text.encode())
+        kits = (self.kit(name) for name in self.holders)
+        for place in (self.folder, *(kit for kit in kits if kit.is_dir())):
+            if len(self.roster):
+                write_public(place / ROSTER_FILE, roster_text(self.roster).encode())
+            else:
+                (place / ROSTER_FILE).unlink(missing_ok=True)
 
 
 def load_federation(folder: Path) -> Federation:
@@ -133,12 +167,12 @@ def load_federation(folder: Path) -> Federation:
         raise ConfideError(
             "federation.missing",
             f"{folder} is not a federation: {path.name} cannot be read ({error.strerror}).",
-            "Make one: `confide server provision DIR --holders N --host NAME`.",
+            "Make one: `confide server provision DIR --host NAME`.",
         ) from None
     except ValueError as error:
         raise _malformed(path, f"is not TOML: {error}") from None
     try:
-        return Federation(
+        found = Federation(
             folder=folder,
             host=check_host(table["host"]),
             port=check_port(table["port"]),
@@ -148,6 +182,11 @@ def load_federation(folder: Path) -> Federation:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise _malformed(path, f"lacks or misspells {error}") from None
+    try:
+        found.roster  # noqa: B018 - two holders of one signing key
+    except ConfideError as error:
+        raise _malformed(path, f"has no sound roster: {error.message}") from None
+    return found
 
 
 def _check_owner(folder: Path) -> None:
@@ -227,14 +266,23 @@ def check_port(port: Any) -> int:
 
 def _holder(name: str, row: Mapping[str, Any]) -> Holder:
     expires, revoked = row["expires"], row["revoked"]
-    if type(expires) is not date or type(revoked) is not bool:
+    # What an older confide wrote knows of no key that a holder made itself.
+    made_here, signing = row.get("made-here", True), row.get("signing", "")
+    if type(expires) is not date or type(revoked) is not bool or type(made_here) is not bool:
         raise TypeError(f"holders.{name}")
-    return Holder(name=check_holder(name), key=_hash(row["key"]), expires=expires, revoked=revoked)
+    return Holder(
+        name=check_holder(name),
+        key=_hash(row["key"]),
+        expires=expires,
+        revoked=revoked,
+        made_here=made_here,
+        signing=_hash(signing) if signing else "",
+    )
 
 
 def _hash(value: Any) -> str:
     if not isinstance(value, str) or not _FINGERPRINT.fullmatch(value):
-        raise TypeError("a SHA-256 of 64 hexadecimal digits")
+        raise TypeError("64 hexadecimal digits")
     return value
 
 

@@ -20,9 +20,9 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
+from ...common.machine.paths import write_public, write_secret
 from ...common.machine.processes import flower_environment, last_words, loopback
 from .federation import Federation
-from .keys import write_public, write_secret
 
 FEDERATION = "CONFIDE_FEDERATION"  # whose server started a program: its folder
 _SECRET_BYTES = 32

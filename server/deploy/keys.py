@@ -1,15 +1,13 @@
-"""The keys of a federation: a CA, the door's certificate, and a key pair for each holder.
+"""The keys of a federation itself: a CA, and the door's certificate.
 
 The CA signs the door's certificate and nothing else; a holder is known by its public key alone
-(X.509 as RFC 5280 has it, P-384 throughout). A private key is written once, into a file that only
-its owner can read, and is never printed, logged or put into an error.
+(``common.machine.kit``; X.509 as RFC 5280 has it, P-384 throughout). A private key is written once,
+into a file that only its owner can read, and is never printed, logged or put into an error.
 """
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
-import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -20,12 +18,12 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from ...common.errors import ConfideError
+from ...common.machine.paths import write_public, write_secret
 
 CA_DAYS = 3650
 DOOR_DAYS = 397  # the longest that browsers and many libraries still take
@@ -95,19 +93,6 @@ def write_door_certificate(
     write_public(certificate, signed.public_bytes(Encoding.PEM))
 
 
-def write_holder_key(key: Path, public: Path) -> None:
-    """Make a holder's pair in the form that Flower's SuperNode and ``flwr supernode`` read."""
-    private = ec.generate_private_key(ec.SECP384R1())
-    write_secret(key, private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
-    line = private.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
-    write_public(public, line + b"\n")
-
-
-def fingerprint(public: Path) -> str:
-    """SHA-256 of a public key file: what two people can compare on the telephone."""
-    return hashlib.sha256(public.read_bytes().strip()).hexdigest()
-
-
 def expiry_of(certificate: Path) -> datetime:
     """When a certificate ends, in UTC."""
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
@@ -119,30 +104,6 @@ def general_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         return x509.DNSName(host)
-
-
-def write_secret(path: Path, data: bytes) -> None:
-    """A new file that nobody but its owner may read; one that is there is replaced whole."""
-    _write(path, data, 0o600)
-
-
-def write_public(path: Path, data: bytes) -> None:
-    """A file that everybody may read, below a folder that not everybody may enter."""
-    _write(path, data, 0o644)
-
-
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Written beside and renamed: never half there, never readable by others in between."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
-    beside.unlink(missing_ok=True)
-    handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(handle, "wb") as file:
-        os.fchmod(file.fileno(), mode)  # whatever the umask is
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _builder(

@@ -14,10 +14,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...common.errors import ConfideError
+from ...common.machine.kit import fingerprint
+from ...common.machine.paths import write_public
+from ...common.masking.keys import Roster
+from ...common.plans import is_shared
+from ...common.settings import Settings
 from ..senders import NAMELESS
 from . import flower
 from .federation import Federation, Holder, load_federation
-from .keys import fingerprint, write_public
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +109,31 @@ def names_here() -> Callable[[], Mapping[int, str]] | None:
         return None
     federation = load_federation(Path(folder))
     return lambda: names(federation)
+
+
+def roster_here() -> Roster | None:
+    """For a ServerApp, likewise: who may take part in a run's secure sums, as federation.toml has
+    it when the run begins. A run keeps it."""
+    folder = os.environ.get(flower.FEDERATION)
+    return load_federation(Path(folder)).roster if folder is not None else None
+
+
+def check_roster(settings: Settings, roster: Roster) -> None:
+    """Refuse a run whose secure sums the members of the roster are too few for.
+
+    Raises:
+        ConfideError: ``sum.no-roster``.
+    """
+    least = settings.round.min_holders
+    if is_shared(settings) and len(roster) < least:
+        raise ConfideError(
+            "sum.no-roster",
+            f"privacy.trust = 'distributed' adds up what at least {least} holders sent"
+            f" (round.min-holders), but {len(roster)} of this federation sent a signing key.",
+            "Let each holder run `confide client enrol`, take its request by `confide server"
+            " provision DIR --add NAME --request FILE` (--renew, if it is in), and let all"
+            " administrators compare the roster.",
+        )
 
 
 def _register(federation: Federation, holder: Holder) -> Member:

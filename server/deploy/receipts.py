@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ...common.errors import ConfideError
+from ...common.machine.paths import write_public
 from ...common.privacy.ledger import Receipt
 from ..ledgers import Faults, Memory
 from . import flower
 from .federation import Federation, load_federation
-from .keys import write_public
 
 FILE = "receipts.json"
 

@@ -19,15 +19,14 @@ from typing import Any
 import tomli_w
 
 from ...common.errors import ConfideError
-from ...common.machine.paths import local_or_cached, resumed_run, runs_folder
+from ...common.machine.paths import local_or_cached, resumed_run, runs_folder, write_public
 from ...common.machine.processes import last_words_in, length_of
 from ...common.settings import Scalar, from_flat
 from ..run_folder import PUBLIC_FILE, RunFolder, Tail, by_room, new_id, read_events, read_live
 from . import flower
 from .bundle import check_bundle
 from .federation import Federation
-from .keys import write_public
-from .members import names
+from .members import check_roster, names
 
 Event = dict[str, Any]
 
@@ -225,10 +224,11 @@ def run_over(
         wait: seconds to wait for holders that are not connected; then it begins with those there.
 
     Raises:
-        ConfideError: ``provision.bundle``, ``server.down``, ``run.too-few-holders``, and whatever
-            ended the run.
+        ConfideError: ``sum.no-roster``, ``provision.bundle``, ``server.down``,
+            ``run.too-few-holders``, and whatever ended the run.
     """
     settings = from_flat(config)
+    check_roster(settings, federation.roster)
     check_bundle(federation, config)
     progress = _once(progress)
     least = max(settings.round.min_holders, settings.round.holders)

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import ConfideError
+from ...common.machine.paths import write_public
 from ...common.machine.processes import loopback
 from . import flower
 from .federation import Federation
-from .keys import expiry_of, write_public
+from .keys import expiry_of
 from .members import members
 from .receipts import Known, read_known
 
@@ -32,13 +33,16 @@ _FORBIDDEN = 403
 @dataclass(frozen=True, kw_only=True)
 class HolderState:
     """A holder: ``connected``, ``away``, ``never-seen``, ``revoked`` or ``expired``; ``ledger`` is
-    the newest fault of its ledger with the run that found it, or empty."""
+    the newest fault of its ledger with the run that found it, or empty; ``made_here``, whether the
+    coordinator made its key; ``signs``, whether it takes part in secure sums."""
 
     name: str
     state: str
     node: int | None
     days_left: int
     ledger: str = ""
+    made_here: bool = False
+    signs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +190,14 @@ def _holders(federation: Federation, nodes: Mapping[int, flower.Node]) -> list[H
         one = known.get(holder.name, Known())
         told = f"{one.fault} in {one.run}" if one.fault else ""
         found.append(
-            HolderState(name=holder.name, state=state, node=number, days_left=left, ledger=told)
+            HolderState(
+                name=holder.name,
+                state=state,
+                node=number,
+                days_left=left,
+                ledger=told,
+                made_here=holder.made_here,
+                signs=bool(holder.signing) and not holder.revoked,
+            )
         )
     return found

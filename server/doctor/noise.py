@@ -40,6 +40,7 @@ def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield from _drowned(settings, facts)
         yield from _small_steps(settings, facts)
         yield from _unknown(facts)
+    yield from head_alone(settings)
     yield from _abandoned(settings, facts)
     yield from _impatient(settings)
 
@@ -97,6 +98,7 @@ def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """Of a method that is not sound under noise, which a run says at its start, too."""
     method, facts = method_of(settings.aggregate.method), _seen(settings, facts)
     bare = settings.privacy.trust == "off" or settings.lora.method == "head"
+    bare = bare or settings.privacy.unit == "holder"  # there it is a matter of few holders
     if bare or method.noise.verdict == "sound":
         return
     much = not (facts.sizes and facts.trained) or (
@@ -108,6 +110,22 @@ def both_factors(settings: Settings, facts: Facts) -> Iterator[Finding]:
         what=f"aggregate.method = {method.name!r} {method.noise.what}",
         why=method.noise.why,
         fix=method.noise.instead,
+    )
+
+
+def head_alone(settings: Settings) -> Iterator[Finding]:
+    """Of a method that trains LoRA and never B, which a run says at its start, too."""
+    method = method_of(settings.aggregate.method)
+    if "B" in method.trains or settings.lora.method == "head":
+        return
+    yield Finding(
+        name="b-stays-zero",
+        severity=Severity.NOT_SOUND,
+        what=f"aggregate.method = {method.name!r} trains LoRA's A alone, and B stays at zero.",
+        why="LoRA's change of a weight is B times A, which is zero whatever A becomes: the head"
+        " alone learns, and A takes a part of its clip norm.",
+        fix="Set aggregate.method = 'rolora', which trains B and A in turn, 'ffa', which trains B,"
+        " or lora.method = 'head', which trains the head alone.",
     )
 
 
@@ -133,7 +151,7 @@ def _drowned(settings: Settings, facts: Facts) -> Iterator[Finding]:
 
 
 def _small_steps(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    if not facts.sizes or facts.at_most:
+    if not facts.sizes or facts.at_most or settings.privacy.unit == "holder":
         return
     units = facts.sizes[len(facts.sizes) // 2]
     steps = _rounds(settings)

@@ -14,6 +14,7 @@ from . import Facts, Finding, Severity
 
 MOST_EPSILON = 10.0  # above it: "weak to no formal privacy" (Ponomareva et al. 2023, section 5.2)
 SAFE_SHARE = 0.1  # of 1/n, the most that delta should be
+ENOUGH_HOLDERS = 100
 MOST_GROUP = 32  # records of a person, more of which would only be a longer computation
 
 
@@ -22,7 +23,16 @@ def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
     if settings.privacy.trust == "off":
         yield _noise_off()
         return
-    for rule in (_delta, _given_noise, _weak, _persons, _half_precision, _drawn_holders, _size):
+    for rule in (
+        _delta,
+        _few_holders,
+        _given_noise,
+        _weak,
+        _persons,
+        _half_precision,
+        _drawn_holders,
+        _size,
+    ):
         yield from rule(settings, facts)
 
 
@@ -38,7 +48,7 @@ def _noise_off() -> Finding:
 
 def _delta(settings: Settings, facts: Facts) -> Iterator[Finding]:
     delta, unit = settings.privacy.delta, settings.privacy.unit
-    if not facts.sizes:
+    if not facts.sizes or unit == "holder":
         return
     below = sum(delta >= 1 / n for n in facts.sizes)
     close = sum(delta > SAFE_SHARE / n for n in facts.sizes)
@@ -64,6 +74,21 @@ def _delta(settings: Settings, facts: Facts) -> Iterator[Finding]:
             " well below one.",
             fix=fix,
         )
+
+
+def _few_holders(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    """Whether there are enough holders to hide one of them."""
+    many = facts.holders or settings.round.min_holders
+    if settings.privacy.unit != "holder" or many >= ENOUGH_HOLDERS:
+        return
+    yield Finding(
+        name="few-holders",
+        severity=Severity.NOT_SOUND,
+        what=f"privacy.unit = 'holder' with {many} holders.",
+        why="The noise that hides all that one of them has hides most of what few have together:"
+        " docs/benchmarks.md has the accuracy at 10, 100 and 1,000 holders.",
+        fix="Set privacy.unit = 'person' or 'record', or find a hundred holders.",
+    )
 
 
 def _given_noise(settings: Settings, facts: Facts) -> Iterator[Finding]:
@@ -165,7 +190,7 @@ def _size(settings: Settings, facts: Facts) -> Iterator[Finding]:
     """Whether a holder's sum may be cut to the length of ``train.batch`` clipped units."""
     unit, batch, rate = settings.privacy.unit, settings.train.batch, settings.train.rate
     larger = sum(rate * n > batch for n in facts.sizes)
-    if not larger or facts.at_most:
+    if not larger or facts.at_most or unit == "holder":
         return
     yield Finding(
         name="batch-small",

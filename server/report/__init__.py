@@ -93,7 +93,7 @@ def epsilon_text(epsilon: float | None) -> str:
 
 def unmasked(claim: Json) -> list[str]:
     """What a claim says of its secure sums, in sentences; nothing where there were none."""
-    about = claim["secure_sum"]
+    about = claim.get("secure_sum")
     if not about:
         return []
     left = (

@@ -98,7 +98,8 @@ def _check_charged(run: RunRecord, accounts: Sequence[Account]) -> Json:
     problems = []
     for account in accounts:
         charged = sum(step.steps for step in account.steps)
-        due = account.history.rounds * run.settings.train.steps + account.history.sums
+        steps = plan_of(run.settings).steps_per_round
+        due = account.history.rounds * steps + account.history.sums
         if charged < due:
             problems.append(f"{account.name}: {charged} steps charged, {due} released")
     return _check(

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from ...common.plans import plan_of, planned_unmasked
 from ...common.privacy import accountant, statement
 from ...common.privacy.groups import ACCOUNTING, group_epsilon
-from ...common.privacy.plan import Relation, Trust, Unit
+from ...common.privacy.plan import Trust, Unit, relation_of
 from . import Json
 from .accounts import Account, Steps
 from .reading import RunRecord
@@ -171,7 +171,7 @@ def claim_json(
         "private": promise.private,
         "sentence": _sentence(run, promise, failed),
         "unit": run.settings.privacy.unit,
-        "neighbouring": str(Relation.ADD_OR_REMOVE_ONE),
+        "neighbouring": str(relation_of(run.unit)),
         "epsilon": promise.epsilon,
         "delta": promise.delta,
         "runs": promise.runs,

@@ -17,14 +17,9 @@ from .reading import RunRecord
 
 def released(run: RunRecord, accounts: Sequence[Account]) -> Json:
     """Everything that left a holder, or that the run made public, by who answers for it."""
-    s, trained = run.settings, run.start.get("model", {}).get("trained")
-    kind = "sum of clipped gradients" if s.round.mode == "gradient" else "change of the adapter"
-    size = f" of {trained:,} numbers" if trained else ""
-    if stays := method_of(s.aggregate.method).stays:
-        size += f", without LoRA's {stays},"
-    update = f"One {kind}{size} per round and holder"
-    guarded = f"clipped to {s.privacy.clip:g} per {run.unit}; {_noise_by(s)}"
-    left = [(update, guarded), *_summed(run)]
+    clip = run.settings.privacy.clip
+    guarded = f"clipped to {clip:g} per {run.unit}; {_noise_by(run.settings)}"
+    left = [(_update(run), guarded), *_summed(run)]
     if not run.private:
         left = [(what, "no noise was added: it can reveal records") for what, _ in left]
     bare = [] if run.private else left
@@ -33,6 +28,20 @@ def released(run: RunRecord, accounts: Sequence[Account]) -> Json:
         "public": _things(public()),
         "not_accounted": _things([*bare, *not_accounted()]),
     }
+
+
+def _update(run: RunRecord) -> str:
+    """What an update is, and of how many numbers: those that leave, not all that are trained."""
+    method = method_of(run.settings.aggregate.method)
+    gradient = run.settings.round.mode == "gradient"
+    what = "sum of clipped gradients" if gradient else "change of the adapter"
+    if sent := run.start.get("model", {}).get("sent"):
+        what += f" of {' or '.join(f'{size:,}' for size in sent)} numbers"
+        what += " (rounds differ)" if len(sent) > 1 else ""
+        what += " (fewer from a holder that trains a smaller rank)" if method.ranks else ""
+    if method.stays:
+        what += f", without LoRA's {method.stays},"
+    return f"One {what} per round and holder"
 
 
 def _summed(run: RunRecord) -> list[tuple[str, str]]:
@@ -134,6 +143,13 @@ def not_protected(run: RunRecord, groups: Sequence[Json]) -> list[Json]:
 def _weaker(run: RunRecord, groups: Sequence[Json]) -> tuple[str, str]:
     """For whom the promise is weaker than it may sound."""
     person = run.settings.data.person
+    if run.unit is Unit.HOLDER:
+        apart = (
+            "The promise is that a holder's update could as well have been zero. Who takes part is"
+            " public, and what several holders have of one person is protected as each holder's"
+            " own."
+        )
+        return ("That a holder takes part", apart)
     if run.unit is Unit.PERSON:
         apart = (
             f"Persons are the values of the column {person!r}, as the holder filled it in. Someone"

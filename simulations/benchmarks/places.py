@@ -18,7 +18,7 @@ from ...client.guard.policy_file import simulated_policy
 from ...common.errors import ConfideError
 from ...common.settings import Scalar
 from ...server.run_folder import PUBLIC_FILE
-from ..scenario import Scenario, load_scenario, prepare, run_config
+from ..scenario import Scenario, prepare, run_config
 
 # As the table calls them, and as ``prepare_federation`` does.
 PARTITIONS: Mapping[str, str] = {"iid": "iid", "dirichlet": "dirichlet", "natural": "unit"}
@@ -31,8 +31,8 @@ EVERYTHING = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A prepared federation: its folder, and how its text is shared out; where it is ``pooled``,
-    one holder has all of it."""
+    """A prepared federation: its folder, and how its text is shared out; ``pooled`` where one place
+    has the text of all."""
 
     scenario: Scenario
     partition: str
@@ -49,14 +49,6 @@ class Place:
         """The largest ``lora.rank`` that every holder's policy lets it train."""
         return min(simulated_policy(file).max_rank for file in self.holders)
 
-    def files(self, scratch: Path) -> list[Path]:
-        """A file for each holder that trains; what has to be made lies in ``scratch``."""
-        if not self.pooled:
-            return self.holders
-        made = scratch / "holder-00.jsonl"
-        made.write_bytes(b"".join(file.read_bytes() for file in self.holders))
-        return [made]
-
     def digest(self, part: str) -> str:
         """What the text, the holders' limits and the part of the public records are known by."""
         files = [
@@ -65,8 +57,7 @@ class Place:
             *sorted(self.folder.glob("holder-*.policy.toml")),
         ]
         parts = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-        told = [parts, part, "pooled"] if self.pooled else [parts, part]
-        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([parts, part]).encode()).hexdigest()
 
     def public(self, part: str, config: Mapping[str, Scalar], into: Path) -> Path:
         """A folder for a run's ``data.path``: the manifest and that part of the public records.
@@ -140,32 +131,26 @@ def place(scenario: Scenario, partition: str, limit: int | None = None) -> Place
     return made
 
 
-def for_rates(name: str, changes: Sequence[str], reported: Scenario, trials: int) -> Place | None:
-    """Where learning rates for ``reported`` are tried: another scenario, under the same changes;
-    None where none is named.
+def check_rates(chosen_on: Scenario, reported: Scenario, trials: int) -> None:
+    """Refuse rates of another text that would mean something else, or that nobody tries.
 
     Raises:
-        ConfideError: ``bench.rates`` where the other's rates would mean something else, or none is
-            tried.
+        ConfideError: ``bench.rates``.
     """
-    if not name:
-        return None
-    other = load_scenario(name, changes)
-    batches = [run_config(one)["train.batch"] for one in (other, reported)]
-    if batches[0] != batches[1]:
+    there, here = (run_config(one)["train.batch"] for one in (chosen_on, reported))
+    if there != here:
         raise ConfideError(
             "bench.rates",
-            f"{name} has train.batch = {batches[0]}, and {reported.name} {batches[1]}: by the same"
-            " rate they take steps of different length.",
-            f"Leave out --rates-from, or add --set train.batch={batches[1]}.",
+            f"{chosen_on.name} has train.batch = {there}, and {reported.name} {here}: at the same"
+            " rate their steps are of different length.",
+            f"Leave out --rates-from, or add --set train.batch={here}.",
         )
     if not trials:
         raise ConfideError(
             "bench.rates",
-            f"--rates-from {name} tries no rate, since --tune-rates = 0.",
+            f"--rates-from {chosen_on.name} tries no rate, since --tune-rates = 0.",
             "Add --tune-rates 5.",
         )
-    return place(other, OWN)
 
 
 def _check(made: Place) -> None:

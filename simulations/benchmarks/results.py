@@ -11,7 +11,7 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,7 +31,6 @@ class Measured:
         before: the main metric before training, ``value`` after it, ``loss`` beside it.
         seconds: of the processor, all holders and the coordinator together, so that whatever else
             the machine does hardly matters.
-        trust: whom the noise protects against.
         bytes_up: of a holder's update, the mean over the rounds; ``bytes_down`` of the adapter.
     """
 
@@ -50,7 +49,6 @@ class Measured:
     loss: float = 0.0
     others: Mapping[str, float]
     seconds: float
-    trust: str = "local"
     bytes_up: int = 0
     bytes_down: int = 0
 
@@ -106,9 +104,7 @@ def _parsed(line: str) -> Measured | None:
         row: Any = json.loads(line)
     except ValueError:
         return None
-    needed = {f.name for f in fields(Measured) if f.default is MISSING}
-    known = {f.name for f in fields(Measured)}
-    if not isinstance(row, dict) or not needed <= set(row) <= known:
+    if not isinstance(row, dict) or set(row) != {f.name for f in fields(Measured)}:
         return None
     return Measured(**row)
 

@@ -14,7 +14,6 @@ class Row:
     """The main metric of a method at an epsilon over the seeds; epsilon None means no privacy.
 
     Attributes:
-        trust: whom the noise protects against; shown where there is more than one.
         at_edge: whether ``rate`` is the least or the largest that was tried, so that one beyond
             might do better.
         failed: the codes of the runs that failed, of which ``values`` has none.
@@ -34,7 +33,6 @@ class Row:
     seconds: float
     bytes_up: int
     bytes_down: int
-    trust: str = "local"
     at_edge: bool = False
     failed: tuple[str, ...] = ()
 
@@ -70,8 +68,7 @@ def markdown(rows: Sequence[Row]) -> str:
     """Everything that is known of each row."""
     known = next((row for row in rows if row.values), None)
     metrics = [known.metric, *known.others] if known else ["metric"]
-    heads = ["text", "method", *_trust(rows, "trust"), "epsilon", "rate", "before"]
-    heads.append(f"{metrics[0]} (95 % interval)")
+    heads = ["text", "method", "epsilon", "rate", "before", f"{metrics[0]} (95 % interval)"]
     table = [[*heads, *metrics[1:], "seeds", "processor seconds", "bytes up", "bytes down"]]
     table.append(["---"] * len(table[0]))
     for row in rows:
@@ -84,8 +81,7 @@ def markdown(rows: Sequence[Row]) -> str:
         costs = [f"{len(row.values)}{failed}", f"{row.seconds:.0f}"]
         costs += [f"{row.bytes_up:,}", f"{row.bytes_down:,}"]
         figures = [_figure(values) for values in (row.values, *others)]
-        line = [row.partition, row.method, *_trust(rows, row.trust), epsilon, rate, before]
-        table.append([*line, *figures, *costs])
+        table.append([row.partition, row.method, epsilon, rate, before, *figures, *costs])
     return _lines(table)
 
 
@@ -93,23 +89,17 @@ def overview(rows: Sequence[Row]) -> str:
     """The main metric alone, by method and epsilon: a line for each method and text. Bytes and
     seconds are those of the line's last epsilon, which they hardly depend on."""
     epsilons = list(dict.fromkeys(row.epsilon for row in rows))
-    by_line: dict[tuple[str, str, str], dict[float | None, Row]] = {}
+    by_line: dict[tuple[str, str], dict[float | None, Row]] = {}
     for row in rows:
-        by_line.setdefault((row.partition, row.method, row.trust), {})[row.epsilon] = row
-    heads = ["text", "method", *_trust(rows, "trust"), *map(_epsilon, epsilons)]
-    heads += ["processor seconds", "bytes up", "bytes down"]
-    table = [heads, ["---"] * len(heads)]
-    for (partition, method, trust), found in by_line.items():
+        by_line.setdefault((row.partition, row.method), {})[row.epsilon] = row
+    heads = ["text", "method", *map(_epsilon, epsilons), "processor seconds", "bytes up"]
+    table = [[*heads, "bytes down"], ["---"] * (len(heads) + 1)]
+    for (partition, method), found in by_line.items():
         figures = [_with_failures(found[e]) if e in found else "" for e in epsilons]
         last = found[next(reversed(found))]
         costs = [f"{last.seconds:.0f}", f"{last.bytes_up:,}", f"{last.bytes_down:,}"]
-        table.append([partition, method, *_trust(rows, trust), *figures, *costs])
+        table.append([partition, method, *figures, *costs])
     return _lines(table)
-
-
-def _trust(rows: Sequence[Row], cell: str) -> list[str]:
-    """The cell of the column of trusts; none where there is but one."""
-    return [cell] if len({row.trust for row in rows}) > 1 else []
 
 
 def _with_failures(row: Row) -> str:

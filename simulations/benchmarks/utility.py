@@ -1,5 +1,5 @@
-"""What privacy costs in the task's main metric, by method, epsilon, trust and partition, with seeds
-and intervals.
+"""What privacy costs in the task's main metric, by method, whom one trusts, epsilon and partition,
+with seeds and intervals.
 
 Every run is the product's own, in this process; a seed decides the initial adapter, and the noise
 is fresh each time, as it is for everybody. Intervals are of the mean over seeds (Student's t); the
@@ -9,15 +9,14 @@ others.
 A learning rate that was tuned for one method makes it look better than the others. So each method
 gets as many trials, over the same rates, at each epsilon, at the first of the partitions, with
 seeds of their own; they are judged on one half of the public records, and the table on the other.
-Or the rates are chosen on another text (``Table.rates_on``), on all of its public records, and then
-the table is of all public records of its own. The text is public: on private text each trial would
-have to be paid for.
+Or they are judged on all public records of another scenario, and the table is on all of its own.
+The text is public: on private text each trial would have to be paid for.
 
-Whom the noise protects against (``TRUSTS``) is a line of its own: all of it at each holder; in
-shares, of which two in ten holders may betray their own and two in ten may be missing; and what a
-trusted centre would add. The last is no mode of confide. It is a run of one holder that has
-everybody's text, with a divisor as many times as large: the same sum of clipped gradients over the
-same number, with the noise of one holder on it, which is central DP-SGD exactly.
+Whom one trusts is one of three: ``local``, where each holder adds all of the noise;
+``distributed``, shares behind a secure sum that provides for one holder in five who colludes and
+one in five who is missing; ``central``, one trusted place that has all records and adds the noise
+once. The last is no mode of confide, but a run of one holder with a divisor as many times as large:
+the same sum of clipped gradients over the same number, which is central DP-SGD exactly.
 """
 
 from __future__ import annotations
@@ -56,11 +55,8 @@ _TRIED_TWICE = 2  # rates
 _MEASURED = "round.evaluate-every"
 _CHANGES_NOTHING = (*COORDINATORS_OWN, _MEASURED)
 
+TRUSTS = ("local", "distributed", "central")
 _HEAD = "head"  # the line of the private head alone, without LoRA
-
-LOCAL, DISTRIBUTED, CENTRAL = "local", "distributed", "central"
-TRUSTS = (LOCAL, DISTRIBUTED, CENTRAL)
-_COLLUDING, _CONTRIBUTING = 0.2, 0.8  # of the holders, where noise is in shares
 
 
 def compared_methods() -> dict[str, dict[str, Scalar]]:
@@ -81,10 +77,10 @@ class Table:
     Attributes:
         places: where, by partition.
         seeds: runs of each row.
-        trials: learning rates that are tried for each method, epsilon and trust; 0 takes the
-            scenario's.
-        trusts: some of ``TRUSTS``.
-        rates_on: where they are tried; None: on one half of the public records of the first place.
+        trials: learning rates that are tried for each method and epsilon; 0 takes the scenario's.
+        trusts: whom one trusts; one of ``TRUSTS`` each.
+        other: the table on whose text rates are chosen, by all of its public records.
+        whole: whether this is such a table.
     """
 
     scenario: Scenario
@@ -93,19 +89,14 @@ class Table:
     places: Sequence[Place]
     seeds: int = 5
     trials: int = 0
-    trusts: Sequence[str] = (LOCAL,)
-    rates_on: Place | None = None
+    trusts: Sequence[str] = ("local",)
+    other: Table | None = None
+    whole: bool = False
 
     @property
-    def tried_at(self) -> Place:
-        """Where rates are tried."""
-        return self.rates_on or self.places[0]
-
-    def part(self, *, trial: bool) -> str:
-        """Of which public records a run is judged."""
-        if not self.trials or self.rates_on is not None:
-            return EVERYTHING
-        return "choose" if trial else "report"
+    def in_halves(self) -> bool:
+        """Whether one half of the public records chooses and the other is reported."""
+        return bool(self.trials) and self.other is None and not self.whole
 
 
 def utility(
@@ -119,27 +110,27 @@ def utility(
     Raises:
         ConfideError: ``bench.public``. A run that fails is a run of the table, too.
     """
-    runs: dict[tuple[str, str, float | None, str], list[Measured]] = {}
-    lines = list(itertools.product(table.methods, table.epsilons, table.trusts))
+    runs: dict[tuple[str, str, float | None], list[Measured]] = {}
+    cells = list(itertools.product(table.methods, table.trusts, table.epsilons))
     with frozen_layers_shared():
         for seed, where in itertools.product(range(table.seeds), table.places):
-            for method, epsilon, trust in lines:
+            for method, trust, epsilon in cells:
+                run = _Cell(table, where, method, epsilon, results, say, trust)
                 if why := _left_out(table, where, method, epsilon, trust):
-                    say(f"{method}, epsilon {epsilon or 'off'}, {trust}: left out, {why}")
+                    say(f"{run.name}, epsilon {epsilon or 'off'}: left out, {why}")
                     continue
-                run = _Cell(table, where, method, epsilon, trust, results, say)
-                rate = _chosen_rate(replace(run, where=table.tried_at), table)
-                cell = (where.partition, method, epsilon, trust)
+                rate = _chosen_rate(replace(run, where=table.places[0]), table)
+                cell = (where.partition, run.name, epsilon)
                 runs.setdefault(cell, []).append(run.measured(seed, rate))
     return [_row(cell, table) for cell in runs.values()]
 
 
 def _left_out(table: Table, where: Place, method: str, epsilon: float | None, trust: str) -> str:
     """Why there is no such row; nothing where there is one."""
+    if epsilon is None and trust != "local":
+        return "without noise nobody has to be trusted with it"
     config = run_config(table.scenario)
     kind = str(config["task.kind"])
-    if epsilon is None and trust != LOCAL:
-        return "without noise nobody has to be trusted with it"
     if method == _HEAD:
         headless = TASKS[kind].language
         return f"task.kind = {kind!r} has no head of its own" if headless else ""
@@ -149,8 +140,8 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None, tr
         return f"where no holder's rank is smaller it is {same}"
     if facts.noise.verdict == "refused" and epsilon is not None:
         return "it is for runs without noise"
-    if trust == DISTRIBUTED and not facts.summed:
-        return "what it makes of the updates is more than their sum"
+    if trust == "distributed" and not facts.summed:
+        return "it takes more than the sum of the updates"
     if facts.stays and TASKS[kind].language:
         stays = f"its {facts.stays} stays at the holders"
         return f"{stays}, and task.kind = {kind!r} has no head to measure"
@@ -168,46 +159,49 @@ def rates(centre: float, trials: int) -> list[float]:
 
 @dataclass(frozen=True)
 class _Cell:
-    """A method at an epsilon at a place, and whom its noise protects against."""
+    """A method at an epsilon at a place."""
 
     table: Table
     where: Place
     method: str
     epsilon: float | None
-    trust: str
     results: Results
     say: Callable[[str], None]
+    trust: str = "local"
+
+    @property
+    def name(self) -> str:
+        """The method as the table calls it, with whom one trusts where that is not the default."""
+        return self.method if self.trust == "local" else f"{self.method}, {self.trust}"
 
     def measured(self, seed: int, rate: float, *, trial: bool = False) -> Measured:
         """The run of a seed at a rate, done unless it is known."""
-        part = self.table.part(trial=trial)
+        part = ("choose" if trial else "report") if self.table.in_halves else EVERYTHING
         config = self.config(seed, rate)
         told = {key: value for key, value in config.items() if key not in _CHANGES_NOTHING}
-        where = replace(self.where, pooled=self.trust == CENTRAL)
-        decided = json.dumps([told, where.digest(part)], sort_keys=True)
+        decided = json.dumps([told, self.where.digest(part)], sort_keys=True)
         of = hashlib.sha256(decided.encode()).hexdigest()
         known = self.results.get(of)
         if known is not None:
             return known
         purpose = "trial of rate" if trial else f"seed {seed}, rate"
         epsilon = "off" if self.epsilon is None else f"{self.epsilon:g}"
-        line = f"{self.where.scenario.name}, {self.where.partition}, {self.method}, {self.trust}"
-        self.say(f"{line}, epsilon {epsilon}, {purpose} {rate:g}")
+        self.say(f"{self.where.partition}, {self.name}, epsilon {epsilon}, {purpose} {rate:g}")
         started = time.process_time()
         try:
+            where = replace(self.where, pooled=self.trust == "central")
             figures = _run(config, where, part)
         except ConfideError as error:
             figures = {"failed": error.code, "others": {}}
         result = Measured(
             of=of,
-            scenario=self.where.scenario.name,
+            scenario=self.table.scenario.name,
             partition=self.where.partition,
-            method=self.method,
+            method=self.name,
             epsilon=self.epsilon,
             seed=seed,
             rate=rate,
             trial=trial,
-            trust=self.trust,
             seconds=round(time.process_time() - started, 2),
             **figures,
         )
@@ -216,9 +210,9 @@ class _Cell:
 
     def config(self, seed: int, rate: float | None = None) -> dict[str, Scalar]:
         """The flat settings of a run."""
-        config = {**run_config(self.where.scenario), **compared_methods()[self.method]}
+        config = {**run_config(self.table.scenario), **compared_methods()[self.method]}
         config |= {"run.seed": seed, _MEASURED: 0, **_privacy(self.epsilon)}
-        config |= _trusted(self.trust, len(self.where.holders), int(config["train.batch"]))
+        config |= _trusting(self.trust, len(self.where.holders), config)
         return config if rate is None else config | {"train.lr": rate}
 
 
@@ -226,28 +220,32 @@ def _privacy(epsilon: float | None) -> dict[str, Scalar]:
     return {"privacy.trust": "off"} if epsilon is None else {"privacy.epsilon": epsilon}
 
 
-def _trusted(trust: str, holders: int, batch: int) -> dict[str, Scalar]:
-    """The settings of a trust among so many holders; nothing where each adds all of the noise."""
-    if trust == DISTRIBUTED:
-        return {
-            "privacy.trust": trust,
-            "privacy.colluding": max(1, int(_COLLUDING * holders)),
-            "round.min-holders": math.ceil(_CONTRIBUTING * holders),
-        }
-    if trust == CENTRAL:
-        return {"round.min-holders": 1, "round.holders": 1, "train.batch": batch * holders}
-    return {}
+def _trusting(trust: str, holders: int, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    """The settings of whom one trusts, with so many holders."""
+    if trust == "central":
+        batch = int(config["train.batch"]) * holders
+        return {"round.min-holders": 1, "round.holders": 1, "train.batch": batch}
+    if trust == "local" or config["privacy.trust"] == "off":
+        return {}
+    return {
+        "privacy.trust": trust,
+        "privacy.colluding": max(1, holders // 5),
+        "round.min-holders": math.ceil(0.8 * holders),
+    }
 
 
 def _chosen_rate(cell: _Cell, table: Table) -> float:
-    """The rate that does best on public records that are not reported; the scenario's where a
-    method fails at every rate, as its row will say.
+    """The rate that does best on the half of the public records that is not reported; the
+    scenario's where a method fails at every rate, as its row will say.
 
     Each rate is tried once, and of three or more the best two once more (successive halving,
     Jamieson and Talwalkar 2016): where a method is about to run away, one run may do well and the
     next one badly.
     """
-    centre = _centre(table)
+    if table.other is not None:
+        other = replace(cell, table=table.other, where=table.other.places[0])
+        return _chosen_rate(other, table.other)
+    centre = float(cell.config(0)["train.lr"])
     if not table.trials:
         return centre
     first, second = _TUNING_SEEDS
@@ -258,11 +256,6 @@ def _chosen_rate(cell: _Cell, table: Table) -> float:
             runs.append(cell.measured(second, runs[0].rate, trial=True))
     left = list(filter(_sound, best)) or list(filter(_sound, tried))
     return max(left, key=_merit)[0].rate if left else centre
-
-
-def _centre(table: Table) -> float:
-    """The rate of the scenario that rates are tried on."""
-    return float(run_config(table.tried_at.scenario)["train.lr"])
 
 
 def _sound(runs: Sequence[Measured]) -> bool:
@@ -278,10 +271,14 @@ def _merit(runs: Sequence[Measured]) -> tuple[float, float]:
 
 def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="confide-") as scratch:
-        out = Path(scratch)
+        out, holders = Path(scratch), where.holders
+        if where.pooled:
+            whole = out / "holder-00.jsonl"
+            whole.write_bytes(b"".join(file.read_bytes() for file in holders))
+            holders = [whole]
         public = where.public(part, config, out / "public")
         changed = {"run.out": str(out / "runs"), "data.path": str(public)}
-        done = in_process({**config, **changed}, where.files(out))
+        done = in_process({**config, **changed}, holders)
         rows = done.metrics
     first, *_, last = [row for row in rows if "metric" in row]
     rounds = [row for row in rows if "bytes_up" in row]
@@ -304,12 +301,12 @@ def _run(config: Mapping[str, Scalar], where: Place, part: str) -> dict[str, Any
 def _row(runs: Sequence[Measured], table: Table) -> Row:
     done = [run for run in runs if not run.failed]
     first = done[0] if done else runs[0]
-    tried = rates(_centre(table), table.trials)
+    chooses = table.other or table
+    tried = rates(float(run_config(chooses.scenario)["train.lr"]), chooses.trials)
     return Row(
         partition=first.partition,
         method=first.method,
         epsilon=first.epsilon,
-        trust=first.trust,
         rate=first.rate,
         metric=first.metric,
         before=statistics.fmean(r.before for r in done) if done else math.nan,
@@ -318,6 +315,6 @@ def _row(runs: Sequence[Measured], table: Table) -> Row:
         seconds=statistics.median(r.seconds for r in runs),
         bytes_up=first.bytes_up,
         bytes_down=first.bytes_down,
-        at_edge=table.trials > 1 and first.rate in (tried[0], tried[-1]),
+        at_edge=chooses.trials > 1 and first.rate in (tried[0], tried[-1]),
         failed=tuple(run.failed for run in runs if run.failed),
     )

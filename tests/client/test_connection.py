@@ -132,7 +132,7 @@ def test_what_the_gateway_tells_is_in_the_status_and_is_its_exit_status(
     said = capsys.readouterr().out
     assert "[connection.key]" in said
     assert ", since 20" in said
-    assert "--renew" in said, "what to do"
+    assert "client enrol" in said, "what to do"
     assert ended(resident=True) == 0, "a container's resident is well, whoever is connected"
     teller.tell(CONNECTED)
     assert ended() == 0

@@ -103,6 +103,8 @@ def other(field: Any) -> Any:
     """A value that is not the default."""
     if isinstance(field.default, bool):
         return not field.default
+    if isinstance(field.default, str):
+        return "x"
     return ("x",) if isinstance(field.default, tuple) else field.default + 1
 
 

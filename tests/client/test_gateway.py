@@ -25,12 +25,11 @@ from confide.client.site.gateway import (
     Gateway,
     environment,
     executor_command,
-    node_key,
     run,
     supernode_command,
 )
 from confide.common.errors import ConfideError
-from confide.common.machine.kit import Kit
+from confide.common.machine.kit import Kit, in_flowers_form
 
 FILES = {"ca": 11, "key": 12, "secret": 13}
 
@@ -118,7 +117,7 @@ def test_a_key_in_any_usual_form_becomes_the_one_that_flower_reads(
     key = ec.generate_private_key(ec.SECP384R1())
     for shape in (form, PrivateFormat.OpenSSH):
         (tmp_path / "key").write_bytes(key.private_bytes(Encoding.PEM, shape, NoEncryption()))
-        read = load_ssh_private_key(node_key(tmp_path / "key"), None)
+        read = load_ssh_private_key(in_flowers_form(tmp_path / "key"), None)
         assert isinstance(read, ec.EllipticCurvePrivateKey)
         assert read.private_numbers() == key.private_numbers()
 
@@ -135,7 +134,7 @@ def test_what_is_no_such_key_is_refused(tmp_path: Path) -> None:
     ):
         (tmp_path / "key").write_bytes(raw)
         with pytest.raises(ConfideError) as caught:
-            node_key(tmp_path / "key")
+            in_flowers_form(tmp_path / "key")
         assert caught.value.code == "kit.key"
 
 

@@ -130,7 +130,7 @@ def test_a_refusal_is_what_the_list_says(place: Place, context: Context) -> None
 def test_a_yes_is_what_the_list_says(place: Place, context: Context) -> None:
     content = ask(place, context, dry=True).content
     header, payload = opened(content)
-    assert (set(header), payload) == (listed("ready"), b"")
+    assert (set(header), payload) == (listed("ready") - {"card"}, b"")
 
 
 @pytest.mark.parametrize("number", [1, 9])
@@ -139,7 +139,13 @@ def test_what_flower_adds_to_a_reply_is_listed(place: Place, context: Context, n
     assert {name.removeprefix("_") for name in vars(metadata)} == listed("message")
 
 
-@pytest.mark.parametrize("kind", ["evaluate", "query", "train.other"])
+def test_a_query_is_for_the_opening_of_a_sum_alone(place: Place, context: Context) -> None:
+    header, payload = opened(ask(place, context, "query").content)
+    assert (header["kind"], header["code"], payload) == ("refusal", "wire.malformed", b"")
+    assert not place.site.ledger.exists()
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "query.other", "train.other"])
 def test_no_other_question_is_answered(place: Place, context: Context, kind: str) -> None:
     with pytest.raises(ValueError, match="No") as refused:
         ask(place, context, kind)

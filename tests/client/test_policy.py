@@ -19,8 +19,10 @@ from confide.client.guard.policy import (
     Policy,
     review,
     review_model,
+    review_openers,
     review_plan,
     review_requests,
+    review_roster,
     review_sum,
 )
 from confide.common.errors import ConfideError
@@ -97,6 +99,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 ABOVE = 1 + 1e-9
 COPIES = {"task__word_dropout": 0.1}
+SHARED = {
+    "privacy__trust": "distributed",
+    "privacy__colluding": 2,
+    "round__mode": "gradient",
+    "round__min_holders": 8,
+}
+IN_SHARES: dict[str, Any] = {"trust": Trust.DISTRIBUTED, "least": 8, "colluding": 2}
 NUMBERS: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
     ("max_delta", 1e-6, {"privacy__delta": 1e-6}, {"privacy__delta": 1e-6 * ABOVE}),
     ("max_clip", 2.0, {"privacy__clip": 2.0}, {"privacy__clip": 2.0 * ABOVE}),
@@ -133,6 +142,18 @@ NUMBERS: list[tuple[str, Any, dict[str, Any], dict[str, Any]]] = [
         {"privacy__noise_multiplier": 2.0},
         {"privacy__noise_multiplier": 2.0 / ABOVE},
     ),
+    (
+        "min_contributions",
+        5,
+        SHARED | {"round__min_holders": 5},
+        SHARED | {"round__min_holders": 4},
+    ),
+    (
+        "colluding",
+        2,
+        SHARED | {"privacy__colluding": 2},
+        SHARED | {"privacy__colluding": 1},
+    ),
 ]
 
 
@@ -150,12 +171,14 @@ def test_a_limit_is_itself_allowed_and_what_passes_it_is_refused_by_its_name(
 def test_a_limit_that_is_no_number_allows_nothing(cache: Path, limit: str) -> None:
     policy = dataclasses.replace(SIMULATION, **{limit: math.nan})
     noise = {"privacy__noise_multiplier": NOISE} if limit == "min_noise_multiplier" else {}
-    assert refused(policy, **noise) == f"policy.{limit.replace('_', '-')}"
+    shared = SHARED if limit in ("min_contributions", "colluding") else {}
+    assert refused(policy, **noise, **shared) == f"policy.{limit.replace('_', '-')}"
 
 
 def test_every_limit_on_a_number_is_tried_here() -> None:
     numbers = {f.name for f in fields(Policy) if "low" in f.metadata}
-    elsewhere = {"max_epsilon", "max_requests_per_day"}  # by the ledger, and by a clock below
+    # By the ledger, by a clock, and by the plan below.
+    elsewhere = {"max_epsilon", "max_requests_per_day", "max_epsilon_unmasked"}
     assert numbers == {row[0] for row in NUMBERS} | elsewhere
 
 
@@ -168,6 +191,45 @@ def test_what_is_refused_is_told_by_name_value_and_limit(cache: Path) -> None:
     with pytest.raises(ConfideError) as caught:
         review(settings(train__batch=65), policy(max_batch=64))
     assert "train.batch = 65 is above max-batch = 64." in caught.value.message
+
+
+def test_what_is_left_if_every_mask_fails_is_limited_over_all_runs() -> None:
+    whole = plan(**IN_SHARES).unmasked(ROUNDS)
+    left = epsilon_pld([whole], DELTA)
+    assert left > epsilon_pld([plan().steps(ROUNDS)], DELTA)
+    just = dataclasses.replace(SIMULATION, max_epsilon_unmasked=left * ABOVE)
+    review_plan(plan(**IN_SHARES), just, ())
+    less = dataclasses.replace(SIMULATION, max_epsilon_unmasked=left / ABOVE)
+    assert refused_plan(less, **IN_SHARES) == "policy.max-epsilon-unmasked"
+    review_plan(plan(), less, ())  # local noise has no masks
+    with pytest.raises(ConfideError, match="max-epsilon-unmasked"):
+        review_plan(plan(**IN_SHARES), just, (), unmasked=(plan().unmasked(1),))
+
+
+@pytest.mark.parametrize(
+    ("written", "told", "code"),
+    [
+        ("", "a" * 64, "policy.roster"),
+        ("", "", "policy.roster"),
+        ("sha256:" + "a" * 64, "b" * 64, "policy.roster"),
+        ("sha256:" + "a" * 64, "", "policy.roster"),
+        ("sha256:" + "a" * 64, "a" * 64, ""),
+    ],
+)
+def test_a_roster_is_the_one_that_was_compared(written: str, told: str, code: str) -> None:
+    if not code:
+        review_roster(told, Policy(roster=written))
+        return
+    with pytest.raises(ConfideError) as caught:
+        review_roster(told, Policy(roster=written))
+    assert caught.value.code == code
+
+
+def test_one_opener_is_this_holder_or_one_that_it_trusts() -> None:
+    review_openers(["b", "own"], "own", Policy())
+    review_openers(["b", "c"], "own", Policy(openers=("c",)))
+    with pytest.raises(ConfideError, match=r"policy\.openers"):
+        review_openers(["b", "c"], "own", Policy(openers=("d",)))
 
 
 # Limits on what follows from the number of units
@@ -380,6 +442,10 @@ def test_every_limit_of_the_policy_is_looked_at(cache: Path) -> None:
     review_requests(deque(), watched, 0.0)
     review_plan(plan(), watched, ())
     review_sum(settings(), watched)
+    review(settings(**SHARED), watched)
+    review_plan(plan(**IN_SHARES), watched, ())
+    review_roster("", Watched(allow_any_roster=True))
+    review_openers(("own",), "own", watched)
     review(settings(privacy__trust="off"), Watched(allow_unprotected=True, allow_any_data=True))
     limits = {f.name for f in fields(Policy)}
     # Of all runs: the ledger's, see test_holder.py. Of single runs: see test_runs.py.
@@ -393,4 +459,5 @@ def test_a_limit_is_refused_under_its_own_name() -> None:
 
 
 # The ledger's own code says that the epsilon of all runs is spent; a switch is no code.
-LEDGERS = {"max-epsilon", "ask-before-run", "allow-any-model", "allow-any-data", "data"}
+LEDGERS = {"max-epsilon", "ask-before-run", "data"}
+LEDGERS |= {"allow-any-model", "allow-any-data", "allow-any-roster"}

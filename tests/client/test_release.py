@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from confide.client.guard.release import release
+from confide.client.guard.release import encoded, release
 from confide.common.adapter.encoding import decode_vector
 from confide.common.errors import ConfideError
 from confide.common.privacy.ledger import Charge, Ledger
@@ -46,9 +46,8 @@ def charged(ledger: Ledger) -> Ledger:
 
 
 def out(ledger: Ledger, change: torch.Tensor, encoding: str = "fp32") -> bytes:
-    reply = release(
-        change, TASK, ledger, holder="h", encoding=encoding, delta=DELTA, identity=IDENTITY
-    )
+    sent = encoded(change, encoding)
+    reply = release(sent, TASK, ledger, holder="h", delta=DELTA, identity=IDENTITY)
     return reply_to_bytes(reply)
 
 
@@ -65,9 +64,8 @@ def test_what_leaves_is_what_was_booked(charged: Ledger) -> None:
 @pytest.mark.parametrize("encoding", ["fp32", "bf16"])
 def test_the_values_are_the_change(charged: Ledger, encoding: str) -> None:
     change = torch.tensor([1.0, -2.0, 0.5, 0.0, 4.0])  # exact in either encoding
-    reply = release(
-        change, TASK, charged, holder="h", encoding=encoding, delta=DELTA, identity=IDENTITY
-    )
+    sent = encoded(change, encoding)
+    reply = release(sent, TASK, charged, holder="h", delta=DELTA, identity=IDENTITY)
     assert torch.equal(decode_vector(reply.values, encoding, SIZE), change)
     assert (reply.run, reply.round, reply.schema) == (TASK.run, TASK.round, TASK.schema)
     assert reply.task_hash == TASK.hash

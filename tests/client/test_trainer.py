@@ -74,6 +74,23 @@ def test_gradient_mode_returns_minus_the_private_gradient(tiny_model: Path, tmp_
     assert (found - expected).norm() <= EXACT * expected.norm()
 
 
+def test_for_a_secure_sum_it_returns_the_sum_itself_before_anything_rounds_it(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    """With the share of the noise, undivided, in float64: no value of it fits a float32."""
+    bench = Bench(tiny_model, tmp_path)
+    shared = plan(trust=Trust.DISTRIBUTED, noise_multiplier=NOISE, least=8, colluding=4)
+    text = bench.text(12)
+    twin = SecureGenerator.insecure_seeded(SEED)
+    shared.draw(len(text), twin)
+    noise = noise_of_a_step(bench, twin) * shared.noise_std / 2
+    found = trained_change(bench, text, shared)
+    expected = -(clipped_sum(bench.record_gradients(text)) + noise)
+    assert found.dtype == torch.float64
+    assert (found - expected).norm() <= EXACT * expected.norm()
+    assert float((found != found.float().double()).double().mean()) > 0.99
+
+
 class Poisoned:
     """The task, failing over any batch that has a certain record in it, after its backward pass or
     before its forward one."""

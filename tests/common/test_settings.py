@@ -28,6 +28,7 @@ def test_settings_cannot_be_changed() -> None:
         Settings().privacy.epsilon = 1.0  # type: ignore[misc]
 
 
+SHARED = {"privacy.trust": "distributed", "round.mode": "gradient", "round.min-holders": 8}
 MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"privacy.epsilom": 8}, "settings.unknown-key", "privacy.epsilon"),
     ({"zzz": 8}, "settings.unknown-key", "confide settings"),
@@ -45,8 +46,15 @@ MISTAKES: list[tuple[dict[str, Any], str, str]] = [
     ({"lora.rank": 0}, "settings.range", "[1, 256]"),
     ({"lora.dropout": 1.0}, "settings.range", "[0, 0.9]"),
     ({"train.lr": -1.0}, "settings.range", "train.lr"),
-    ({"privacy.unit": "holder"}, "settings.range", "record, person"),
+    ({"privacy.unit": "household"}, "settings.range", "record, person"),
     ({"privacy.unit": "person"}, "settings.combination", "data.person"),
+    (SHARED | {"round.mode": "steps"}, "settings.combination", "second local step"),
+    (SHARED | {"aggregate.robust": "median"}, "settings.combination", "compares the holders'"),
+    (SHARED | {"aggregate.method": "hetlora"}, "settings.combination", "the sum of equal updates"),
+    (SHARED | {"aggregate.method": "flexlora"}, "settings.combination", "lora, ffa, ffb, fedsvd"),
+    (SHARED | {"wire.encoding": "int8"}, "settings.combination", "32 bits"),
+    (SHARED | {"privacy.colluding": 8}, "settings.combination", "no share of noise is left"),
+    (SHARED | {"round.min-holders": 1}, "settings.combination", "no share of noise is left"),
     ({"privacy.records-per-person": 0}, "settings.range", "[1, 1e+06]"),
     ({"privacy.records-per-person": 2.0}, "settings.type", "a whole number"),
     ({"privacy.trust": "locl"}, "settings.range", "'local'"),

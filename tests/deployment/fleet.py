@@ -24,6 +24,7 @@ import pytest
 
 from confide.client.site.join import status
 from confide.common.errors import ConfideError
+from confide.common.masking.enrolment import read_request
 from confide.common.privacy.ledger import Ledger
 from confide.server.deploy import provision as work
 from confide.server.deploy.federation import Federation
@@ -51,7 +52,8 @@ def marked(number: int) -> list[dict[str, str]]:
 
 class Member:
     """A holder: a kit, text, and ``confide client join`` where it runs: at the test's own machine,
-    by way of its ``wire``, or at another ``inside`` which its commands are run."""
+    by way of its ``wire``, or at another ``inside`` which its commands are run. One that ``enrols``
+    has its kit, and the keys that it makes, nowhere but at its own place."""
 
     def __init__(
         self,
@@ -62,9 +64,12 @@ class Member:
         python: str,
         inside: Sequence[str] | None = None,
         text: Path | None = None,
+        *,
+        enrols: bool = False,
     ) -> None:
         self.name, self.python, self.inside = name, python, inside or ()
-        self.kit, self.own = fed.kit(name), place / name / f"{MARKER}f1 ward"
+        self.kit = place / name / "kit" if enrols else fed.kit(name)
+        self.own = place / name / f"{MARKER}f1 ward"
         self.own.mkdir(parents=True)
         self.data = self.own / f"{MARKER}f2.jsonl"
         if text is None:
@@ -74,6 +79,7 @@ class Member:
         self.ledger = self.own / f"{MARKER}f3.sqlite"
         self.policy = self.own / "policy.toml"
         self.model = model
+        self.more = ""  # of the policy
         self.allow()
         self.log = place / f"{name}.log"
         self.socket = place / name / "run" / "socket"
@@ -85,10 +91,19 @@ class Member:
             self.own.chmod(0o700)
             self.users = ["--resident-user", TEXT_OF, "--gateway-user", NETWORK_OF]
         self.process: subprocess.Popen[bytes] | None = None
-        if inside is not None:
-            return
+
+    def enrol(self, fed: Federation) -> Federation:
+        """Make keys here, have the request taken, and copy the kit that comes back."""
+        words = [sys.executable, "-m", "confide", "client", "enrol", str(self.kit), *self.users]
+        words += ["--name", self.name, "--data", str(self.data), "--ledger", str(self.ledger)]
+        subprocess.run(words, check=True, capture_output=True)
+        changed = work.add(fed, self.name, read_request(self.kit / "request.toml"))
+        shutil.copytree(changed.kit(self.name), self.kit, dirs_exist_ok=True)
+        return changed
+
+    def put_wire(self, fed: Federation) -> None:
+        """The kit that was handed over, but that its way leads through this test."""
         self.wire = Wire(fed)
-        # The kit that was handed over, but that its way leads through this test.
         text = (self.kit / "kit.toml").read_text()
         assert f'fleet = "localhost:{fed.port}"' in text
         here = f'fleet = "localhost:{self.wire.port}"'
@@ -98,7 +113,8 @@ class Member:
         """What this holder's policy says, from the next task on."""
         self.policy.write_text(
             f"max-delta = 0.01\nmax-epsilon = {max_epsilon}\nmax-epsilon-per-run = 1000\n"
-            f'base-models = ["{self.model}"]\nallow-unprotected = true\n{tiny.DATA_TABLE}'
+            f'base-models = ["{self.model}"]\nallow-unprotected = true\n{self.more}'
+            f"{tiny.DATA_TABLE}"
         )
 
     def call(self, name: str) -> None:
@@ -313,6 +329,8 @@ def a_fleet(
     elsewhere: Mapping[str, Sequence[str]] | None = None,
     model: str | None = None,
     texts: Mapping[str, Path] | None = None,
+    *,
+    enrolled: bool = False,
 ) -> Iterator[Fleet]:
     """A server and its holders, connected; nothing of them is left afterwards.
 
@@ -321,6 +339,8 @@ def a_fleet(
         elsewhere: what those of each holder are; without it there are three, on wires.
         model: the base model's name; a tiny one is made without it.
         texts: a file for each of the three; it is text full of markers without it.
+        enrolled: holders made their own keys, and take part in secure sums of three, of whom one
+            may collude.
     """
     with tempfile.TemporaryDirectory() as name, ExitStack() as ending:
         place = Path(name)
@@ -338,7 +358,11 @@ def a_fleet(
         port, inner = free_ports(2)
         names = tuple(elsewhere) if elsewhere else HOLDERS
         fed = work.provision(
-            place / "fed", holders=len(names), host=host, port=port, superlink_port=inner
+            place / "fed",
+            holders=0 if enrolled else len(names),
+            host=host,
+            port=port,
+            superlink_port=inner,
         )
         holders = {
             name: Member(
@@ -349,13 +373,20 @@ def a_fleet(
                 str(python),
                 inside=elsewhere[name] if elsewhere else None,
                 text=texts[name] if texts else None,
+                enrols=enrolled,
             )
             for name in names
         }
+        for holder in holders.values():
+            fed = holder.enrol(fed) if enrolled else fed
+            if elsewhere is None:
+                holder.put_wire(fed)
+                ending.callback(holder.wire.close)
+        for holder in holders.values() if enrolled else ():
+            holder.more = f'roster = "sha256:{fed.roster.digest}"\nopeners = {list(names)}\n'
+            holder.allow()
         ending.enter_context(server(fed.folder, inside))
         for holder in holders.values():
-            if elsewhere is None:
-                ending.callback(holder.wire.close)
             holder.start()
             ending.callback(holder.stop)
         made = Fleet(place=place, fed=fed, model=base, holders=holders, inside=inside)

@@ -21,9 +21,13 @@ import pytest
 from confide.common.machine.kit import read_kit
 from tests.deployment.running import needs_nginx
 from tests.deployment.test_deploy_page import (
+    HOLDER,
+    RUN,
     Shells,
     below,
     blocks,
+    carry_kit,
+    carry_request,
     follow_to_a_joined_holder,
     shells,
 )
@@ -32,8 +36,6 @@ __all__ = ["shells"]
 
 pytestmark = [needs_nginx, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-HOLDER = "holder-1"
-
 
 class Days:
     """The holder and its coordinator, and the page's blocks by section."""
@@ -41,7 +43,7 @@ class Days:
     def __init__(self, shells: Shells) -> None:
         self.shells, self.place = shells, shells.place
         self.own = follow_to_a_joined_holder(shells)
-        self.joined = shells.groups[3]  # behind provision, start, init
+        self.joined = shells.groups[6]  # behind provision, start, enrol, add, copy, init
         self.sections = sections()
 
     def blocks(self, section: str) -> list[list[str]]:
@@ -73,7 +75,7 @@ class Days:
     def run(self, *, well: bool = True) -> Path:
         """A run of the coordinator's, with this holder."""
         before = set((self.place / "coordinator").glob("runs/*"))
-        (command,) = blocks()[5]
+        (command,) = blocks()[RUN]
         self.coordinator([self.own, command if well else f"{command} || true"])
         (folder,) = set((self.place / "coordinator").glob("runs/*")) - before
         return folder
@@ -119,6 +121,7 @@ def test_a_holders_other_days_go_as_the_page_says(days: Days) -> None:
     say_no(days, run)
     restore(days)
     renew(days)
+    new_roster(days)
     upgrade(days)
     leave(days)
 
@@ -152,6 +155,7 @@ def restore(days: Days) -> None:
     days.end_join()
     for path in home.glob("text.jsonl*"):
         path.unlink()
+    assert not list((home / "backup").glob("*keys*"))
     assert "sound:" in days.join([verify, *back], HEAD=head)
     days.end_join()
     days.join([line.replace("backup/", "older/") for line in back])
@@ -166,15 +170,36 @@ def renew(days: Days) -> None:
     home, mine = days.place / "holder", "max-epsilon = 1.0\n"
     (home / "kit" / "policy.toml").write_text(mine, encoding="utf-8")
     node = days.connected()["node"]
-    at_coordinator, at_holder = days.blocks("A renewed kit")
-    days.coordinator(at_coordinator, HOLDER=HOLDER)
-    shutil.move(days.place / "coordinator" / "federation" / "kits" / HOLDER, home / "renewed")
+    roster = (home / "kit" / "roster.toml").read_bytes()
+    enrol, at_coordinator, at_holder = days.blocks("A renewed kit")
+    days.holder(enrol, HOLDER=HOLDER)
+    carry_request(days.place, "renewed")
+    said = days.coordinator(at_coordinator, HOLDER=HOLDER)
+    assert "another one now" not in said, "the signing key is the same"
+    shutil.rmtree(home / "given")
+    carry_kit(days.place)
     days.holder(at_holder)
+    assert (home / "kit" / "roster.toml").read_bytes() == roster
     while (now := days.connected()["node"]) == node:
         time.sleep(1)
     assert now is not None
     assert "yes, since" in days.holder(["confide client status kit"])
     assert (home / "kit" / "policy.toml").read_text(encoding="utf-8") == mine
+
+
+def new_roster(days: Days) -> None:
+    """Somebody else joins; the test is that administrator, too."""
+    home, fed = days.place / "holder", days.place / "coordinator" / "federation"
+    enrol = "confide client enrol theirs/kit --name south --data theirs.jsonl"
+    days.holder(["cp text.jsonl theirs.jsonl", enrol])
+    shutil.copy(home / "theirs" / "kit" / "request.toml", days.place / "coordinator")
+    days.coordinator(["confide server provision federation --add south --request request.toml"])
+    shutil.copy(fed / "roster.toml", home / "roster.toml")
+    told = json.loads(days.coordinator(["confide server roster federation --json"]))
+    said = days.holder(days.block("A new roster"), ROSTER=told["digest"])
+    assert said.count(told["words"]) == 2
+    assert "The policy has this roster." in said
+    days.coordinator(["confide server provision federation --revoke south"])
 
 
 def upgrade(days: Days) -> None:
@@ -195,6 +220,7 @@ def leave(days: Days) -> None:
     assert "is left" in said
     assert (days.place / "holder" / "spent.jsonl").is_file()
     assert not (days.place / "holder" / "kit").exists()
+    assert not list((days.place / "holder").glob("keys-of-text*"))
     days.coordinator(at_coordinator, HOLDER=HOLDER)
     found = json.loads(days.coordinator(["confide server status federation --json"]))["holders"]
     assert {h["name"]: h["state"] for h in found}[HOLDER] == "revoked"

@@ -33,6 +33,8 @@ from tests.deployment.running import needs_nginx
 pytestmark = [needs_nginx, pytest.mark.timeout(1500)]
 
 RECORDS = 200
+RUN = 8  # the last block
+HOLDER = "north"
 PLACE = re.compile(r"VENV=\S+")
 OWN = re.compile(r"HOST=\S+ PORT=\S+ SCENARIO=\S+")
 INSTALL_SECONDS = 3000.0  # libraries of 2 GB over a network, on a machine that does other work
@@ -141,9 +143,9 @@ def shells() -> Iterator[Shells]:
 
 def test_the_page_leads_from_an_empty_folder_to_a_finished_run(shells: Shells) -> None:
     own = follow_to_a_joined_holder(shells)
-    place, run = shells.place, blocks()[5]
+    place, run = shells.place, blocks()[RUN]
     said = shells.follow("coordinator", [own, *run])
-    assert "holder-1 training, holder-2 away, holder-3 away" in said
+    assert f"{HOLDER} training" in said
     assert "round 2: 1 updates" in said
     (folder,) = (place / "coordinator" / "runs").iterdir()
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
@@ -190,7 +192,7 @@ def follow_to_a_joined_holder(shells: Shells) -> str:
     config = tiny.config(model, place / "public", place, round__min_holders=1)
     config |= {"privacy.delta": 1e-5, "train.batch": 100}
     del config["run.out"]
-    _, provision, start, init, join, _ = blocks()
+    _, provision, start, enrol, add, copy, init, join, _ = blocks()
     scenario = write_scenario(place / "own.toml", config)
     tiny.write_jsonl(place / "public" / "public.jsonl", tiny.rows(40, seed=1000))
     assert OWN.fullmatch(provision[0])
@@ -199,10 +201,14 @@ def follow_to_a_joined_holder(shells: Shells) -> str:
     shells.follow("coordinator", [own, *provision[1:]])
     shells.follow("coordinator", [own, *start])
 
-    kits = place / "coordinator" / "federation" / "kits"
-    kit = place / "holder" / "kit"
-    shutil.move(kits / "holder-1", kit)
     tiny.write_jsonl(place / "holder" / "text.jsonl", tiny.rows(RECORDS, seed=1))
+    shells.follow("holder", enrol)
+    carry_request(place, "kit")
+    assert enrol[0] == f"NAME={HOLDER}"
+    assert "compare these words anew" in shells.follow("coordinator", [enrol[0], *add])
+    carry_kit(place)
+    said = shells.follow("holder", copy)
+    assert re.search(r"^words: ([a-z]{5} ){11}[a-z]{5}$", said, re.MULTILINE)
     shells.follow("holder", init)
     written = place / "holder" / "own" / "policy.toml"
     policy = written.read_text(encoding="utf-8")
@@ -215,6 +221,17 @@ def follow_to_a_joined_holder(shells: Shells) -> str:
     assert re.search(r"^alive +true$", said, re.MULTILINE)
     wait_connected(shells)
     return own
+
+
+def carry_request(place: Path, folder: str) -> None:
+    shutil.copy(place / "holder" / folder / "request.toml", place / "coordinator" / "request.toml")
+
+
+def carry_kit(place: Path) -> None:
+    """It has no secret, and lies at the coordinator for as long as that likes."""
+    kit = place / "coordinator" / "federation" / "kits" / HOLDER
+    assert not (kit / "node.key").exists()
+    shutil.copytree(kit, place / "holder" / "given")
 
 
 def wait_connected(shells: Shells) -> None:

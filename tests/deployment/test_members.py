@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from confide.common.errors import ConfideError
+from confide.common.machine.kit import fingerprint
+from confide.common.machine.paths import write_public
 from confide.server.deploy import flower
 from confide.server.deploy.federation import Federation, Holder
-from confide.server.deploy.keys import fingerprint, write_public
 from confide.server.deploy.members import follow, members, names, names_here
 
 

@@ -307,7 +307,7 @@ Mistake = Callable[[Federation], object]
 @pytest.mark.parametrize(
     ("code", "mistake"),
     [
-        ("provision.holders", lambda f: work.provision(f.folder / "x", holders=0, host=HOST)),
+        ("provision.holders", lambda f: work.provision(f.folder / "x", holders=-1, host=HOST)),
         ("provision.host", lambda f: work.provision(f.folder / "x", holders=1, host="https://a")),
         ("provision.host", lambda f: work.provision(f.folder / "x", holders=1, host="a;b")),
         ("provision.port", lambda f: work.provision(f.folder / "x", holders=1, host="a", port=0)),

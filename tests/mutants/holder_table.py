@@ -10,7 +10,65 @@ from tests.mutants.table import Mutant
 _RUNS, _RUNS_TESTS = "client/guard/runs.py", ("tests/client/test_runs.py",)
 _OUTGOING_TESTS = ("tests/client/test_outgoing.py", "tests/client/test_consent.py")
 
+_REQUEST_TESTS = ("tests/deployment/test_provision_requests.py",)
+
 HOLDER_MUTANTS = (
+    Mutant(
+        "a request that its owner did not sign is taken",
+        "common/masking/enrolment.py",
+        "        member.check(request.signature, _about(member, request.node))\n",
+        "        pass\n",
+        ("tests/common/test_enrolment.py",),
+    ),
+    Mutant(
+        "a revoked holder stays in the roster",
+        "server/deploy/federation.py",
+        "if holder.signing and not holder.revoked",
+        "if holder.signing",
+        _REQUEST_TESTS,
+    ),
+    Mutant(
+        "a real federation's roster is what its holders say",
+        "server/deploy/members.py",
+        "return load_federation(Path(folder)).roster if folder is not None else None",
+        "return None",
+        _REQUEST_TESTS,
+    ),
+    Mutant(
+        "a run with a secure sum begins without its members",
+        "server/run.py",
+        "        check_roster(settings, roster)\n",
+        "        pass\n",
+        _REQUEST_TESTS,
+    ),
+    Mutant(
+        "a kit for own keys keeps a private one",
+        "server/deploy/provision.py",
+        "    (kit / KEY_FILE).unlink(missing_ok=True)",
+        "    pass",
+        _REQUEST_TESTS,
+    ),
+    Mutant(
+        "a key of another holder's is taken",
+        "server/deploy/provision.py",
+        "other.key == key or other.signing == signing",
+        "other.key == key",
+        _REQUEST_TESTS,
+    ),
+    Mutant(
+        "others may read a signing key",
+        "client/site/enrol.py",
+        'return f"{path} has mode {mode:04o}" if mode & _OTHERS else ""',
+        'return ""',
+        ("tests/client/test_enrol.py",),
+    ),
+    Mutant(
+        "a kit may bring a node key",
+        "client/site/enrol.py",
+        "if read_request(path).node == public_line(read_holder_key(kit.key)).decode():",
+        "if True:",
+        ("tests/client/test_enrol.py",),
+    ),
     # --- root, and the folders of others ---
     Mutant(
         "root makes a socket in anybody's folder",
@@ -159,8 +217,8 @@ HOLDER_MUTANTS = (
     Mutant(
         "who only asks is charged",
         "client/holder.py",
-        "        if request.dry:\n            return Ready",
-        "        if request.round < 0:\n            return Ready",
+        "        if request.dry:\n            card",
+        "        if request.round < 0:\n            card",
         ("tests/client/test_holder.py",),
     ),
     Mutant(
@@ -173,8 +231,8 @@ HOLDER_MUTANTS = (
     Mutant(
         "nobody is asked before the first charge",
         "server/rounds.py",
-        "            self._able.ask(self._next_request(state), there, self._folder)\n",
-        "            del there\n",
+        "        self._able.ask(request, there, self._folder)\n",
+        "        del there\n",
         ("tests/server/test_ready.py",),
     ),
     Mutant(

@@ -31,7 +31,7 @@ PROMISE_MUTANTS = (
     Mutant(
         "the rate is the batch by the number of records",
         _HOLDER,
-        "            change = own.train(start, text, settings, job.plan, self._generator,"
+        "            change = own.train(start, text, settings, inner, self._generator,"
         " units=units)\n",
         "            plan = replace(job.plan, sampling_rate=min(1, 6 / max(1, len(units))))\n"
         "            change = own.train(start, text, settings, plan, self._generator,"
@@ -41,7 +41,7 @@ PROMISE_MUTANTS = (
     Mutant(
         "noise of another size for one record more",
         _HOLDER,
-        "            change = own.train(start, text, settings, job.plan, self._generator,"
+        "            change = own.train(start, text, settings, inner, self._generator,"
         " units=units)\n",
         "            more = job.plan.noise_multiplier * (1 + len(units) / 100)\n"
         "            plan = replace(job.plan, noise_multiplier=more)\n"
@@ -176,9 +176,9 @@ PROMISE_MUTANTS = (
     Mutant(
         "delta is held against the number of records",
         _HOLDER,
-        "        values, sent = self._sum(job, corpus)",
+        "        return release(\n            self._sum(job, corpus)",
         "        job.plan.check_units(len(corpus.records))\n"
-        "        values, sent = self._sum(job, corpus)",
+        "        return release(\n            self._sum(job, corpus)",
         ("tests/client/test_holder.py",),
     ),
     Mutant(

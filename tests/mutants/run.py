@@ -21,6 +21,7 @@ sys.path.insert(0, str(_ROOT))
 # Found by the line above.
 from tests.mutants.holder_table import HOLDER_MUTANTS  # noqa: E402
 from tests.mutants.promise_table import PROMISE_MUTANTS  # noqa: E402
+from tests.mutants.sum_table import SUM_MUTANTS  # noqa: E402
 from tests.mutants.table import MUTANTS, Mutant  # noqa: E402
 from tests.mutants.task_table import TASK_MUTANTS  # noqa: E402
 
@@ -65,7 +66,7 @@ def killed(mutant: Mutant, tree: Path) -> tuple[bool, str]:
 
 def main(words: Sequence[str]) -> int:
     """Try them all, or those whose name has one of the words."""
-    every = (*MUTANTS, *TASK_MUTANTS, *PROMISE_MUTANTS, *HOLDER_MUTANTS)
+    every = (*MUTANTS, *TASK_MUTANTS, *PROMISE_MUTANTS, *HOLDER_MUTANTS, *SUM_MUTANTS)
     chosen = [m for m in every if not words or any(word in m.name for word in words)]
     survivors = 0
     print("| fault | file | found by | seconds |\n|---|---|---|---|", flush=True)

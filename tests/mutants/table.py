@@ -59,7 +59,7 @@ MUTANTS = (
     # --- real holders: keys, the door, the run ---
     Mutant(
         "others can read a private key",
-        "server/deploy/keys.py",
+        "common/machine/paths.py",
         "_write(path, data, 0o600)",
         "_write(path, data, 0o644)",
         _PROVISION_TESTS,
@@ -620,8 +620,8 @@ MUTANTS = (
     Mutant(
         "classes counted as they are",
         _HOLDER,
-        "        return noisy_sum(used, size, units, job.plan, self._generator), {",
-        "        return torch.from_numpy(sum(used)), {",
+        "        total = noisy_sum(used, job.values, units, job.plan, self._generator, longest)\n",
+        "        total = torch.from_numpy(sum(used))\n",
         _SUM_TESTS,
     ),
     Mutant(
@@ -676,7 +676,7 @@ MUTANTS = (
     Mutant(
         "a receipt without the sum passes the gate",
         "server/gate.py",
-        "        if not any(is_sum(step, settings) for step in receipt.steps_run):\n",
+        "        if summed and not any(is_sum(step, settings) for step in receipt.steps_run):\n",
         "        if False:\n",
         ("tests/server/test_sums.py",),
     ),

@@ -9,13 +9,14 @@ import pytest
 
 from tests.mutants.holder_table import HOLDER_MUTANTS
 from tests.mutants.promise_table import PROMISE_MUTANTS
+from tests.mutants.sum_table import SUM_MUTANTS
 from tests.mutants.table import MUTANTS, Mutant
 from tests.mutants.task_table import TASK_MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-EVERY = (*MUTANTS, *TASK_MUTANTS, *PROMISE_MUTANTS, *HOLDER_MUTANTS)
+EVERY = (*MUTANTS, *TASK_MUTANTS, *PROMISE_MUTANTS, *HOLDER_MUTANTS, *SUM_MUTANTS)
 
 
 @pytest.mark.parametrize("mutant", EVERY, ids=[m.name for m in EVERY])

@@ -29,6 +29,7 @@ RECEIPT = Receipt(
     delta=1e-5,
     epsilon=math.inf,
     proven=math.inf,
+    unmasked=math.inf,
     runs=1,
     limit=None,
     steps_run=(GaussianSteps(noise_multiplier=1.0, sampling_rate=0.5, steps=3),),

@@ -65,6 +65,7 @@ def receipt(rounds: int = 2, **changes: Any) -> dict[str, Any]:
         delta=1e-3,
         epsilon=1.5,
         proven=8.0,
+        unmasked=8.0,
         runs=1,
         limit=None,
         steps_run=steps,
@@ -250,7 +251,7 @@ def test_many_plans_in_one_receipt_cost_no_time(monkeypatch: pytest.MonkeyPatch)
 
 def test_without_noise_by_agreement_a_receipt_states_none() -> None:
     used = settings(privacy__noise_multiplier="auto", privacy__trust="off")
-    told = receipt(steps_run=[steps(noise=0.0)], epsilon=None, proven=None)
+    told = receipt(steps_run=[steps(noise=0.0)], epsilon=None, proven=None, unmasked=None)
     assert check(update(receipt=told), TASK, used, SCHEMA)
     assert code_of(update(receipt=told)) == "gate.noise"
 

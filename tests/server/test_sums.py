@@ -55,6 +55,7 @@ def receipt(*told: GaussianSteps, entries: int = 3) -> Receipt:
         delta=DELTA,
         epsilon=1.0,
         proven=8.0,
+        unmasked=8.0,
         runs=1,
         limit=None,
         steps_run=told or (steps(),),

@@ -477,6 +477,7 @@ def test_a_message_has_the_values_of_what_leaves_and_of_nothing_else(
     method, done = METHODS[name], runs(name, optimizer, Transport)
     wanted = admitted(method, **MIXED) | {"aggregate__optimizer": optimizer}
     schema = load_model(from_flat(config(tiny_model, Path("d"), Path("o"), **wanted))).schema
+    whole = set()
     for number, (event, task) in enumerate(
         zip(events(done.folder, "round"), done.tasks, strict=True), start=1
     ):
@@ -484,8 +485,9 @@ def test_a_message_has_the_values_of_what_leaves_and_of_nothing_else(
         leaves = set(method.factors(number)) - set(method.stays)
         sizes = [
             4 * sum(_values(n, s, rank) for n, s in schema.shapes if _leaves(n, leaves))
-            for rank in own_ranks(method, 3)
+            for rank in (*own_ranks(method, 3), RANK)
         ]
+        whole.add(sizes.pop() // 4)
         assert [row["bytes_up"] for row in event["accepted"]] == sizes
         assert event["bytes_down"] == len(task.adapter) + len(task.merged)
         added = sum(out * wide for _, (out, wide) in product_shapes(schema))
@@ -493,6 +495,12 @@ def test_a_message_has_the_values_of_what_leaves_and_of_nothing_else(
         assert task.settings["aggregate.method"] == method.told(number)
     report = json.loads((done.folder.path / "report.json").read_text(encoding="utf-8"))
     assert (", without LoRA's" in json.dumps(report)) == bool(method.stays)
+    (size,) = whole  # of the tiny model A and B are of one size
+    released = report["released"]["accounted"] or report["released"]["not_accounted"]
+    assert f" of {size:,} numbers" in released[0]["what"], "what leaves, and not what is trained"
+    assert ("a smaller rank" in released[0]["what"]) == method.ranks
+    (start,) = events(done.folder, "start")
+    assert ("B stays at zero" in "".join(start["warnings"])) == ("B" not in method.trains)
     # ffb learns nothing alone, and its report says so.
     (trained,) = [one for one in report["checks"] if one["name"] == "The adapter was trained"]
     assert (trained["state"] == "passed") == ("B" in method.trains)

@@ -357,6 +357,8 @@ def test_a_receipt_names_the_head_all_runs_and_this_run(ledger: Ledger) -> None:
         {"runs": 1.0},
         {"proven": 0.001},
         {"proven": "8"},
+        {"unmasked": 0.001},
+        {"unmasked": "8"},
         {"limit": 8},
         {"limit": -1.0},
         {"limit": float("inf")},

@@ -18,6 +18,7 @@ from confide.server.report import epsilon_text
 from tests.server.doctor.conftest import Examine, settings
 
 BAD, UNSOUND, NOTE = Severity.NOT_PRIVATE, Severity.NOT_SOUND, Severity.NOTE
+SHARED = {"privacy__trust": "distributed", "privacy__colluding": 2, "round__mode": "gradient"}
 
 
 def test_the_demo_has_no_finding(examine: Examine) -> None:
@@ -41,6 +42,9 @@ def test_the_demo_has_no_finding(examine: Examine) -> None:
         ("both-factors", UNSOUND, {"aggregate__method": "lora"}, {}, ("'lora'", "'ffa'")),
         ("both-factors", UNSOUND, {"aggregate__method": "fedsa", "round__mode": "steps"}, {},
          ("'fedsa'", "no average", "'ffa'")),
+        ("b-stays-zero", UNSOUND, {"aggregate__method": "ffb"}, {}, ("'ffb'", "'rolora'", "'ffa'")),
+        ("b-stays-zero", UNSOUND, {"aggregate__method": "ffb", "aggregate__optimizer": "none"}, {},
+         ("at zero", "'head'")),
         ("drowned-holders", UNSOUND, {"privacy__epsilon": 1.0, "lora__rank": 8},
          {"trained": 6914}, ("10 of 10", "6,914", "215", "'head'")),
         ("many-small-steps", UNSOUND, {"train__rate": 0.07, "round__count": 100}, {},
@@ -48,6 +52,14 @@ def test_the_demo_has_no_finding(examine: Examine) -> None:
         ("too-few-holders", UNSOUND, {"round__min_holders": 11}, {}, ("11", "10 holders", "to 5")),
         ("one-late-holder", UNSOUND, {"round__min_holders": 10}, {}, ("= 10", "to 5")),
         ("one-late-holder", UNSOUND, {"round__holders": 3, "round__min_holders": 3}, {}, ("= 3",)),
+        ("one-late-holder", UNSOUND, SHARED | {"round__min_holders": 10}, {}, ("eight in ten",)),
+        ("few-holders", UNSOUND, SHARED | {"privacy__unit": "holder", "round__min_holders": 8,
+                                           "privacy__delta": 1e-3}, {},
+         ("10 holders", "'person'", "a hundred")),
+        ("few-shares", UNSOUND, SHARED | {"round__min_holders": 3}, {},
+         ("= 1", "100%", "'local'", "round.min-holders = 8", "privacy.colluding = 2")),
+        ("few-shares", NOTE, SHARED | {"round__min_holders": 3, "privacy__colluding": 1},
+         {"holders": 3}, ("= 2", "71%", "three or four gain little")),
         ("short-timeout", NOTE, {"round__timeout": 29.0}, {}, ("29 s", "600")),
         ("facts-unknown", NOTE, {}, {"sizes": ()}, ("how much text", "assets fetch")),
         ("facts-unknown", NOTE, {}, {"trained": 0}, ("how many values", "assets fetch")),
@@ -79,6 +91,7 @@ def test_a_fault_is_found_by_name_value_and_remedy(
         ({"round__holders": 10}, {}),
         ({"train__batch": 255}, {}),
         ({"aggregate__method": "lora", "lora__method": "head"}, {}),
+        ({"aggregate__method": "ffb", "lora__method": "head"}, {}),
         ({"round__min_holders": 9}, {}),
         ({"round__timeout": 30.0}, {}),
         ({"privacy__epsilon": 1.0}, {"sizes": (240,) * 10}),

@@ -112,7 +112,7 @@ def test_a_figure_that_a_holder_sent_beside_its_update_is_a_leak(make_run: MakeR
 
 def test_what_a_ledger_spent_on_other_runs_is_told(make_run: MakeRun) -> None:
     def tuned(lines: Lines) -> None:
-        told = {"epsilon": 11.5, "proven": 14.0, "runs": 3}
+        told = {"epsilon": 11.5, "proven": 14.0, "unmasked": 11.5, "runs": 3}
         rounds(lines)[-1]["accepted"][4]["receipt"] |= told
 
     found = findings(make_run(tuned))["other-runs"]

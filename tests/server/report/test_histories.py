@@ -23,6 +23,7 @@ def receipt(number: int, **changes: Any) -> dict[str, Any]:
         delta=1e-5,
         epsilon=0.1 * number,
         proven=200.0,
+        unmasked=200.0,
         runs=1,
         limit=None,
         steps_run=(steps,),
@@ -67,7 +68,7 @@ def test_a_ledger_that_does_not_go_on_is_named(second: dict[str, Any], what: str
 
 
 def test_a_ledger_without_a_bound_cannot_find_one_again() -> None:
-    endless = receipt(1, epsilon=None, proven=None)
+    endless = receipt(1, epsilon=None, proven=None, unmasked=None)
     assert after(endless, receipt(2)).breaks == ["its ledger went back"]
 
 
@@ -103,7 +104,7 @@ def test_what_is_no_receipt_is_an_update_without_noise(told: Any) -> None:
     assert history.newest is None
 
 
-ENDLESS = receipt(1, epsilon=None, proven=None)
+ENDLESS = receipt(1, epsilon=None, proven=None, unmasked=None)
 
 
 @pytest.mark.parametrize("told", [*BAD, receipt(1), ENDLESS, receipt(9)])

@@ -260,7 +260,7 @@ def test_a_holder_of_which_nothing_is_proven_withdraws_the_claim_and_is_named(
 ) -> None:
     def without_end(lines: list[dict[str, Any]]) -> None:
         last = [line for line in lines if line["event"] == "round"][-1]
-        last["accepted"][4]["receipt"] |= {"proven": None, "runs": 9}
+        last["accepted"][4]["receipt"] |= {"proven": None, "unmasked": None, "runs": 9}
 
     claim = write_report(make_run(without_end), prv=False)["claim"]
     assert not claim["private"]

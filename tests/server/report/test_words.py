@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from confide.common.wire.outgoing import OUTGOING, Protection
 from confide.server.report.build import build_report
 from tests.server.report.conftest import MakeRun
 
 TOTALS = "The ledger's length, its totals and the number of runs in each receipt"
 LIMIT = "The holder's limit on epsilon in each receipt"
+KEYS = "Keys and masks of secure sums"
 
 
 def things(rows: list[dict[str, Any]]) -> dict[str, str]:
@@ -25,6 +28,7 @@ def test_what_left_without_being_accounted_is_told(torch_free_report: dict[str, 
         "Which holders took part, and why one did not",
         TOTALS,
         LIMIT,
+        KEYS,
         "The time of each answer",
     }
 
@@ -34,9 +38,11 @@ def test_every_field_outside_the_guarantee_has_its_line(torch_free_report: dict[
     lines = {
         "Which holders took part, and why one did not": {"holder", "code", "src_node_id", "schema"},
         TOTALS: {
-            "receipt", "ledger_id", "head", "entries", "epsilon", "proven", "runs", "steps_run",
+            "receipt", "ledger_id", "head", "entries", "epsilon", "proven", "unmasked", "runs",
+            "steps_run",
         },
         LIMIT: {"limit"},
+        KEYS: {"card", "statement", "values"},
         "The time of each answer": {
             "created_at", "delivered_at", "ttl", "message_id", "src_task_id",
         },
@@ -56,6 +62,28 @@ def test_a_factor_that_stays_is_not_said_to_leave(make_run: MakeRun) -> None:
     changes = {"aggregate__method": "fedsa", "round__mode": "steps"}
     (row,) = build_report(make_run(**changes), prv=False)["released"]["accounted"]
     assert "without LoRA's B" in row["what"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"),
+    [
+        ([770], "adapter of 770 numbers per round"),
+        ([512, 1768], "adapter of 512 or 1,768 numbers (rounds differ) per round"),
+        (None, "adapter per round"),
+    ],
+)
+def test_the_numbers_of_an_update_are_those_that_leave(
+    make_run: MakeRun, sent: list[int] | None, told: str
+) -> None:
+    """Not all that is trained: a factor may stay (``fedsa``), or rest in a round (``rolora``)."""
+    folder = make_run(round__mode="steps")
+    lines = (folder / "metrics.jsonl").read_text("utf-8").splitlines()
+    start = json.loads(lines[0])
+    start["model"]["sent"] = sent
+    changed = "\n".join([json.dumps(start), *lines[1:]]) + "\n"
+    (folder / "metrics.jsonl").write_text(changed, "utf-8")
+    (row,) = build_report(folder, prv=False)["released"]["accounted"]
+    assert told in row["what"]
 
 
 def test_what_is_not_covered_is_told_whoever_the_holder_is(

@@ -26,17 +26,10 @@ from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from confide.simulations.benchmarks import places
 from confide.simulations.benchmarks import utility as bench
-from confide.simulations.benchmarks.places import Place, for_rates, half_of, that_fit
+from confide.simulations.benchmarks.places import Place, half_of, that_fit
 from confide.simulations.benchmarks.results import Measured, Results
-from confide.simulations.benchmarks.rows import markdown, overview
-from confide.simulations.benchmarks.utility import (
-    TRUSTS,
-    Table,
-    _trusted,
-    compared_methods,
-    rates,
-    utility,
-)
+from confide.simulations.benchmarks.rows import markdown
+from confide.simulations.benchmarks.utility import TRUSTS, Table, compared_methods, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
 from confide.simulations.scenario import Scenario, changed, load_scenario
@@ -72,8 +65,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
     done: list[dict[str, Any]] = []
 
     def fake(config: dict[str, Any], where: Place, part: str) -> dict[str, Any]:
-        told = {"part": part, "where": where.partition, "pooled": where.pooled}
-        done.append({**config, **told})
+        told = {"where": where.partition, "of": where.scenario.name, "pooled": where.pooled}
+        done.append({**config, "part": part, **told})
         rate = float(config["train.lr"])
         if rate > 5:
             raise ConfideError("adapter.not-finite", "It ran away.")
@@ -104,9 +97,94 @@ def test_methods_for_runs_without_noise_have_no_line_at_an_epsilon_and_that_is_s
         ("ffa", 3.0),
     ]
     assert [line for line in said if "left out" in line] == [
-        "fedex, epsilon 3.0, local: left out, it is for runs without noise",
-        "flora, epsilon 3.0, local: left out, it is for runs without noise",
+        "fedex, epsilon 3.0: left out, it is for runs without noise",
+        "flora, epsilon 3.0: left out, it is for runs without noise",
     ]
+
+
+def test_whom_one_trusts_is_a_line_of_its_own(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    asked = table(
+        scenario, tiny_federation, methods=["head"], trusts=TRUSTS, seeds=1, epsilons=[3.0]
+    )
+    rows = utility(asked, Results())
+    assert [row.method for row in rows] == ["head", "head, distributed", "head, central"]
+    local, distributed, central = runs
+    assert [run["pooled"] for run in runs] == [False, False, True]
+    assert local["privacy.trust"] == "local"
+    assert distributed["privacy.trust"] == "distributed"
+    assert (distributed["privacy.colluding"], distributed["round.min-holders"]) == (1, 3)
+    assert (central["round.min-holders"], central["train.batch"]) == (1, 3 * 32)
+
+
+def test_central_and_distributed_runs_are_runs(scenario: Scenario, tiny_federation: Path) -> None:
+    asked = table(
+        scenario, tiny_federation, methods=["head"], trusts=TRUSTS[1:], seeds=1, epsilons=[3.0]
+    )
+    distributed, central = utility(asked, Results())
+    assert not distributed.failed
+    assert not central.failed
+    assert distributed.bytes_up > central.bytes_up
+
+
+def test_rates_may_be_chosen_on_another_text_with_all_of_its_public_records(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    other = replace(scenario, name="other")
+    elsewhere = [Place(scenario=other, partition="own", folder=tiny_federation)]
+    asked = table(scenario, tiny_federation, methods=["head"], seeds=1, epsilons=[3.0], trials=3)
+    chooses = replace(asked, scenario=other, places=elsewhere, whole=True)
+    (row,) = utility(replace(asked, other=chooses), Results())
+    assert {run["part"] for run in runs} == {"all"}
+    assert [run["of"] for run in runs] == ["other"] * (len(runs) - 1) + ["tiny"]
+    assert row.rate == runs[-1]["train.lr"]
+
+
+def test_a_centre_takes_the_step_of_the_federation_with_the_noise_of_one(
+    scenario: Scenario, tiny_federation: Path
+) -> None:
+    """What stands for a trusted centre is central DP-SGD: the same sum over the same number, and
+    z C of noise on it, which the federation's holders have each."""
+    where = Place(scenario=scenario, partition="own", folder=tiny_federation)
+    asked = table(scenario, tiny_federation)
+    cell = bench._Cell(asked, where, "head", 3.0, Results(), print)
+    own, centre = (replace(cell, trust=trust).config(0) for trust in ("local", "central"))
+    bare = {"privacy.trust": "off"}
+    federated = bench._run({**own, **bare}, where, "all")
+    pooled = bench._run({**centre, **bare}, replace(where, pooled=True), "all")
+    assert pooled["loss"] == pytest.approx(federated["loss"], abs=2e-6)
+    assert pooled["loss"] != pytest.approx(math.log(2), abs=1e-3)  # it did learn
+    assert plan_of(from_flat(centre)) == plan_of(from_flat(own))
+
+
+def test_no_trust_has_a_line_that_says_nothing(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    """Without noise all are alike, and some methods make more of the updates than their sum."""
+    more = next(name for name, one in METHODS.items() if not one.summed and name not in BARE)
+    said: list[str] = []
+    asked = table(scenario, tiny_federation, methods=[more], trusts=TRUSTS, seeds=1)
+    rows = utility(asked, Results(), said.append)
+    assert [(row.method, row.epsilon) for row in rows] == [
+        (more, None),
+        (more, 3.0),
+        (f"{more}, central", 3.0),
+    ]
+    assert sum("nobody has to be trusted" in line for line in said) == 2
+    assert f"{more}, distributed, epsilon 3.0: left out" in "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "trials", "named"), [("r8", 5, "train.batch=320"), ("movies", 0, "--tune-rates 5")]
+)
+def test_a_rate_that_would_mean_something_else_is_refused(
+    name: str, trials: int, named: str
+) -> None:
+    with pytest.raises(ConfideError) as caught:
+        places.check_rates(load_scenario(name), load_scenario("nyt"), trials)
+    assert caught.value.code == "bench.rates"
+    assert named in caught.value.hint
 
 
 def test_a_method_of_several_ranks_has_a_line_only_where_ranks_differ_or_its_equal_has_none(
@@ -140,8 +218,8 @@ def test_a_language_model_has_no_line_of_what_is_seen_in_a_head_alone(
     rows = utility(replace(asked, epsilons=[None], seeds=1), Results(), said.append)
     assert [row.method for row in rows] == ["ffa"]
     assert [line.partition(": left out, ")[0] for line in said if "left out" in line] == [
-        "head, epsilon off, local",
-        "fedsa, epsilon off, local",
+        "head, epsilon off",
+        "fedsa, epsilon off",
     ]
 
 
@@ -429,109 +507,6 @@ def test_a_result_is_on_disk_when_it_is_kept(tmp_path: Path) -> None:
     )
     Results(tmp_path / "r.jsonl").add(result)
     assert Results(tmp_path / "r.jsonl").get("a") == result
-
-
-def test_whom_the_noise_protects_against_is_a_line(
-    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
-) -> None:
-    """Of ten holders two may collude and two be missing; a centre has the same sum of the same
-    text, over the same number, with the noise of one."""
-    said: list[str] = []
-    asked = table(scenario, tiny_federation, methods=["head"], trusts=TRUSTS, seeds=1)
-    rows = utility(asked, Results(), said.append)
-    assert [(r.epsilon, r.trust) for r in rows] == [
-        (None, "local"),
-        (3.0, "local"),
-        (3.0, "distributed"),
-        (3.0, "central"),
-    ]
-    assert len([line for line in said if "left out" in line]) == 2
-    off, local, shared, central = runs
-    assert (off["privacy.trust"], local["privacy.trust"]) == ("off", "local")
-    assert shared["privacy.trust"] == "distributed"
-    assert (shared["privacy.colluding"], shared["round.min-holders"]) == (1, 3)
-    assert (central["privacy.trust"], central["train.batch"]) == ("local", 3 * local["train.batch"])
-    assert [run["pooled"] for run in runs] == [False, False, False, True]
-    assert _trusted("distributed", 10, 1)["privacy.colluding"] == 2
-    assert _trusted("distributed", 10, 1)["round.min-holders"] == 8
-    shown = markdown(rows).splitlines()
-    assert shown[0].startswith("| text | method | trust | epsilon |")
-    assert "trust" not in markdown(rows[:2])
-    assert [line.split(" | ")[2] for line in overview(rows).splitlines()[2:]] == [
-        "local",
-        "distributed",
-        "central",
-    ]
-
-
-def test_a_centre_takes_the_step_of_the_federation_with_the_noise_of_one(
-    scenario: Scenario, tiny_federation: Path
-) -> None:
-    """What stands for a trusted centre is central DP-SGD: the same sum over the same number, and
-    z C of noise on it, which the federation's holders have each."""
-    where = Place(scenario=scenario, partition="own", folder=tiny_federation)
-    cell = bench._Cell(
-        table(scenario, tiny_federation), where, "head", 3.0, "central", Results(), print
-    )
-    own, centre = (replace(cell, trust=trust).config(0) for trust in ("local", "central"))
-    bare = {"privacy.trust": "off"}
-    federated = bench._run({**own, **bare}, where, "all")
-    pooled = bench._run({**centre, **bare}, replace(where, pooled=True), "all")
-    assert pooled["loss"] == pytest.approx(federated["loss"], abs=2e-6)
-    assert pooled["loss"] != pytest.approx(math.log(2), abs=1e-3)  # it did learn
-    assert plan_of(from_flat(centre)) == plan_of(from_flat(own))
-
-
-def test_every_trust_runs(scenario: Scenario, tiny_federation: Path, tmp_path: Path) -> None:
-    asked = table(
-        scenario, tiny_federation, methods=["head"], trusts=TRUSTS, seeds=1, epsilons=[3.0]
-    )
-    rows = utility(asked, Results(tmp_path / "runs.jsonl"))
-    assert not any(row.failed for row in rows)
-    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [json.loads(line)["trust"] for line in lines] == list(TRUSTS)
-
-
-def test_a_summed_trust_leaves_out_methods_that_want_more_than_a_sum(
-    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
-) -> None:
-    more = [name for name, one in METHODS.items() if not one.summed and name not in BARE]
-    asked = table(
-        scenario, tiny_federation, methods=more, trusts=["distributed"], seeds=1, epsilons=[3.0]
-    )
-    assert more
-    assert utility(asked, Results()) == []
-    assert not runs
-
-
-def test_rates_that_are_chosen_on_another_text_are_reported_on_all_of_this_one(
-    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]], tmp_path: Path
-) -> None:
-    there = tiny.save_federation(tmp_path / "other", records=12)
-    other = Place(scenario=replace(scenario, name="other"), partition="own", folder=there)
-    asked = table(
-        scenario, tiny_federation, methods=["head"], trials=3, epsilons=[3.0], rates_on=other
-    )
-    results = Results(tmp_path / "runs.jsonl")
-    (row,) = utility(asked, results)
-    assert row.rate == 1.0
-    assert {run["part"] for run in runs} == {"all"}
-    lines = (tmp_path / "runs.jsonl").read_text(encoding="utf-8").splitlines()
-    told = [(json.loads(line)["scenario"], json.loads(line)["trial"]) for line in lines]
-    assert told == [("other", True)] * 5 + [("tiny", False)] * 2
-
-
-@pytest.mark.parametrize(
-    ("name", "changes", "trials", "named"),
-    [("r8", [], 5, "train.batch=320"), ("movies", [], 0, "--tune-rates 5")],
-)
-def test_a_rate_that_would_mean_something_else_is_refused(
-    name: str, changes: list[str], trials: int, named: str
-) -> None:
-    with pytest.raises(ConfideError) as caught:
-        for_rates(name, changes, load_scenario("nyt"), trials)
-    assert caught.value.code == "bench.rates"
-    assert named in caught.value.hint
 
 
 def test_the_public_records_are_cut_in_two_by_person(
