@@ -181,6 +181,7 @@ def bench_utility(
     )
     if rates_from:
         other = load_scenario(rates_from, changes or [])
+        places.check_rates(other, chosen, tune_rates)
         elsewhere, _ = places.that_fit(other, [places.OWN], limit)
         rival = replace(table, scenario=other, places=elsewhere, whole=True)
         table = replace(table, other=rival)

@@ -18,7 +18,7 @@ from ...client.guard.policy_file import simulated_policy
 from ...common.errors import ConfideError
 from ...common.settings import Scalar
 from ...server.run_folder import PUBLIC_FILE
-from ..scenario import Scenario, prepare
+from ..scenario import Scenario, prepare, run_config
 
 # As the table calls them, and as ``prepare_federation`` does.
 PARTITIONS: Mapping[str, str] = {"iid": "iid", "dirichlet": "dirichlet", "natural": "unit"}
@@ -129,6 +129,28 @@ def place(scenario: Scenario, partition: str, limit: int | None = None) -> Place
     made = Place(scenario=scenario, partition=partition, folder=prepare(named))
     _check(made)
     return made
+
+
+def check_rates(chosen_on: Scenario, reported: Scenario, trials: int) -> None:
+    """Refuse rates of another text that would mean something else, or that nobody tries.
+
+    Raises:
+        ConfideError: ``bench.rates``.
+    """
+    there, here = (run_config(one)["train.batch"] for one in (chosen_on, reported))
+    if there != here:
+        raise ConfideError(
+            "bench.rates",
+            f"{chosen_on.name} has train.batch = {there}, and {reported.name} {here}: at the same"
+            " rate their steps are of different length.",
+            f"Leave out --rates-from, or add --set train.batch={here}.",
+        )
+    if not trials:
+        raise ConfideError(
+            "bench.rates",
+            f"--rates-from {chosen_on.name} tries no rate, since --tune-rates = 0.",
+            "Add --tune-rates 5.",
+        )
 
 
 def _check(made: Place) -> None:

@@ -15,7 +15,8 @@ The text is public: on private text each trial would have to be paid for.
 Whom one trusts is one of three: ``local``, where each holder adds all of the noise;
 ``distributed``, shares behind a secure sum that provides for one holder in five who colludes and
 one in five who is missing; ``central``, one trusted place that has all records and adds the noise
-once.
+once. The last is no mode of confide, but a run of one holder with a divisor as many times as large:
+the same sum of clipped gradients over the same number, which is central DP-SGD exactly.
 """
 
 from __future__ import annotations
@@ -114,18 +115,20 @@ def utility(
     with frozen_layers_shared():
         for seed, where in itertools.product(range(table.seeds), table.places):
             for method, trust, epsilon in cells:
-                if why := _left_out(table, where, method, epsilon):
-                    say(f"{method}, epsilon {epsilon or 'off'}: left out, {why}")
-                    continue
                 run = _Cell(table, where, method, epsilon, results, say, trust)
+                if why := _left_out(table, where, method, epsilon, trust):
+                    say(f"{run.name}, epsilon {epsilon or 'off'}: left out, {why}")
+                    continue
                 rate = _chosen_rate(replace(run, where=table.places[0]), table)
                 cell = (where.partition, run.name, epsilon)
                 runs.setdefault(cell, []).append(run.measured(seed, rate))
     return [_row(cell, table) for cell in runs.values()]
 
 
-def _left_out(table: Table, where: Place, method: str, epsilon: float | None) -> str:
+def _left_out(table: Table, where: Place, method: str, epsilon: float | None, trust: str) -> str:
     """Why there is no such row; nothing where there is one."""
+    if epsilon is None and trust != "local":
+        return "without noise nobody has to be trusted with it"
     config = run_config(table.scenario)
     kind = str(config["task.kind"])
     if method == _HEAD:
@@ -137,6 +140,8 @@ def _left_out(table: Table, where: Place, method: str, epsilon: float | None) ->
         return f"where no holder's rank is smaller it is {same}"
     if facts.noise.verdict == "refused" and epsilon is not None:
         return "it is for runs without noise"
+    if trust == "distributed" and not facts.summed:
+        return "it takes more than the sum of the updates"
     if facts.stays and TASKS[kind].language:
         stays = f"its {facts.stays} stays at the holders"
         return f"{stays}, and task.kind = {kind!r} has no head to measure"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from confide.common.adapter.schema import WEIGHTS_FILE
 from confide.common.errors import ConfideError
 from confide.common.methods import METHODS
 from confide.common.models import batches
+from confide.common.plans import plan_of
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
 from confide.common.text.readers import Record
@@ -30,7 +32,7 @@ from confide.simulations.benchmarks.rows import markdown
 from confide.simulations.benchmarks.utility import TRUSTS, Table, compared_methods, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
-from confide.simulations.scenario import Scenario, changed
+from confide.simulations.scenario import Scenario, changed, load_scenario
 from confide.simulations.sources import Split
 from tests import tiny
 
@@ -137,6 +139,52 @@ def test_rates_may_be_chosen_on_another_text_with_all_of_its_public_records(
     assert {run["part"] for run in runs} == {"all"}
     assert [run["of"] for run in runs] == ["other"] * (len(runs) - 1) + ["tiny"]
     assert row.rate == runs[-1]["train.lr"]
+
+
+def test_a_centre_takes_the_step_of_the_federation_with_the_noise_of_one(
+    scenario: Scenario, tiny_federation: Path
+) -> None:
+    """What stands for a trusted centre is central DP-SGD: the same sum over the same number, and
+    z C of noise on it, which the federation's holders have each."""
+    where = Place(scenario=scenario, partition="own", folder=tiny_federation)
+    asked = table(scenario, tiny_federation)
+    cell = bench._Cell(asked, where, "head", 3.0, Results(), print)
+    own, centre = (replace(cell, trust=trust).config(0) for trust in ("local", "central"))
+    bare = {"privacy.trust": "off"}
+    federated = bench._run({**own, **bare}, where, "all")
+    pooled = bench._run({**centre, **bare}, replace(where, pooled=True), "all")
+    assert pooled["loss"] == pytest.approx(federated["loss"], abs=2e-6)
+    assert pooled["loss"] != pytest.approx(math.log(2), abs=1e-3)  # it did learn
+    assert plan_of(from_flat(centre)) == plan_of(from_flat(own))
+
+
+def test_no_trust_has_a_line_that_says_nothing(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    """Without noise all are alike, and some methods make more of the updates than their sum."""
+    more = next(name for name, one in METHODS.items() if not one.summed and name not in BARE)
+    said: list[str] = []
+    asked = table(scenario, tiny_federation, methods=[more], trusts=TRUSTS, seeds=1)
+    rows = utility(asked, Results(), said.append)
+    assert [(row.method, row.epsilon) for row in rows] == [
+        (more, None),
+        (more, 3.0),
+        (f"{more}, central", 3.0),
+    ]
+    assert sum("nobody has to be trusted" in line for line in said) == 2
+    assert f"{more}, distributed, epsilon 3.0: left out" in "\n".join(said)
+
+
+@pytest.mark.parametrize(
+    ("name", "trials", "named"), [("r8", 5, "train.batch=320"), ("movies", 0, "--tune-rates 5")]
+)
+def test_a_rate_that_would_mean_something_else_is_refused(
+    name: str, trials: int, named: str
+) -> None:
+    with pytest.raises(ConfideError) as caught:
+        places.check_rates(load_scenario(name), load_scenario("nyt"), trials)
+    assert caught.value.code == "bench.rates"
+    assert named in caught.value.hint
 
 
 def test_a_method_of_several_ranks_has_a_line_only_where_ranks_differ_or_its_equal_has_none(
