@@ -389,6 +389,35 @@ def test_kill_9_loses_no_acknowledged_charge(path: Path) -> None:
     assert acknowledged >= KILLS
 
 
+def test_a_sum_is_booked_once_over_one_set_and_costs_nothing(path: Path, ledger: Ledger) -> None:
+    ledger.charge(task(1), None)
+    before = ledger.epsilon(DELTA)
+    for _ in range(2):
+        ledger.open_sum("call", "set")
+    ledger.open_sum("another call", "another set")
+    with pytest.raises(ConfideError, match=r"sum\.opened"):
+        ledger.open_sum("call", "another set")
+    booked = [(e.payload["call"], e.payload["set"]) for e in ledger.entries()[2:]]
+    assert booked == [("call", "set"), ("another call", "another set")]
+    assert ledger.epsilon(DELTA) == before
+    with Ledger.open(path, create=False) as again:
+        with pytest.raises(ConfideError, match=r"sum\.opened"):
+            again.open_sum("call", "another set")
+        assert again.head == ledger.head
+    assert verify(path).ok
+
+
+def test_what_is_charged_for_shares_is_told_with_and_without_masks(ledger: Ledger) -> None:
+    shared = replace(PLAN, trust=Trust.DISTRIBUTED, least=8, colluding=4)
+    ledger.charge(task(1, shared), None)
+    assert [s.noise_multiplier for s in ledger.steps()] == [PLAN.noise_multiplier]
+    bare = ledger.steps(unmasked=True)
+    assert [s.noise_multiplier for s in bare] == [PLAN.noise_multiplier / 2]
+    receipt = ledger.receipt(DELTA, "run")
+    assert receipt.epsilon == epsilon_pld(ledger.steps(), DELTA)
+    assert receipt.unmasked == epsilon_pld(bare, DELTA) > receipt.epsilon
+
+
 def test_two_processes_that_charge_at_once_lose_nothing(in_memory: Path) -> None:
     path = in_memory / "ledger.sqlite"
     workers = [start_worker(path, name, CHARGES_EACH) for name in ("one", "two")]
