@@ -21,6 +21,8 @@ from confide.client.guard.policy import Policy
 from confide.common.adapter.parcel import pack
 from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
+from confide.common.masking.keys import Identity, Roster, SealingKey
+from confide.common.masking.openers import Opener
 from confide.common.methods import method_of
 from confide.common.models.loading import load_model
 from confide.common.settings import COORDINATORS_OWN, from_flat
@@ -188,6 +190,55 @@ def test_no_way_of_training_shows_a_record(make: Make, way: str) -> None:
     for name in ("another label", "one long word"):
         other = [*lines[:-1], BAD_LINES[name]]
         assert_alike(whole, place.watch(other, tasks), f"{way}, {name}", units=2)
+
+
+SHARED = {"privacy.trust": "distributed", "round.min-holders": 3, "privacy.colluding": 1}
+BEHIND_MASKS: Mapping[str, dict[str, Any]] = {
+    "ffa": {},
+    "head": {"lora.method": "head"},
+    "sampled": {"train.rate": 0.5},
+    "persons": PERSONS,
+    "epsilon": {"privacy.noise-multiplier": "auto", "privacy.epsilon": 3.0},
+    "holder": {"privacy.unit": "holder", "round.mode": "steps", "train.steps": 2},
+}
+
+
+@pytest.mark.parametrize("way", BEHIND_MASKS)
+def test_behind_masks_no_record_shows_either(make: Make, tmp_path: Path, way: str) -> None:
+    """Nor in the card of who only asks, in sealed seeds, or in the files of keys."""
+    changes = SHARED | BEHIND_MASKS[way]
+    place = make(**changes)
+    policy = dataclasses.replace(
+        place.policy, allow_any_roster=True, max_epsilon_unmasked=1e6, min_contributions=2
+    )
+    secrets = [Identity.new_secret() for _ in range(4)]
+    members = [Identity(f"holder-{i:02d}", secret) for i, secret in enumerate(secrets)]
+    keys = [SealingKey(SealingKey.new_secret()) for _ in range(2)]
+    openers = [Opener.of(m, "run-1", k) for m, k in zip(members[1:], keys, strict=False)]
+    sent = {
+        "roster": Roster([m.member for m in members]).to_bytes(),
+        "openers": b"".join(one.to_bytes() for one in openers),
+    }
+    asked = [dataclasses.replace(place.request(1), dry=True), place.request(1)]
+    if way in ("ffa", "persons"):
+        asked = [*asked, place.count(**changes)]
+    tasks = [dataclasses.replace(task, **sent) for task in asked]
+
+    def watch(lines: Sequence[bytes], name: str) -> Seen:
+        return Witness(tmp_path / name, lines, policy, secrets[0]).answers(tasks)
+
+    lines = lines_of("classification", RECORDS)
+    whole = watch(lines, "whole")
+    kinds = [told[0] for told in whole.told[::4]]
+    assert kinds == ["ready", *["update"] * (len(tasks) - 1)]
+    others = {"fewer": lines[:-1], "more": [*lines, lines[0]]}
+    others |= {name: [*lines[:-1], BAD_LINES[name]] for name in ("a null", "one long word")}
+    for name, other in others.items():
+        seen = watch(other, name)
+        if way == "holder":  # its update is clipped as a whole, after the sums that are watched
+            assert seen.told == whole.told, name
+        else:
+            assert_alike(whole, seen, f"{way}, {name}", units=2)
 
 
 def test_dropout_of_adapters_shows_no_record(make: Make) -> None:

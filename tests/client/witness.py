@@ -16,6 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from confide.client.guard.policy import Policy
+from confide.client.guard.sum_keys import IDENTITY_FILE
 from confide.client.holder import Holder, Site
 from confide.client.training import sums as sums_module
 from confide.client.training.private_step import PrivateOptimizer
@@ -79,13 +80,19 @@ class Seen:
 class Witness:
     """A holder of some lines of text, with noise that repeats itself, watched from all sides."""
 
-    def __init__(self, folder: Path, lines: Sequence[bytes], policy: Policy) -> None:
+    def __init__(
+        self, folder: Path, lines: Sequence[bytes], policy: Policy, secret: bytes = b""
+    ) -> None:
+        """``secret`` is its signing key, where it takes part in secure sums."""
         folder.mkdir(parents=True)
         data = folder / "text.jsonl"
         data.write_bytes(b"\n".join(lines) + b"\n")
         ledger = folder / "ledger.sqlite"
         self.site = Site(name="holder-00", data=data, ledger=ledger, policy=policy, new_ledger=True)
         self._folder = folder
+        if secret:
+            self.site.keys.mkdir()
+            (self.site.keys / IDENTITY_FILE).write_bytes(secret)
 
     def answers(
         self, tasks: Sequence[TrainRequest], seed: int | None = SEED, *, keep: bool = False
@@ -129,11 +136,12 @@ _OWN = {"ledger", "key", "previous", "time", "reply", "text"}
 def _told(reply: Reply) -> Any:
     """A reply without its values and what is random in it."""
     size = len(reply_to_bytes(reply))
-    if not isinstance(reply, Update):
-        kind = "refusal" if isinstance(reply, Refusal) else "ready"
-        return kind, size, dataclasses.asdict(reply)
     fields = dataclasses.asdict(reply)
-    values = fields.pop("values")
+    if not isinstance(reply, Update):
+        card = len(fields.pop("card", b""))  # of a key that is drawn anew
+        return "refusal" if isinstance(reply, Refusal) else "ready", size, card, fields
+    values, statement = fields.pop("values"), fields.pop("statement")
+    fields["statement"] = len(statement)  # of seeds that are drawn anew
     receipt = {k: v for k, v in fields.pop("receipt").items() if k not in OF_ONE_LEDGER}
     return "update", size, len(values), fields, receipt
 
