@@ -49,7 +49,7 @@ NO_BETTER = (
     "With one share left each holder adds all of the noise: this is no better than"
     " privacy.trust = 'local'."
 )
-MASKS = "The masks hold as long as ChaCha20, HPKE (RFC 9180, with ML-KEM-768 and X25519) and Ed25519 do."
+MASKS = "The masks hold as long as ChaCha20, HPKE (RFC 9180; ML-KEM-768 and X25519) and Ed25519 do."
 INTEGRITY = (
     "Of a secure sum nobody sees the parts: a holder that sends a wrong value spoils the sum and is"
     " not named, and no robust rule withstands it; a sum longer than any honest one is refused."
