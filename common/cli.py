@@ -51,16 +51,25 @@ def plan(
         typer.Option(min=1, help="Units used in a step, on average. Default: all."),
     ] = None,
     unit: OfUnit = Unit.RECORD,
+    least: Annotated[
+        int,
+        typer.Option(min=1, help="Contributions to a secure sum, at least; 1: without one."),
+    ] = 1,
+    colluding: Annotated[
+        int, typer.Option(min=0, help="How many of them may tell the coordinator all they sent.")
+    ] = 0,
     prv: WithPrv = False,
     as_json: AsJson = False,
 ) -> None:
     """Compute the noise multiplier that keeps all steps within EPSILON, and the rate to set.
 
     A table shows what other batches would need: for the same computing with --batch, for the same
-    steps without it.
+    steps without it. With --least also the share of the noise that each holder adds to a secure
+    sum, and the epsilon that is left if every mask fails.
     """
+    from .privacy.accountant import epsilon_pld
     from .privacy.advice import advise, same_computing, same_steps
-    from .privacy.plan import Plan
+    from .privacy.plan import Plan, Trust
 
     rate = 1.0 if batch is None else min(1.0, batch / n)
     made = Plan.calibrate(
@@ -71,9 +80,17 @@ def plan(
         max_rounds=steps,
         clip_norm=1.0,
         unit=unit,
+        trust=Trust.DISTRIBUTED if least > 1 else Trust.LOCAL,
+        least=least,
+        colluding=colluding,
     )
-    made.check_units(n)
+    if unit is not Unit.HOLDER:
+        made.check_units(n)
     figures = _figures(made.noise_multiplier, rate, steps, delta, unit, prv)
+    figures["relation"] = str(made.relation)
+    if least > 1:
+        figures["share_multiplier"] = made.share_std
+        figures["epsilon_unmasked"] = epsilon_pld([made.unmasked(steps)], delta)
     pairs = same_steps(n, steps) if batch is None else same_computing(n, batch, steps)
     choices = advise(pairs, epsilon=epsilon, delta=delta, units=n)
     if as_json:
@@ -137,6 +154,8 @@ def _show(figures: dict[str, Any], as_json: bool) -> None:
         "epsilon_pld": "epsilon by PLD (the figure)",
         "epsilon_rdp": "epsilon by RDP (conservative)",
         "epsilon_prv": "epsilon by PRV (cross-check)",
+        "share_multiplier": "share of one holder, by the clip norm",
+        "epsilon_unmasked": "epsilon if every mask fails",
     }
     table = Table(show_header=False, box=None)
     for key, value in figures.items():

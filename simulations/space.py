@@ -21,6 +21,7 @@ from .scenario import Scenario, run_config
 GRID_POINTS = 3
 _PROMISE = (
     "trust",
+    "colluding",
     "unit",
     "records-per-person",
     "epsilon",
@@ -28,7 +29,13 @@ _PROMISE = (
     "noise-multiplier",
     "sum-noise",
 )
-FIXED = (*COORDINATORS_OWN, "run.seed", "run.coordinator", *(f"privacy.{one}" for one in _PROMISE))
+FIXED = (
+    *COORDINATORS_OWN,
+    "run.seed",
+    "run.coordinator",
+    "round.min-holders",  # of whose contributions a secure sum has to be opened
+    *(f"privacy.{one}" for one in _PROMISE),
+)
 _NUMBER = r"[-+0-9.]+?(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})\s*(log)?")
 

@@ -109,7 +109,7 @@ class Plan:
         if whole != (self.relation is Relation.ZERO_OUT):
             _refuse("relation", self.relation, f"that of the unit {self.unit}")
         if whole and self.trust is Trust.LOCAL:
-            _refuse("trust", self.trust, "distributed, or off, where the unit is the holder")
+            _refuse("trust", self.trust, "distributed (two contributions or more), or off, here")
         if whole and (self.sampling_rate, self.steps_per_round) != (1, 1):
             _refuse("sampling_rate", self.sampling_rate, "1, and one step, for the unit holder")
 

@@ -54,6 +54,25 @@ def test_a_person_costs_what_a_record_costs_among_as_many_units() -> None:
     assert run(f"{PLAN} --unit holder").exit_code != 0
 
 
+def test_a_plan_of_a_secure_sum_tells_the_share_and_what_is_left_without_masks() -> None:
+    alone = json.loads(run(f"{PLAN} --json").stdout)
+    shared = json.loads(run(f"{PLAN} --least 8 --colluding 2 --json").stdout)
+    assert shared["noise_multiplier"] == alone["noise_multiplier"]
+    assert shared["share_multiplier"] == pytest.approx(alone["noise_multiplier"] / 6**0.5)
+    assert shared["epsilon_unmasked"] > 2 * shared["epsilon_pld"]
+    told = run(f"{PLAN} --least 8 --colluding 2").stdout
+    assert "epsilon if every mask fails" in told
+    holder = json.loads(run(f"{PLAN} --unit holder --least 80 --colluding 20 --json").stdout)
+    assert (holder["unit"], holder["relation"]) == ("holder", "zero-out")
+
+
+@pytest.mark.parametrize("wrong", ["--unit holder", "--least 8 --colluding 8", "--colluding 1"])
+def test_what_is_no_plan_of_a_secure_sum_is_refused_by_name(wrong: str) -> None:
+    refused = run(f"{PLAN} {wrong}").exception
+    assert isinstance(refused, ConfideError)
+    assert refused.code == "privacy.plan"
+
+
 def test_plan_advises_on_batches_for_as_much_computing_or_as_many_steps() -> None:
     line = PLAN.replace("--batch 400 --steps 20", "--batch 50 --steps 80")
     rows = json.loads(run(f"{line} --json").stdout)["advice"]
