@@ -159,9 +159,10 @@ def in_plain_words(
     *histories: Sequence[GaussianSteps],
     unit: Unit = Unit.RECORD,
     pairs: Sequence[tuple[float, float]] = (),
+    sees: str = "everything that left the holder",
 ) -> str:
     """What one or several holders' steps mean for whoever is behind one unit at any of them: the
-    best that any attacker can do. ``pairs`` as for ``attacks``."""
+    best that any attacker can do who ``sees`` so much. ``pairs`` as for ``attacks``."""
     words = _WORDS[unit]
     found = attacks(histories, pairs)
     if all(best == 1 for _, best in found):
@@ -172,7 +173,7 @@ def in_plain_words(
         for blind, best in found
     )
     return (
-        f"Suppose an attacker sees everything that left the holder, knows {words.every_other} and"
+        f"Suppose an attacker sees {sees}, knows {words.every_other} and"
         f" wants to know whether {words.particular}. {told}"
     )
 

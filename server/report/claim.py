@@ -49,6 +49,7 @@ NO_BETTER = (
     "With one share left each holder adds all of the noise: this is no better than"
     " privacy.trust = 'local'."
 )
+MASKS = "The masks hold as long as ChaCha20, HPKE (RFC 9180; ML-KEM-768 and X25519) and Ed25519 do."
 INTEGRITY = (
     "Of a secure sum nobody sees the parts: a holder that sends a wrong value spoils the sum and is"
     " not named, and no robust rule withstands it; a sum longer than any honest one is refused."
@@ -186,7 +187,7 @@ def claim_json(
         "adversary": _adversary(run) if promise.private else "nobody",
         "secure_sum": behind_masks(run, holders) if promise.private else None,
         "computational": statement.COMPUTATIONAL,
-        **what_follows(promise),
+        **what_follows(promise, _sees(run)),
     }
 
 
@@ -217,12 +218,21 @@ def _most(figures: Iterable[float | None]) -> float | None:
     return max((figure for figure in figures if figure is not None), default=None)
 
 
-def what_follows(promise: Promise) -> Json:
-    """The parts of the claim that are computed from the histories alone."""
+def _sees(run: RunRecord) -> str:
+    """What the attacker of the plain words sees."""
+    plan = plan_of(run.settings)
+    if plan.trust is not Trust.DISTRIBUTED:
+        return "everything that left the holder"
+    told = f", is told everything by {plan.colluding} others" if plan.colluding else ""
+    return f"every sum that the holder is part of{told}"
+
+
+def what_follows(promise: Promise, sees: str) -> Json:
+    """The parts of the claim that are computed from the histories alone; of whoever ``sees``."""
     histories, sizes = promise.histories, GROUP_SIZES if promise.unit is Unit.RECORD else ()
     single = bool(histories) and not promise.pair
     return {
-        "in_plain_words": _in_plain_words(promise),
+        "in_plain_words": _in_plain_words(promise, sees),
         "attacker": [
             {"false_positive_rate": blind, "true_positive_rate": best}
             for blind, best in statement.attacks(histories, promise.pair)
@@ -268,6 +278,7 @@ def behind_masks(run: RunRecord, holders: Sequence[Held]) -> Json | None:
             f" {plan.colluding + 1} holders, of whom one has to be honest; {plan.honest} shares of"
             " the noise are left once all who may collude have told theirs.",
             *([NO_BETTER] if plan.honest == 1 else []),
+            MASKS,
             INTEGRITY,
         ],
     }
@@ -299,11 +310,13 @@ def _unknown(promise: Promise) -> str:
     )
 
 
-def _in_plain_words(promise: Promise) -> str:
+def _in_plain_words(promise: Promise, sees: str) -> str:
     if not promise.private:
         return (
             f"Nothing is promised about what the adapter or the updates reveal of a {promise.unit}."
         )
     if not (promise.histories or promise.pair):
         return "No more is known than the bound above, which every holder planned with."
-    return statement.in_plain_words(*promise.histories, unit=promise.unit, pairs=promise.pair)
+    return statement.in_plain_words(
+        *promise.histories, unit=promise.unit, pairs=promise.pair, sees=sees
+    )
