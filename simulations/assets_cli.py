@@ -1,4 +1,4 @@
-"""``confide assets fetch|list|remove|unpack``: what lies in the cache."""
+"""``confide assets fetch|list|remove|unpack``: the contents of the cache."""
 
 from __future__ import annotations
 

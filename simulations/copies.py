@@ -1,9 +1,10 @@
-"""The copies that simulations make of one's own text: shared out to holders, in the cache.
+"""The copies that simulations make of the user's own text: split among holders, in the cache.
 
-A copy is for its owner alone to read (a folder of mode 0700, files of mode 0600), is named by what
-is in the text, so that two descriptions of one name never take each other's, and is there until
-somebody removes it: ``confide assets list`` and ``remove``. Federations of public text lie beside
-them and are listed and removed alike. Only for simulations: a real holder's text is not copied.
+Only its owner can read a copy (a folder of mode 0700, files of mode 0600). Its name follows from
+the contents of the text, so that two descriptions of one name never use each other's copy. It stays
+until somebody removes it (``confide assets list`` and ``remove``). Federations of public text lie
+beside the copies, and are listed and removed in the same way. Only for simulations: a real holder's
+text is not copied.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _DIGITS = 12  # of the digest in a name: 48 bits tell any number of copies apart
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A prepared federation in the cache; ``own`` where it is a copy of somebody's own files."""
+    """A prepared federation in the cache; ``own``: whether it is a copy of the user's own files."""
 
     name: str
     folder: Path
@@ -40,12 +41,13 @@ class Prepared:
 
 
 def on_screen(line: str) -> None:
-    """Where the user hears of a copy unless another way is given."""
+    """Print a line for the user: the default way to tell about a copy."""
     print(line, file=sys.stderr)
 
 
 def copy_name(name: str, files: Files, holders: int, seed: int) -> str:
-    """The name of the copy: that of the description, and a digest of all that decides the files.
+    """The name of the copy: the description's name, and a digest of everything that decides the
+    files.
 
     Raises:
         ConfideError: ``data.missing-file``.
@@ -57,7 +59,7 @@ def copy_name(name: str, files: Files, holders: int, seed: int) -> str:
 def prepare_files(
     name: str, files: Files, holders: int, seed: int, say: Callable[[str], None] = on_screen
 ) -> Path:
-    """Make the copy of that name, or find the one that the same text made before, and say so.
+    """Make the copy of that name, or find the earlier one of the same text, and tell the user.
 
     Raises:
         ConfideError: the codes of the readers, ``data.held-out`` where the held-out text is
@@ -78,10 +80,10 @@ def prepare_files(
 
 
 def check_held_out(files: Files, train: Sequence[Record], val: Sequence[Record]) -> list[str]:
-    """What to think about of held-out text that is training text in part, a line each.
+    """Warnings about held-out text that is training text in part, a line each.
 
     Raises:
-        ConfideError: ``data.held-out`` where all of it is.
+        ConfideError: ``data.held-out`` if all of it is training text.
     """
     known = {in_form(r.text) for r in train}
     same = sum(in_form(r.text) in known for r in val)
@@ -125,7 +127,7 @@ def check_public(public: Path, holders: Sequence[Path], text: str) -> None:
 
 
 def prepared() -> list[Prepared]:
-    """What is in the cache, by name."""
+    """The prepared federations in the cache, by name."""
     place = cache_dir() / "federations"
     folders = sorted(path for path in place.glob("*") if path.is_dir())
     return [
@@ -136,13 +138,13 @@ def prepared() -> list[Prepared]:
 
 
 def _is_own(manifest: Mapping[str, Any]) -> bool:
-    """Also of copies that earlier versions made."""
+    """Whether the folder is a copy, also one that an earlier version made."""
     recipe = manifest.get("recipe", manifest)
     return isinstance(recipe, dict) and "files" in recipe
 
 
 def remove(name: str, fetched: Mapping[str, Path]) -> Path:
-    """Remove a prepared federation, or what was fetched, from the cache; the folder that was there.
+    """Remove a prepared federation or a fetched asset from the cache; return the removed folder.
 
     Args:
         fetched: the folder of each asset by its name.
@@ -209,7 +211,7 @@ def _read(path: Path, files: Files) -> list[Record]:
 
 
 def _shares(files: Files, train: list[Record], holders: int, seed: int) -> list[list[Record]]:
-    """The records of each holder; whole persons where there is a column of them."""
+    """The records of each holder; whole persons if the text has a column of persons."""
     units = group_units(train, "person" if files.person else "record")
     if holders > len(units):
         raise ConfideError(

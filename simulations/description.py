@@ -2,10 +2,10 @@
 
 ``{"task": "text-generation", "data": {"train": "train.txt", "val": "val.txt"}}`` is a whole
 configuration. The names of tasks are those of the Hub; paths are relative to the description. The
-training file is shared out to simulated holders, whole persons to one of them where a column tells
-them apart, and ``val`` is the coordinator's public text. In place of the two files ``data`` may
+training file is split among simulated holders; if a column names persons, each person goes to one
+holder as a whole. ``val`` is the coordinator's public text. In place of the two files ``data`` may
 name a ``benchmark`` (``glue/sst2``), and the ``folder`` of its suite in the Hub's format. Only for
-a simulation: a real holder's text is never shared out.
+a simulation: a real holder's text is never split.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _DATA = (*_FILES, "benchmark", "folder")
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """The text of a description: files, and the columns in them; no target is an empty name."""
+    """The text of a description: files, and their columns; the target's name is empty if there is
+    none."""
 
     train: Path
     val: Path
@@ -47,25 +48,26 @@ class Files:
 
 
 def small_model(kind: str) -> str:
-    """A small model for the kind of task of a benchmark."""
+    """A small model that fits the benchmark's kind of task."""
     return KINDS[kind].small_model
 
 
 def is_description(content: Mapping[str, Any]) -> bool:
-    """Whether a file is a task description: ``task`` is a name there, and a table of settings."""
+    """Whether a file is a task description: there ``task`` is a name, in settings it is a table."""
     return "task" in content and not isinstance(content["task"], dict)
 
 
 def task_of(kind: str) -> str:
-    """The first name of a task of that kind; what else that name settles, ``config`` must say."""
+    """The first name of a task of that kind. A description must give the name's further settings in
+    ``config``."""
     return next(name for name, settings in TASKS.items() if settings["task.kind"] == kind)
 
 
 def read_description(
     path: Path, content: Mapping[str, Any], config: Mapping[str, Scalar]
 ) -> dict[str, Scalar]:
-    """The flat settings that a description is short for. ``config`` are those of its own table,
-    whose kind of task goes first.
+    """The flat settings that a description stands for. ``config`` has those of its own table; a
+    kind of task there comes first.
 
     Raises:
         ConfideError: ``scenario.format``, and what ``of_files`` raises.
@@ -102,15 +104,15 @@ def of_files(
     task: str = "",
     table: str = "federation",
 ) -> dict[str, Scalar]:
-    """The flat settings ``chosen`` with what files of one's own settle: the columns of the copies
-    that are made of them, and the classes, as the held-out file has them.
+    """The flat settings ``chosen``, with those that the user's own files decide: the columns of
+    their copies, and the classes of the held-out file.
 
     Args:
-        task, table: as messages call the kind of task, and the table that names the files.
+        task, table: names in messages of the kind of task, and of the table that names the files.
 
     Raises:
-        ConfideError: ``scenario.format``, ``data.missing-target`` where the task needs targets and
-            a file cannot have them, and what the readers raise for the held-out text.
+        ConfideError: ``scenario.format``, ``data.missing-target`` if the task needs targets and a
+            file cannot have them, and what the readers raise for the held-out text.
     """
     kind = str(chosen.get("task.kind", TaskSpec().kind))
     if not chosen.get("federation.val"):
@@ -166,12 +168,13 @@ def _check_files(path: Path, data: Mapping[str, Any]) -> None:
 
 
 def _learns_targets(kind: str) -> bool:
-    """False for a kind that there is none of, which the settings refuse later."""
+    """Whether the kind of task learns targets; False for an unknown kind, which the settings refuse
+    later."""
     return kind in KINDS and KINDS[kind].target == "needed"
 
 
 def _check_targets(path: Path, files: Files, task: str, kind: str, table: str) -> None:
-    """Before the files are shared out: what is made of them has names that nobody knows."""
+    """Check targets before the files are split: the user does not know the names of the copies."""
     if _learns_targets(kind) and not files.target:
         raise ConfideError(
             "data.missing-target",
@@ -214,7 +217,7 @@ def _declared(path: Path, labels: Any) -> str:
 
 
 def _labels(files: Files, kind: str) -> str:
-    """As the public file has them: never from the training text."""
+    """The classes in the public file; never from the training text."""
     found = read_records(
         files.val,
         text=files.text,
@@ -227,7 +230,8 @@ def _labels(files: Files, kind: str) -> str:
 
 
 def _listed(path: Path, labels: Sequence[str]) -> str:
-    """As the settings list them: a comma would make two classes of one, which no text has."""
+    """The classes as the settings list them. A comma in a name is refused: it would split the class
+    into two that no text has."""
     for label in labels:
         if "," in label or not label.strip():
             what = "a comma" if "," in label else "nothing in it"

@@ -1,9 +1,10 @@
-"""What ``confide doctor`` was given, read: a scenario, a configuration, or a run folder.
+"""Reads what ``confide doctor`` is to examine: a scenario, a configuration, or a run folder.
 
-A prepared federation, public text in the cache, tells how much each holder has; a model folder in
-the cache how many values are trained. Neither is fetched or changed, and of the text only how many
-records and persons there are is kept. ``objection`` is what a run would end with, told beforehand:
-its folder, its text, and the model, loaded and checked as a holder does before the first charge.
+A prepared federation in the cache, which is public text, shows how much each holder has. A model
+folder in the cache shows how many values are trained. Neither is fetched or changed, and only the
+numbers of records and persons are kept of the text. ``objection`` says beforehand what would end a
+run: its folder, its text, or the model, which is loaded and checked as a holder does before the
+first charge.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ from .scenario import Scenario, load_scenario, run_config
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was looked at, in words, and what was found, worst first; of what has yet to run also
-    its settings, and the scenario if it is one."""
+    """What was examined, in words, and the findings, worst first. If it has not run yet, also its
+    settings, and the scenario if there is one."""
 
     subject: str
     facts: Facts
@@ -53,7 +54,7 @@ def diagnose(target: str, changes: Sequence[str] = ()) -> Diagnosis:
     with ``KEY=VALUE`` changes.
 
     Raises:
-        ConfideError: ``doctor.target`` for what is none of these, and what reading one raises.
+        ConfideError: ``doctor.target`` for anything else, and what reading one raises.
     """
     if target == "latest" or Path(target).is_dir():
         if changes:
@@ -77,7 +78,8 @@ def diagnose(target: str, changes: Sequence[str] = ()) -> Diagnosis:
 
 
 def unseen(diagnosis: Diagnosis) -> str:
-    """In words, why the model cannot be looked at: it is not here, and can be had; else empty."""
+    """In words, why the model cannot be examined: it is not here, but could be fetched. Else
+    empty."""
     if diagnosis.settings is None:
         return ""
     name = diagnosis.settings.model.name
@@ -86,8 +88,8 @@ def unseen(diagnosis: Diagnosis) -> str:
 
 
 def objection(diagnosis: Diagnosis, *, with_model: bool = True) -> ConfideError | None:
-    """What a run would end with before or in its first round, as far as that can be told here. A
-    model that is very large may be left out."""
+    """The error that would end a run before or in its first round, as far as it can be known here.
+    The check of a very large model may be left out."""
     settings = diagnosis.settings
     if settings is None:
         return None
@@ -104,7 +106,7 @@ def objection(diagnosis: Diagnosis, *, with_model: bool = True) -> ConfideError 
 
 
 def _check_text(settings: Settings, scenario: Scenario | None) -> None:
-    """The prepared text, or the files that it would be made of."""
+    """Check the prepared text, or the files that it would be made of."""
     files = scenario.files if scenario else None
     if files is None:
         folder = local_or_cached(settings.data.path, "federations")
@@ -120,7 +122,7 @@ def _check_text(settings: Settings, scenario: Scenario | None) -> None:
 
 
 def _configuration(target: str, changes: Sequence[str]) -> tuple[str, Settings, Scenario]:
-    """In words, its settings, and the scenario that they are of."""
+    """The configuration in words, its settings, and their scenario."""
     if not target.endswith((".toml", ".json")) and "/" in target and target not in BENCHMARKS:
         _refuse(f"There is no folder {target}")
     scenario = load_scenario(target, changes)
@@ -140,10 +142,10 @@ def _refuse(what: str) -> NoReturn:
 
 
 def _trained_values(settings: Settings) -> int:
-    """How many values are trained, from a model's config.json; 0 where that is not known, or
-    where adapters sit elsewhere than at the attention's query and value.
+    """How many values are trained, from a model's config.json; 0 if that is not known, or if
+    adapters are not at the attention's query and value alone.
 
-    A factor of LoRA at a projection from and to h features has rank * h values.
+    A LoRA factor of a projection from h to h features has rank * h values.
     """
     folder = local_or_cached(settings.model.name, "models")
     try:

@@ -1,10 +1,10 @@
-"""A Flower of one's own: a private SuperLink, ports and home for one simulated run.
+"""A private Flower for one simulated run: its own SuperLink, ports and home folder.
 
 Flower's local SuperLink stays behind after a run, serves any user of the machine, installs the
 app's dependencies anew and reports to its makers, all by default; ``flwr run`` returns 0 even when
-the run failed. Here documented variables switch all of that off, the SuperLink is a child that ends
-with the run, and success is read from the events that this call wrote into the run folder. The
-Makefile sets ``environment``, too.
+the run failed. Here documented variables switch all of that off. The SuperLink is a child process
+that ends with the run. Success is read from the events that this call wrote into the run folder.
+The Makefile sets ``environment``, too.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _LONGEST_TMP = 32  # Ray's sockets lie 70 letters below it, and no socket's path
 def environment(home: Path, api_port: int, control_port: int) -> dict[str, str]:
     """The variables of a private Flower; set before its SuperLink starts, which keeps them.
 
-    Nothing on the loopback goes through a proxy (slime#757), Ray is one's own whatever another one
-    on the machine left in the environment (levanter#376), and its sockets lie where their paths are
-    short and of plain letters (ray#35010).
+    Nothing on the loopback goes through a proxy (slime#757). Ray is started anew, whatever another
+    one on the machine left in the environment (levanter#376). Its sockets lie in a folder whose
+    path is short and of plain letters (ray#35010).
     """
     return flower_environment(home) | {
         **_SWITCHES,
@@ -138,7 +138,7 @@ def _run(place: Path, watch: _Watch) -> None:
 
 
 def _write_app(folder: Path, config: Mapping[str, Scalar]) -> None:
-    """An app of a few lines: the code is the installed one, not a copy that travels."""
+    """Write an app of a few lines; it uses the installed code and carries no copy."""
     folder.mkdir()
     app = {
         "publisher": "confide",
@@ -160,7 +160,8 @@ def _write_app(folder: Path, config: Mapping[str, Scalar]) -> None:
 
 
 def _write_home(home: Path, holders: int) -> None:
-    """A worker for each processor that this process may use, and no more than there are holders."""
+    """Write a home with a worker for each processor that this process may use, but no more than
+    there are holders."""
     home.mkdir()
     backend = {
         "client-resources": {"num-cpus": 1},
@@ -243,8 +244,8 @@ class _Watch(Tail):
         return bool(self.end.get("status") == "finished")
 
     def follow(self, client: subprocess.Popen[bytes]) -> None:
-        """Return when Flower's client has ended, however long the report takes; where the run let
-        go of its folder and the client lives on, a minute later."""
+        """Return when Flower's client has ended, however long the report takes. If the run has
+        released its folder and the client lives on, return a minute later."""
         deadline = math.inf
         while True:
             over = client.poll() is not None

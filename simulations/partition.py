@@ -1,10 +1,10 @@
 """A simulated federation on disk: one file a holder, and held-out text for the coordinator.
 
-Held out is the source's own test split if it has one. Otherwise whole persons (articles) are held
-out first, so that none is both trained on and tested on; the rest goes to the holders by a
-partitioner of flwr-datasets. The same arguments give the same
-bytes: what is held out, and every order, comes from a keyed hash, not from a library's random
-stream. Only public text ever lies here; a real holder's text is never partitioned.
+The source's own test split is held out if it has one. Otherwise whole persons (articles) are held
+out first, so that no person is both trained on and tested on. A partitioner of flwr-datasets gives
+the rest to the holders. The same arguments give the same bytes: a keyed hash decides what is held
+out and every order, not a library's random stream. Only public text ever lies here; a real holder's
+text is never partitioned.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _MANIFEST = "federation.json"
 
 @dataclass(frozen=True, kw_only=True)
 class _Recipe:
-    """All that decides the files; ``alpha`` is None unless the partition looks at it."""
+    """Everything that decides the files; ``alpha`` is None unless the partition uses it."""
 
     name: str
     source: str
@@ -79,15 +79,14 @@ def prepare_federation(
             then lie at several holders, as with ``iid``).
         alpha: concentration of the Dirichlet distribution; small is uneven.
         seed: decides who is held out and who goes where.
-        public_fraction: the part of the persons that is held out, where the source has no test
-            split of its own.
+        public_fraction: the part of the persons that is held out, if the source has no test split.
         limit: train on this many records at most, chosen by the seed.
         public_limit: hold out this many records at most, chosen by the seed.
         folder: where the suite of a benchmark lies in the Hub's format.
 
     Raises:
-        ConfideError: ``data.partition`` for arguments that cannot be met, and what ``load``
-            and ``staged`` raise. A folder that was there is then as it was before.
+        ConfideError: ``data.partition`` for arguments that cannot be met, and what ``load`` and
+            ``staged`` raise. An existing folder then stays unchanged.
     """
     recipe = _Recipe(
         name=name,
@@ -141,13 +140,13 @@ def _check_recipe(recipe: _Recipe) -> None:
 
 
 def _shuffled(items: Sequence[T], purpose: str, seed: int) -> list[T]:
-    """The items in an order that purpose, seed and their number alone decide."""
+    """The items in an order that depends only on purpose, seed and number of items."""
     keys = [hashlib.sha256(f"{purpose}:{seed}:{i}".encode()).digest() for i in range(len(items))]
     return [items[i] for i in sorted(range(len(items)), key=keys.__getitem__)]
 
 
 def _thinned(records: list[Record], most: int | None, purpose: str, seed: int) -> list[Record]:
-    """At most so many of the records, in their order; all of them for None."""
+    """At most this many of the records, in their order; all of them for None."""
     if most is None:
         return records
     kept = _shuffled(range(len(records)), purpose, seed)

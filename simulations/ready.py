@@ -1,9 +1,9 @@
-"""What can be known of a run before anything starts: its folder, its model, its text.
+"""Checks of a run before anything starts: its folder, its model, its text.
 
-First what files tell, in less than a second and without torch (``check_start``, ``check_text``);
-then what a holder would find in the first round, with the model in memory (``check_model``): that
-it loads, fits the task, takes the adapter, fits into the memory, and has gradients of each record.
-A command that takes minutes says in seconds what it would end with.
+``check_start`` and ``check_text`` read only files, in less than a second and without torch.
+``check_model`` checks, with the model in memory, what a holder would check in the first round: that
+the model loads, fits the task, takes the adapter, fits into memory, and has a gradient for each
+record. So a command that takes minutes fails in seconds if it must fail.
 """
 
 from __future__ import annotations
@@ -38,8 +38,7 @@ _TOKENIZERS = (
 
 
 def check_start(settings: Settings) -> None:
-    """Refuse a run whose folder cannot be written, or whose model's files are not there or not
-    whole.
+    """Refuse a run whose folder cannot be written, or whose model files are missing or incomplete.
 
     Raises:
         ConfideError: ``run.folder``, ``disk.full``, ``model.missing`` or ``model.tokenizer``.
@@ -49,8 +48,8 @@ def check_start(settings: Settings) -> None:
 
 
 def check_place(settings: Settings) -> None:
-    """Refuse a run whose folder cannot be written. Nothing is made: the nearest folder that there
-    is answers for what is to be made in it.
+    """Refuse a run whose folder cannot be written. Nothing is made: the nearest existing folder
+    above it is checked instead.
 
     Raises:
         ConfideError: ``run.folder`` or ``disk.full``.
@@ -73,7 +72,7 @@ def check_place(settings: Settings) -> None:
 
 
 def check_files(name: str) -> None:
-    """Refuse a model whose files are not here, or are torn.
+    """Refuse a model whose files are missing or incomplete.
 
     Raises:
         ConfideError: ``model.missing`` or ``model.tokenizer``.
@@ -110,7 +109,7 @@ def _check_weights(folder: Path, name: str) -> None:
 
 
 def _size_told(file: Path) -> int:
-    """How many bytes the header of a safetensors file says that it has; -1 without a header."""
+    """The size in bytes that the header of a safetensors file states; -1 without a header."""
     try:
         with file.open("rb") as opened:
             (length,) = struct.unpack("<Q", opened.read(8))
@@ -137,12 +136,13 @@ def _missing(name: str, why: str, hint: str = "") -> NoReturn:
 
 
 def asset_of(name: str) -> str:
-    """The asset that puts a model into the cache by ``confide assets fetch``; empty: none does."""
+    """The asset by which ``confide assets fetch`` puts a model into the cache; empty if there is
+    none."""
     return next((asset for asset, target in _models().items() if target == name), "")
 
 
 def _models() -> dict[str, str]:
-    """The models that assets are, or become, by the name of the asset."""
+    """The model of each asset, by the asset's name."""
     from .assets import ASSETS
     from .made import MADE
 
@@ -152,7 +152,8 @@ def _models() -> dict[str, str]:
 
 
 def _check_hub(name: str) -> None:
-    """Of a name that is no folder here: an asset, a Hub id that can be had, or a mistake."""
+    """Check a name that is no folder here: it may be an asset, a Hub id that is available, or a
+    mistake."""
     asset = asset_of(name)
     if asset:
         _missing(name, "it is not in the cache", f"Run: confide assets fetch {asset}")
@@ -173,7 +174,7 @@ def _check_hub(name: str) -> None:
 
 
 def _hub_says(name: str) -> str:
-    """Why the Hub does not give the model; empty where it does."""
+    """Why the Hub does not give the model; empty if it does."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -190,12 +191,12 @@ def _hub_says(name: str) -> str:
 
 
 def check_text(folder: Path, settings: Settings, holders: Sequence[Path] | None = None) -> Path:
-    """The folder again; refuse a prepared federation of which a record is not what the settings
-    say. They are the contract of every simulated holder, which in a run uses the rest and says
-    nothing of it.
+    """Refuse a prepared federation if a record does not fit the settings; return its folder. The
+    settings are the contract of every simulated holder. In a run the holder would silently use only
+    the other records.
 
     Args:
-        holders: their files, where they are not the folder's.
+        holders: their files, if they are not the folder's.
 
     Raises:
         ConfideError: ``run.too-few-holders``; ``data.unfit``, by file; ``data.held-out`` where the
@@ -213,7 +214,7 @@ def check_text(folder: Path, settings: Settings, holders: Sequence[Path] | None 
 
 
 def _check_enough(holders: int, settings: Settings) -> None:
-    """Nobody joins a simulation later: what is not there at its start never will be."""
+    """Refuse too few holders: nobody joins a simulation later."""
     wanted = max(settings.round.min_holders, settings.round.holders)
     if holders < wanted:
         name = "min-holders" if wanted == settings.round.min_holders else "holders"
@@ -226,7 +227,7 @@ def _check_enough(holders: int, settings: Settings) -> None:
 
 
 def agreed_by(settings: Settings) -> Contract:
-    """What a run says of its text, as a contract."""
+    """The contract that a run's settings imply for its text."""
     data, task = settings.data, settings.task
     return Contract(
         text=data.text,
@@ -241,7 +242,7 @@ def agreed_by(settings: Settings) -> Contract:
 
 
 def check_file(file: Path, settings: Settings, agreed: Contract) -> None:
-    """Refuse a file of which a record does not fit.
+    """Refuse a file with a record that does not fit.
 
     Raises:
         ConfideError: as ``check_text``.
@@ -263,7 +264,7 @@ def check_file(file: Path, settings: Settings, agreed: Contract) -> None:
 
 
 def check_model(settings: Settings) -> None:
-    """Refuse what a holder would refuse in the first round; the model is let go again.
+    """Refuse what a holder would refuse in the first round; then remove the model from memory.
 
     Raises:
         ConfideError: what loading, the adapter, the memory or the self-check refuse.

@@ -1,12 +1,12 @@
 """Settings in a file: what a run, a search or `confide doctor` begins with.
 
-There is one dialect. A TOML file has a table for each room of the settings; ``[federation]`` says
-which text a simulation has and how it is shared out. A scenario that comes with confide is such a
-file and is called by its name; so is the config.toml of a run, which repeats that run; and so is
-pyproject.toml, with the demo's. JSON of the same content is read, too. A task description
-(``description``) and the name of a benchmark (``glue/sst2``) are short for such files.
+There is one format. A TOML file has a table for each group of settings; ``[federation]`` says which
+text a simulation has and how it is split among holders. Such files are: a scenario that comes with
+confide, which is given by its name; the config.toml of a run, which repeats that run; and
+pyproject.toml, with the demo's settings. JSON of the same content is read, too. A task description
+(``description``) and the name of a benchmark (``glue/sst2``) are short forms of such files.
 
-Values are checked where settings are made of them (``from_flat``), not here.
+``from_flat`` checks the values when it makes settings of them; this module does not.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _NAME, _PATH = "run.name", "data.path"
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """A name, and the flat settings that are chosen; all others have their defaults."""
+    """A name, and the flat settings that it chooses; all others have their defaults."""
 
     name: str
     config: Mapping[str, Scalar] = field(default_factory=dict)
@@ -66,7 +66,7 @@ class Scenario:
 
     @property
     def files(self) -> Files | None:
-        """The files of one's own that are shared out; None where it is a source's text."""
+        """The user's own files to be split among holders; None if the text is a source's."""
         text = self.text
         if not text.train:
             return None
@@ -75,12 +75,12 @@ class Scenario:
 
     @property
     def federation(self) -> str:
-        """The name of the prepared federation. It is the scenario's and the holders', ``nyt-10``,
-        where the text is shared out as the scenario that comes with confide has it; any other way
-        ends in a digest of what decides its files. Empty where there is no text to prepare.
+        """The name of the prepared federation. It is scenario and number of holders, ``nyt-10``, if
+        the text is split as in the scenario that comes with confide. Otherwise a digest of
+        everything that decides the files is added. Empty if there is no text to prepare.
 
         Raises:
-            ConfideError: ``data.missing-file`` where files of one's own are not there.
+            ConfideError: ``data.missing-file`` if the user's own files are not there.
         """
         text = self.text
         if self.files is not None:
@@ -97,7 +97,7 @@ class Scenario:
         return f"{named}-{digest[:8]}"
 
     def with_(self, chosen: Mapping[str, Scalar]) -> Scenario:
-        """The same with other settings."""
+        """This scenario with other settings."""
         return replace(self, config={**self.config, **chosen})
 
     def run_config(self) -> dict[str, Scalar]:
@@ -194,7 +194,7 @@ def _scenario(path: Path, content: dict[str, Any]) -> Scenario:
 
 def run_config(scenario: Scenario, changes: Sequence[str] = ()) -> dict[str, Scalar]:
     """The whole flat run config: defaults, then the scenario's values, then ``KEY=VALUE`` changes,
-    then what the benchmark settles.
+    then the settings that the benchmark decides.
 
     Raises:
         ConfideError: ``settings.unknown-key`` or ``settings.type`` for a change, and what
@@ -231,9 +231,9 @@ def changed(changes: Sequence[str]) -> dict[str, Scalar]:
 def with_batch(
     config: Mapping[str, Scalar], scenario: Scenario, files: Sequence[Path]
 ) -> dict[str, Scalar]:
-    """The run config with ``train.batch`` for the holders' files, where the scenario does not
-    choose it: as many units as the largest holder uses in a step. The text of a simulation is
-    public, and so is how much of it there is."""
+    """The run config with ``train.batch`` for the holders' files, if the scenario does not choose
+    it: as many units as the largest holder uses in a step. A simulation's text is public, and so is
+    its size."""
     if "train.batch" in scenario.config:
         return dict(config)
     by_person = config["privacy.unit"] == "person"
@@ -247,8 +247,8 @@ def with_batch(
 
 
 def prepare(scenario: Scenario, say: Callable[[str], None] = on_screen) -> Path:
-    """Make or find the scenario's federation in the cache, and return its folder. What there is to
-    know of a copy of one's own text is said, a line at a time."""
+    """Make or find the scenario's federation in the cache, and return its folder. If it is a copy
+    of the user's own text, the user is told about it, a line at a time."""
     name, files, text = scenario.federation, scenario.files, scenario.text
     if files is not None:
         return prepare_files(name, files, text.holders, text.seed, say)
@@ -268,8 +268,8 @@ def prepare(scenario: Scenario, say: Callable[[str], None] = on_screen) -> Path:
 
 
 def text_of(scenario: Scenario, settings: Settings) -> Path:
-    """The folder with the text of a run: the scenario's, made if need be, unless ``data.path`` was
-    set to another one.
+    """The folder with the text of a run: ``data.path`` if it was set to another one, else the
+    scenario's, which is made if need be.
 
     Raises:
         ConfideError: ``data.missing-file``, and what ``prepare`` raises.
@@ -292,7 +292,7 @@ def holders_in(folder: Path) -> int:
     """How many holders a prepared federation has.
 
     Raises:
-        ConfideError: ``data.partition`` where it has none.
+        ConfideError: ``data.partition`` if it has none.
     """
     count = len(list(folder.glob("holder-*.jsonl")))
     if not count:
@@ -305,8 +305,8 @@ def holders_in(folder: Path) -> int:
 
 
 def settled_text(scenario: Scenario, path: Path) -> Scenario:
-    """The scenario with what its text settles: the columns and classes of files of one's own, the
-    benchmark that is a source. ``path`` is what messages call it.
+    """The scenario with the settings that its text decides: columns and classes of the user's own
+    files, or the benchmark that is the source. ``path`` is its name in messages.
 
     Raises:
         ConfideError: as ``load_scenario``, and what ``description.of_files`` raises.
@@ -318,7 +318,7 @@ def settled_text(scenario: Scenario, path: Path) -> Scenario:
 
 
 def _of_benchmark(path: Path, chosen: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Source and ``data.benchmark`` each say the other; two that differ are refused."""
+    """Set the source from ``data.benchmark``, or the other way round; refuse two that differ."""
     source, named = str(chosen.get("federation.source", "")), str(chosen.get(BENCHMARK, ""))
     if (not named and source not in BENCHMARKS) or chosen.get("federation.train"):
         return {}
@@ -351,7 +351,7 @@ def _config(path: Path, content: Any) -> dict[str, Scalar]:
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted keys, whether they were written in quotes or as nested tables."""
+    """The dotted keys, whether they were written in quotes or as nested tables."""
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{key}.")

@@ -1,9 +1,9 @@
 """A simulated federation from settings to outcome: what ``confide.simulate`` and the commands do.
 
-Text first, then what files tell of the run, then the run: in this process, one holder after the
-other and without waiting for anything (``inprocess``), or by Flower's simulation engine with a
-process for each holder that trains (``flower``). Rounds, holders, ledgers and report are the same
-code, and the outcome differs in nothing but the time that it takes.
+It prepares the text, makes the checks that need only files, and then runs. A run is in this
+process, one holder after the other and without waiting (``inprocess``), or on Flower's simulation
+engine with a process for each holder that trains (``flower``). Rounds, holders, ledgers and report
+are the same code, and the outcome differs only in the time that it takes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Progress = Callable[[dict[str, Any]], None]
 
 
 def _nobody(_: dict[str, Any]) -> None:
-    """Hears of events where no one else does."""
+    """The default listener: it ignores every event."""
 
 
 def simulate(
@@ -59,15 +59,14 @@ def simulate(
         what: a scenario's name, a file of settings, a run folder (which is repeated), ``Settings``,
             or a mapping of flat keys.
         changes: settings that differ: ``{"privacy.epsilon": 3.0}``, or ``["privacy.epsilon=3"]``.
-        holders: how many are simulated; or a file of records for each of them, which is read where
-            it lies, while the held-out text stays the settings'.
+        holders: how many are simulated, or a file of records for each of them. The files are read
+            where they lie; the held-out text is still the settings'.
         engine: ``inprocess`` is quick to start and takes one processor; ``flower`` is Flower's
             simulation engine, which takes all.
-        progress: hears of every event of the run as it comes, as metrics.jsonl gets it.
+        progress: called with every event of the run, when metrics.jsonl gets it.
 
     Raises:
-        ConfideError: what makes the run impossible, before it begins where that can be known; its
-            code, and what to do.
+        ConfideError: the reason why the run is impossible, before it begins if that can be known.
     """
     simulation = Simulation.of(what, changes, holders=holders)
     if engine not in ENGINES:
@@ -95,7 +94,7 @@ class Simulation:
         *,
         holders: int | Sequence[str | Path] | None = None,
     ) -> Simulation:
-        """Prepare the text, and refuse what files tell to be impossible."""
+        """Prepare the text, and refuse a run that the files show to be impossible."""
         scenario = as_scenario(what, changes)
         if isinstance(holders, int):
             scenario = scenario.with_({"federation.holders": holders})
@@ -115,7 +114,7 @@ class Simulation:
         return from_flat(self.config)
 
     def check_model(self) -> None:
-        """Refuse what a holder would find in the first round, with the model in memory."""
+        """Refuse what a holder would refuse in the first round, with the model in memory."""
         check_model(self.settings)
 
     def run(self, engine: str, progress: Progress = _nobody) -> Run:
@@ -131,7 +130,7 @@ class Simulation:
             return Run(by_flower(config, len(self.files), progress))
 
     def _linked(self, place: Path) -> Path:
-        """The files where Flower's holders look for them: by number, in one folder."""
+        """A folder with links to the files, by number, where Flower's holders look for them."""
         for number, file in enumerate(self.files):
             if file.suffix != ".jsonl":
                 raise ConfideError(
@@ -160,7 +159,7 @@ def in_process(
 
     Args:
         ledgers: where each holder's ledger lies; in the run folder unless given.
-        watched: makes of the transport to the holders the one that the run uses.
+        watched: takes the transport to the holders and returns the one that the run uses.
     """
     from ..server.run import run  # and torch with it
     from .inprocess import federation
@@ -191,13 +190,13 @@ def as_scenario(what: What, changes: Changes = ()) -> Scenario:
 
 
 def as_settings(what: What, changes: Changes = ()) -> Settings:
-    """The settings that ``simulate`` would run with, but for the size of a batch that follows from
-    text which is not prepared yet. Every value is checked."""
+    """The settings that ``simulate`` would run with, except a batch size that follows from text
+    that is not prepared yet. Every value is checked."""
     return from_flat(run_config(as_scenario(what, changes)))
 
 
 def _known(flat: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """Flat settings by keys as they are spelled here."""
+    """The flat settings, by confide's own spelling of the keys."""
     for key in flat:
         if spelled(key) not in rules():
             raise ConfideError(

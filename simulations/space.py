@@ -1,8 +1,8 @@
-"""A search space: which settings ``confide tune`` varies, and between what.
+"""A search space: which settings ``confide tune`` varies, and over which values.
 
-``KEY=low..high`` is a range (``KEY=low..high log`` one of powers), ``KEY=a,b,c`` a choice. What a
-setting may be is the settings' own business: every end and every choice is checked there.
-The settings that make the promise are no dimensions: the weakest promise would always win.
+``KEY=low..high`` is a range (``KEY=low..high log`` a logarithmic one), ``KEY=a,b,c`` a choice. The
+settings themselves check every end and every choice. The settings that make the promise cannot be
+searched: the weakest promise would always win.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Dimension:
     """A setting and its values: either ``choices``, or all numbers from ``low`` to ``high``.
 
     Attributes:
-        whole: whether only whole numbers are meant.
-        log: whether equal ratios are equally far apart.
+        whole: whether only whole numbers are tried.
+        log: whether the scale is logarithmic.
     """
 
     key: str

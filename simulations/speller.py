@@ -1,8 +1,9 @@
 """A small T5 that spells words as phonemes, trained here because no registry has a pretrained T5.
 
-Trained without privacy on the central part of the dictionary, which shares no word with what the
-holders train on and what is tested on. One vocabulary for both sides: lower-case letters are
-spelling, upper-case ones phonemes. The seed makes it repeatable on one machine, not across them.
+It is trained without privacy on the central part of the dictionary, which shares no word with the
+holders' training words or the test words. Both sides have one vocabulary: lower-case letters are
+spelling, upper-case ones phonemes. The seed makes the training repeatable on one machine, not
+across machines.
 
 Source: Raffel et al., "T5", 2020, for the model; the sizes and the training are our own.
 """
@@ -42,7 +43,7 @@ _LONGEST = 32
 
 
 def train(asset: Path, folder: Path, recipe: Mapping[str, Any] = RECIPE) -> dict[str, float]:
-    """Train on the dictionary in ``asset``, leave model and tokenizer in ``folder``.
+    """Train on the dictionary in ``asset``, and write model and tokenizer to ``folder``.
 
     Returns:
         ``phoneme_error`` (edits by phonemes of the reference) and ``word_accuracy`` on the first
@@ -63,7 +64,7 @@ def train(asset: Path, folder: Path, recipe: Mapping[str, Any] = RECIPE) -> dict
 
 
 def scores(model: Any, tokenizer: Any, records: Sequence[Record]) -> dict[str, float]:
-    """Phoneme error and share of words without one, by greedy decoding."""
+    """Phoneme error and the share of words without an error, by greedy decoding."""
     spelt = [text.split() for text in _spell(model, tokenizer, records)]
     wanted = [str(record.target).split() for record in records]
     wrong = [edits(found, right) for found, right in zip(spelt, wanted, strict=True)]
@@ -103,7 +104,8 @@ def _new_model(vocabulary: int, sizes: Mapping[str, Any]) -> Any:
 
 
 def _fit(model: Any, tokenizer: Any, records: Sequence[Record], recipe: Mapping[str, Any]) -> None:
-    """AdamW; the rate rises over a tenth of the steps, and falls to zero over all of them."""
+    """Train by AdamW; the rate rises over a tenth of the steps, and falls to zero over all of
+    them."""
     import torch
 
     rate, steps = recipe["learning_rate"], recipe["steps"]
@@ -127,7 +129,7 @@ def _fit(model: Any, tokenizer: Any, records: Sequence[Record], recipe: Mapping[
 
 
 def _batches(records: Sequence[Record], size: int, steps: int) -> Iterator[list[Record]]:
-    """So many batches, in a new order each time that the records are through."""
+    """This many batches; each pass over the records has a new order."""
     import torch
 
     order: list[int] = []

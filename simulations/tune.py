@@ -1,17 +1,19 @@
 """A search for the settings of a scenario: which learning rate, clip norm, rank, or base model.
 
-Each trial is the product's own run, in this process (or in one of its own where base models are
-compared, so that seconds and memory are the model's alone). The study is an SQLite file and goes
-on where it stopped. A trial whose measure on the public text is below the median of the earlier
-ones at the same round ends there. The measure is the task's main metric; in place of perplexity it
-is minus the loss, and a metric of which less is better is turned round. What needs text that the
-model writes is measured before and after a run alone: by such a metric no trial ends early.
+Each trial is an ordinary run in this process. If base models are compared, it has a process of its
+own, so that seconds and memory are the model's alone. The study is an SQLite file and continues
+where it stopped. A trial ends early if its measure on the public text is below the median of the
+earlier trials at the same round. The measure is the task's main metric, with two exceptions: minus
+the loss replaces perplexity, and a metric of which less is better changes its sign. A metric of
+text that the model writes is measured only before and after a run, so by such a metric no trial
+ends early.
 
 What it costs: a scenario's text is public, so the search is free, and its outcome says so. All
-trials write into one ledger per holder, as they would on private text, where every trial, also one
-that ended early, is charged: the sum that stands there is what such a search would cost. Choosing
-the best of many is never accounted as one run; repeat-and-select (Liu and Talwar 2019; Papernot and
-Steinke 2022) is cheaper, but for a random number of trials that do not learn from each other.
+trials write into one ledger per holder, as they would on private text, where every trial is
+charged, also one that ended early. The sum in the ledger is what the search would cost there.
+Choosing the best of many is never accounted as one run; repeat-and-select (Liu and Talwar 2019;
+Papernot and Steinke 2022) is cheaper, but for a random number of trials that do not learn from each
+other.
 
 Source: Akiba et al. 2019 (Optuna); Bergstra et al. 2011 (TPE).
 """
@@ -48,8 +50,8 @@ _TRIALS_BEFORE_PRUNING = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """What is searched, how, and where it is kept. ``trials`` are in all; None is the whole grid,
-    or 20 by another sampler."""
+    """What is searched, how, and where the study is kept. ``trials`` is their total number; None is
+    the whole grid, or 20 by another sampler."""
 
     scenario: Scenario
     space: tuple[Dimension, ...]
@@ -64,7 +66,7 @@ class Search:
 
     @property
     def wanted(self) -> int:
-        """Trials in all, of a grid each point at most once."""
+        """The total number of trials; each point of a grid at most once."""
         most = self.points or _TRIALS
         if self.trials is None:
             return most
@@ -91,7 +93,8 @@ class Trial:
 
     Attributes:
         curve: the measure after each round in which it was measured.
-        facts: seconds, bytes a holder and round, parameters; megabytes where it ran alone.
+        facts: seconds, bytes a holder and round, parameters; megabytes if it ran in its own
+            process.
     """
 
     number: int
@@ -130,7 +133,7 @@ class Outcome:
 
 
 def tune(search: Search, say: Callable[[Trial], None] = lambda _: None) -> Outcome:
-    """Run the trials that are still missing, and tell of each.
+    """Run the trials that are still missing, and report each.
 
     Raises:
         ConfideError: ``extra.missing`` without Optuna, ``tune.sampler``, ``tune.resume`` when
@@ -199,9 +202,9 @@ def _optuna() -> Any:
 
 @contextmanager
 def _study(optuna: Any, search: Search) -> Iterator[Any]:
-    """The study in the folder, new or gone on with, for as long as it is worked on. Several
-    processes may be at it, and share its trials; whoever finds nobody else there gives up those
-    that a crash cut off."""
+    """The study in the folder, new or continued, while this process works on it. Several processes
+    may share its trials. A process that finds no other one gives up the trials that a crash cut
+    off."""
     search.folder.mkdir(parents=True, exist_ok=True)
     handle = os.open(search.folder, os.O_RDONLY)  # a lock on the folder leaves no file behind
     try:
@@ -272,7 +275,7 @@ def _sampler(optuna: Any, search: Search, seed: int) -> Any:
 
 
 def _finished(study: Any) -> list[Any]:
-    """The trials that have an outcome; one that a crash cut off has none."""
+    """The trials with an outcome, without those that a crash cut off."""
     return [t for t in study.get_trials(deepcopy=False) if "state" in t.user_attrs]
 
 
@@ -317,7 +320,7 @@ def run_alone(
 
 
 def _watch(trial: Any) -> Callable[[int, float], bool]:
-    """Report a round's measure; True when the trial is not worth going on with."""
+    """Report a round's measure; True if the trial should end early."""
 
     def watch(number: int, measure: float) -> bool:
         trial.report(measure, number)
@@ -327,8 +330,8 @@ def _watch(trial: Any) -> Callable[[int, float], bool]:
 
 
 def _spent(ledgers: Path, delta: float) -> float:
-    """The largest epsilon that is proven of all trials together, each chosen after seeing the ones
-    before, in a holder's ledger; 0 before the first."""
+    """The largest epsilon in a holder's ledger that is proven for all trials together, each chosen
+    after seeing the ones before; 0 before the first."""
     from ..common.privacy.ledger import Ledger
 
     spent = 0.0

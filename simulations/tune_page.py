@@ -1,9 +1,9 @@
 """What a search found: a table, base models side by side, what it cost, and a page with plots.
 
 The plots are inline SVG: the trials in their order, and along each dimension. A dot is a trial, a
-cross one that ended early, a ring the best: no mark speaks by its colour alone. Numbers lie along
-the width, choices each have a strip of their own, since the name of a model is longer than what
-stands between two of them.
+cross one that ended early, a ring the best: no mark differs by its colour alone. Numbers lie along
+the width. Each choice has a strip of its own, since the name of a model is too long for a place on
+an axis.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def cost_sentence(outcome: Outcome) -> str:
 
 
 def grid_sentence(outcome: Outcome) -> str:
-    """Which part of a grid was tried; nothing where it was all of it, or there is none."""
+    """Which part of a grid was tried; empty if it was the whole grid, or there is no grid."""
     count, points = len(outcome.trials), outcome.search.points or 0
     if count >= points:
         return ""
@@ -156,7 +156,7 @@ Place = Callable[[float], float]
 
 
 def history(outcome: Outcome) -> str:
-    """The measure by trial, and the best so far."""
+    """The plot of the measure by trial, and of the best so far."""
     last = max((t.number for t in outcome.trials), default=0)
     places = {t.number: t.number / max(last, 1) for t in outcome.trials}
     plot = _plot(outcome, places, ["trial 0", f"trial {last}"], steps=True)
@@ -165,7 +165,7 @@ def history(outcome: Outcome) -> str:
 
 
 def along(outcome: Outcome, dimension: Dimension) -> str:
-    """The measure by the values of a dimension."""
+    """The plot of the measure by the values of a dimension."""
     if dimension.choices:
         return _strips(outcome, dimension)
     low, high = dimension.low, dimension.high
@@ -241,7 +241,7 @@ def _strips(outcome: Outcome, dimension: Dimension) -> str:
 
 
 def _plain(value: Scalar) -> str:
-    """A choice; the end of it where it is longer than a narrow screen."""
+    """A choice; only its end if it is longer than a narrow screen."""
     words = f"{value:.4g}" if isinstance(value, float) else str(value)
     return words if len(words) <= _LONGEST else f"…{words[1 - _LONGEST :]}"
 

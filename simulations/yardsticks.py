@@ -1,10 +1,10 @@
-"""Yardsticks: what the private federation has to be held against, on the same text.
+"""Yardsticks: figures to compare the private federation with, on the same text.
 
-First what somebody gets who has all text in one place and promises nothing: plain fine-tuning by
-Hugging Face's ``Trainer`` (``fine_tuned``). Then the federation without privacy; one holder alone;
-a private head alone; central training on the pooled records under the same epsilon; and for classes
-TF-IDF with logistic regression, which needs no language model at all. Those in ``YARDSTICKS`` are
-runs of the same code with other settings, in this process, below the run's own folder.
+First plain fine-tuning by Hugging Face's ``Trainer``, with all text in one place and no privacy
+(``fine_tuned``). Then the federation without privacy; one holder alone; a private head alone;
+central training on the pooled records under the same epsilon; and for classes TF-IDF with logistic
+regression, which needs no language model at all. Those in ``YARDSTICKS`` are runs of the same code
+with other settings, in this process, below the run's own folder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _ONE_HOLDER: Mapping[str, Scalar] = {"round.min-holders": 1, "round.holders": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class Yardstick:
-    """A comparison: settings that differ, and which of the federation's files take part."""
+    """A comparison: the settings that differ, and the files of the federation that take part."""
 
     name: str
     note: str
@@ -157,8 +157,8 @@ def _records(path: Path, settings: Settings) -> list[Record]:
 
 
 def _central(data: Path, config: Mapping[str, Scalar]) -> dict[str, Any]:
-    """The row of central fine-tuning; without a figure, and with the reason, where this model or
-    task cannot be trained so."""
+    """The row of central fine-tuning. If this model or task cannot be trained so, it has the reason
+    in place of a figure."""
     rest = {"epsilon": None, "delta": None}
     try:
         found = fine_tuned(data, config)

@@ -1,8 +1,8 @@
-"""Encoded examples as padded batches, short ones with short ones, frozen layers computed once.
+"""Encoded examples as padded batches of similar length; frozen layers are computed once.
 
 Each batch is cut by tokens and bytes, not by records, so memory is bounded and padding stays
-small. Batches of one logical (Poisson) batch are physical conveniences: per-example
-losses make the result the same however it is cut.
+small. One logical (Poisson) batch is cut into physical ones only to fit into memory: losses are per
+example, so the result does not depend on the cuts.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _shared: dict[str, list[_Hidden]] | None = None
 
 @contextmanager
 def frozen_layers_shared() -> Iterator[None]:
-    """While open, equal texts of this process below equal frozen layers share what these layers
-    make of them: many runs over one public text, whatever their adapters. The sharing is of whole
-    texts, so that every value is the one that each would have computed for itself. Never open at a
-    holder: its text stays in memory for as long as this does.
+    """While open, the runs of this process share the frozen layers' output for equal texts under
+    equal frozen layers, whatever their adapters. Whole texts are shared, so every value is the one
+    that each run would have computed itself. Never open it at a holder: its text would stay in
+    memory until this closes.
     """
     global _shared
     kept, _shared = _shared, {}
@@ -60,7 +60,8 @@ class Piece:
     """One physical batch of a logical one.
 
     ``units`` (B,) says to which of U units each example belongs, ``sizes`` (U,) how many examples
-    each has in the logical batch; with ``whole`` False more of the same single unit follows.
+    each unit has in the logical batch. If ``whole`` is False, the batch is a part of one unit, and
+    more of it follows.
     """
 
     batch: Batch
@@ -71,13 +72,14 @@ class Piece:
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that an example takes while its gradient is made: by itself, and for each token."""
+    """Bytes that an example takes while its gradient is computed: a fixed part, and a part for each
+    token."""
 
     example: float = 0.0
     token: float = 0.0
 
     def of(self, examples: int, longest: int) -> float:
-        """Bytes of so many examples, padded to ``longest`` tokens."""
+        """The bytes of this many examples, padded to ``longest`` tokens."""
         return examples * (self.example + longest * self.token)
 
 
@@ -86,9 +88,9 @@ class Room:
     """How much goes into one physical batch.
 
     Attributes:
-        tokens: at most so many, padding included.
-        memory: at most so many bytes, counted by ``footprint``.
-        padding: at most this share of the tokens, in batches of more than SMALL.
+        tokens: the most tokens, padding included.
+        memory: the most bytes, counted by ``footprint``.
+        padding: the largest share of padding among the tokens, in batches of more than SMALL.
     """
 
     tokens: int = TOKENS_PER_BATCH
@@ -97,7 +99,7 @@ class Room:
     padding: float = MOST_PADDING
 
     def holds(self, examples: int, longest: int) -> bool:
-        """Whether so many examples, padded to ``longest`` tokens, go in."""
+        """Whether this many examples, padded to ``longest`` tokens, fit in."""
         needed = self.footprint.of(examples, longest)
         return examples * longest <= self.tokens and needed <= self.memory
 
@@ -108,8 +110,8 @@ ROOM = Room()
 def chunks_by_length(
     lengths: Sequence[int], indices: Sequence[int], room: Room = ROOM
 ) -> list[list[int]]:
-    """Cut ``indices`` into chunks of similar length that ``room`` holds; a single example that it
-    does not hold is a chunk of its own."""
+    """Cut ``indices`` into chunks of similar length that fit into ``room``. An example that does
+    not fit is a chunk of its own."""
     chunks: list[list[int]] = []
     filled = 0
     for index in sorted(indices, key=lambda i: lengths[i]):
@@ -128,8 +130,8 @@ def chunks_by_length(
 def chunks_of_units(
     lengths: Sequence[int], units: Sequence[Sequence[int]], room: Room = ROOM
 ) -> list[list[int]]:
-    """The same for units of several examples, which stay together: chunks of positions in
-    ``units``. A unit that is too large is a chunk of its own."""
+    """Like ``chunks_by_length``, for units of several examples that stay together: chunks of
+    positions in ``units``. A unit that is too large is a chunk of its own."""
     longest = [max(lengths[i] for i in unit) for unit in units]
     chunks: list[list[int]] = []
     examples = 0
@@ -145,10 +147,10 @@ def chunks_of_units(
 class EncodedText:
     """Examples of one place, ready for its model; it holds private text at a holder.
 
-    The hidden states below the adapters are computed at the first use and kept in memory only.
-    Where the task draws what a record is used for (masks), ``draws`` gives a generator of its own
-    to each use of a record: from a common one, a record more or less would change what all others
-    are used for, and no clip norm bounds that. Without it the examples are used as they are.
+    The hidden states below the adapters are computed at the first use and kept in memory only. If
+    the task draws masks, ``draws`` gives each use of a record its own generator. With a common one,
+    a record more or less would change the masks of all others, and no clip norm bounds that.
+    Without ``draws`` the examples are used as they are.
     """
 
     def __init__(self, examples: Sequence[Example], loaded: LoadedModel) -> None:
@@ -177,9 +179,9 @@ class EncodedText:
     def thinned(
         self, units: Sequence[Sequence[int]], rates: Sequence[float], chances: Sequence[float]
     ) -> list[list[int]]:
-        """The units without the records that are left out this time, each used with the rate of
-        its class; a unit of which nothing is left is none. ``chances`` are independent uniform
-        numbers in (0, 1), one for each record of the units."""
+        """The units without the records that are left out this time: each record is used with the
+        rate of its class, and an empty unit is dropped. ``chances`` are independent uniform numbers
+        in (0, 1), one for each record of the units."""
         coins = iter(chances)
         kept = [[i for i in unit if next(coins) < rates[self._class(i)]] for unit in units]
         return [unit for unit in kept if unit]
@@ -190,8 +192,8 @@ class EncodedText:
         room: Room = ROOM,
         draws: Draws | None = None,
     ) -> Iterator[Piece]:
-        """The examples of ``units``, each exactly once, in physical batches of whole units; only
-        a unit that is too large for one is spread over several, which follow each other."""
+        """The examples of ``units``, each exactly once, in physical batches of whole units. Only a
+        unit that is too large for one batch is split over several consecutive ones."""
         if all(len(unit) == 1 for unit in units):
             for batch in self.batches([unit[0] for unit in units], room, draws):
                 every = torch.arange(batch.size)
@@ -269,8 +271,8 @@ class EncodedText:
             return {index: error.with_traceback(None)}
 
     def _frozen_key(self) -> str:
-        """What the hidden states are a function of: base weights, how many layers and how
-        precisely, and every record's tokens, in order, with the lengths that batches are cut by."""
+        """Everything that decides the hidden states: base weights, number of layers, precision, and
+        every record's tokens, in order, with the lengths that batches are cut by."""
         trunk = self._loaded.trunk
         ids = [example.ids for example in self._examples]
         pad = self._loaded.tokenizer.pad_token_id
@@ -296,7 +298,8 @@ def forward(loaded: LoadedModel, task: Task, batch: Batch) -> Tensor:
 @contextmanager
 def _output_only_of(model: PeftModel, places: Tensor) -> Iterator[None]:
     """While open, the model's output layer sees only these places (B, U) of each example: its
-    ``logits_to_keep`` takes the same ones of all, and learnt tokens stand at different ones."""
+    ``logits_to_keep`` takes the same places of all examples, and the learnt tokens are at different
+    ones."""
 
     def gathered(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return _at(args[0], places), *args[1:]

@@ -1,7 +1,7 @@
 """What the configuration of a model folder says, before any of its weights are read.
 
-A folder that cannot be trained is named at once, by what stands in config.json and by the size of
-its tokenizer; what a model would draw at random while it trains is turned off here.
+A folder that cannot be trained is refused at once, by its config.json and the size of its
+tokenizer. Everything that a model would draw at random in training is turned off here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _THRESHOLDS = ("phimoe",)
 def check_folder(
     name: str, config: Any, tokenizer: PreTrainedTokenizerBase, *, writes: bool
 ) -> None:
-    """Refuse what no adapter can be trained on; ``writes`` says whether the task makes text.
+    """Refuse a model on which no adapter can be trained; ``writes``: whether the task writes text.
 
     Raises:
         ConfideError: ``model.quantised``, ``model.nested`` or ``model.vocabulary``.
@@ -79,8 +79,8 @@ def _check_vocabulary(
 
 
 def _never_used(tokenizer: PreTrainedTokenizerBase, *, writes: bool) -> set[int]:
-    """Special tokens that a tokenizer's class knows by itself (Qwen2's <|endoftext|>), if they
-    neither frame a text nor pad it, nor begin or end one that the model writes."""
+    """Special tokens that come from the tokenizer's class (Qwen2's <|endoftext|>), if they neither
+    frame nor pad a text, nor begin or end one that the model writes."""
     t = tokenizer
     named = {t.bos_token_id, t.eos_token_id, t.sep_token_id, t.cls_token_id, t.mask_token_id}
     used = {t.pad_token_id, t.unk_token_id, *t("a")["input_ids"]}
@@ -88,9 +88,9 @@ def _never_used(tokenizer: PreTrainedTokenizerBase, *, writes: bool) -> set[int]
 
 
 def without_chance(config: Any) -> None:
-    """Set every rate of what is drawn at random in training to zero, inner configurations
-    included. (The frozen model is never in training mode either: ``client.training``.) BigBird
-    attends in full: its blocks are drawn, and whether it has any goes by the longest text so
+    """Set every rate of random draws in training to zero, inner configurations included. (The
+    frozen model is never in training mode either: ``client.training``.) BigBird is set to full
+    attention: it draws its sparse blocks, and uses them or not depending on the longest text so
     far."""
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"
@@ -103,6 +103,6 @@ def without_chance(config: Any) -> None:
 
 
 def positions(config: Any) -> int | None:
-    """How many tokens a model reads; None where it does not say, or has no limit (XLNet: -1)."""
+    """How many tokens a model reads; None if its configuration gives no limit (XLNet: -1)."""
     found = getattr(config, "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None

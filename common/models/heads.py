@@ -1,9 +1,9 @@
-"""The head of a pooled task: which of its weights the base model has, and which begin at zero.
+"""The head of a pooled task: which weights come from the base model, and which begin at zero.
 
 A checkpoint with a trained head for the very labels of the task (a classifier from the Hub, or a
 merged export of an earlier run) begins with that head: each label's row is found by its name,
-whatever the order. A label that it does not know begins at zero, and so does a whole new head,
-since a random one is noise that the privacy budget would have to pay to unlearn.
+whatever the order. A label that it does not have begins at zero, and so does a whole new head: to
+unlearn a random one would cost privacy budget.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Head:
     """A head as the folder has it.
 
     Attributes:
-        rows: for each label of the task the checkpoint's own row, None where there is none.
-        words: what was kept and why, as the run tells it.
+        rows: for each label of the task the checkpoint's row, or None.
+        words: what was kept and why, as log and report say it.
     """
 
     rows: tuple[int | None, ...]
@@ -49,11 +49,11 @@ def labels_of(task: TaskSpec) -> tuple[str, ...]:
 
 
 def head_in(config: Any, task: TaskSpec, model_class: str) -> Head:
-    """What the configuration of a folder says of its head, before any label is changed in it.
+    """The head that a folder's configuration describes, before its labels are changed.
 
     Args:
-        model_class: name of the class that the task loads; the head of another class reads
-            something else (the first token, not the mean), and is not taken for this one.
+        model_class: name of the class that the task loads. The head of another class reads
+            something else (the first token, not the mean), and is not used.
     """
     labels = labels_of(task)
     new = Head((None,) * len(labels), "The head is new, and starts at zero.")
@@ -75,7 +75,7 @@ def head_in(config: Any, task: TaskSpec, model_class: str) -> Head:
 
 
 def _other(new: Head, made: Sequence[str], known: Mapping[int, str], model_class: str) -> Head:
-    """A new head, with a word on the one that is there for other labels."""
+    """A new head, and a sentence on the head that is there for other labels."""
     if model_class not in made:
         return new
     shown = ", ".join(list(known.values())[:5]) + (", ..." if len(known) > 5 else "")
@@ -87,8 +87,8 @@ def _number(known: Mapping[int, str]) -> list[int | None]:
 
 
 def _rows(labels: Sequence[str], known: Mapping[int, str]) -> list[int | None]:
-    """Each label's row by its name: letter by letter, or, where more are found so and no two names
-    of either side are then the same, whatever the case."""
+    """Each label's row by its name. Case is ignored if that finds more rows and makes no two names
+    of either side the same."""
     exact, loose = (_rows_by(fold, labels, known) for fold in (False, True))
     return loose if loose.count(None) < exact.count(None) else exact
 
@@ -104,10 +104,10 @@ def _rows_by(fold: bool, labels: Sequence[str], known: Mapping[int, str]) -> lis
 
 
 def settle(base: PreTrainedModel, head: Head, task: TaskSpec, new: set[str]) -> Head:
-    """Give the model's head the rows of the task, and say what became of it.
+    """Give the model's head the rows of the task, and say what was kept.
 
-    The last layer of the head, it alone, is what the labels have rows in: with two layers at zero
-    neither would get a gradient. A bias begins where the task says.
+    Only the head's last layer has a row for each label, and only it begins at zero: with two layers
+    at zero neither would get a gradient. The task says where a bias begins.
 
     Args:
         new: names of the weights that the folder does not have.
@@ -139,9 +139,8 @@ def labelled(config: Any, task: TaskSpec) -> None:
 
 
 def heads_of(base: PreTrainedModel, new: set[str]) -> list[str]:
-    """The top modules that are trained whole and travel with the adapter: the one that answers,
-    those that PEFT knows as heads, and beside the backbone whatever the folder has no weights
-    for."""
+    """The top modules that are trained whole and travel with the adapter: the output module, those
+    that PEFT knows as heads, and every module beside the backbone without weights in the folder."""
     children = {n: m for n, m in base.named_children() if any(True for _ in m.parameters())}
     body = _backbone(base, children)
     beside = [name for name in children if name != body]
@@ -169,9 +168,9 @@ _OF_TEXTS: dict[type, list[str] | None] = {}
 
 
 def of_texts_alone(config: Any) -> list[str] | None:
-    """The weights that a family's text classifier has and its token classifier lacks; None where it
-    has no text classifier. An empty list means that a head of the one would be taken for a head of
-    the other without a word."""
+    """The weights that a family's text classifier has and its token classifier lacks; None if it
+    has no text classifier. If the list is empty, a head of the one would silently load as a head of
+    the other."""
     text, kind = transformers.AutoModelForSequenceClassification, type(config)
     if kind not in _OF_TEXTS:
         _OF_TEXTS[kind] = None

@@ -1,11 +1,11 @@
-"""What is written for others: an adapter that Hugging Face's own calls load rightly, or refuse.
+"""Writes adapters that Hugging Face's own calls load correctly, or refuse.
 
-The head of a pooled task with ``task.pooling = mean`` has the name and shape that the same family's
-text classifier reads the first token with, and it would be given to that one without a word
-(FAULTS M10). So what the text classifier has and the token classifier lacks is named in the adapter
-such that PEFT stops: a block to put LoRA on, of a kind that takes none, or a layer to be loaded for
-which there are no weights. A Llama and its kin lack nothing: there a mean is refused before the run
-(``common.models.loading``).
+With ``task.pooling = mean`` the head of a pooled task has the name and shape of the head with which
+the same family's text classifier reads the first token. So the text classifier would silently load
+it (FAULTS M10). To make PEFT stop, the adapter names something that the text classifier has and the
+token classifier lacks: a block to put LoRA on, of a kind that takes none, or a layer without
+weights to load. In Llama and similar families nothing is lacking; there a mean is refused before
+the run (``common.models.loading``).
 """
 
 from __future__ import annotations
@@ -32,10 +32,9 @@ _CONFIG = "adapter_config.json"
 def write_adapter(
     settings: Settings, loaded: LoadedModel, folder: Path, other: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write the adapter that the model carries, its tokenizer and, where it has labels, a
-    ``config.json`` with their names. For that file ``pipeline`` and transformers' Auto classes look
-    for a whole model here, and say that there is none: else they would load the base with labels
-    and a head of its own.
+    """Write the model's adapter, its tokenizer and, if it has labels, a ``config.json`` with their
+    names. With that file ``pipeline`` and transformers' Auto classes look for a whole model here,
+    and say that there is none. Without it they would load the base with its own labels and head.
 
     Args:
         other: as for ``save_adapter``.
@@ -56,7 +55,7 @@ def write_adapter(
 
 
 def _stop(told: dict[str, Any], layer: str) -> None:
-    """Make PEFT raise where the model has ``layer``, and say nothing where it has not."""
+    """Make PEFT raise if the model has ``layer``, and only then."""
     block, kept = layer.rpartition(".")[0], told["modules_to_save"]
     if any(f"{layer}.".startswith(f"{name}.") for name in kept):
         return  # a head of that name has weights that the file lacks: PEFT raises as it is
@@ -67,16 +66,15 @@ def _stop(told: dict[str, Any], layer: str) -> None:
 
 
 def foreign_weights(settings: Settings, config: Any) -> list[str]:
-    """Where the head reads a mean: the weights that the family's text classifier has and its token
+    """If the head reads a mean: the weights that the family's text classifier has and its token
     classifier lacks. None for any other task."""
     pooled = issubclass(TASKS[settings.task.kind], PooledTask)
     return of_texts_alone(config) or [] if pooled and settings.task.pooling == "mean" else []
 
 
 def with_labels(settings: Settings, config: Any) -> Any:
-    """A copy of the configuration of a pooled model, saying what its labels are for. Where a mean
-    is read it names no class: ``pipeline`` tries any that is named there, and would take each
-    token's scores for the text's."""
+    """A copy of a pooled model's configuration with its labels. If the head reads a mean, it names
+    no class: ``pipeline`` would use that class, and take each token's scores for the text's."""
     told = copy.deepcopy(config)
     told.problem_type = TASKS[settings.task.kind].problem_type
     told.use_cache = True
@@ -86,8 +84,8 @@ def with_labels(settings: Settings, config: Any) -> Any:
 
 
 def tokenizer_of(loaded: LoadedModel) -> Any:
-    """The tokenizer to be saved; of a task that reads whole texts with the run's own length, which
-    whoever asks for truncation then gets."""
+    """The tokenizer to be saved. For a task that reads whole texts it has the run's length, so that
+    truncation cuts there."""
     told = copy.deepcopy(loaded.tokenizer)
     if loaded.task.by_logits:
         told.model_max_length = loaded.max_length

@@ -2,8 +2,8 @@
 
 The base model is frozen and its dropout is off: noise already regularises, the frozen layers
 can then be computed once per record, and a resumed run repeats itself bit for bit. The adapter's
-initial values come from the public seed; what begins as what of the head is in ``heads``, what a
-folder is refused for before its weights are read in ``folder``.
+initial values come from the public seed. ``heads`` decides how the head begins, and ``folder``
+which models are refused before their weights are read.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ _FIRST_TOKEN_HEADS = ("bert", "roberta", "distilbert")
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A tokenizer, a model with its adapter, and what the settings say of them.
+    """A tokenizer, a model with its adapter, and what was found out about them.
 
     Attributes:
         task: what the model is for.
-        initial: the adapter as it was loaded, from the public seed (float32, by name): the model
-            is warm, and every run, check and prediction in this process leaves another one in it.
+        initial: the adapter as it was loaded, from the public seed (float32, by name). The model
+            itself is reused: every run, check and prediction in this process leaves another adapter
+            in it.
         trunk: the frozen layers below the first adapter, which can be computed once.
         sha256: of the base weights, as the holder's policy lists them.
         head: in words, whether the head of a pooled task is the base model's own or new.
@@ -83,8 +84,8 @@ def load_model(settings: Settings) -> LoadedModel:
 
 
 def check_model(settings: Settings) -> None:
-    """Say in a second or two what is wrong with the base model: the folder, its configuration, its
-    tokenizer, and whether the task fits it. No weights are read.
+    """Check the base model in a second or two: its folder, configuration and tokenizer, and whether
+    the task fits it. No weights are read.
 
     Raises:
         ConfideError: ``model.missing``, ``model.tokenizer``, ``model.pad-token``, what
@@ -202,7 +203,7 @@ def _load_base(
     task: Task,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[PreTrainedModel, Head | None, list[str]]:
-    """The model, what became of its head, and the names of the modules that make it up."""
+    """The model, its head, and the names of the head's modules."""
     spec, auto = settings.model, task.auto_class()
     level = transformers_logging.get_verbosity()
     # The head is new by design; the report of missing head weights would look like a fault.
@@ -269,9 +270,9 @@ def _other_pooling(config: Any, task: Task) -> str:
 
 
 def _prepare(config: Any, task: Task, pad: int) -> Head | None:
-    """No chance in training, and one padding token for model and batches: a decoder's head looks
-    for the last token that is no padding, and would otherwise see how long the neighbours are.
-    What is returned says of a pooled task what the folder's head is."""
+    """Turn random draws off, and give model and batches one padding token: a decoder's head reads
+    the last token that is not padding, and would otherwise depend on the length of its neighbours.
+    Returns the folder's head for a pooled task."""
     config.use_cache = False  # nothing is generated while it trains
     config.pad_token_id = pad
     without_chance(config)
@@ -285,8 +286,8 @@ def _prepare(config: Any, task: Task, pad: int) -> Head | None:
 
 
 def _check_whole(new: set[str], heads: list[str], name: str, task: Task) -> None:
-    """Layers without weights in the folder must be trained and sent, or each place would have its
-    own: so the layers of a head may be new, and nothing else."""
+    """Refuse a folder without weights for some layer, unless the layer belongs to a head: a head is
+    trained and sent, but any other new layer would differ from place to place."""
     lost = sorted(key for key in new if key.split(".")[0] not in heads)
     if lost:
         hint = "Use a complete model folder."

@@ -98,7 +98,7 @@ def lora_targets(base: PreTrainedModel, settings: Settings, heads: Sequence[str]
 
 
 def _wanted(base: PreTrainedModel, settings: Settings, allowed: Sequence[str]) -> list[str] | str:
-    """Names that all fit, ``all-linear``, or a pattern."""
+    """The entries of the setting: names that all fit, ``all-linear``, or a pattern."""
     text = settings.lora.targets.strip()
     if text.lower() == ALL_LINEAR:
         return ALL_LINEAR
@@ -127,7 +127,7 @@ def _usual(base: PreTrainedModel, allowed: Sequence[str]) -> list[str] | str:
 
 
 def _fits(module: str, target: str) -> bool:
-    """As PEFT compares them."""
+    """Whether a name fits a module, compared as PEFT does."""
     return module == target or module.endswith(f".{target}")
 
 

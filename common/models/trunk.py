@@ -4,8 +4,8 @@ are computed once per record and then remembered.
 With adapters in the top layers only, everything below is a fixed function of the text. ``lower``
 computes it; ``upper`` runs the rest of the model on it, through the model's own code, by lending
 it layers and an embedding that pass their input through. The list of layers keeps its length: what
-a model decides by a layer's place in it (Qwen2's masks, by two kinds of attention) stays what it
-is. Nothing here is specific to privacy: it changes what is computed again, never what is computed
+a model decides by a layer's place in the list (Qwen2's masks, by two kinds of attention) stays the
+same. Nothing here is specific to privacy: it saves repeated work and never changes a result
 (``tests/common/test_trunk.py`` compares with the whole model, and so does every holder before it is
 charged, ``client.training.self_check``).
 """
@@ -41,15 +41,15 @@ def fast_bfloat16() -> bool:
 
 
 def _fast(device: torch.device) -> bool:
-    """The same of the device where the model is."""
+    """Whether the model's device multiplies bfloat16 in hardware."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return fast_bfloat16()
 
 
 class _PreciseAttention(TorchFunctionMode):
-    """Attention in float32: its backward in bfloat16 takes a processor up to ten times as long
-    (torch 2.13; docs/benchmarks.md, "Bfloat16")."""
+    """Attention in float32: on a processor its backward pass in bfloat16 takes up to ten times as
+    long (torch 2.13; docs/benchmarks.md, "Bfloat16")."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -78,8 +78,8 @@ class _PassThrough(nn.Module):
 
 
 class _Skipped(nn.Module):
-    """Stands in for a layer that is not computed here; what a model reads off the layer, such as
-    the kind of its attention, is the layer's own."""
+    """Stands in for a layer that is not computed here. Its attributes, such as the kind of
+    attention, are the layer's own."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

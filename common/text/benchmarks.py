@@ -41,11 +41,11 @@ class Benchmark:
     Attributes:
         suite, config: ``glue`` or ``superglue``, and the Hub's name of the task in it.
         fields: the columns that make the text, in order.
-        labels: their names in the Hub's order; none for a number or a free answer.
-        metrics: the official ones, the first of them the chief one.
+        labels: their names in the Hub's order; none where the answer is a number or any text.
+        metrics: the official ones, the main one first.
         kind: ``classification``, ``regression`` or ``seq2seq``. Each can be done as text to text.
-        splits: what the Hub calls its parts; the labels of a test part are not public.
-        extra: more columns that a text is made with.
+        splits: their names on the Hub; the labels of a test split are not public.
+        extra: further columns that the text needs.
         scale: the least and the greatest number, where the answer is one.
     """
 
@@ -178,9 +178,9 @@ def spec(name: str) -> Benchmark:
 
 
 def load_benchmark(name: str, split: str, folder: str | Path | None = None) -> list[Record]:
-    """The records of a split: text, the name of its label (or the score, or the first of the
-    right answers; None in a test split), and as person the number of the paragraph or passage,
-    which rows of MultiRC and ReCoRD share, or else of the row.
+    """The records of a split. The target is the name of the label, the score, or the first of the
+    right answers; None in a test split. The person is the number of the row, or in MultiRC and
+    ReCoRD that of the paragraph or passage, which several rows share.
 
     Args:
         name: as for ``spec``.
@@ -195,7 +195,8 @@ def load_benchmark(name: str, split: str, folder: str | Path | None = None) -> l
 
 
 def load_items(name: str, split: str, folder: str | Path | None = None) -> list[Item]:
-    """The rows of a split with all that the official metrics ask for; see ``load_benchmark``."""
+    """The rows of a split with everything that the official metrics need; see
+    ``load_benchmark``."""
     chosen = spec(name)
     if split not in chosen.splits:
         raise ConfideError(
@@ -345,7 +346,7 @@ def _answers(chosen: Benchmark, number: int, value: Any) -> tuple[str, ...]:
 
 
 def _places(row: Row, number: int) -> tuple[str, str]:
-    """Which text the row is about and which question; a row of its own has its own number."""
+    """The numbers of the row's text and question; a row that shares neither has its own number."""
     index = row.get("idx")
     if not isinstance(index, Mapping):
         return str(number), str(number)
@@ -376,7 +377,7 @@ def _wsc(row: Row) -> dict[str, Any]:
 
 
 def _mark(words: list[str], first: int, span: Sequence[str], sign: str) -> None:
-    """Put ``sign`` around the span that begins at word ``first``; punctuation stays outside."""
+    """Put ``sign`` around the span that begins at word ``first``, and leave punctuation outside."""
     last = first + len(span) - 1
     if not 0 <= first <= last:
         raise IndexError
@@ -426,7 +427,7 @@ def settled(given: Mapping[str, Value]) -> dict[str, Value]:
     """The flat settings that the benchmark decides; none where no benchmark is named.
 
     Args:
-        given: flat keys that somebody chose. Empty text chooses nothing.
+        given: flat keys that somebody chose; an empty value is no choice.
 
     Raises:
         ConfideError: ``benchmark.unknown`` with the nearest name, or ``settings.combination`` for

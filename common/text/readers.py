@@ -1,12 +1,13 @@
 """Files of private text to records: jsonl, csv, parquet and txt, chosen by suffix.
 
-Two ways to read the same rows. ``read_records`` is for a person at the screen: the first row that
-is no record is refused, by file, line and column. ``records_that_fit`` is for a holder that answers
-a request: what is in its text must not decide whether it answers, so that a row which is no record
-is None there, and contributes nothing. ``numbered_records`` has all of it for whoever counts.
+There are three ways to read the same rows. ``read_records`` is for a person at the screen: it
+refuses the first row that is not a record, by file, line and column. ``records_that_fit`` is for a
+holder that answers a request. Its text must not decide whether it answers, so a row that is not a
+record becomes None and contributes nothing. ``numbered_records`` is for counting: it gives each
+row's record or the reason why it is not one.
 
-Persons have one form, however a file writes them (``words``); lines and columns are those of
-``rows``, and so is what an error may show.
+Persons have one form, however a file writes them. ``rows`` finds the lines and columns, and decides
+what an error may show.
 """
 
 from __future__ import annotations
@@ -51,10 +52,10 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """One example: its text, what is to be learnt from it, and whose it is; of a conversation
-    also its messages, the text being all that was said. The printed form shows none of them.
+    """One example: its text, the target to be learnt, and the person. A conversation also has its
+    messages, and its text is all that was said. The printed form shows none of them.
 
-    A target that is a list in its file (``listed``) is here the JSON of that list.
+    If the target is a list in the file (``listed``), it is the JSON of that list here.
     """
 
     text: str = field(repr=False)
@@ -85,7 +86,7 @@ def read_records(
 ) -> list[Record]:
     """Read every record of a file, in order.
 
-    A .txt file holds one record a line and neither target nor person. A text that is a list of
+    A .txt file holds one record a line, without target or person. A text that is a list of
     ``{"role": ..., "content": ...}`` is a conversation, whose target is the assistant's last word
     unless a column is named. Blank lines of .jsonl, .csv and .txt are no records. Targets that are
     numbers or truth values become text, equal numbers the same. A person that is empty or null
@@ -93,12 +94,12 @@ def read_records(
 
     Args:
         path: the file; its suffix decides the format.
-        text, target, person: names of columns; None reads none. ``text`` may name several
-            (``columns_of``), of which all but the first may be empty in a row.
+        text, target, person: names of columns; None reads no column. ``text`` may name several
+            (``columns_of``); in a row all but the first may be empty.
         lists: whether a target may also be a list of words, numbers and truth values, or an empty
             one.
-        own_screen: whether an error is read by nobody but the owner of the file: then it shows the
-            names that stand in a first line, whatever they look like.
+        own_screen: whether only the owner of the file reads an error: then it shows the names in
+            the first line, whatever they look like.
 
     Raises:
         ConfideError: ``data.missing-file``, ``data.empty``, ``data.binary``, ``data.format``,
@@ -124,13 +125,13 @@ def numbered_records(
     lists: bool = False,
     own_screen: bool = False,
 ) -> list[tuple[int, Record | ConfideError]]:
-    """Every row of a file with the number of its line, or of its row in a table: its record, or why
-    it is none. The number 0 stands for the whole file.
+    """Every row of a file with its number (of the line, or of the row in a table): its record, or
+    why it is not one. The number 0 stands for the whole file.
 
     Raises:
         ConfideError: as ``read_records``, for what is wrong with the file as a whole before a row
             is looked at: ``data.missing-file``, ``data.empty``, ``data.unknown-suffix``, or
-            ``data.binary`` and ``data.format`` where nothing of it can be told apart.
+            ``data.binary`` and ``data.format`` if no rows can be found.
     """
     content = content_of(path)
     check_form(path, content)
@@ -151,8 +152,8 @@ def records_that_fit(
     person: str | None,
     lists: bool = False,
 ) -> list[Record | None]:
-    """The records in the bytes of a file, in order, with None in the place of each row that is
-    none; a file of which nothing can be read is one such row, an empty one has no rows.
+    """The records in the bytes of a file, in order, with None in place of each row that is not a
+    record. An unreadable file counts as one such row; an empty file has no rows.
 
     Raises:
         ConfideError: ``data.unknown-suffix``, by the path alone; nothing else, whatever the bytes.
@@ -212,7 +213,7 @@ def _text(values: Mapping[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _messages(turns: list[Any]) -> tuple[Message, ...]:
-    """The messages of a conversation; empty if the value is none."""
+    """The messages of a conversation; empty if the value is not a conversation."""
     found = []
     for turn in turns:
         if not isinstance(turn, dict) or turn.keys() != {"role", "content"}:
@@ -225,7 +226,7 @@ def _messages(turns: list[Any]) -> tuple[Message, ...]:
 
 
 def _word(value: Any) -> str | None:
-    """A short value as text; None when it is nothing of that kind."""
+    """A short value as text; None for any other value."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -238,7 +239,7 @@ def _word(value: Any) -> str | None:
 
 
 def _words(values: list[Any]) -> str | None:
-    """A list of short values as JSON; None when one of them is nothing of that kind."""
+    """A list of short values as JSON; None if one of them is not a short value."""
     found = [_word(value) for value in values]
     return json.dumps(found, ensure_ascii=False) if all(found) else None
 
@@ -290,11 +291,11 @@ def group_units(records: Sequence[Record], unit: str) -> list[list[int]]:
 def usable_units(
     records: Sequence[Record | None], unit: str, usable: Sequence[bool]
 ) -> list[list[int]]:
-    """The units of a text of which some records cannot be used: for each unit the places of its
-    usable records among all usable ones, in the order in which the units first appear.
+    """The units of a text when some of its records cannot be used. For each unit: the positions of
+    its usable records among all usable records. Units are in the order in which they first appear.
 
-    A row that is no record, or that names no person where the person is the unit, is a unit of its
-    own, of nothing: it is drawn like any other and contributes zero.
+    A row is an empty unit if it is not a record, or names no person although the person is the
+    unit. It is drawn like any other unit and contributes zero.
     """
     groups: list[list[int]] = []
     of_person: dict[str, list[int]] = {}

@@ -50,9 +50,8 @@ _REST: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """The names of the wanted columns; ``text`` may be several. ``careful``: whether rows are
-    refused that are read without what belongs to them; ``lists`` and ``own_screen`` as for
-    ``read_records``."""
+    """The names of the wanted columns; ``text`` may be several. ``careful``: whether a row is
+    refused if a part of it is missing. ``lists`` and ``own_screen``: as for ``read_records``."""
 
     text: tuple[str, ...]
     target: str | None
@@ -67,16 +66,16 @@ class Columns:
 
 
 class Row(NamedTuple):
-    """One row before it is checked, or why there is none in its place; ``number`` counts lines, or
-    rows of a table, and is 0 for what stands for the whole file."""
+    """One row before it is checked, or the reason why it cannot be read. ``number`` counts lines,
+    or rows of a table; 0 stands for the whole file."""
 
     number: int
     values: Mapping[str, Any] | ConfideError
 
 
 def columns_of(name: str) -> tuple[str, ...]:
-    """The columns that a text is made of: one, or several with commas between, whose texts are put
-    together with a blank line between."""
+    """The columns that a text is made of: one, or several separated by commas. Their texts are
+    joined with a blank line between."""
     return tuple(in_form(part) for part in name.split(","))
 
 
@@ -129,7 +128,7 @@ def content_of(path: Path) -> bytes:
 
 
 def check_form(path: Path, content: bytes) -> None:
-    """Refuse bytes that are no lines of text, and say what they are; for callers that show it.
+    """Refuse bytes that are not lines of text, with what they are, for callers that show it.
 
     Raises:
         ConfideError: ``data.binary`` or ``data.format``.
@@ -313,7 +312,7 @@ def _wrong_columns(
 
 
 def _shown(names: list[str], columns: Columns) -> str:
-    """The names of columns as an error may show them."""
+    """The names of columns, as far as an error may show them."""
     if all(_COLUMN_NAME.fullmatch(name) for name in names):
         return ", ".join(names)
     if not columns.own_screen:  # a file without a header shows its first record here
@@ -362,7 +361,7 @@ _MOST_DIGITS = 400  # of a number that is written out
 
 
 def in_form(word: str) -> str:
-    """Without blanks around it, in NFC."""
+    """The word in NFC, without blanks around it."""
     return word.strip() if word.isascii() else unicodedata.normalize("NFC", word.strip())
 
 

@@ -1,8 +1,8 @@
-"""Who computes a private step: one function each that makes a step of a workload.
+"""The engines that compute a private step: each is a function that makes a step of a workload.
 
-A step zeroes, runs forward and backward, and changes the weights; it leaves behind what it stepped
-with. Of a private step that is the noisy clipped sum divided by the batch size, so that with
-``noise = 0`` every engine can be held against the others (``step.check``).
+A step zeroes the gradients, runs forward and backward, and changes the weights. It leaves the
+gradient that it used: for a private step the noisy clipped sum divided by the batch size. So with
+``noise = 0`` every engine can be compared with the others (``step.check``).
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class Engine:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what Opacus's hooks make torch say of every first layer, true and harmless."""
+    """Without the warning, true and harmless, that Opacus's hooks make torch give for every first
+    layer."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         yield

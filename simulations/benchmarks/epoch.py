@@ -1,9 +1,9 @@
 """What an epoch of a scenario's text costs, private by confide, against plain PEFT.
 
-Plain PEFT is written here: LoRA in all layers, every text padded to the longest that is allowed,
-batches of 32. The others are the product's trainer on the scenario's own settings, each with one
-lever more than the one above it. A private epoch is one pass over all records of the first
-holder, with its noise; where frozen layers are remembered, the first epoch also computes them.
+Plain PEFT is written here: LoRA in all layers, every text padded to the greatest length that is
+allowed, batches of 32. The other rows are confide's trainer with the scenario's settings, each with
+one measure more than the row above it. A private epoch is one pass over all records of the first
+holder, with its noise. If frozen layers are kept, the first epoch also computes them.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ _ALL_LAYERS: Mapping[str, Scalar] = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Lever:
-    """A private epoch; ``fixed`` pads every text, ``later`` is an epoch that finds the frozen
-    layers computed."""
+    """A private epoch; ``fixed``: every text is padded; ``later``: the frozen layers are already
+    computed."""
 
     name: str
     settings: Mapping[str, Scalar] = field(default_factory=dict)
@@ -140,8 +140,8 @@ def _examples(settings: Settings, loaded: LoadedModel, file: Path) -> list[Examp
 
 
 def _padded(examples: Sequence[Example], loaded: LoadedModel) -> list[Example]:
-    """Each as long as the longest that is allowed; the padding counts as text, which takes the
-    same time."""
+    """The texts, each padded to the greatest length allowed. The padding counts as text, which
+    takes the same time."""
     pad, longest = _pad(loaded), loaded.max_length
     return [Example(e.ids + (pad,) * (longest - len(e.ids)), e.target) for e in examples]
 

@@ -1,9 +1,9 @@
-"""What a ledger costs a round: time of a charge and of a release, far from the limit and near it.
+"""How much time a ledger takes in a round: a charge and a release, far from the limit and near it.
 
-A holder's events without the training: open the ledger, and for each round charge, then release.
-Two runs of the same plan follow each other. Near the limit means that both together cost more than
-the limit is, so that the second is refused at some round or as a whole. A charge is durable
-when it returns, so the disk is in every figure; what the disk alone takes stands below the table
+It repeats a holder's work without the training: open the ledger, and for each round charge, then
+release. Two runs of the same plan follow each other. Near the limit means that both together cost
+more than the limit, so that the second is refused at some round or as a whole. A charge is durable
+when it returns, so every figure includes the disk. The time of the disk alone is below the table
 (four syncs of a small file, as many as SQLite makes in one commit).
 """
 
@@ -51,7 +51,7 @@ class Row:
 
 
 def quantile(times: Sequence[float], share: float) -> float:
-    """The smallest of ``times`` that at least this share of them do not exceed."""
+    """The smallest of ``times`` that is at least as large as this share of them."""
     ordered = sorted(times)
     return ordered[math.ceil(share * len(ordered)) - 1]
 

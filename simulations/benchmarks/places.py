@@ -1,8 +1,8 @@
-"""Where a run of the utility table takes place: a scenario's text, shared out in one of three
-ways, and the public records that decide or that are reported.
+"""The text of a run of the utility table: a scenario's text, split in one of three ways, and the
+public records that choose a rate or that are reported.
 
-The public text is cut in two by a keyed hash of the person (of the text, where there is none), so
-that whoever chooses a learning rate on one half has not seen a record, or a person, of the other.
+A keyed hash of the person (of the text, if there is no person) cuts the public text in two, so that
+a learning rate chosen on one half has not seen a record, or a person, of the other.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ EVERYTHING = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A prepared federation: its folder, and how its text is shared out; ``pooled`` where one place
-    has the text of all."""
+    """A prepared federation: its folder, and how its text is split; ``pooled``: whether one place
+    has all of it."""
 
     scenario: Scenario
     partition: str
@@ -50,7 +50,7 @@ class Place:
         return min(simulated_policy(file).max_rank for file in self.holders)
 
     def digest(self, part: str) -> str:
-        """What the text, the holders' limits and the part of the public records are known by."""
+        """A digest of the text, the holders' limits and the part of the public records."""
         files = [
             self.folder / PUBLIC_FILE,
             *self.holders,
@@ -63,7 +63,7 @@ class Place:
         """A folder for a run's ``data.path``: the manifest and that part of the public records.
 
         Raises:
-            ConfideError: ``bench.public`` where nothing is left.
+            ConfideError: ``bench.public`` if no record is left.
         """
         lines = (self.folder / PUBLIC_FILE).read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if part in (EVERYTHING, half_of(json.loads(line), config))]
@@ -80,7 +80,8 @@ class Place:
 
 
 def half_of(row: Mapping[str, Any], config: Mapping[str, Scalar]) -> str:
-    """To which half a public record belongs; all of a person's, and equal texts, to the same."""
+    """The half of a public record; all records of a person, and equal texts, are in the same
+    half."""
     person = row.get(str(config["data.person"] or "person"))
     key = f"half:{person or row[str(config['data.text'])]}"
     return HALVES[hashlib.sha256(key.encode()).digest()[0] & 1]
@@ -89,10 +90,11 @@ def half_of(row: Mapping[str, Any], config: Mapping[str, Scalar]) -> str:
 def that_fit(
     scenario: Scenario, partitions: Sequence[str], limit: int | None = None
 ) -> tuple[list[Place], list[str]]:
-    """A place for each of the partitions that the scenario's text has, and why not for the others.
+    """A place for each partition that the scenario's text allows, and the reason for each other
+    one.
 
     Raises:
-        ConfideError: ``bench.partition`` where none is left.
+        ConfideError: ``bench.partition`` if the text allows none.
     """
     fit, unfit = list[Place](), list[str]()
     for partition in partitions:
@@ -108,10 +110,10 @@ def that_fit(
 
 
 def place(scenario: Scenario, partition: str, limit: int | None = None) -> Place:
-    """The scenario's text shared out so, at most ``limit`` training records of it.
+    """The scenario's text in this partition, at most ``limit`` training records of it.
 
     Raises:
-        ConfideError: ``bench.partition`` where the text has no users or no labels to share out by.
+        ConfideError: ``bench.partition`` if the text has no users or labels to split by.
     """
     if partition == OWN and limit is None:
         return Place(scenario=scenario, partition=partition, folder=prepare(scenario))
@@ -132,7 +134,8 @@ def place(scenario: Scenario, partition: str, limit: int | None = None) -> Place
 
 
 def check_rates(chosen_on: Scenario, reported: Scenario, trials: int) -> None:
-    """Refuse rates of another text that would mean something else, or that nobody tries.
+    """Refuse rates from another text if they would mean something else here, or if none would be
+    tried.
 
     Raises:
         ConfideError: ``bench.rates``.

@@ -1,8 +1,8 @@
 """How long a privacy report takes: a made-up run folder of many rounds and holders.
 
-Every holder has a number of records of its own, so that no two have the same sampling rate and
-noise, and takes part in rounds of its own: no history is like another. What is timed is reading
-metrics.jsonl, adding it up, and every epsilon of the report; Opacus's second opinion is left out.
+Each holder has another number of records, so that no two have the same sampling rate and noise, and
+takes part in other rounds: all histories differ. The time covers reading metrics.jsonl, adding it
+up, and every epsilon of the report; Opacus's second opinion is left out.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def report_row(*, rounds: int, holders: int, asked: int, say: Callable[[str], No
 
 
 def make_folder(folder: RunFolder, *, rounds: int, holders: int, asked: int) -> int:
-    """Write config.toml and metrics.jsonl; returns how many histories differ."""
+    """Write config.toml and metrics.jsonl; return the number of different histories."""
     settings = Settings().to_flat() | {
         "model.name": "made-up",
         "task.labels": "no,yes",
@@ -113,7 +113,8 @@ def make_folder(folder: RunFolder, *, rounds: int, holders: int, asked: int) -> 
 
 
 def _noises(rates: list[float], rounds: int) -> Iterator[float]:
-    """Noise for ``rounds`` steps at each rate, calibrated at some and rounded up between them."""
+    """Noise for ``rounds`` steps at each rate, calibrated at some rates and rounded up between
+    them."""
     lowest, highest = min(rates), max(rates)
     ratio = (highest / lowest) ** (1 / max(1, _ANCHORS - 1))
     anchors = [highest / ratio**place for place in range(_ANCHORS)][::-1]

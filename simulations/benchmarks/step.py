@@ -1,12 +1,12 @@
 """What one private step costs: time and memory against the same step without privacy.
 
 In one process every engine has a model of its own that shares the frozen weights, and makes steps
-on the same batch (``pairs`` says how they are timed). Before that each private engine must be
-seen to compute the right thing: without noise and in float64, its clipped sum against that of a
-loop over batches of one example on the plain model, for four examples of which two are clipped.
-(In float32 the loop itself is off by 2e-4 for T5: rounding would hide a fault, or look like one.)
-Confide's own engine must pass, or the benchmark stops; of another the row says what is wrong.
-The peak of memory is taken in a fresh process for each row (``memory``).
+on the same batch (``pairs`` says how they are timed). Before that each private engine must compute
+the right result: without noise and in float64, its clipped sum is compared with that of a loop over
+batches of one example on the plain model, for four examples of which two are clipped. (In float32
+the loop itself is off by 2e-4 for T5: rounding would hide a fault, or look like one.) Confide's own
+engine must pass, or the benchmark stops; of another the row says what is wrong. The peak of memory
+is taken in a fresh process for each row (``memory``).
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Reference:
 
 
 def reference(work: Workload) -> Reference:
-    """By a loop over batches of one example, the slow and obvious way; half of them clipped."""
+    """The reference by a loop over batches of one example, slow and obvious; half of them are
+    clipped."""
     model = work.twin()
     rows = []
     for index in range(work.size):
@@ -163,7 +164,7 @@ def _first(engine: Engine, work: Workload) -> Step:
 
 
 def _tried(engine: Engine, act: Callable[..., _T], *args: Any) -> tuple[_T | None, str]:
-    """The result of a library's code, or what it fails with: that, too, is a finding."""
+    """The result of a library's code, or its failure, which is a finding, too."""
     try:
         with quiet():
             return act(engine, *args), ""

@@ -1,10 +1,9 @@
-"""What privacy costs in the task's main metric, by method, whom one trusts, epsilon and partition,
-with seeds and intervals.
+"""What privacy costs in the task's main metric, by method, trust, epsilon and partition, with seeds
+and intervals.
 
-Every run is the product's own, in this process; a seed decides the initial adapter, and the noise
-is fresh each time, as it is for everybody. Intervals are of the mean over seeds (Student's t); the
-held-out records are the same, so they say how far another run would land on these records, not on
-others.
+Every run is an ordinary run in this process. A seed decides the initial adapter; the noise is fresh
+each time. Intervals are of the mean over seeds (Student's t). The held-out records are the same in
+all runs, so the intervals cover another run on these records, not on others.
 
 A learning rate that was tuned for one method makes it look better than the others. So each method
 gets as many trials, over the same rates, at each epsilon, at the first of the partitions, with
@@ -60,8 +59,8 @@ _HEAD = "head"  # the line of the private head alone, without LoRA
 
 
 def compared_methods() -> dict[str, dict[str, Scalar]]:
-    """The lines that a table may have, by method, each with its settings, plain LoRA and the head
-    last. That there is LoRA is said, since a scenario's own may be the head alone."""
+    """The rows that a table may have, by method, each with its settings; plain LoRA and the head
+    come last. Each row sets ``lora.method``, since the scenario's own may be the head alone."""
     found: dict[str, dict[str, Scalar]] = {
         name: {"lora.method": "lora", "aggregate.method": name, **method.needs()}
         for name, method in sorted(METHODS.items(), key=lambda one: one[0] == Lora.name)
@@ -75,10 +74,10 @@ class Table:
     """What a table compares.
 
     Attributes:
-        places: where, by partition.
+        places: where the runs take place, by partition.
         seeds: runs of each row.
         trials: learning rates that are tried for each method and epsilon; 0 takes the scenario's.
-        trusts: whom one trusts; one of ``TRUSTS`` each.
+        trusts: the kinds of trust to compare, of ``TRUSTS``.
         other: the table on whose text rates are chosen, by all of its public records.
         whole: whether this is such a table.
     """
@@ -102,13 +101,13 @@ class Table:
 def utility(
     table: Table, results: Results, say: Callable[[str], None] = lambda _: None
 ) -> list[Row]:
-    """Every row of the table. Runs that ``results`` has are not done again.
+    """Every row of the table. Runs that are in ``results`` are not repeated.
 
-    A first run of every row comes before the second of any, so that a table which is stopped has
-    all rows, of fewer runs.
+    Every row gets its first run before any gets its second, so that a table that is stopped has all
+    rows, with fewer runs.
 
     Raises:
-        ConfideError: ``bench.public``. A run that fails is a run of the table, too.
+        ConfideError: ``bench.public``. A run that fails counts in its row and raises nothing.
     """
     runs: dict[tuple[str, str, float | None], list[Measured]] = {}
     cells = list(itertools.product(table.methods, table.trusts, table.epsilons))
@@ -126,7 +125,7 @@ def utility(
 
 
 def _left_out(table: Table, where: Place, method: str, epsilon: float | None, trust: str) -> str:
-    """Why there is no such row; nothing where there is one."""
+    """Why there is no such row; empty if there is one."""
     if epsilon is None and trust != "local":
         return "without noise nobody has to be trusted with it"
     config = run_config(table.scenario)
@@ -171,11 +170,11 @@ class _Cell:
 
     @property
     def name(self) -> str:
-        """The method as the table calls it, with whom one trusts where that is not the default."""
+        """The method's name in the table, with the kind of trust if that is not the default."""
         return self.method if self.trust == "local" else f"{self.method}, {self.trust}"
 
     def measured(self, seed: int, rate: float, *, trial: bool = False) -> Measured:
-        """The run of a seed at a rate, done unless it is known."""
+        """The run of a seed at a rate; made only if ``results`` lacks it."""
         part = ("choose" if trial else "report") if self.table.in_halves else EVERYTHING
         config = self.config(seed, rate)
         told = {key: value for key, value in config.items() if key not in _CHANGES_NOTHING}
@@ -221,7 +220,7 @@ def _privacy(epsilon: float | None) -> dict[str, Scalar]:
 
 
 def _trusting(trust: str, holders: int, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The settings of whom one trusts, with so many holders."""
+    """The settings of this kind of trust, with this many holders."""
     if trust == "central":
         batch = int(config["train.batch"]) * holders
         return {"round.min-holders": 1, "round.holders": 1, "train.batch": batch}
@@ -235,12 +234,12 @@ def _trusting(trust: str, holders: int, config: Mapping[str, Scalar]) -> dict[st
 
 
 def _chosen_rate(cell: _Cell, table: Table) -> float:
-    """The rate that does best on the half of the public records that is not reported; the
-    scenario's where a method fails at every rate, as its row will say.
+    """The rate that does best on the half of the public records that is not reported. If a method
+    fails at every rate, the scenario's; its row will say that it fails.
 
     Each rate is tried once, and of three or more the best two once more (successive halving,
-    Jamieson and Talwalkar 2016): where a method is about to run away, one run may do well and the
-    next one badly.
+    Jamieson and Talwalkar 2016): if a method is about to diverge, one run may do well and the next
+    one badly.
     """
     if table.other is not None:
         other = replace(cell, table=table.other, where=table.other.places[0])
@@ -263,7 +262,7 @@ def _sound(runs: Sequence[Measured]) -> bool:
 
 
 def _merit(runs: Sequence[Measured]) -> tuple[float, float]:
-    """The more, the better; of two that are alike, the one with the smaller loss."""
+    """A larger value is better; of two equal metrics, the smaller loss wins."""
     name = runs[0].metric
     sign = -1 if name == PERPLEXITY or METRICS[name].less else 1
     return sign * statistics.fmean(r.value for r in runs), -statistics.fmean(r.loss for r in runs)

@@ -32,7 +32,7 @@ _STD = 0.02
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """One step: ``batch`` examples of ``tokens`` tokens each, without padding. ``bfloat16``
-    is of the frozen base; adapters and head stay float32. ``threads = 0`` leaves it to torch.
+    concerns the frozen base; adapters and head stay float32. ``threads = 0`` lets torch choose.
     ``float64`` is for checks."""
 
     batch: int = 16
@@ -125,7 +125,7 @@ class Workload:
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def gradient(self) -> Tensor:
-        """What lies on the trained parameters now, as one vector (N,) in float64."""
+        """The gradients that the trained parameters have now, as one vector (N,) in float64."""
         rows = [p.grad for p in self.trained()]
         missing = sum(row is None for row in rows)
         if missing:

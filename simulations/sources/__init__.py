@@ -2,9 +2,9 @@
 
 The modules say how a source is cleaned and what its labels, persons and test split are; the table
 says how many records are left. A benchmark (``glue/sst2``, ``superglue/boolq``) is a source, too:
-its training rows, and its validation rows to be measured on, from a folder in the Hub's format,
-from ``benchmarks/glue`` or ``benchmarks/superglue`` of the cache when there is one, else from the
-Hub. Never used at a real holder, whose text common.text reads.
+its training rows are trained on, its validation rows measured on. They come from a folder in the
+Hub's format, else from ``benchmarks/glue`` or ``benchmarks/superglue`` in the cache, else from the
+Hub. Sources are never used at a real holder, whose text common.text reads.
 """
 
 from __future__ import annotations
@@ -77,7 +77,8 @@ def source_named(name: str, folder: Path | None = None) -> Source:
     """The source or benchmark of that name; ``folder`` is where a benchmark's suite lies.
 
     Raises:
-        ConfideError: ``data.unknown-source``, or ``data.folder`` for a source that is none.
+        ConfideError: ``data.unknown-source``, or ``data.folder`` for a source that is not a
+            benchmark.
     """
     if name in BENCHMARKS:
         return Source(assets=(), read=partial(_benchmark, BENCHMARKS[name], folder))
@@ -97,8 +98,8 @@ def source_named(name: str, folder: Path | None = None) -> Source:
 
 
 def fingerprint(name: str, folder: Path | None = None) -> str:
-    """SHA-256 over a benchmark's local files, whose text may change under the same name, or
-    ``hub``; empty for a source that is pinned."""
+    """SHA-256 over a benchmark's local files, whose text may change under the same name; ``hub`` if
+    there are none; empty for a pinned source."""
     if name not in BENCHMARKS:
         return ""
     place = _place(BENCHMARKS[name], folder)
@@ -119,13 +120,13 @@ def _benchmark(chosen: Benchmark, folder: Path | None) -> Split:
 
 
 def _place(chosen: Benchmark, folder: Path | None) -> Path | None:
-    """The suite's own folder; None where only the Hub has it."""
+    """The suite's folder; None if only the Hub has it."""
     cached = cache_dir() / "benchmarks" / chosen.suite
     return folder or (cached if cached.is_dir() else None)
 
 
 def load_source(name: str, folder: Path | None = None) -> Split:
-    """The records of a source whose assets were fetched; ``assets.missing`` when they were not."""
+    """The records of a source whose assets were fetched; ``assets.missing`` if they were not."""
     source = source_named(name, folder)
     for asset in (ASSETS[asset] for asset in source.assets):
         absent = [file for file in asset.files if not (asset.folder / file).is_file()]

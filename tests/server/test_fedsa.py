@@ -22,7 +22,7 @@ from confide.common.wire.messages import Reply, TrainRequest, Update
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny
-from tests.server.federated import Transport, config, holders
+from tests.server.federated import Transport, config, events, holders
 from tests.server.test_methods import (
     OFF,
     first_adapter,
@@ -66,6 +66,8 @@ def test_nothing_of_b_leaves(tiny_model: Path, tiny_federation: Path, tmp_path: 
     folder, transport, loaded = run_it(tiny_model, tiny_federation, tmp_path, **SHARED)
     schema = method_of("fedsa").sent(loaded.schema)
     assert not any("lora_B" in name for name, _ in schema.trained_shapes)
+    (start,) = events(folder, "start")
+    assert [4 * n for n in start["model"]["sent"]] == [events(folder, "round")[0]["bytes_up"]]
     for task, replies in zip(transport.tasks, transport.replies, strict=True):
         assert task.schema == schema.digest
         start = first_adapter(task, loaded)

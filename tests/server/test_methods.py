@@ -128,6 +128,8 @@ def test_rolora_moves_one_factor_in_a_round_and_sends_up_no_more(
         for moves in ("lora_A", "lora_B")
     }
     assert (first["bytes_up"], second["bytes_up"]) == (sizes["lora_B"], sizes["lora_A"])
+    (start,) = events(folder, "start")
+    assert {4 * n for n in start["model"]["sent"]} == {first["bytes_up"], second["bytes_up"]}
 
 
 def test_fedsvd_sends_orthonormal_rows_down_and_keeps_what_was_learnt(
