@@ -44,4 +44,4 @@ def test_the_page_says_how_many() -> None:
     exact = sum(word == "exact" for word in PAGE.values())
     text = " ".join(matrix.PAGE.read_text(encoding="utf-8").split())
     assert f"{len({kind for kind, _ in PAGE})} types of models" in text
-    assert f"in {len(PAGE)} pairs of type and task {exact} are exact" in text
+    assert f"of {len(PAGE)} pairs of type and task, {exact} are exact" in text

@@ -177,7 +177,8 @@ SETTINGS: list[tuple[str, Mapping[str, Any], str]] = [
     ("epsilon huge", {"privacy.epsilon": 99.0}, "policy.max-epsilon-per-run"),
     ("epsilon beyond all", {"privacy.epsilon": 1e9}, RANGE),
     ("epsilon nan", {"privacy.epsilon": math.nan}, RANGE),
-    ("unit that nobody knows", {"privacy.unit": "holder"}, RANGE),
+    ("unit that nobody knows", {"privacy.unit": "household"}, RANGE),
+    ("a holder alone as the unit", {"privacy.unit": "holder"}, "settings.combination"),
     ("persons without a column", {"privacy.unit": "person"}, "settings.combination"),
     # another model
     ("model: a path", {"model.name": "/etc"}, MODELS),
