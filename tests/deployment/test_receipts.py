@@ -25,7 +25,7 @@ def receipt(entries: int, ledger: str = "ab" * 16) -> Receipt:
         delta=1e-5,
         epsilon=float("inf") if entries == 99 else 0.5,
         proven=float("inf") if entries == 99 else 0.75,
-        unmasked=0.75,
+        unmasked=float("inf") if entries == 99 else 0.75,
         runs=2,
         limit=None if entries == 3 else 10.0,
         steps_run=(GaussianSteps(noise_multiplier=2.0, sampling_rate=1.0, steps=entries),),
