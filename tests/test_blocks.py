@@ -49,12 +49,12 @@ BLOCKS: dict[str, list[tuple[str, str]]] = {
         ("sh", "parsed"),
     ],
     "docs/aggregation.md": [("python", "extension")],
-    "docs/administrator.md": [("console", f"run by {DAYS}")] * 11,
+    "docs/administrator.md": [("console", f"run by {DAYS}")] * 13,
     "docs/deploy.md": [
         ("text", "shown"),
         *[("console", f"run by {PAGE}")] * 3,
         ("sh", "parsed"),
-        *[("console", f"run by {PAGE}")] * 2,
+        *[("console", f"run by {PAGE}")] * 5,
         ("sh", "parsed"),
         ("console", f"run by {PAGE}"),
         ("sh", "parsed"),
@@ -66,6 +66,7 @@ BLOCKS: dict[str, list[tuple[str, str]]] = {
         ("toml", "scenario"),
         ("json", "description"),
     ],
+    "docs/secure-sum.md": [("text", "shown")],
     "docs/python.md": [*[("python", "python")] * 6, ("python", "adapter")],
 }
 FENCE = re.compile(r"^ *```(\S*)[^\n]*\n(.*?)^ *```\s*$", re.DOTALL | re.MULTILINE)
