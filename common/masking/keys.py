@@ -41,6 +41,7 @@ SEALING_BYTES = _KEM_BYTES + _CURVE_BYTES  # of a public key
 _SECRET_BYTES = 64 + _CURVE_BYTES  # ML-KEM's seed and X25519's scalar
 SEALED_BYTES = 1088 + _CURVE_BYTES + SEED_BYTES + 16  # encapsulations, seed, tag
 MOST_NAME = 64
+MOST_MEMBERS = 4096  # of a sum that does not wrap (``common.privacy.shares``)
 
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.CHACHA20_POLY1305)
 # Words that are said easily on the telephone: consonant, vowel, consonant, vowel, consonant, of 16
@@ -92,11 +93,14 @@ class Roster:
     """All members, in the order of their names; equal members make an equal roster.
 
     Raises:
-        ConfideError: ``sum.roster`` where a name or a key is there twice, or is none.
+        ConfideError: ``sum.roster`` where a name or a key is there twice, or is none, or where
+            there are more than ``MOST_MEMBERS``.
     """
 
     def __init__(self, members: Iterable[Member]) -> None:
         self.members = tuple(sorted(members, key=lambda one: one.name))
+        if len(self.members) > MOST_MEMBERS:
+            raise _no_roster(f"no sum takes more than {MOST_MEMBERS} members")
         self._by_name = {one.name: one for one in self.members}
         if len(self._by_name) != len(self.members) or len(
             {one.signing for one in self.members}
@@ -143,8 +147,8 @@ class Roster:
             ConfideError: ``sum.roster`` or ``sum.malformed``.
         """
         reader = Reader(data)
-        members = []
-        while not reader.ended:
+        members = list[Member]()
+        while not reader.ended and len(members) <= MOST_MEMBERS:
             members.append(Member(reader.name(), reader.take(SIGNING_BYTES)))
         return cls(members)
 

@@ -141,7 +141,8 @@ class Call:
         """
         names = {one.name for one in self.openers}
         sound = (
-            len(names) == len(self.openers) == self.colluding + 1 <= MOST_OPENERS
+            0 <= self.colluding < MOST_OPENERS
+            and len(names) == len(self.openers) == self.colluding + 1
             and max(FEWEST, self.colluding + 1) <= self.least <= len(self.roster)
             and CHECKS < self.size <= MOST_WORDS
         )

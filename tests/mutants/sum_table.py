@@ -77,8 +77,8 @@ SUM_MUTANTS = (
     Mutant(
         "as many openers as may collude are enough",
         _OPENERS,
-        "len(names) == len(self.openers) == self.colluding + 1 <= MOST_OPENERS",
-        "len(names) == len(self.openers) <= MOST_OPENERS",
+        "            and len(names) == len(self.openers) == self.colluding + 1\n",
+        "            and len(names) == len(self.openers)\n",
         _OPENERS_TESTS,
     ),
     Mutant(

@@ -9,17 +9,20 @@ import pytest
 
 from confide.common.errors import ConfideError
 from confide.common.masking.keys import (
+    MOST_MEMBERS,
     SEALED_BYTES,
     SEALING_BYTES,
     Identity,
     Member,
     Roster,
     SealingKey,
+    named,
     seal,
     spoken,
 )
 from confide.common.masking.openers import Card, Opener
 from confide.common.masking.ring import SEED_BYTES
+from confide.common.privacy import shares
 
 
 def identity(name: str) -> Identity:
@@ -71,6 +74,17 @@ def test_what_is_no_roster_is_refused(wrong: str) -> None:
     }[wrong]
     with pytest.raises(ConfideError, match=r"sum\.roster"):
         Roster(members)
+
+
+def test_no_roster_has_more_members_than_a_sum_that_does_not_wrap() -> None:
+    assert shares.MOST_MEMBERS == MOST_MEMBERS
+    key = identity("a").member.signing
+    many = [Member(f"h{i}", i.to_bytes(4, "big") + key[4:]) for i in range(MOST_MEMBERS + 1)]
+    assert len(Roster(many[:-1])) == MOST_MEMBERS
+    data = b"".join(named(one.name) + one.signing for one in many)
+    for made in (lambda: Roster(many), lambda: Roster.from_bytes(data + data)):
+        with pytest.raises(ConfideError, match=r"sum\.roster"):
+            made()
 
 
 def test_twelve_words_are_said_easily_and_differ_where_digests_do() -> None:

@@ -198,6 +198,7 @@ def test_a_seed_of_another_length_is_noticed_before_anything_is_answered() -> No
         {"size": CHECKS},
         {"size": 2**28},
         {"openers": ()},
+        {"openers": (), "colluding": -1},
         {"least": 2, "colluding": 4},
     ],
 )
