@@ -32,6 +32,8 @@ from ..common.methods import method_of
 from ..common.methods.context import Context
 from ..common.models.loading import LoadedModel, load_model
 from ..common.plans import (
+    bit_of,
+    has_bit,
     inner_plan,
     is_shared,
     longest_sum,
@@ -65,7 +67,7 @@ from .opening import SumMember
 from .text.corpus import Corpus, check_readable
 from .text.taken import check_taken
 from .training.personal import Personal
-from .training.private_step import noised_update
+from .training.private_step import noised_update, with_bit
 from .training.sums import classes_of, noisy_sum, shares_of_classes, shares_of_scores
 from .training.trainer import Trainer
 
@@ -248,6 +250,8 @@ class Holder:
 
         change, schema = context.train(train)
         self.unused = sum(one is None for one in examples) + failed
+        if has_bit(settings):
+            change = with_bit(change, settings.privacy.clip, bit_of(settings))
         if whole:
             change = noised_update(change, plan, self._generator)
         if job.call:
@@ -335,7 +339,8 @@ class _Job:
         if self.kind:
             return numbers_in_sum(self.kind, self.settings)
         loaded, _ = self.known()
-        return method_of(self.settings.aggregate.method).sent(loaded.schema).trained_size
+        trained = method_of(self.settings.aggregate.method).sent(loaded.schema).trained_size
+        return trained + has_bit(self.settings)
 
     @property
     def plan(self) -> Plan:

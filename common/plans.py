@@ -13,6 +13,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from .privacy.accountant import GaussianSteps
+from .privacy.clipping import bit_length, longest_with_bit
 from .privacy.plan import Plan, Trust, Unit, relation_of
 from .privacy.shares import step_of
 from .settings import Settings
@@ -24,11 +25,21 @@ _UNBOUNDED = 1e12  # a gradient of a record beyond it is no number that training
 @lru_cache(maxsize=256)
 def plan_of(settings: Settings) -> Plan:
     """The plan of a holder's rounds, with noise for the largest participation that the run allows:
-    every round, and every sum besides.
+    every round, and every sum besides. Where the clip norm follows the updates, the plan's is that
+    of an update with its bit (``privacy.clipping``).
 
     Raises:
         ConfideError: ``privacy.calibration`` for a target that no noise meets.
     """
+    plan = _plan_of(settings)
+    if not has_bit(settings):
+        return plan
+    longest = longest_with_bit(plan.clip_norm, plan.noise_multiplier, plan.least)
+    return replace(plan, clip_norm=longest)
+
+
+def _plan_of(settings: Settings) -> Plan:
+    """The same without the bit."""
     privacy, rounds, unit = settings.privacy, settings.round, Unit(settings.privacy.unit)
     least, colluding = _of_sum(settings)
     rate, steps = settings.train.rate, settings.train.steps
@@ -100,6 +111,17 @@ def inner_plan(settings: Settings) -> Plan:
 def is_shared(settings: Settings) -> bool:
     """Whether noise is in shares, and updates go through a secure sum."""
     return settings.privacy.trust == Trust.DISTRIBUTED
+
+
+def has_bit(settings: Settings) -> bool:
+    """Whether each update says in one more value if it is as short as the clip norm."""
+    return settings.privacy.clip_quantile > 0
+
+
+def bit_of(settings: Settings) -> float:
+    """How long that value is, in gradient units."""
+    plan = plan_of(settings)
+    return bit_length(settings.privacy.clip, plan.noise_multiplier, plan.least)
 
 
 def _of_sum(settings: Settings) -> tuple[int, int]:

@@ -7,8 +7,9 @@ last round or this one. It holds public values only.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -22,13 +23,37 @@ from ..common.privacy.ledger import Receipt
 from .run_folder import RunFolder
 
 FILE = "checkpoint/state.safetensors"
-FORMAT = 3  # of the file; what another version of confide has written is not read
+FORMAT = 4  # of the file; what another version of confide has written is not read
 _TENSORS = ("adapter", "merged", "best")
-_PLAIN = ("schema", "round", "advanced", "abandoned")
+_PLAIN = ("schema", "round", "advanced", "abandoned", "clip")
 _OPTIMIZER = "optimizer."
 # Abandoned rounds in a row before a run gives up: each is charged to whoever released in it. Two
 # may be a network's bad minute.
 MOST_ABANDONED = 3
+
+
+@dataclass(kw_only=True)
+class SumTroubles:
+    """What went wrong with the secure sums of a run, so that a resumed one asks for a sum by the
+    very same request.
+
+    Attributes:
+        failed: how many sums each opener did not help to open, by name.
+        broken: how many sums were opened and wrong since the last one with everybody that was not.
+        suspects: who contributed to all of these, and to none that was right.
+    """
+
+    failed: dict[str, int] = field(default_factory=dict)
+    broken: int = 0
+    suspects: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> SumTroubles:
+        return cls(
+            failed={str(name): int(times) for name, times in data["failed"].items()},
+            broken=int(data["broken"]),
+            suspects=[str(name) for name in data["suspects"]],
+        )
 
 
 @dataclass(kw_only=True)
@@ -42,10 +67,11 @@ class Checkpoint:
         adapter: the whole adapter (N,).
         merged: what the run has added to the frozen weights (P,); empty where it adds nothing.
         optimizer: the tensors of the server's optimizer, by name.
+        clip: the clip norm of the next round; 0 before the first, or where it is fixed.
         losses: on public text after each round that was not abandoned, and after none (0).
         receipts: the newest of each holder, which the next one has to go on from.
         barred: holders whose ledger went back, whose word is not taken again.
-        failed: how many secure sums each opener did not help to open.
+        sums: what went wrong with secure sums.
         abandoned: how many rounds were, in a row, up to this one.
         best: the adapter (N,) after the round with the least public loss, where that one is kept.
     """
@@ -58,10 +84,11 @@ class Checkpoint:
     round: int = 0
     advanced: int = 0
     abandoned: int = 0
+    clip: float = 0.0
     losses: dict[int, float] = field(default_factory=dict)
     receipts: dict[str, Receipt] = field(default_factory=dict)
     barred: set[str] = field(default_factory=set)
-    failed: dict[str, int] = field(default_factory=dict)
+    sums: SumTroubles = field(default_factory=SumTroubles)
 
     @property
     def outcome(self) -> Tensor:
@@ -78,7 +105,7 @@ def save_checkpoint(folder: RunFolder, state: Checkpoint) -> None:
         "losses": list(state.losses.items()),
         "receipts": {name: receipt.to_json() for name, receipt in state.receipts.items()},
         "barred": sorted(state.barred),
-        "failed": state.failed,
+        "sums": asdict(state.sums),
     }
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
     folder.write(FILE, save(whole, metadata={"state": json.dumps(header)}))
@@ -145,7 +172,7 @@ def _checkpoint(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Che
         losses={int(number): float(loss) for number, loss in header["losses"]},
         receipts={name: Receipt.from_json(r) for name, r in header["receipts"].items()},
         barred=set(header["barred"]),
-        failed={str(name): int(times) for name, times in header["failed"].items()},
+        sums=SumTroubles.from_json(header["sums"]),
     )
 
 
@@ -157,6 +184,8 @@ def _fits(found: Checkpoint, schema: AdapterSchema, merged: int, stepped: int) -
         type(found.round) is int
         and type(found.advanced) is int
         and type(found.abandoned) is int
+        and type(found.clip) in (int, float)
+        and 0 <= found.clip < math.inf
         and 0 <= found.advanced <= found.round
         and all(a.shape == (schema.size,) and a.dtype == torch.float32 for a in adapters)
         and found.merged.shape == (merged,)

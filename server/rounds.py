@@ -26,7 +26,8 @@ from ..common.errors import ConfideError
 from ..common.masking.keys import Roster
 from ..common.methods import Arrived, method_of
 from ..common.models.loading import LoadedModel
-from ..common.plans import divisor, is_shared, step_of_round
+from ..common.plans import bit_of, divisor, has_bit, is_shared, step_of_round
+from ..common.privacy.clipping import next_clip, share_that_fits
 from ..common.settings import COORDINATORS_OWN, Settings
 from ..common.sums import sums_of
 from ..common.wire.messages import NO_ADAPTER, TrainRequest
@@ -39,7 +40,7 @@ from .ledgers import WENT_BACK, Ledgers, Memory
 from .participants import Able, select, selection_key
 from .run_folder import RunFolder
 from .schedule import best_round, is_done, measured_after, rate_of
-from .secure_sum import SUM, Opened, SecureSum, named
+from .secure_sum import SUM, SUSPECT, TOO_LONG, Opened, SecureSum, named
 from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes
 
@@ -88,7 +89,7 @@ class Rounds:
         """
         state = self._begin()
         if self._secure:
-            self._secure.failed = state.failed
+            self._secure.troubles = state.sums
         if state.round < self._settings.round.count or self._secure:
             self._ask_who_can(state)
         self._count_classes(state)
@@ -120,7 +121,7 @@ class Rounds:
             too_few = self._able.too_few({*nodes, *self._transport.nodes()})
             if too_few and not state.advanced:
                 raise too_few
-            if too_few or state.abandoned == MOST_ABANDONED:
+            if too_few or (state.abandoned >= MOST_ABANDONED and not self._narrows(state)):
                 logger.warning("%s", too_few or f"{state.abandoned} rounds in a row were abandoned")
                 break
             if self._round(number, nodes, state):
@@ -131,6 +132,10 @@ class Rounds:
                 state.abandoned += 1
             save_checkpoint(self._folder, state)
         return score
+
+    def _narrows(self, state: Checkpoint) -> bool:
+        """Whether rounds were abandoned for wrong sums, and the next ones tell whose they are."""
+        return bool(self._secure and self._secure.spared(self._able.of(self._transport.nodes())))
 
     def _no_round(self, state: Checkpoint) -> ConfideError:
         return ConfideError(
@@ -220,23 +225,27 @@ class Rounds:
         least, timeout = settings.round.min_holders, settings.round.timeout
         connected = wait_for_nodes(self._transport, least, timeout)
         able, key = self._able.of(connected), selection_key(self._folder)
+        spared = self._secure.spared(able) if self._secure else {}
+        able = [node for node in able if node not in spared]
         chosen = select(able, settings.round.holders, key=key, round_number=number)
         rate = rate_of(settings.train, number, settings.round.count, list(state.losses.values()))
         schema = self._method.sent(self._schema, number)
         request, call = self._task(number, state, rate), None
         if self._secure:
-            call = self._secure.call(request, chosen, schema.trained_size)
+            values = schema.trained_size + has_bit(settings)
+            call = self._secure.call(request, chosen, values)
             request = named(request, call.roster, call.openers)
         replies = self._transport.ask(chosen, request, timeout)
-        at_rate = replace(settings, train=replace(settings.train, lr=rate))
+        settings = self._at(state, rate)
         start = float(state.adapter.double().norm())
         told = state.receipts, state.barred, self._senders
         narrower = self._method.narrower(schema)
-        accepted, left_out = judge(replies, request, at_rate, schema, *told, start, narrower, call)
+        accepted, left_out = judge(replies, request, settings, schema, *told, start, narrower, call)
         self._able.note(replies, left_out)
         left_out += self._able.left_out(set(connected) - set(chosen))
         gone = sorted(set(nodes) - set(connected))
         left_out += [{"holder": self._senders.name_of(n), "code": "transport.gone"} for n in gone]
+        left_out += [{"holder": name, "code": SUSPECT} for name in spared.values()]
         state.barred |= {row["holder"] for row in left_out if row["code"] == WENT_BACK}
         abandoned = len(accepted) < least
         self._ledgers.take(number, accepted, left_out, state.receipts)
@@ -244,7 +253,8 @@ class Rounds:
         if call and self._secure and not abandoned:
             opened = self._secure.open(call, accepted, step_of_round(settings))
             left_out += opened.left_out
-            opened, changes = self._mean_of(opened, len(accepted))
+            opened, changes = self._mean_of(opened, settings, state)
+            self._secure.learn(opened)
             abandoned = not changes
         if not abandoned:
             far = self._advance(state, changes, schema, rate)
@@ -262,20 +272,35 @@ class Rounds:
             abandoned=abandoned,
             asked=len(chosen),
             connected=len(connected),
-            **_of_sum(opened),
+            **_of_sum(opened, settings),
         )
         return not abandoned
 
-    def _mean_of(self, opened: Opened, count: int) -> tuple[Opened, dict[str, Tensor]]:
-        """The mean change of ``count`` contributors, in the sum's own name; nothing where the sum
-        was not opened, or is longer than any honest one."""
-        total = opened.total
+    def _at(self, state: Checkpoint, rate: float) -> Settings:
+        """The settings as they are in a round, with its learning rate and clip norm."""
+        own = self._settings
+        clip = state.clip or own.privacy.clip
+        train, privacy = replace(own.train, lr=rate), replace(own.privacy, clip=clip)
+        return replace(own, train=train, privacy=privacy)
+
+    def _mean_of(
+        self, opened: Opened, settings: Settings, state: Checkpoint
+    ) -> tuple[Opened, dict[str, Tensor]]:
+        """The mean change of the contributors, in the sum's own name; nothing where the sum was not
+        opened, or is longer than any honest one. Their bits, if they sent any, give the clip norm
+        of the next round."""
+        total, count = opened.total, len(opened.of)
         if total is None:
             return opened, {}
-        if not np.linalg.norm(total) <= largest_sum(self._settings, len(total), count):
+        if not np.linalg.norm(total) <= largest_sum(settings, len(total), count):
             logger.warning("the sum of %d holders is longer than any honest one", count)
-            return replace(opened, total=None, code="gate.norm"), {}
-        mean = total / divisor(self._settings, count)
+            return replace(opened, total=None, code=TOO_LONG), {}
+        if has_bit(settings):
+            total, bits = total[:-1], float(total[-1])
+            share = share_that_fits(bits, bit_of(settings), count)
+            privacy = settings.privacy
+            state.clip = next_clip(privacy.clip, share, privacy.clip_quantile)
+        mean = total / divisor(settings, count)
         return opened, {SUM: torch.from_numpy(mean).float()}
 
     def _next_request(self, state: Checkpoint) -> TrainRequest:
@@ -290,6 +315,8 @@ class Rounds:
         flat = self._flat()
         if self._settings.round.mode == "steps":
             flat["train.lr"] = rate
+        if has_bit(self._settings):
+            flat["privacy.clip"] = state.clip or self._settings.privacy.clip
         flat["aggregate.method"] = self._method.told(number)
         parcel = pack(self._schema, state.adapter, self._loaded.initial)
         return TrainRequest(
@@ -358,7 +385,7 @@ class Rounds:
         request: TrainRequest,
         accepted: dict[str, Accepted],
         left_out: list[dict[str, str]],
-        **facts: bool | int | str | list[str],
+        **facts: bool | int | float | str | list[str],
     ) -> None:
         rows: list[dict[str, Any]] = [
             {"holder": a.holder, "bytes_up": a.size, "receipt": a.receipt.to_json()}
@@ -393,6 +420,10 @@ class Rounds:
         return score
 
 
-def _of_sum(opened: Opened | None) -> dict[str, str | list[str]]:
+def _of_sum(opened: Opened | None, settings: Settings) -> dict[str, str | float | list[str]]:
     """What a round's event says of its secure sum."""
-    return {"openers": list(opened.openers), "sum": opened.code} if opened else {}
+    if not opened:
+        return {}
+    told: dict[str, str | float | list[str]]
+    told = {"openers": list(opened.openers), "sum": opened.code}
+    return told | {"clip": settings.privacy.clip} if has_bit(settings) else told

@@ -7,6 +7,11 @@ learns the sum over these contributors and nothing of any part of it, whatever i
 
 A sum that cannot be opened is lost, and the budget of all who contributed with it: an opener that
 was silent, or refused, opens the next ones only if no others are left.
+
+A sum that is wrong names nobody. After three of them in a row the next ones are made without a few
+of those that contributed to all: as many as ``round.min-holders`` spares, others each time, until
+one is right. Who was left out of that one stays out. It finds one holder that always breaks the
+sum, not several at once, and not one that breaks it now and then.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from ..common.masking.openers import Call, Card, Opener, combine
 from ..common.masking.ring import CHECKS, from_words
 from ..common.settings import Settings
 from ..common.wire.messages import Opening, OpenRequest, Refusal, Reply, TrainRequest
+from .checkpoint import MOST_ABANDONED, SumTroubles
 from .gate import Accepted, refusal_code
 from .senders import Senders
 from .transport import Transport
@@ -31,6 +37,9 @@ from .transport import Transport
 logger = logging.getLogger("confide.server")
 
 SUM = "sum"  # stands for a holder where only the sum of all is known
+SUSPECT = "sum.suspect"  # left out, to see whether a sum is right without it
+TOO_LONG = "gate.norm"
+_SEALED = "sum.sealed"  # an opener's word that a contributor's seed does not open
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +51,19 @@ class Opened:
         openers: who was asked to open it.
         code: why it was not opened, where nobody can be named; empty otherwise.
         left_out: rows of the openers that did not answer, and why.
+        of: who contributed.
     """
 
     total: NDArray[np.float64] | None
     openers: tuple[str, ...]
     code: str = ""
     left_out: tuple[dict[str, str], ...] = ()
+    of: tuple[str, ...] = ()
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether a contributor may have spoiled it."""
+        return bool(self.code) or any(row["code"] == _SEALED for row in self.left_out)
 
 
 class SecureSum:
@@ -58,8 +74,7 @@ class SecureSum:
             that come in make it.
 
     Attributes:
-        failed: how many sums each opener did not help to open, by name; the checkpoint keeps it, so
-            that a resumed run asks for a sum by the very same request.
+        troubles: what went wrong; the checkpoint keeps it.
     """
 
     def __init__(
@@ -68,7 +83,7 @@ class SecureSum:
         self._settings, self._transport, self._senders = settings, transport, senders
         self._given, self._roster = roster, roster
         self._openers: dict[int, Opener] = {}
-        self.failed: dict[str, int] = {}
+        self.troubles = SumTroubles()
 
     def asking(self, request: TrainRequest) -> TrainRequest:
         """A request that asks who can take part, with the roster where one was compared."""
@@ -124,7 +139,7 @@ class SecureSum:
         preferred = self._settings.privacy.opener_names
         name = self._openers[node].name
         place = preferred.index(name) if name in preferred else len(preferred)
-        return self.failed.get(name, 0), place, name
+        return self.troubles.failed.get(name, 0), place, name
 
     def open(self, call: Call, accepted: Mapping[str, Accepted], step: float) -> Opened:
         """Have a sum opened over all that was ``accepted``, and add it up."""
@@ -145,15 +160,37 @@ class SecureSum:
         nodes = {node: one.name for node, one in self._openers.items() if one.name in names}
         replies = self._transport.ask(sorted(nodes), request, self._settings.round.timeout)
         opened, silent = self._answers(replies, nodes, call)
+        of = tuple(accepted)
         if silent:
-            return Opened(total=None, openers=names, left_out=silent)
+            return Opened(total=None, openers=names, left_out=silent, of=of)
         try:
             words = combine(call, (one.masked for one in accepted.values()), opened)
             total = from_words(words, step, len(accepted))
         except ConfideError as error:
             logger.warning("the sum of %d holders: %s", len(accepted), error.code)
-            return Opened(total=None, openers=names, code=error.code)
-        return Opened(total=total, openers=names)
+            return Opened(total=None, openers=names, code=error.code, of=of)
+        return Opened(total=total, openers=names, of=of)
+
+    def spared(self, nodes: Iterable[int]) -> dict[int, str]:
+        """Whom of ``nodes`` the next sum is made without, and their names: suspects of sums that
+        were wrong, as many as can be spared."""
+        there = {node: self._openers[node].name for node in nodes if node in self._openers}
+        spare = max(0, len(there) - self._settings.round.min_holders)
+        if self.troubles.broken < MOST_ABANDONED:
+            return {}
+        suspects = {name: node for node, name in there.items() if name in self.troubles.suspects}
+        return {suspects[name]: name for name in sorted(suspects)[:spare]}
+
+    def learn(self, opened: Opened) -> None:
+        """Who may have spoiled a sum, after one more."""
+        known, of = self.troubles, set(opened.of)
+        if opened.is_wrong:
+            before = set(known.suspects) if known.broken else of
+            known.broken += 1
+            known.suspects = sorted(before & of)
+        elif opened.total is not None:
+            known.suspects = sorted(set(known.suspects) - of)
+            known.broken = known.broken if known.suspects else 0
 
     def _answers(
         self, replies: Mapping[int, Reply], nodes: Mapping[int, str], call: Call
@@ -166,7 +203,7 @@ class SecureSum:
             if right and isinstance(reply, Opening) and reply.holder == name:
                 opened[name] = reply.values
                 continue
-            self.failed[name] = self.failed.get(name, 0) + 1
+            self.troubles.failed[name] = self.troubles.failed.get(name, 0) + 1
             code = refusal_code(reply) if isinstance(reply, Refusal) else "gate.task"
             rows.append({"holder": name, "code": code})
         return opened, tuple(rows)

@@ -193,15 +193,28 @@ def noised_update(change: Tensor, plan: Plan, generator: SecureGenerator) -> Ten
     Raises:
         ConfideError: ``train.noise``.
     """
-    whole = change.double()
-    norm = float(torch.linalg.vector_norm(whole))
-    kept = whole * (plan.clip_norm / max(norm, plan.clip_norm)) if math.isfinite(norm) else None
     if plan.trust is Trust.OFF:
         return change
-    draw = torch.from_numpy(generator.normal(whole.numel()))
+    draw = torch.from_numpy(generator.normal(change.numel()))
     check_noise(draw)
-    noise = plan.share_std * draw
-    return noise if kept is None else kept + noise
+    return _cut(change, plan.clip_norm)[0] + plan.share_std * draw
+
+
+def with_bit(change: Tensor, clip: float, bit: float) -> Tensor:
+    """An update (M,) cut to ``clip``, and in one more value of length ``bit`` whether it had to be:
+    positive if not. (M + 1,) in float64, never longer than the root of the sum of both squares. An
+    update that is not finite is zero, and counts as longer."""
+    kept, norm = _cut(change, clip)
+    return torch.cat([kept, kept.new_tensor([bit if norm <= clip else -bit])])
+
+
+def _cut(change: Tensor, clip: float) -> tuple[Tensor, float]:
+    """An update in float64, cut to ``clip``, and how long it was; zero if it is not finite."""
+    whole = change.double()
+    norm = float(torch.linalg.vector_norm(whole))
+    if not math.isfinite(norm):
+        return torch.zeros_like(whole), math.inf
+    return whole * (clip / max(norm, clip)), norm
 
 
 def check_noise(draw: Tensor) -> None:

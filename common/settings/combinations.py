@@ -50,6 +50,7 @@ def check_combinations(s: Settings) -> None:
         _check_method,
         _check_sums,
         _check_privacy,
+        _check_clipping,
         _check_distributed,
     ):
         check(s, _refuse)
@@ -139,6 +140,18 @@ def _check_privacy(s: Settings, refuse: Refuse) -> None:
             f"lora.dropout = {s.lora.dropout:g} draws one mask for all records of a batch: with"
             " another record beside it each would be masked otherwise, and no clip bounds that.",
             "Set lora.dropout = 0; noise regularises already.",
+        )
+
+
+def _check_clipping(s: Settings, refuse: Refuse) -> None:
+    """A clip norm that follows the updates is for whole updates in a sum that nobody sees into."""
+    whole = s.privacy.unit == "holder" and s.privacy.trust == "distributed"
+    if s.privacy.clip_quantile and not whole:
+        refuse(
+            f"privacy.clip-quantile = {s.privacy.clip_quantile:g} is for whole updates in a secure"
+            f" sum, and here privacy.unit = {s.privacy.unit!r}, privacy.trust ="
+            f" {s.privacy.trust!r}.",
+            "Leave it at off, or set privacy.unit = 'holder' and privacy.trust = 'distributed'.",
         )
 
 

@@ -234,6 +234,12 @@ class PrivacySpec:
     clip: float = number(1.0, "(0, 1e+06]",
         "The clip norm: a longer gradient of a unit is cut to this L2 norm.",
         "Opacus max_grad_norm; Flower clipping_norm (clips updates, ours each unit's gradient)")
+    clip_quantile: float = number(0.0, "(0, 1)",
+        "The share of holders whose update is to be no longer than the clip norm, which follows it "
+        "from round to round, beginning with privacy.clip (unit = holder). off: the norm is fixed.",
+        "Flower target_clipped_quantile; Flower clip_norm_lr (is 0.2, as Andrew et al. advise); "
+        "Flower clipped_count_stddev (follows from the noise and round.min-holders)",
+        word="off")
     noise_multiplier: float = number(0.0, "(0, 10000]",
         "Standard deviation of the noise, divided by the clip norm. auto: from epsilon.",
         "Opacus noise_multiplier (takes 0 for no noise, which is privacy.trust = 'off' here)",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ...common.methods import method_of
-from ...common.plans import is_shared, plan_of
+from ...common.plans import has_bit, is_shared, plan_of
 from ...common.privacy.plan import Unit
 from ...common.settings import Settings
 from ...common.wire.outgoing import not_accounted, public
@@ -18,7 +18,8 @@ from .reading import RunRecord
 def released(run: RunRecord, accounts: Sequence[Account]) -> Json:
     """Everything that left a holder, or that the run made public, by who answers for it."""
     clip = run.settings.privacy.clip
-    guarded = f"clipped to {clip:g} per {run.unit}; {_noise_by(run.settings)}"
+    at_first = " at first" if has_bit(run.settings) else ""
+    guarded = f"clipped to {clip:g}{at_first} per {run.unit}; {_noise_by(run.settings)}"
     left = [(_update(run), guarded), *_summed(run)]
     if not run.private:
         left = [(what, "no noise was added: it can reveal records") for what, _ in left]
@@ -39,6 +40,8 @@ def _update(run: RunRecord) -> str:
         what += f" of {' or '.join(f'{size:,}' for size in sent)} numbers"
         what += " (rounds differ)" if len(sent) > 1 else ""
         what += " (fewer from a holder that trains a smaller rank)" if method.ranks else ""
+    if has_bit(run.settings):
+        what += ", with one value that says whether it was cut"
     if method.stays:
         what += f", without LoRA's {method.stays},"
     return f"One {what} per round and holder"
@@ -90,10 +93,17 @@ def _mechanism_noise(run: RunRecord) -> str:
     if is_shared(run.settings):
         plan = plan_of(run.settings)
         parts = f"each holder adds it divided by the root of {plan.honest}, rounded afterwards"
-    return (
+    told = (
         "Gaussian, on the sum of the clipped parts; its standard deviation is the noise multiplier"
         f" times the clip norm, and {parts}"
     )
+    if has_bit(run.settings):
+        told += (
+            ". The clip norm moves from round to round, so that a share of"
+            f" {run.settings.privacy.clip_quantile:g} of the updates is no longer; each update says"
+            " in one more value, under the same noise, whether it was cut"
+        )
+    return told
 
 
 def told_of_sums(report: Mapping[str, Any]) -> list[str]:

@@ -15,6 +15,36 @@ _SHARES_TESTS = ("tests/common/privacy/test_shares.py",)
 _AUDIT_TESTS = ("tests/client/test_sum_audit.py",)
 
 SUM_MUTANTS = (
+    # --- a clip norm that follows the updates ---
+    Mutant(
+        "the clip norm goes the wrong way",
+        "common/privacy/clipping.py",
+        "clip * math.exp(-_RATE",
+        "clip * math.exp(_RATE",
+        ("tests/common/privacy/test_clipping.py",),
+    ),
+    Mutant(
+        "the bit is under the noise of the update alone",
+        "common/plans.py",
+        "    return replace(plan, clip_norm=longest)\n",
+        "    return plan\n",
+        ("tests/common/privacy/test_clipping.py",),
+    ),
+    Mutant(
+        "an update is not cut before its bit is added",
+        "client/training/private_step.py",
+        "    kept, norm = _cut(change, clip)\n",
+        "    kept, norm = change.double(), _cut(change, clip)[1]\n",
+        ("tests/common/privacy/test_clipping.py",),
+    ),
+    # --- who spoils sums ---
+    Mutant(
+        "a suspect of wrong sums is cleared by none that is right",
+        "server/secure_sum.py",
+        "sorted(set(known.suspects) - of)",
+        "sorted(known.suspects)",
+        _SUM_TESTS,
+    ),
     # --- masks ---
     Mutant(
         "one seed masks for all openers",
@@ -192,14 +222,14 @@ SUM_MUTANTS = (
     Mutant(
         "a sum longer than any honest one is taken",
         "server/rounds.py",
-        "        if not np.linalg.norm(total) <= largest_sum(self._settings, len(total), count):\n",
+        "        if not np.linalg.norm(total) <= largest_sum(settings, len(total), count):\n",
         "        if total is None:\n",
         _SUM_TESTS,
     ),
     Mutant(
         "an opener that failed opens again",
         "server/secure_sum.py",
-        "            self.failed[name] = self.failed.get(name, 0) + 1\n",
+        "            self.troubles.failed[name] = self.troubles.failed.get(name, 0) + 1\n",
         "",
         _SUM_TESTS,
     ),

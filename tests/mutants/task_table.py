@@ -67,8 +67,8 @@ TASK_MUTANTS = (
     Mutant(
         "a resumed run forgets how many rounds were abandoned",
         "server/checkpoint.py",
-        ', "advanced", "abandoned")',
-        ', "advanced")',
+        ', "advanced", "abandoned", "clip")',
+        ', "advanced", "clip")',
         (f"{_SCHEDULE}::test_a_killed_run_still_knows_how_many_rounds_were_abandoned",),
     ),
     Mutant(

@@ -289,6 +289,170 @@ def test_a_sum_that_somebody_breaks_is_abandoned_and_nobody_is_named(
     assert line["left_out"] == []
 
 
+def break_sums_of(name: str, patch: pytest.MonkeyPatch, code: str = "sum.broken") -> None:
+    """Have a member contribute what no sum is right with, always."""
+    from confide.client import opening
+
+    real = opening.contribute
+
+    def contribute(identity: Any, call: Any, words: Any) -> Any:
+        if identity.member.name == name:
+            words = words + np.uint32(1) if code == "sum.broken" else words ^ np.uint32(1 << 30)
+            words[-4:] = words[-4:] if code == "sum.broken" else [1, 0, 0, 0]
+        return real(identity, call, words)
+
+    patch.setattr(opening, "contribute", contribute)
+
+
+@pytest.mark.parametrize("code", ["sum.broken", "gate.norm"])
+def test_after_three_wrong_sums_the_one_who_spoils_them_is_found_by_leaving_others_out(
+    make: Make, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    break_sums_of("holder-02", monkeypatch, code)
+    bench = make(round__count=8)
+    begin(bench)
+    bench.run()
+    suspect = [
+        [row["holder"] for row in line["left_out"] if row["code"] == "sum.suspect"]
+        for line in bench.rounds()
+    ]
+    assert suspect == [[], [], [], ["holder-00"], ["holder-01"], *([["holder-02"]] * 3)]
+    assert [line["abandoned"] for line in bench.rounds()] == [True] * 5 + [False] * 3
+    assert [line["sum"] for line in bench.rounds()] == [code] * 5 + [""] * 3
+    assert build_report(bench.folder.path, prv=False)["run"]["rounds"] == 3
+
+
+def test_a_resumed_run_goes_on_looking_where_it_was(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_sums_of("holder-02", monkeypatch)
+    bench, asked = make(round__count=7), [0]
+
+    def stop(request: Request, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        asked[0] += isinstance(request, TrainRequest)
+        if asked[0] == 6:  # who can take part, and five rounds
+            raise KeyboardInterrupt
+        return replies
+
+    bench.transport.spoil = stop
+    with pytest.raises(KeyboardInterrupt):
+        bench.run()
+    bench.transport.spoil = lambda request, replies: replies
+    resume(bench)
+    left = [[row["holder"] for row in line["left_out"]] for line in bench.rounds()]
+    assert left[3:] == [["holder-00"], ["holder-01"], ["holder-02"], ["holder-02"]]
+
+
+def test_an_opener_that_answers_wrongly_is_found_too(make: Make) -> None:
+    bench = make(round__count=5)
+
+    def spoil(request: Request, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        reply = replies.get(0)
+        if isinstance(reply, Opening):
+            wrong = dataclasses.replace(reply, values=bytes(len(reply.values)))
+            return replies | {0: wrong}
+        return replies
+
+    bench.transport.spoil = spoil
+    bench.run()
+    assert [line["abandoned"] for line in bench.rounds()] == [True] * 3 + [False] * 2
+
+
+def test_who_spoils_a_sum_now_and_then_is_not_looked_for(make: Make) -> None:
+    bench, asked = make(round__count=8), [0]
+
+    def spoil(request: Request, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        reply, asked[0] = replies.get(0), asked[0] + isinstance(request, OpenRequest)
+        if isinstance(reply, Opening) and asked[0] % 2:
+            return replies | {0: dataclasses.replace(reply, values=bytes(len(reply.values)))}
+        return replies
+
+    bench.transport.spoil = spoil
+    bench.run()
+    assert [line["abandoned"] for line in bench.rounds()] == [True, False] * 4
+    assert all(line["left_out"] == [] for line in bench.rounds())
+
+
+def test_where_nobody_can_be_spared_three_wrong_sums_end_the_run(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_sums_of("holder-02", monkeypatch)
+    bench = make(round__count=8, round__min_holders=4)
+    with pytest.raises(ConfideError, match=r"run\.no-round.*sum\.broken"):
+        bench.run()
+    assert len(bench.rounds()) == 3
+
+
+def test_two_who_spoil_sums_are_not_found_and_the_run_ends(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        break_sums_of("holder-01", monkeypatch)
+        break_sums_of("holder-02", patch)
+        bench = make(round__count=20)
+        with pytest.raises(ConfideError, match=r"run\.no-round.*sum\.broken"):
+            bench.run()
+    assert len(bench.rounds()) == 3 + HOLDERS
+
+
+WHOLE = {
+    "privacy__unit": "holder",
+    "privacy__delta": 1e-2,
+    "privacy__clip_quantile": 0.5,
+    "round__mode": "steps",
+    "train__steps": 2,
+    "train__lr": 0.5,
+}
+
+
+def test_a_clip_norm_that_follows_the_updates_ends_near_their_median(
+    make: Make, noiseless: None
+) -> None:
+    """From above and from below; with the wrong sign it would run away."""
+    fixed = make(round__count=1, **(WHOLE | {"privacy__clip": 1e-3}))
+    norms = list[float]()
+    from confide.client import holder as module
+
+    real = module.with_bit
+
+    def watched(change: Any, clip: float, bit: float) -> Any:
+        norms.append(float(change.double().norm()))
+        return real(change, clip, bit)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "with_bit", watched)
+        fixed.run()
+    middle = float(np.median(norms))
+    assert len(norms) == HOLDERS
+    for start in (2.0, 0.5):
+        bench = make(round__count=9, **(WHOLE | {"privacy__clip": start * middle}))
+        bench.run()
+        clips = [line["clip"] for line in bench.rounds()]
+        assert clips[0] == pytest.approx(start * middle)
+        distance = [abs(np.log(clip / middle)) for clip in clips]
+        assert distance[-1] < 0.5 * distance[0]
+
+
+def test_a_resumed_run_asks_with_the_clip_norm_that_it_had(make: Make, noiseless: None) -> None:
+    whole, cut = (make(round__count=4, **WHOLE) for _ in range(2))
+    whole.run()
+
+    def stop(request: Request, replies: dict[int, Reply]) -> Mapping[int, Reply]:
+        if isinstance(request, TrainRequest) and request.round == 3 and not request.dry:
+            raise KeyboardInterrupt
+        return replies
+
+    cut.transport.spoil = stop
+    with pytest.raises(KeyboardInterrupt):
+        cut.run()
+    cut.transport.spoil = lambda request, replies: replies
+    resume(cut)
+    clips = [[line["clip"] for line in bench.rounds()] for bench in (whole, cut)]
+    assert clips[0] == clips[1]
+    assert len(set(clips[0])) == 4
+    assert torch.equal(whole.adapter(), cut.adapter())
+
+
 def test_a_sum_longer_than_any_honest_one_is_refused(make: Make, monkeypatch: Any) -> None:
     monkeypatch.setattr("confide.server.rounds.largest_sum", lambda *_: 1e-9)
     bench = make(round__count=1)
