@@ -233,8 +233,8 @@ def openable(name: str, key: SealingKey, call: Call, statements: Sequence[Statem
 
     Raises:
         ConfideError: ``sum.no-opener``, ``sum.twice``, ``sum.too-few``, and what
-            ``Statement.check`` raises; ``sum.sealed`` names the contributor whose seed does not
-            open, so that the coordinator can ask again without it.
+            ``Statement.check`` raises; ``sum.sealed`` where a contributor's seed does not open.
+            It names nobody, since an opener might name whom it likes.
     """
     place = next((i for i, one in enumerate(call.openers) if one.name == name), None)
     if place is None or call.openers[place].sealing != key.public:

@@ -304,6 +304,33 @@ def break_sums_of(name: str, patch: pytest.MonkeyPatch, code: str = "sum.broken"
     patch.setattr(opening, "contribute", contribute)
 
 
+def test_one_whose_seeds_do_not_open_is_found_as_one_that_spoils_sums(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The openers refuse and are asked in turns; that they refused is not held against them."""
+    from confide.client import opening
+
+    real = opening.contribute
+
+    def contribute(identity: Any, call: Any, words: Any) -> Any:
+        statement, masked = real(identity, call, words)
+        if identity.name != "holder-03":
+            return statement, masked
+        sealed = tuple(one[:-1] + bytes([one[-1] ^ 1]) for one in statement.sealed)
+        bare = dataclasses.replace(statement, sealed=sealed)
+        return dataclasses.replace(bare, signature=identity.sign(bare.body(call))), masked
+
+    monkeypatch.setattr(opening, "contribute", contribute)
+    bench = make(round__count=8)
+    begin(bench)
+    bench.run()
+    codes = {row["code"] for line in bench.rounds() for row in line["left_out"]}
+    assert codes == {"sum.sealed", "sum.suspect"}
+    *lost, last = [line["abandoned"] for line in bench.rounds()]
+    assert (lost, last) == ([True] * 6 + [False], False)
+    assert bench.rounds()[-1]["left_out"] == [{"holder": "holder-03", "code": "sum.suspect"}]
+
+
 @pytest.mark.parametrize("code", ["sum.broken", "gate.norm"])
 def test_after_three_wrong_sums_the_one_who_spoils_them_is_found_by_leaving_others_out(
     make: Make, monkeypatch: pytest.MonkeyPatch, code: str
