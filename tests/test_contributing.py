@@ -256,6 +256,18 @@ def test_the_citation_is_of_this_version_and_has_what_its_schema_requires() -> N
     assert all(isinstance(one, str) for one in (*said["keywords"], said["abstract"]))
 
 
+def test_the_version_stands_at_one_value_and_a_tag_of_this_commit_is_it() -> None:
+    """It is written down rather than made from tags: Flower refuses to build an app whose
+    ``project.version`` is not in its file."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == confide.__version__
+    git = shutil.which("git")
+    if git and (ROOT / ".git").exists():
+        here = (git, "-C", str(ROOT), "tag", "--points-at", "HEAD", "--list", "v*")
+        tags = subprocess.run(here, capture_output=True, text=True, check=True).stdout.split()
+        assert set(tags) <= {f"v{confide.__version__}"}
+
+
 def test_the_page_about_security_names_a_private_way_and_invents_no_address() -> None:
     page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
     assert "private security advisory" in page
