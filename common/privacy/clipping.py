@@ -28,8 +28,13 @@ SMALLEST, LARGEST = 1e-6, 1e6  # of a clip norm
 def bit_length(clip: float, noise_multiplier: float, least: int) -> float:
     """B, for the clip norm C in gradient units, the plan's multiplier z and its fewest
     contributions."""
-    count_std = max(_OF_CONTRIBUTIONS * least, _OF_NOISE * noise_multiplier)
-    return clip / math.sqrt((2 * count_std / noise_multiplier) ** 2 - 1)
+    spread = count_std(noise_multiplier, least)
+    return clip / math.sqrt((2 * spread / noise_multiplier) ** 2 - 1)
+
+
+def count_std(noise_multiplier: float, least: int) -> float:
+    """s, in updates."""
+    return max(_OF_CONTRIBUTIONS * least, _OF_NOISE * noise_multiplier)
 
 
 def longest_with_bit(clip: float, noise_multiplier: float, least: int) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from ...common.plans import planned_steps
+from ...common.plans import has_bit, plan_of, planned_steps
 from ...common.privacy.accountant import epsilon_pld
+from ...common.privacy.clipping import count_std
 from ...common.privacy.groups import group_epsilon
 from ...common.settings import Settings
 from ..report import MOST_PROMISE, epsilon_text, group_text
@@ -15,6 +16,7 @@ from . import Facts, Finding, Severity
 MOST_EPSILON = 10.0  # above it: "weak to no formal privacy" (Ponomareva et al. 2023, section 5.2)
 SAFE_SHARE = 0.1  # of 1/n, the most that delta should be
 ENOUGH_HOLDERS = 100
+MOST_SPREAD = 0.2  # of the contributions: the clip norm then moves 4 % a round by the noise alone
 MOST_GROUP = 32  # records of a person, more of which would only be a longer computation
 
 
@@ -26,6 +28,7 @@ def rules(settings: Settings, facts: Facts) -> Iterator[Finding]:
     for rule in (
         _delta,
         _few_holders,
+        _clip_by_noise,
         _given_noise,
         _weak,
         _persons,
@@ -88,6 +91,25 @@ def _few_holders(settings: Settings, facts: Facts) -> Iterator[Finding]:
         why="The noise that hides all that one of them has hides most of what few have together:"
         " docs/benchmarks.md has the accuracy at 10, 100 and 1,000 holders.",
         fix="Set privacy.unit = 'person' or 'record', or find a hundred holders.",
+    )
+
+
+def _clip_by_noise(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    """Whether a clip norm that follows the updates would follow the noise."""
+    if not has_bit(settings):
+        return
+    plan = plan_of(settings)
+    spread = count_std(plan.noise_multiplier, plan.least)
+    if spread <= MOST_SPREAD * plan.least:
+        return
+    yield Finding(
+        name="clip-by-noise",
+        severity=Severity.NOT_SOUND,
+        what=f"privacy.clip-quantile = {settings.privacy.clip_quantile:g}, though the number of"
+        f" updates that fit is known to {spread:.1f} of {plan.least} only.",
+        why="The clip norm then follows the noise, and all updates get more of it for that.",
+        fix="Set privacy.clip-quantile = 'off', or round.min-holders at least"
+        f" {math.ceil(spread / MOST_SPREAD)}.",
     )
 
 

@@ -241,7 +241,7 @@ def test_behind_masks_no_record_shows_either(make: Make, tmp_path: Path, way: st
     others |= {name: [*lines[:-1], BAD_LINES[name]] for name in ("a null", "one long word")}
     for name, other in others.items():
         seen = watch(other, name)
-        if way.startswith("holder"):  # its update is clipped as a whole, after the sums that are watched
+        if way.startswith("holder"):  # clipped as a whole, after the sums that are watched
             assert seen.told == whole.told, name
         else:
             assert_alike(whole, seen, f"{way}, {name}", units=2)

@@ -56,6 +56,9 @@ def test_the_demo_has_no_finding(examine: Examine) -> None:
         ("few-holders", UNSOUND, SHARED | {"privacy__unit": "holder", "round__min_holders": 8,
                                            "privacy__delta": 1e-3}, {},
          ("10 holders", "'person'", "a hundred")),
+        ("clip-by-noise", UNSOUND, SHARED | {"privacy__unit": "holder", "round__min_holders": 8,
+                                             "privacy__delta": 1e-3, "privacy__clip_quantile": 0.5},
+         {}, ("= 0.5", "of 8 only", "'off'", "at least")),
         ("few-shares", UNSOUND, SHARED | {"round__min_holders": 3}, {},
          ("= 1", "100%", "'local'", "round.min-holders = 8", "privacy.colluding = 2")),
         ("few-shares", NOTE, SHARED | {"round__min_holders": 3, "privacy__colluding": 1},
@@ -95,6 +98,16 @@ def test_a_fault_is_found_by_name_value_and_remedy(
         ({"round__min_holders": 9}, {}),
         ({"round__timeout": 30.0}, {}),
         ({"privacy__epsilon": 1.0}, {"sizes": (240,) * 10}),
+        (
+            SHARED
+            | {
+                "privacy__unit": "holder",
+                "privacy__delta": 1e-3,
+                "round__min_holders": 80,
+                "privacy__clip_quantile": 0.5,
+            },
+            {"sizes": (24,) * 100, "holders": 100},
+        ),
     ],
 )
 def test_what_is_just_sound_is_not_complained_of(
