@@ -37,7 +37,7 @@ from ...common.methods import METHODS
 from ...common.methods.lora import Lora
 from ...common.metrics import METRICS
 from ...common.models.batches import frozen_layers_shared
-from ...common.settings import COORDINATORS_OWN, Scalar
+from ...common.settings import COORDINATORS_OWN, PrivacySpec, Scalar
 from ...common.tasks import TASKS
 from ...common.tasks.scores import PERPLEXITY
 from ..scenario import Scenario, run_config
@@ -220,15 +220,17 @@ def _privacy(epsilon: float | None) -> dict[str, Scalar]:
 
 
 def _trusting(trust: str, holders: int, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The settings of this kind of trust, with this many holders."""
+    """The settings of this kind of trust, with this many holders. A fifth of them may collude, unless
+    the scenario names another number."""
     if trust == "central":
         batch = int(config["train.batch"]) * holders
         return {"round.min-holders": 1, "round.holders": 1, "train.batch": batch}
     if trust == "local" or config["privacy.trust"] == "off":
         return {}
+    named, default = config["privacy.colluding"], PrivacySpec().colluding
     return {
         "privacy.trust": trust,
-        "privacy.colluding": max(1, holders // 5),
+        "privacy.colluding": max(1, holders // 5) if named == default else named,
         "round.min-holders": math.ceil(0.8 * holders),
     }
 

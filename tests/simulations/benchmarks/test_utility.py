@@ -118,6 +118,17 @@ def test_whom_one_trusts_is_a_line_of_its_own(
     assert (central["round.min-holders"], central["train.batch"]) == (1, 3 * 32)
 
 
+def test_a_scenario_may_name_how_many_collude(
+    scenario: Scenario, tiny_federation: Path, runs: list[dict[str, Any]]
+) -> None:
+    named = replace(scenario, config={**scenario.config, "privacy.colluding": 2})
+    asked = table(
+        named, tiny_federation, methods=["head"], trusts=["distributed"], seeds=1, epsilons=[3.0]
+    )
+    utility(asked, Results())
+    assert [run["privacy.colluding"] for run in runs] == [2]
+
+
 def test_central_and_distributed_runs_are_runs(scenario: Scenario, tiny_federation: Path) -> None:
     asked = table(
         scenario, tiny_federation, methods=["head"], trusts=TRUSTS[1:], seeds=1, epsilons=[3.0]
