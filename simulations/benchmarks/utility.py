@@ -220,8 +220,8 @@ def _privacy(epsilon: float | None) -> dict[str, Scalar]:
 
 
 def _trusting(trust: str, holders: int, config: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    """The settings of this kind of trust, with this many holders. A fifth of them may collude, unless
-    the scenario names another number."""
+    """The settings of this kind of trust, with this many holders. A fifth of them may collude
+    unless the scenario names another number."""
     if trust == "central":
         batch = int(config["train.batch"]) * holders
         return {"round.min-holders": 1, "round.holders": 1, "train.batch": batch}
