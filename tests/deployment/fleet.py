@@ -50,6 +50,16 @@ def marked(number: int) -> list[dict[str, str]]:
     return rows
 
 
+def watching(env: Mapping[str, str], words: Path) -> dict[str, str]:
+    """The environment of a process that adds no noise and keeps the words of secure sums."""
+    there = env.get("PYTHONPATH", str(ROOT))
+    return {
+        **env,
+        "PYTHONPATH": f"{ROOT / 'tests' / 'deployment' / 'watched'}:{there}",
+        "CONFIDE_TEST_WORDS": str(words),
+    }
+
+
 class Member:
     """A holder: a kit, text, and ``confide client join`` where it runs: at the test's own machine,
     by way of its ``wire``, or at another ``inside`` which its commands are run. One that ``enrols``
@@ -80,6 +90,7 @@ class Member:
         self.policy = self.own / "policy.toml"
         self.model = model
         self.more = ""  # of the policy
+        self.watched = False
         self.allow()
         self.log = place / f"{name}.log"
         self.socket = place / name / "run" / "socket"
@@ -132,6 +143,7 @@ class Member:
             "PYTHONPATH": f"{ROOT}:{sysconfig.get_paths()['purelib']}",
             "TMPDIR": tempfile.gettempdir(),
         }
+        env = watching(env, self.own) if self.watched else env
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 words, env=env, stdout=log, stderr=log, start_new_session=True
@@ -264,13 +276,14 @@ def write_scenario(path: Path, config: dict[str, Any]) -> Path:
 @dataclass
 class Fleet:
     """The coordinator's folder, its holders by name, and the runs so far; ``inside`` is what its
-    commands are run by where it is a machine apart."""
+    commands are run by where it is a machine apart; ``words`` is where sums are kept."""
 
     place: Path
     fed: Federation
     model: Path | str
     holders: dict[str, Member]
     inside: Sequence[str] = ()
+    words: Path | None = None
     done: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -331,6 +344,7 @@ def a_fleet(
     texts: Mapping[str, Path] | None = None,
     *,
     enrolled: bool = False,
+    watched: bool = False,
 ) -> Iterator[Fleet]:
     """A server and its holders, connected; nothing of them is left afterwards.
 
@@ -341,6 +355,8 @@ def a_fleet(
         texts: a file for each of the three; it is text full of markers without it.
         enrolled: holders made their own keys, and take part in secure sums of three, of whom one
             may collude.
+        watched: nobody adds noise, and the words of secure sums are kept, by what is in the
+            folder of that name.
     """
     with tempfile.TemporaryDirectory() as name, ExitStack() as ending:
         place = Path(name)
@@ -385,11 +401,16 @@ def a_fleet(
         for holder in holders.values() if enrolled else ():
             holder.more = f'roster = "sha256:{fed.roster.digest}"\nopeners = {list(names)}\n'
             holder.allow()
-        ending.enter_context(server(fed.folder, inside))
+        words = place / "opened" if watched else None
+        if words:
+            words.mkdir()
+        env = watching(os.environ, words) if words else None
+        ending.enter_context(server(fed.folder, inside, env))
         for holder in holders.values():
+            holder.watched = watched
             holder.start()
             ending.callback(holder.stop)
-        made = Fleet(place=place, fed=fed, model=base, holders=holders, inside=inside)
+        made = Fleet(place=place, fed=fed, model=base, holders=holders, inside=inside, words=words)
         wait_for(lambda: all(holder.well() for holder in holders.values()), 200)
         wait_for(made.connected, 200)
         yield made

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,12 +34,15 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def server(folder: Path, inside: Sequence[str] = ()) -> Iterator[subprocess.Popen[str]]:
+def server(
+    folder: Path, inside: Sequence[str] = (), env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """``confide server start``, when its door is open; ended, with all below it, at the end.
-    ``inside`` is what it is run by."""
+    ``inside`` is what it is run by, with the variables ``env``."""
     with (folder / "said").open("w", encoding="utf-8") as said:
         process = subprocess.Popen(
             [*inside, sys.executable, "-m", "confide", "server", "start", str(folder), "--json"],
+            env=env,
             stdout=said,
             stderr=said,
         )

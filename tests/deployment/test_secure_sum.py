@@ -6,15 +6,23 @@ import base64
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
+from safetensors.torch import load_file
 
 from confide.common.machine.paths import keys_beside
-from tests.deployment.fleet import HOLDERS, Fleet, Member, a_fleet, rounds_of
+from confide.common.settings import Settings
+from confide.server.run import run as run_here
+from confide.simulations.inprocess import federation as in_process
+from tests.deployment.fleet import HOLDERS, Fleet, Member, a_fleet, rounds_of, settings
 from tests.deployment.running import needs_nginx
+from tests.no_noise import no_noise
 
 pytestmark = [needs_nginx, pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROUNDS = 2
+SHARED = {"privacy__trust": "distributed", "privacy__colluding": 1, "round__min_holders": 3}
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +33,7 @@ def fleet() -> Iterator[Fleet]:
 
 def masked(fleet: Fleet) -> Path:
     """Two rounds of a secure sum of three, of whom one may collude: two openers."""
-    return fleet.run(
-        "masked", privacy__trust="distributed", privacy__colluding=1, round__min_holders=3
-    )
+    return fleet.run("masked", **SHARED)
 
 
 def test_both_trips_of_every_round_go_through_door_gateway_and_resident(fleet: Fleet) -> None:
@@ -49,6 +55,55 @@ def test_both_trips_of_every_round_go_through_door_gateway_and_resident(fleet: F
         assert outcomes.count("update") == ROUNDS
         assert outcomes.count("opening") == opened[name]
     assert (folder / "report.json").is_file()
+
+
+def test_no_marker_of_the_text_left_a_holder_behind_masks_either(fleet: Fleet) -> None:
+    run = masked(fleet).name.encode()
+    assert all(run in holder.wire.sent for holder in fleet.holders.values())
+    fleet.check_no_marker()
+
+
+def test_what_was_opened_is_the_plain_sum_bit_for_bit() -> None:
+    """In the ring, over real processes, with the noise off; and the adapter is that of the
+    simulation with masks."""
+    with a_fleet(enrolled=True, watched=True) as fleet:
+        assert fleet.words is not None
+        folder = masked(fleet)
+        opened = [words_of(fleet.words, "opened", number) for number in range(ROUNDS)]
+        hidden = [
+            [words_of(holder.own, "hidden", number) for holder in fleet.holders.values()]
+            for number in range(ROUNDS)
+        ]
+        found = load_file(folder / "adapter" / "adapter_model.safetensors")
+        wanted = load_file(simulated(fleet) / "adapter" / "adapter_model.safetensors")
+    for total, parts in zip(opened, hidden, strict=True):
+        plain = np.sum(parts, axis=0, dtype=np.uint32)
+        assert np.array_equal(total, plain)
+        assert all(part.any() for part in parts)
+    for name, values in wanted.items():
+        assert found[name].equal(values), name
+    assert any(values.abs().sum() > 0 for name, values in found.items() if "lora_B" in name)
+
+
+def words_of(folder: Path, kind: str, number: int) -> NDArray[np.uint32]:
+    return np.frombuffer((folder / f"{kind}-{number}").read_bytes(), dtype=np.uint32)
+
+
+def simulated(fleet: Fleet) -> Path:
+    """The run folder of the same run in this process, without noise, over the same text."""
+    place = fleet.place / "simulated"
+    place.mkdir()
+    files = []
+    for name, holder in fleet.holders.items():
+        files.append(place / f"{name}.jsonl")
+        files[-1].write_bytes(holder.data.read_bytes())
+    config = settings(fleet.model, fleet.public, **SHARED)
+    with pytest.MonkeyPatch.context() as patch:
+        no_noise(patch)
+        done = run_here(
+            {**Settings().to_flat(), **config, "run.out": str(place)}, in_process(files, place)
+        )
+    return done.path
 
 
 def secrets_of(holder: Member) -> list[bytes]:

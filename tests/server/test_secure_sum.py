@@ -18,7 +18,6 @@ from confide.common.machine.paths import keys_beside
 from confide.common.models.loading import LoadedModel, load_model
 from confide.common.plans import plan_of, step_of_round
 from confide.common.privacy.ledger import Ledger
-from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import Settings, from_flat
 from confide.common.wire.messages import (
     Opening,
@@ -36,6 +35,7 @@ from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import InProcessTransport, federation
 from tests import tiny
+from tests.no_noise import no_noise
 from tests.server.federated import config, events
 
 SHARED = {
@@ -134,18 +134,9 @@ def test_every_round_counts_and_nobody_sees_a_part(make: Make) -> None:
         assert request.openers
 
 
-class Silent(SecureGenerator):
-    """No noise, so that a sum can be held against the sum of what was summed."""
-
-    def normal(self, n: int) -> Any:
-        return np.zeros(n)
-
-
 @pytest.fixture
 def noiseless(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("confide.client.training.private_step.check_noise", lambda draw: None)
-    monkeypatch.setattr("confide.client.training.trainer._check_moved", lambda *_: None)
-    monkeypatch.setattr("confide.client.holder.SecureGenerator", Silent)
+    no_noise(monkeypatch)
 
 
 def test_with_the_noise_off_the_sum_is_the_plain_sum_bit_for_bit_on_the_grid(
