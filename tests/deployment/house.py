@@ -16,7 +16,7 @@ from confide.client.site import unix_socket
 from confide.client.site.budget import make_ledger
 from confide.client.site.join import status
 from confide.common.errors import ConfideError
-from confide.common.wire.messages import Reply, TrainRequest
+from confide.common.wire.messages import Reply, Request
 from tests import tiny
 from tests.client.conftest import Place
 from tests.client.marked import move_to_marked_folder
@@ -26,9 +26,9 @@ from tests.deployment.conftest import ROOT, wait_for
 class House:
     """Its text is full of markers; ``received`` is every byte that came through the socket."""
 
-    def __init__(self, folder: Path, model: Path) -> None:
+    def __init__(self, folder: Path, model: Path, **settings: Any) -> None:
         policy = Policy(max_delta=1e-2, base_models=(str(model),), allow_unprotected=True)
-        self.place = Place(folder, model, policy, round__timeout=240.0)
+        self.place = Place(folder, model, policy, round__timeout=240.0, **settings)
         move_to_marked_folder(self.place)
         self.policy = folder / "policy.toml"
         self.policy.write_text(
@@ -72,7 +72,7 @@ class House:
         except ConfideError:
             return None
 
-    def ask(self, task: TrainRequest) -> Reply:
+    def ask(self, task: Request) -> Reply:
         return relay(task, self.socket)
 
     def raw(self, data: bytes) -> bytes:
