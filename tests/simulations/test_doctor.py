@@ -106,7 +106,8 @@ def test_a_runs_own_config_a_pyproject_and_a_scenario_file_are_told_apart(
     found = diagnose(str(tmp_path / "config.toml"))
     assert found.subject == f"the settings of {tmp_path}/config.toml"
     assert "noise-off" in names(str(tmp_path / "config.toml"))
-    assert names(str(root / "pyproject.toml")) == names("nyt")
+    demo = {"too-few-holders"}  # it asks for eight of ten, and here are fewer
+    assert names(str(root / "pyproject.toml")) == names("nyt") | demo
     mine = tmp_path / "mine.toml"
     mine.write_text(
         'task.labels = "a,b"\nmodel.name = "m"\nprivacy.trust = "off"\nround.min-holders = 4\n'

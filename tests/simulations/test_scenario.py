@@ -16,6 +16,13 @@ from confide.simulations.sources import SOURCES
 
 # Whose promise is to whole persons as it stands.
 OF_PERSONS = ("shakespeare",)
+# What the demo has beside its scenario, which serves any number of holders.
+DEMO = {
+    "run.name": "demo",
+    "privacy.trust": "distributed",
+    "privacy.colluding": 2,
+    "round.min-holders": 8,
+}
 WHOLE = '[federation]\nsource = "nyt"\nholders = 2\npartition = "iid"\n'
 
 
@@ -89,7 +96,8 @@ def test_every_kind_of_file_is_one_dialect(tmp_path: Path, root: Path) -> None:
         assert from_flat(run_config(again)) == settings
         assert (again.name, again.federation) == ("movies", "movies-10")
     demo = from_flat(run_config(load_scenario(root / "pyproject.toml")))
-    assert demo == from_flat(run_config(load_scenario("nyt", ["run.name=demo"])))
+    changes = [f"{key}={value}" for key, value in DEMO.items()]
+    assert demo == from_flat(run_config(load_scenario("nyt", changes)))
 
 
 def test_a_table_of_an_earlier_scenario_is_told_where_its_keys_are_now(tmp_path: Path) -> None:
@@ -152,7 +160,7 @@ def test_the_apps_own_config_is_the_demo_scenarios(root: Path) -> None:
     flat = {
         f"{room}.{name}": value for room, values in app.items() for name, value in values.items()
     }
-    assert flat == {**run_config(load_scenario("nyt")), "run.name": "demo"}
+    assert flat == {**run_config(load_scenario("nyt")), **DEMO}
 
 
 def test_changes_take_the_type_of_the_setting() -> None:
