@@ -22,8 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..common.adapter.encoding import decode_vector
-from ..common.adapter.parcel import Parcel, sent_size, unpack
+from ..common.adapter.encoding import Parcel, decode_vector, sent_size, unpack
 from ..common.adapter.schema import AdapterSchema
 from ..common.errors import ConfideError
 from ..common.machine.paths import keys_beside

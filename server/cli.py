@@ -213,7 +213,7 @@ def export(
     from .report import find_run
 
     folder = find_run(run)
-    from .export import export_merged  # and torch with it
+    from .predict import export_merged
 
     export_merged(folder, merged)
     done = (

@@ -18,7 +18,7 @@ from ..common.methods.products import based_on
 from ..common.models.batches import EncodedText, forward
 from ..common.models.loading import LoadedModel
 from ..common.settings import DataSpec, Settings
-from ..common.tasks import scores
+from ..common.tasks.task import PERPLEXITY, needs_answers, values
 from ..common.tasks.tokens import targets_of
 from ..common.text.readers import read_records
 from .run_folder import PUBLIC_FILE, RunFolder
@@ -73,7 +73,7 @@ class Evaluator:
             own_screen=own_screen,
         )
         examples = self._task.encode(self._records, loaded.tokenizer, loaded.max_length)
-        self._written = not self._task.by_logits and scores.needs_answers(self._task.metrics)
+        self._written = not self._task.by_logits and needs_answers(self._task.metrics)
         self._right = targets_of([r.target for r in self._records]) if self._written else []
         self._text = EncodedText(examples, loaded)
 
@@ -96,9 +96,9 @@ class Evaluator:
         if self._written and written:
             answers, right = task.generate(self._records, self._loaded), self._right
         elif self._written:
-            names = (scores.PERPLEXITY,)
+            names = (PERPLEXITY,)
         count = len(self._text)
-        metrics = scores.values(names, answers, right, total / terms)
+        metrics = values(names, answers, right, total / terms)
         whole = written or not self._written
         return Score(examples=count, loss=loss / count, metrics=metrics, whole=whole)
 

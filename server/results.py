@@ -148,7 +148,7 @@ class Run:
 
     def export_merged(self, folder: str | Path) -> Path:
         """Write base model and adapter as one model into a new folder."""
-        from .export import export_merged
+        from .predict import export_merged
 
         export_merged(self.path, Path(folder))
         return Path(folder)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..common.adapter.parcel import HINT, OTHER_START, pack
+from ..common.adapter.encoding import HINT, OTHER_START, pack
 from ..common.adapter.schema import AdapterSchema
 from ..common.adapter.tensors import flatten, size_of, unflatten
 from ..common.errors import ConfideError

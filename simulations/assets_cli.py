@@ -126,7 +126,7 @@ def unpack(
 ) -> None:
     """Convert a GGUF file to a model folder in float16."""
     from ..common.errors import ConfideError
-    from .gguf import unpack as write_model
+    from .made import unpack as write_model
     from .staging import staged
 
     if folder.exists():

@@ -36,7 +36,7 @@ def add_commands(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     from .assets_cli import add_commands as add_assets
     from .deploy_cli import add_commands as add_server
-    from .doctor_cli import add_commands as add_doctor
+    from .doctor import add_commands as add_doctor
 
     add_assets(app)
     app.command("simulate")(simulate)
@@ -160,7 +160,7 @@ def bench_utility(
 
     from rich.console import Console
 
-    from .benchmarks import places, results, rows, utility
+    from .benchmarks import places, results, utility
     from .scenario import load_scenario
 
     chosen, known = load_scenario(scenario, changes or []), [places.OWN, *places.PARTITIONS]
@@ -191,9 +191,9 @@ def bench_utility(
         for row in found:
             typer.echo(json.dumps(row.to_json()))
         return
-    typer.echo(rows.markdown(found))
+    typer.echo(results.markdown(found))
     if len(compared) > 1 and len(promised) > 1:
-        typer.echo(f"\n{rows.overview(found)}")
+        typer.echo(f"\n{results.overview(found)}")
 
 
 def bench_step(

@@ -17,7 +17,7 @@ from ...common.wire.outgoing import NOT_SENT, in_words
 from ..guard.contract import Contract
 from ..guard.policy import Policy
 from ..site.budget import left_of, read_spending
-from ..text.identity import identity_of
+from ..text.taken import identity_of
 
 if TYPE_CHECKING:
     from ..site.join import Joining

@@ -26,7 +26,7 @@ from ...common.text.readers import Record, records_that_fit, usable_units
 from ...common.text.rows import check_suffix
 from ..guard.contract import Contract
 from ..guard.scrub import tried
-from .identity import identity_of
+from .taken import identity_of
 
 Examples = Sequence[Example | None]
 

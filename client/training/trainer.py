@@ -3,6 +3,13 @@
 The number of steps is the plan's, whatever the batches turn out to be; nothing about a batch (its
 loss, its size, its norms) is returned. Source: Abadi et al. 2016 (DP-SGD); for persons, each with
 a bounded number of records and clipped as a whole, McMahan et al. 2018.
+
+Batches are cut to what memory holds. How much an example needs while its gradient is made is
+measured on one made-up example of the greatest length, from what autograd keeps of it: no text,
+no privacy cost, and nothing to maintain for each kind of model. Backward holds a few more
+tensors of the largest kept size at a time (a language model's logits), which are added. What a
+shorter example needs is at most its share of that by length, since nothing in a model grows
+slower than its length but the gradient itself, which is counted apart.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,11 +31,50 @@ from ...common.models.loading import LoadedModel
 from ...common.privacy.noise import SecureGenerator
 from ...common.privacy.plan import Plan, Trust
 from ...common.settings import Settings
+from ...common.tasks.tokens import vocabulary
 from ..guard.scrub import tried
-from .footprint import measure
 from .per_example import PerExample
 from .private_step import PrivateOptimizer, pull_back, trained_parameters
 from .self_check import check_per_example, longest_pair
+
+_IN_BACKWARD = 3  # tensors of the largest size, beyond those that were kept; two were seen
+
+
+def measure(engine: PerExample, loaded: LoadedModel) -> Footprint:
+    """Bytes for each example and for each of its tokens."""
+    longest, task = loaded.max_length, loaded.task
+    generator = torch.Generator().manual_seed(0)  # of made-up text
+    made_up = task.made_up([longest], vocabulary(loaded), generator, loaded)
+    batch = EncodedText(made_up, loaded).together([0])
+    own = {_place(t) for t in (*loaded.model.parameters(), *loaded.model.buffers())}
+    kept: dict[int, int] = {}
+    # Held until the pass is over, or their places would be used again.
+    held: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        if _place(tensor) not in own:
+            kept[_place(tensor)] = tensor.untyped_storage().nbytes()
+            held.append(tensor)
+        return tensor
+
+    engine.train()
+    with torch.autograd.graph.saved_tensors_hooks(note, _as_it_is):
+        task.losses(forward(loaded, task, batch), batch.targets).sum()
+    engine.forget()
+    largest = max(kept.values(), default=0)
+    return Footprint(
+        example=sum(p.numel() * p.element_size() for p in engine.trained),
+        token=(sum(kept.values()) + _IN_BACKWARD * largest) / longest,
+    )
+
+
+def _place(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+def _as_it_is(tensor: Any) -> Any:
+    return tensor
+
 
 _MIB = 2**20
 # What a model raises that cannot be computed as it is asked to be.

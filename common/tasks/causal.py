@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from ..errors import ConfideError
 from ..text.readers import Message, Record
 from . import tokens
-from .card import TEXTS, writing
 from .example import IGNORED, Batch, Example
 from .generation import check_template, continued, in_words
-from .scores import PERPLEXITY
-from .task import DECODER, Described, Place, Refuse
+from .task import DECODER, PERPLEXITY, TEXTS, Described, Place, Refuse, writing
 
 if TYPE_CHECKING:
     from torch import Generator

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ..errors import ConfideError
 from . import pooled, tokens
 from .example import IGNORED, Batch, Example
-from .scores import PERPLEXITY
-from .task import Described, Place
+from .task import PERPLEXITY, Described, Place
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..extras import library
-from .card import TEXTS
 from .example import Batch, Example, padded
-from .task import ENCODER, Place, Task, Weighed
+from .task import ENCODER, TEXTS, Place, Task, Weighed
 from .tokens import random_ids
 
 if TYPE_CHECKING:

@@ -11,11 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import pooled, tokens
-from .card import writing
 from .example import Example
 from .generation import check_template, continued, in_words
-from .scores import PERPLEXITY
-from .task import T5, Described, Place, Refuse, Weighed
+from .task import PERPLEXITY, T5, Described, Place, Refuse, Weighed, writing
 
 if TYPE_CHECKING:
     import torch

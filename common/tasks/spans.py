@@ -14,8 +14,7 @@ from ..errors import ConfideError
 from . import tokens
 from .example import Example
 from .generation import continued
-from .scores import PERPLEXITY
-from .task import T5, Described, Place
+from .task import PERPLEXITY, T5, Described, Place
 
 if TYPE_CHECKING:
     import torch

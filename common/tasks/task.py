@@ -3,6 +3,11 @@
 All in which one task differs from another stands in its own module, as a class below ``Task``:
 settings, check-data, contract, card, Hub and `confide predict` ask it. Importing it needs no torch,
 so that settings and the command line start without; what computes imports torch where it does.
+
+``perplexity`` is made here from the losses: exp of the mean over all target tokens. Every other
+metric is one of ``common.metrics``.
+
+``literal`` and ``writing`` are pieces of the code on a model's card: plain transformers.
 """
 
 from __future__ import annotations
@@ -13,7 +18,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from .example import Batch, Example, Prediction
-from .scores import chosen
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +25,89 @@ if TYPE_CHECKING:
 
     from ..settings import Settings, TaskSpec
     from ..text.readers import Record
+import math
+from typing import TYPE_CHECKING
+
+from ..errors import ConfideError, nearest
+from ..metrics import compute
+
+if TYPE_CHECKING:
+    from ..settings import TaskSpec
+import json
+
+TEXTS = '["The first text.", "Another, somewhat longer text."]'
+_WRITES = f"""\
+template = {{template}}
+texts = [template.replace("{{{{text}}}}", text) for text in {TEXTS}]
+for text in texts:
+    batch = tokenizer({{given}}, return_tensors="pt"{{bare}})
+    written = model.generate(**batch, max_new_tokens={{new}}, num_beams={{beams}}, do_sample=False)
+    print(tokenizer.decode(written[0{{rest}}], skip_special_tokens=True))
+"""
+
+
+def literal(value: Any) -> str:
+    """Text, or a list of it, as Python that can be read: letters as they are, and whatever is not
+    to be seen, or would end the block of a card, by its number."""
+    shown = json.dumps(value, ensure_ascii=False).replace("```", "\\u0060" * 3)
+    return "".join(x if x.isprintable() else json.dumps(x)[1:-1] for x in shown)
+
+
+def writing(template: Any, *, new: Any, beams: Any, alone: bool) -> str:
+    """Code that lets the model write; ``alone``: a decoder, whose answer follows its prompt."""
+    begin = "begin = tokenizer.bos_token or tokenizer.cls_token or tokenizer.eos_token\n"
+    return (begin if alone else "") + _WRITES.format(
+        template=literal(template),
+        given="begin + text" if alone else "text",
+        bare=", add_special_tokens=False" if alone else "",
+        rest=', batch["input_ids"].shape[1]:' if alone else "",
+        new=new,
+        beams=beams,
+    )
+
+
+PERPLEXITY = "perplexity"
+
+
+def chosen(spec: TaskSpec, known: Sequence[str], *, shown: int) -> tuple[str, ...]:
+    """The metrics of a task, the main one first: ``task.metric``, or else the first of ``known``;
+    then as many of these as are shown without being asked for.
+
+    Raises:
+        ConfideError: ``settings.combination`` for a metric that the task does not have.
+    """
+    if spec.metric and spec.metric not in known:
+        raise ConfideError(
+            "settings.combination",
+            f"task.metric = {spec.metric!r:.100}, but task.kind = {spec.kind!r} has"
+            f" {', '.join(known)}.",
+            nearest(spec.metric[:100], known),
+        )
+    return tuple(dict.fromkeys([spec.metric or known[0], *known[:shown]]))
+
+
+def needs_answers(metrics: Sequence[str]) -> bool:
+    """Whether the losses alone are not enough."""
+    return any(name != PERPLEXITY for name in metrics)
+
+
+def values(
+    metrics: Sequence[str], answers: Sequence[Any], references: Sequence[Any], token_loss: float
+) -> dict[str, float]:
+    """Each metric's value; ``token_loss`` is the mean loss of a target token in nats."""
+    return {
+        name: perplexity(token_loss) if name == PERPLEXITY else compute(name, answers, references)
+        for name in metrics
+    }
+
+
+def perplexity(token_loss: float) -> float:
+    """exp of the loss; a loss too large for a float gives infinity."""
+    try:
+        return math.exp(token_loss)
+    except OverflowError:
+        return math.inf
+
 
 Refuse = Callable[[str, str], None]  # a message, and what to do instead
 Described = Mapping[str, Mapping[str, str]]  # name -> flat settings

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
 from .example import IGNORED, Batch, Example, padded
-from .scores import PERPLEXITY
-from .task import Place, Task
+from .task import PERPLEXITY, Place, Task
 
 if TYPE_CHECKING:
     import torch

@@ -4,9 +4,8 @@ Every holder counts the same; sums run in float64 over holders in the order of t
 result depends neither on the order of arrival nor on who was slow.
 """
 
-from .mean import mean_change
 from .optimizer import ServerOptimizer
-from .robust import OUTLIER, Combined, combine
+from .robust import OUTLIER, Combined, combine, mean_change
 
 __all__ = [
     "OUTLIER",

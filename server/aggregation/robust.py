@@ -18,6 +18,11 @@ Every rule is float64 and depends on names and changes alone, never on the order
 two values of Krum tie, the first name wins. The median of an even number is the mean of the two in
 the middle. Fewer holders than a rule needs are refused. The changes must be finite (the gate).
 Noise hides: what is closer than the noise of an honest change to the others is left to the mean.
+
+The mean serves ``aggregate.method`` ``lora`` and ``ffa`` alike. With ``ffa`` (Sun et al. 2024,
+"Improving LoRA in privacy-preserving federated learning") A is frozen and the mean of B is the mean
+of the product BA exactly; with ``lora`` A and B are averaged apart, which is not the mean of the
+products and has noise squared in it.
 """
 
 from __future__ import annotations
@@ -30,7 +35,18 @@ from torch import Tensor
 
 from ...common.errors import ConfideError
 from ...common.settings.combinations import fewest_holders, hostile_holders
-from .mean import mean_change
+
+
+def mean_change(changes: Mapping[str, Tensor]) -> Tensor:
+    """Uniform mean (M,) of the changes by holder; empty input is refused."""
+    if not changes:
+        raise ConfideError("aggregate.empty", "No update was accepted, so there is no mean.")
+    # A running sum: a stack of a thousand holders in float64 would be the largest thing here.
+    total = torch.zeros_like(next(iter(changes.values())), dtype=torch.float64)
+    for holder in sorted(changes):
+        total += changes[holder]
+    return (total / len(changes)).float()
+
 
 OUTLIER = "aggregate.outlier"  # the code of a holder whose change a rule has left out
 

@@ -39,12 +39,11 @@ from ...common.metrics import METRICS
 from ...common.models.batches import frozen_layers_shared
 from ...common.settings import COORDINATORS_OWN, PrivacySpec, Scalar
 from ...common.tasks import TASKS
-from ...common.tasks.scores import PERPLEXITY
+from ...common.tasks.task import PERPLEXITY
 from ..scenario import Scenario, run_config
 from ..simulation import in_process
 from .places import EVERYTHING, Place
-from .results import Measured, Results
-from .rows import Row
+from .results import Measured, Results, Row
 
 _REACH = 8.0  # of the rates that are tried, above and below the scenario's
 _TUNING_SEEDS = (2**31 - 1, 2**31 - 2)  # no row has them

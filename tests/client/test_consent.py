@@ -22,7 +22,7 @@ from confide.client.site.budget import make_ledger
 from confide.client.site.join import Joining
 from confide.client.site.users import User
 from confide.client.text.check_data import check_data
-from confide.client.text.identity import identity_of
+from confide.client.text.taken import identity_of
 from confide.common.machine.installed import code_hash
 from confide.common.machine.kit import Kit
 from confide.common.privacy.ledger import Charge, Ledger

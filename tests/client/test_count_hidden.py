@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from confide.client.guard.policy import Policy
-from confide.common.adapter.encoding import decode_vector
-from confide.common.adapter.parcel import pack
+from confide.common.adapter.encoding import decode_vector, pack
 from confide.common.adapter.tensors import flatten
 from confide.common.models.loading import load_model
 from confide.common.plans import plan_of

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from confide.client.training import trainer as trainer_module
-from confide.client.training.footprint import measure
 from confide.client.training.per_example import PerExample
-from confide.client.training.trainer import Trainer
+from confide.client.training.trainer import Trainer, measure
 from confide.common.errors import ConfideError
 from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, Footprint, Room, forward
@@ -157,7 +156,7 @@ from confide.common.models.loading import load_model
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import from_flat
 from confide.common.tasks import Example
-from confide.simulations.benchmarks.memory import _begin, _highest
+from confide.simulations.benchmarks.step import _begin, _highest
 from confide.common.adapter.schema import get_adapter
 from confide.common.adapter.tensors import flatten
 from tests.client.test_private_step import plan

@@ -20,7 +20,7 @@ from confide.client.guard.policy import SIMULATION
 from confide.client.holder import Holder
 from confide.client.text.taken import take_in
 from confide.client.training.trainer import Trainer
-from confide.common.adapter.parcel import pack
+from confide.common.adapter.encoding import pack
 from confide.common.adapter.tensors import flatten
 from confide.common.models import loading as models
 from confide.common.models.loading import load_model

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from confide.client.guard.policy import Policy
-from confide.common.adapter.parcel import pack
+from confide.common.adapter.encoding import pack
 from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError
 from confide.common.masking.keys import Identity, Roster, SealingKey

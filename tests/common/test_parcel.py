@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.common.adapter.parcel import HINT, Parcel, pack, sent_size, unpack
+from confide.common.adapter.encoding import HINT, Parcel, pack, sent_size, unpack
 from confide.common.adapter.schema import AdapterSchema
 from confide.common.adapter.tensors import flatten
 from confide.common.errors import ConfideError

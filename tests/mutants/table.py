@@ -359,7 +359,7 @@ MUTANTS = (
     ),
     Mutant(
         "a layer that is called twice keeps the last",
-        "client/training/per_example/record.py",
+        "client/training/per_example/layers.py",
         "kept.grad_sample = known + rows",
         "kept.grad_sample = rows",
         _GRADIENT_TESTS,
@@ -856,21 +856,21 @@ MUTANTS = (
     ),
     Mutant(
         "a step's loss is taken one way round alone",
-        "common/privacy/loss.py",
+        "common/privacy/accountant.py",
         "in ways[:1] if q == 1 else ways:",
         "in ways[:1]:",
         ("tests/common/privacy/test_loss.py",),
     ),
     Mutant(
         "a step's loss ends before its tail",
-        "common/privacy/loss.py",
+        "common/privacy/accountant.py",
         "_TAIL = 10.0",
         "_TAIL = 4.0",
         ("tests/common/privacy/test_loss.py",),
     ),
     Mutant(
         "a step's loss is a thousandth too small",
-        "common/privacy/loss.py",
+        "common/privacy/accountant.py",
         "q * ndtr((1 - x) / z) - weight",
         "0.999 * q * ndtr((1 - x) / z) - weight",
         ("tests/common/privacy/test_loss.py",),
@@ -913,14 +913,14 @@ MUTANTS = (
     # --- what becomes of it ---
     Mutant(
         "the order of arrival decides",
-        "server/aggregation/mean.py",
+        "server/aggregation/robust.py",
         "    for holder in sorted(changes):",
         "    for holder in changes:",
         ("tests/server/aggregation/test_mean.py",),
     ),
     Mutant(
         "the mean is summed in single precision",
-        "server/aggregation/mean.py",
+        "server/aggregation/robust.py",
         "torch.zeros_like(next(iter(changes.values())), dtype=torch.float64)",
         "torch.zeros_like(next(iter(changes.values())))",
         ("tests/server/aggregation/test_mean.py",),
@@ -985,7 +985,7 @@ MUTANTS = (
     ),
     Mutant(
         "other initial values are taken for the coordinator's",
-        "common/adapter/parcel.py",
+        "common/adapter/encoding.py",
         "    if _digest(initial, rest) != parcel.rest:",
         "    if False:",
         ("tests/common/test_parcel.py",),

@@ -248,7 +248,7 @@ TASK_MUTANTS = (
     ),
     Mutant(
         "task: the merged model lacks the adapter",
-        "server/export.py",
+        "server/predict.py",
         ".merge_and_unload()",
         ".unload()",
         _SPIECE,

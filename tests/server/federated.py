@@ -12,8 +12,7 @@ from torch import Tensor
 
 from confide.client.guard.policy import SIMULATION, Policy
 from confide.client.holder import Holder, Site
-from confide.common.adapter.encoding import decode_vector
-from confide.common.adapter.parcel import Parcel, unpack
+from confide.common.adapter.encoding import Parcel, decode_vector, unpack
 from confide.common.models.loading import LoadedModel
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.wire.messages import Reply, TrainRequest

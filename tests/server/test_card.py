@@ -22,7 +22,7 @@ from transformers import (
 
 from confide.common.machine.paths import public_name
 from confide.common.settings import from_flat
-from confide.common.tasks.card import literal
+from confide.common.tasks.task import literal
 from confide.server.card import model_card, terms_of
 from confide.server.report import SCHEMA
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from confide.client.training.personal import load_personal, personal_file
-from confide.common.adapter.parcel import pack
+from confide.common.adapter.encoding import pack
 from confide.common.adapter.tensors import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of

@@ -17,8 +17,7 @@ from huggingface_hub import ModelCard
 from confide.common.models.batches import EncodedText
 from confide.common.models.loading import forget_models
 from confide.common.text.readers import read_records
-from confide.server.export import export_merged
-from confide.server.predict import evaluate_run, open_run, predict
+from confide.server.predict import evaluate_run, export_merged, open_run, predict
 from confide.server.run import run
 from tests import tiny, warm
 from tests.server import federated, one_liners

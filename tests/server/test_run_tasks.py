@@ -22,12 +22,10 @@ from confide.common.errors import ConfideError
 from confide.common.metrics import compute
 from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, forward
-from confide.common.tasks import TASKS, card
+from confide.common.tasks import TASKS
 from confide.common.text.readers import Record
-from confide.server import usage
 from confide.server.explain import TOLERANCE, explain
-from confide.server.export import export_merged
-from confide.server.predict import evaluate_run, open_run, predict
+from confide.server.predict import evaluate_run, export_merged, open_run, predict
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from confide.simulations import yardsticks
@@ -186,10 +184,10 @@ def test_the_merged_model_is_the_same_in_plain_transformers(
     folder = done(task).path
     export_merged(folder, tmp_path / "merged")
     settings, loaded = open_run(folder)
-    auto = getattr(transformers, usage.model_class(settings.to_flat()))
+    auto = getattr(transformers, task.model_class(settings.to_flat()))
     plain, info = auto.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not info["missing_keys"]
-    mean = usage.model_class(settings.to_flat()) == "AutoModelForTokenClassification"
+    mean = task.model_class(settings.to_flat()) == "AutoModelForTokenClassification"
     spoilt = {"bert.pooler.dense.weight"} if mean else set()  # see tests/server/test_one_liners.py
     assert set(info["unexpected_keys"]) == spoilt
     frozen = loaded.trunk.frozen
@@ -394,8 +392,8 @@ def test_the_code_of_the_card_gives_the_answers_that_are_scored(
     language = TASKS[tiny.TASKS[task].get("task__kind", "classification")].language
     texts = [" ".join(row["text"].split()[: 4 if language else None]) for row in rows]
     code = code_of((folder / "README.md").read_text())
-    assert code.count(card.TEXTS) == 1
-    code = code.replace(card.TEXTS, repr(texts))
+    assert code.count(task.TEXTS) == 1
+    code = code.replace(task.TEXTS, repr(texts))
     code = code.replace('base = "model"', f"base = {str(run_folder.path.parents[1] / 'model')!r}")
     monkeypatch.chdir(folder)
     capsys.readouterr()

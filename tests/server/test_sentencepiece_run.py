@@ -17,8 +17,7 @@ import torch
 import transformers
 
 from confide.common.text.readers import Record
-from confide.server.export import export_merged
-from confide.server.predict import evaluate_run, open_run, predict
+from confide.server.predict import evaluate_run, export_merged, open_run, predict
 from confide.server.run import run
 from confide.server.run_folder import RunFolder
 from tests import tiny, warm

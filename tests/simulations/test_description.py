@@ -20,7 +20,7 @@ from confide.simulations.description import TASKS, task_of
 from confide.simulations.inprocess import federation
 from confide.simulations.scenario import load_scenario, prepare, run_config
 from confide.simulations.tune import Outcome, Search, Trial
-from confide.simulations.tuned import best_scenario
+from confide.simulations.tune_cli import best_scenario
 from tests import tiny
 
 

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 from confide.common.errors import ConfideError
 from confide.common.settings import Settings
 from confide.server.run_folder import RunFolder
-from confide.simulations.doctor import diagnose
-from confide.simulations.doctor_cli import add_commands
+from confide.simulations.doctor import add_commands, diagnose
 from confide.simulations.scenario import load_scenario, run_config
 from confide.simulations.simulation import as_settings
 from tests import tiny

@@ -17,11 +17,10 @@ from typer.testing import CliRunner
 from confide.__main__ import build_app
 from confide.common.errors import ConfideError
 from confide.common.models.loading import weights_sha256
-from confide.server.export import export_merged
-from confide.server.predict import predict
+from confide.server.predict import export_merged, predict
 from confide.server.run import run
-from confide.simulations.gguf import unpack
 from confide.simulations.inprocess import federation
+from confide.simulations.made import unpack
 from tests import tiny
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed")

@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 from confide.common.errors import ConfideError
 from confide.simulations import assets, cli, made
-from confide.simulations.assets import Asset
-from confide.simulations.download import Package
+from confide.simulations.assets import Asset, Package
 from confide.simulations.made import MADE, Made, is_made, make
 
 Calls = list[tuple[str, str]]

@@ -25,8 +25,8 @@ from confide.simulations import tune as module
 from confide.simulations.scenario import Scenario, load_scenario, run_config
 from confide.simulations.space import default_space, parse_space
 from confide.simulations.tune import Outcome, Search, Trial, one_run, tune
+from confide.simulations.tune_cli import best_scenario
 from confide.simulations.tune_page import cost_sentence, grid_sentence, models, render, table
-from confide.simulations.tuned import best_scenario
 from tests import tiny
 
 NOISE, DELTA, ROUNDS = 2.0, 1e-3, 2

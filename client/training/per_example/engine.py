@@ -40,9 +40,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from transformers.pytorch_utils import Conv1D
 
 from ....common.errors import ConfideError
-from .layers import SAMPLED, Linear, Prompt, Replayed, Rule, by_opacus, one_by_one
+from .layers import SAMPLED, BatchSize, Linear, Prompt, Replayed, Rule, by_opacus, one_by_one
 from .lora import Branch, Layer, LoraLinear
-from .record import BatchSize
 
 # The inputs by which a batch's size is known, in the order in which they are asked for.
 _INPUTS = ("input_ids", "inputs_embeds", "decoder_input_ids")

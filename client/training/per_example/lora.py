@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .record import examples_first, outer, record
+from .layers import examples_first, outer, record
 
 
 @dataclass(frozen=True)

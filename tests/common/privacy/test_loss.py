@@ -11,7 +11,7 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 from scipy.stats import norm
 
-from confide.common.privacy.loss import of_one_step
+from confide.common.privacy.accountant import of_one_step
 
 EPSILONS = np.linspace(0.0, 1.0, 40)
 FEW = 1e-12  # of delta: rounding in float64

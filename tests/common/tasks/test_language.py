@@ -21,7 +21,7 @@ from confide.common.settings import TaskSpec, from_flat
 from confide.common.tasks import TASKS, Example, causal, task_for
 from confide.common.tasks.example import IGNORED
 from confide.common.tasks.generation import continued
-from confide.common.tasks.scores import values
+from confide.common.tasks.task import values
 from confide.common.text.readers import Message, Record
 from tests import tiny
 

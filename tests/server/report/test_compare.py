@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from confide.server.report.compare import MOST_SHOWN, differences, same
+from confide.server.report.verify import MOST_SHOWN, differences, same
 
 
 def test_equal_reports_differ_nowhere() -> None:

@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from confide.simulations.benchmarks.places import PARTITIONS
-from confide.simulations.benchmarks.rows import Row, markdown, overview
+from confide.simulations.benchmarks.results import Row, markdown, overview
 from confide.simulations.benchmarks.utility import compared_methods
 
 # What ``make utility`` compares.

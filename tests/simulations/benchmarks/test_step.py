@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from confide.common.errors import ConfideError
 from confide.simulations import cli
-from confide.simulations.benchmarks import engines, memory, step, workload
+from confide.simulations.benchmarks import engines, step, workload
 from confide.simulations.benchmarks.engines import CONFIDE, ENGINES, PLAIN, Engine, Step, quiet
 from confide.simulations.benchmarks.pairs import Row, interleaved, markdown, ratios
 from confide.simulations.benchmarks.step import TOLERANCE, check, reference, step_rows
@@ -191,7 +191,7 @@ def test_the_peak_of_a_step_holds_its_logits_and_their_gradient() -> None:
     wide = replace(TINY["gpt2"], config={**_SHAPES["gpt2"], "vocab_size": 4000})
     setup = Setup(batch=16, tokens=64)
     logits = setup.batch * setup.tokens * 4000 * 4
-    found = memory.peak(wide, PLAIN.name, setup)
+    found = step.peak(wide, PLAIN.name, setup)
     assert found is not None
     assert 2 * logits < found < 6 * logits
 
@@ -200,7 +200,7 @@ def test_a_step_that_fails_in_its_own_process_is_named(monkeypatch: pytest.Monke
     failed = subprocess.CompletedProcess([], 1, stdout="", stderr="Traceback\nMemoryError: all\n")
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
     with pytest.raises(ConfideError, match=r"bench\.memory.*plain on bert.*: MemoryError: all"):
-        memory.peak(TINY["bert"], PLAIN.name, SETUP)
+        step.peak(TINY["bert"], PLAIN.name, SETUP)
 
 
 def invoke(*arguments: str) -> Any:

@@ -27,8 +27,7 @@ from confide.server.run_folder import RunFolder
 from confide.simulations.benchmarks import places
 from confide.simulations.benchmarks import utility as bench
 from confide.simulations.benchmarks.places import Place, half_of, that_fit
-from confide.simulations.benchmarks.results import Measured, Results
-from confide.simulations.benchmarks.rows import markdown
+from confide.simulations.benchmarks.results import Measured, Results, markdown
 from confide.simulations.benchmarks.utility import TRUSTS, Table, compared_methods, rates, utility
 from confide.simulations.inprocess import federation
 from confide.simulations.partition import prepare_federation
