@@ -31,22 +31,25 @@ from ..common.methods import method_of
 from ..common.methods.context import Context
 from ..common.models.loading import LoadedModel, load_model
 from ..common.plans import (
+    Sum,
     bit_of,
     has_bit,
     inner_plan,
     is_shared,
     longest_sum,
+    numbers_in_sum,
     plan_of,
     plan_of_sum,
     planned_steps,
     step_of_round,
     step_of_sum,
+    steps_of_sums,
+    sums_of,
 )
 from ..common.privacy.ledger import Charge, Ledger, first_objection
 from ..common.privacy.noise import SecureGenerator
 from ..common.privacy.plan import Plan, Unit
 from ..common.settings import COORDINATORS_OWN, Settings, from_flat
-from ..common.sums import Sum, numbers_in_sum, steps_of_sums, sums_of
 from ..common.wire.messages import (
     OpenRequest,
     Ready,

@@ -40,7 +40,7 @@ from numbers import Integral, Real
 from typing import Any, NoReturn
 
 from .errors import ConfideError, nearest
-from .extras import library
+from .machine.installed import library
 
 # Below this share of its mean, the spread of numbers is rounding (scipy warns from there on).
 _ROUNDING = 1e-13

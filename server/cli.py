@@ -234,7 +234,7 @@ def explain_text(
     from rich.console import Console
 
     from ..common.errors import ConfideError
-    from ..common.extras import need
+    from ..common.machine.installed import need
     from .report import find_run
 
     folder = find_run(run)

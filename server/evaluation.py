@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..common.adapter.schema import set_adapter
-from ..common.adapter.tensors import unflatten
+from ..common.adapter.schema import set_adapter, unflatten
 from ..common.errors import ConfideError
 from ..common.methods.products import based_on
 from ..common.models.batches import EncodedText, forward

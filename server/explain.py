@@ -31,7 +31,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from ..common.errors import ConfideError
-from ..common.extras import library
+from ..common.machine.installed import library
 from ..common.tasks import TASKS, Place, Task
 from .predict import open_run
 from .report import escape

@@ -30,11 +30,10 @@ from ..common.errors import ConfideError
 from ..common.masking.openers import Call, Statement, statement_from_bytes
 from ..common.masking.ring import from_bytes
 from ..common.methods.ranks import padded
-from ..common.plans import most_terms, most_units, plan_of
+from ..common.plans import is_sum, most_terms, most_units, plan_of, steps_of_sums, sums_of
 from ..common.privacy.accountant import within
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings
-from ..common.sums import is_sum, steps_of_sums, sums_of
 from ..common.wire.messages import Refusal, Reply, TrainRequest, Update
 from .ledgers import WENT_BACK
 from .senders import ANOTHERS_NAME, NAMELESS, Senders

@@ -20,26 +20,24 @@ import torch
 from torch import Tensor
 
 from ..common.adapter.encoding import HINT, OTHER_START, pack
-from ..common.adapter.schema import AdapterSchema
-from ..common.adapter.tensors import flatten, size_of, unflatten
+from ..common.adapter.schema import AdapterSchema, flatten, size_of, unflatten
 from ..common.errors import ConfideError
 from ..common.masking.keys import Roster
 from ..common.methods import Arrived, method_of
 from ..common.models.loading import LoadedModel
-from ..common.plans import bit_of, divisor, has_bit, is_shared, step_of_round
+from ..common.plans import bit_of, divisor, has_bit, is_shared, step_of_round, sums_of
 from ..common.privacy.clipping import next_clip, share_that_fits
 from ..common.settings import COORDINATORS_OWN, Settings
-from ..common.sums import sums_of
 from ..common.wire.messages import NO_ADAPTER, TrainRequest
 from . import sums
 from .aggregation import OUTLIER, ServerOptimizer, combine
+from .aggregation.optimizer import best_round, is_done, measured_after, rate_of
 from .checkpoint import MOST_ABANDONED, Checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Evaluator, Score, Scores
 from .gate import Accepted, judge, largest_sum, most_common
 from .ledgers import WENT_BACK, Ledgers, Memory
 from .participants import Able, select, selection_key
 from .run_folder import RunFolder
-from .schedule import best_round, is_done, measured_after, rate_of
 from .secure_sum import SUM, SUSPECT, TOO_LONG, Opened, SecureSum, named
 from .senders import Known, Senders
 from .transport import Transport, wait_for_nodes

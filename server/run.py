@@ -21,8 +21,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from .. import __version__
-from ..common.adapter.schema import set_adapter
-from ..common.adapter.tensors import size_of, unflatten
+from ..common.adapter.schema import set_adapter, size_of, unflatten
 from ..common.errors import ConfideError
 from ..common.machine.installed import code_hash
 from ..common.machine.paths import local_or_cached, public_name

@@ -1,6 +1,6 @@
 """Noisy sums over the holders, at the coordinator: asked for, added up, and what follows from them.
 
-The holders add the noise and are charged (``common.sums``); everything here is post-processing of
+The holders add the noise and are charged (``common.plans``); everything here is post-processing of
 what they released, and costs no privacy. Added up over H holders the noise has standard deviation
 sqrt(H) times one holder's. Nothing here withstands a hostile holder, which can send any number.
 """
@@ -16,10 +16,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..common.errors import ConfideError
-from ..common.plans import plan_of_sum, step_of_sum
+from ..common.plans import (
+    Sum,
+    largest_loss,
+    noise_of,
+    numbers_in_sum,
+    plan_of_sum,
+    step_of_sum,
+    sums_of,
+    with_counted,
+)
 from ..common.privacy.ledger import Receipt
 from ..common.settings import Settings, from_flat
-from ..common.sums import Sum, largest_loss, noise_of, numbers_in_sum, sums_of, with_counted
 from ..common.tasks.labels import COUNTED
 from ..common.wire.messages import TrainRequest, Update
 from .gate import Accepted, check_masked, check_sum, sift

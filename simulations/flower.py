@@ -23,7 +23,7 @@ from typing import Any
 import tomli_w
 
 from ..common.errors import ConfideError
-from ..common.extras import need
+from ..common.machine.installed import need
 from ..common.machine.processes import (
     answers,
     end,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError
-from ..common.extras import need
+from ..common.machine.installed import need
 from ..common.machine.paths import cache_dir
 from . import speller
 from .assets import ASSETS, fetch

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..common.errors import ConfideError, nearest
-from ..common.extras import library
+from ..common.machine.installed import library
 from ..common.machine.paths import cache_dir
 from ..common.settings.specs import PARTITIONS
 from ..common.text.readers import Record, group_units

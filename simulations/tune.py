@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from ..common.errors import ConfideError, nearest
-from ..common.extras import library
+from ..common.machine.installed import library
 from ..common.metrics import METRICS
 from ..common.settings import OF_THE_COMMAND, Scalar, Settings, from_flat
 from .ready import check_start, check_text

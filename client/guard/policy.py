@@ -24,11 +24,10 @@ from typing import Any, NoReturn
 from ...common.errors import ConfideError
 from ...common.machine.paths import cache_dir, local_or_cached
 from ...common.methods import METHODS, method_of
-from ...common.plans import is_shared
+from ...common.plans import is_shared, noise_of
 from ...common.privacy.accountant import GaussianSteps, within
 from ...common.privacy.plan import Plan, Trust
 from ...common.settings import Settings
-from ...common.sums import noise_of
 from .contract import Contract, missing
 
 # A name of the Hub, with or without its owner: never a path, and never longer than the Hub allows.

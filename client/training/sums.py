@@ -1,5 +1,5 @@
 """A noisy sum over a holder's own text: how many records each class has, or how well the adapter
-does on it (``common.sums`` says what a run may ask for).
+does on it (``common.plans`` says what a run may ask for).
 
 Guarantee: each unit (a record, or the mean over a person's records) is a vector of L2 norm at most
 1, so that one unit more or less moves the sum by at most 1; each number of it gets Gaussian noise
@@ -30,13 +30,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...common.adapter.schema import set_adapter
-from ...common.adapter.tensors import unflatten
+from ...common.adapter.schema import set_adapter, unflatten
 from ...common.models.batches import forward
 from ...common.models.loading import LoadedModel
+from ...common.plans import Sum, largest_loss
 from ...common.privacy.noise import SecureGenerator
 from ...common.privacy.plan import Plan, Trust
-from ...common.sums import Sum, largest_loss
 from ...common.tasks import Example
 from ...common.text.readers import Record
 from ...common.text.rows import label_places

@@ -23,8 +23,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...common.adapter.schema import adapter_parameters, get_adapter, set_adapter
-from ...common.adapter.tensors import flatten, unflatten
+from ...common.adapter.schema import (
+    adapter_parameters,
+    flatten,
+    get_adapter,
+    set_adapter,
+    unflatten,
+)
 from ...common.errors import ConfideError
 from ...common.models.batches import Draws, EncodedText, Footprint, Piece, Room, forward
 from ...common.models.loading import LoadedModel

@@ -42,8 +42,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfideError
-from .schema import AdapterSchema
-from .tensors import Shapes, flatten, unflatten
+from .schema import AdapterSchema, Shapes, flatten, unflatten
 
 OTHER_START = "task.initial"
 HINT = (

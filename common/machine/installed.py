@@ -1,23 +1,70 @@
-"""The SHA-256 of the confide that is installed here, by which a ledger's charges say what trained.
+r"""What of confide is installed here: its SHA-256, by which a ledger's charges say what trained,
+and the libraries that each of its extras brings.
 
-It is that of a list, a line for each .py file of the five rooms in the order of their names, as
-``sha256sum`` writes it; so it is the same in a checkout and in an install, and whoever has the
-package can make it without us. In the folder ``confide`` of an install:
+The SHA-256 is that of a list, a line for each .py file of the five rooms in the order of their
+names, as ``sha256sum`` writes it; so it is the same in a checkout and in an install, and whoever
+has the package can make it without us. In the folder ``confide`` of an install:
 
-    find . -name '*.py' -printf '%P\\n' | LC_ALL=C sort | xargs sha256sum | sha256sum
+    find . -name '*.py' -printf '%P\n' | LC_ALL=C sort | xargs sha256sum | sha256sum
 
 It names the code and proves nothing: other code could say the same. The libraries below are not in
 it; their versions stand in ``constraints.txt``.
+
+Core confide is what a holder installs. Whatever else a command needs is imported by ``library``
+when it is used, so that one that is missing is told with the name of its extra.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from hashlib import sha256
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from ..errors import ConfideError
+from ..errors import ConfideError, missing_extra
+
+# By the name that Python imports: the name that people know, and the extra of pyproject.toml.
+EXTRAS: Mapping[str, tuple[str, str]] = {
+    "captum": ("Captum", "explain"),
+    "datasets": ("datasets", "simulation"),
+    "flwr_datasets": ("flwr-datasets", "simulation"),
+    "gguf": ("gguf", "simulation"),
+    "nltk": ("NLTK", "coordinator"),
+    "optuna": ("Optuna", "tune"),
+    "pyarrow": ("PyArrow, which reads Parquet,", "parquet"),
+    "ray": ("Ray", "simulation"),
+    "sacrebleu": ("sacrebleu", "coordinator"),
+    "sklearn": ("scikit-learn", "coordinator"),
+}
+
+
+def library(module: str) -> Any:
+    """The module of that name, whose first part is in ``EXTRAS``.
+
+    Raises:
+        ConfideError: ``extra.missing``.
+    """
+    package = module.partition(".")[0]
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != package:
+            raise  # one that the library itself asks for
+    raise missing_extra(*EXTRAS[package])
+
+
+def need(package: str) -> None:
+    """Refuse to go on without a package of ``EXTRAS``; imports nothing.
+
+    Raises:
+        ConfideError: ``extra.missing``.
+    """
+    if find_spec(package) is None:
+        raise missing_extra(*EXTRAS[package])
+
 
 _DOOR = "confide"
 _ROOMS = ("client", "common", "server", "simulations")

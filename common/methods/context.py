@@ -14,8 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from ..adapter.schema import AdapterSchema
-from ..adapter.tensors import flatten, unflatten
+from ..adapter.schema import AdapterSchema, flatten, unflatten
 from ..errors import ConfideError
 from .method import Method, Store, stays
 from .products import based_on, merged_from

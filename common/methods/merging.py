@@ -18,8 +18,7 @@ from .method import NO_HEAD, NOT_ALL, Arrived, Method, Moved, Noise, Only
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..adapter.schema import AdapterSchema
-    from ..adapter.tensors import Shapes
+    from ..adapter.schema import AdapterSchema, Shapes
     from ..settings import Settings
 
 _NOISY = (
@@ -73,7 +72,7 @@ class Merging(Method):
         holds of the mean of their products is not added to the frozen weights."""
 
     def combine(self, arrived: Arrived) -> Moved | None:
-        from ..adapter.tensors import flatten, unflatten
+        from ..adapter.schema import flatten, unflatten
         from .products import mean_moved, mean_product, product_shapes, products_of
 
         schema, added = arrived.schema, product_shapes(arrived.schema)

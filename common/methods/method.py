@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from torch import Tensor
 
-    from ..adapter.schema import AdapterSchema
-    from ..adapter.tensors import Shapes
+    from ..adapter.schema import AdapterSchema, Shapes
     from ..settings import Settings
     from .context import Context
 
@@ -113,7 +112,7 @@ class Rewritten:
 
     def turned(self, vector: Tensor, shapes: Shapes) -> Tensor:
         """A vector (M,) in the coordinates of the trained values, with each B times its turn."""
-        from ..adapter.tensors import flatten, unflatten
+        from ..adapter.schema import flatten, unflatten
 
         tensors = unflatten(vector, shapes)
         turned = {

@@ -18,8 +18,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from ..adapter.encoding import decode_vector
-from ..adapter.schema import AdapterSchema
-from ..adapter.tensors import Shapes, size_of, unflatten
+from ..adapter.schema import AdapterSchema, Shapes, size_of, unflatten
 from ..errors import ConfideError
 
 MOST_BYTES = 2**30  # of an adapter with the full rank of every layer

@@ -18,8 +18,7 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Linear
 from torch import Tensor, nn
 
-from ..adapter.schema import AdapterSchema
-from ..adapter.tensors import Shapes, flatten, unflatten
+from ..adapter.schema import AdapterSchema, Shapes, flatten, unflatten
 
 # Which axis of a tensor is the rank, by what is in its name.
 _AXES = {"lora_A": 0, "lora_B": 1}

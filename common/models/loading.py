@@ -24,8 +24,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
-from ..adapter.schema import AdapterSchema, get_adapter, schema_of
-from ..adapter.tensors import chosen_device
+from ..adapter.schema import AdapterSchema, chosen_device, get_adapter, schema_of
 from ..errors import ConfideError
 from ..machine.paths import local_or_cached
 from ..methods import method_of

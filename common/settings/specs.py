@@ -71,7 +71,7 @@ class LoraSpec:
 @dataclass(frozen=True, kw_only=True)
 class TaskSpec:
     """What is learnt, and what is done against classes of unequal size. Weights and rates that are
-    ``counted`` come from noisy sums that the holders are charged for (``common.sums``); the
+    ``counted`` come from noisy sums that the holders are charged for (``common.plans``); the
     coordinator then sends ``counted`` with the numbers. The unit of privacy stays one unit,
     whatever the copies of a record."""
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import ConfideError
-from ..extras import library
+from ..machine.installed import library
 from ..text.rows import label_places
 from .example import Prediction
 from .labels import check_labels, check_weights, places_of

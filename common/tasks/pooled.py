@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..extras import library
+from ..machine.installed import library
 from .example import Batch, Example, padded
 from .task import ENCODER, TEXTS, Place, Task, Weighed
 from .tokens import random_ids

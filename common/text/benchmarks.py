@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import ConfideError, nearest
-from ..extras import library
+from ..machine.installed import library
 from ..metrics import compute, exact_groups
 from ..tasks import TASKS
 from .readers import Record

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfideError
-from ..extras import library
+from ..machine.installed import library
 
 # What is safe to take for a column's name, and not for a record in a file without header.
 _COLUMN_NAME = re.compile(r"[^\W\d][\w.-]{0,39}")

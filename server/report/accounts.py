@@ -19,12 +19,11 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ...common.plans import plan_of, planned_steps
+from ...common.plans import plan_of, planned_steps, steps_of_sums
 from ...common.privacy import accountant
 from ...common.privacy.accountant import COARSE, INTERVAL, GaussianSteps, epsilon_pld
 from ...common.privacy.ledger import Receipt
 from ...common.privacy.steps import missing
-from ...common.sums import steps_of_sums
 from ..senders import NAMELESS
 from .histories import History, Round
 from .ledgers import LedgerFacts

@@ -15,8 +15,7 @@ from pathlib import Path
 import torch
 
 from ...client.training.trainer import Trainer
-from ...common.adapter.schema import get_adapter
-from ...common.adapter.tensors import flatten
+from ...common.adapter.schema import flatten, get_adapter
 from ...common.models.batches import EncodedText
 from ...common.models.loading import LoadedModel, load_model
 from ...common.models.trunk import fast_bfloat16

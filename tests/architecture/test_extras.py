@@ -25,7 +25,7 @@ from packaging.utils import canonicalize_name
 
 from confide.client.guard.policy import Policy
 from confide.common.errors import ConfideError
-from confide.common.extras import EXTRAS, library, need
+from confide.common.machine.installed import EXTRAS, library, need
 from confide.common.wire.messages import request_to_bytes
 from tests import tiny
 from tests.client.conftest import Place

@@ -12,8 +12,7 @@ import pytest
 from confide.client.guard.policy import Policy
 from confide.client.holder import Holder, Site
 from confide.common.adapter.encoding import pack
-from confide.common.adapter.schema import get_adapter
-from confide.common.adapter.tensors import flatten
+from confide.common.adapter.schema import flatten, get_adapter
 from confide.common.models.loading import load_model
 from confide.common.privacy.filters import enforced, settle
 from confide.common.privacy.ledger import Ledger

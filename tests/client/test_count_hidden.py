@@ -18,7 +18,7 @@ import pytest
 
 from confide.client.guard.policy import Policy
 from confide.common.adapter.encoding import decode_vector, pack
-from confide.common.adapter.tensors import flatten
+from confide.common.adapter.schema import flatten
 from confide.common.models.loading import load_model
 from confide.common.plans import plan_of
 from confide.common.settings import COORDINATORS_OWN, from_flat

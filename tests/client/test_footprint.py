@@ -158,7 +158,7 @@ from confide.common.settings import from_flat
 from confide.common.tasks import Example
 from confide.simulations.benchmarks.step import _begin, _highest
 from confide.common.adapter.schema import get_adapter
-from confide.common.adapter.tensors import flatten
+from confide.common.adapter.schema import flatten
 from tests.client.test_private_step import plan
 
 torch.set_num_threads(1)

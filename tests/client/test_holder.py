@@ -21,7 +21,7 @@ from confide.client.holder import Holder
 from confide.client.text.taken import take_in
 from confide.client.training.trainer import Trainer
 from confide.common.adapter.encoding import pack
-from confide.common.adapter.tensors import flatten
+from confide.common.adapter.schema import flatten
 from confide.common.models import loading as models
 from confide.common.models.loading import load_model
 from confide.common.plans import plan_of

@@ -19,14 +19,14 @@ import pytest
 
 from confide.client.guard.policy import Policy
 from confide.common.adapter.encoding import pack
-from confide.common.adapter.tensors import flatten
+from confide.common.adapter.schema import flatten
 from confide.common.errors import ConfideError
 from confide.common.masking.keys import Identity, Roster, SealingKey
 from confide.common.masking.openers import Opener
 from confide.common.methods import method_of
 from confide.common.models.loading import load_model
+from confide.common.plans import SENSITIVITY
 from confide.common.settings import COORDINATORS_OWN, from_flat
-from confide.common.sums import SENSITIVITY
 from confide.common.wire.messages import NO_ADAPTER, TrainRequest
 from tests import tiny
 from tests.client.witness import BAD_LINES, Seen, Witness, lines_of

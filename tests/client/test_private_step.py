@@ -15,8 +15,7 @@ from scipy import stats
 from confide.client.training import trainer
 from confide.client.training.private_step import PrivateOptimizer, check_noise
 from confide.client.training.trainer import Trainer, _check_moved
-from confide.common.adapter.schema import adapter_parameters, set_adapter
-from confide.common.adapter.tensors import flatten, unflatten
+from confide.common.adapter.schema import adapter_parameters, flatten, set_adapter, unflatten
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, Room, forward
 from confide.common.models.loading import LoadedModel, load_model

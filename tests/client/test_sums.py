@@ -18,17 +18,24 @@ from confide.client.guard.policy import Policy, review_plan, review_sum
 from confide.client.training import sums as sums_module
 from confide.client.training.sums import clipped_sum, noisy_sum, shares_of_classes, shares_of_scores
 from confide.common.adapter.encoding import decode_vector
-from confide.common.adapter.tensors import flatten
+from confide.common.adapter.schema import flatten
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText, forward
 from confide.common.models.loading import load_model
-from confide.common.plans import plan_of, plan_of_sum, planned_steps
+from confide.common.plans import (
+    SENSITIVITY,
+    Sum,
+    largest_loss,
+    plan_of,
+    plan_of_sum,
+    planned_steps,
+    steps_of_sums,
+)
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.privacy.plan import Plan, Trust
 from confide.common.settings import from_flat
-from confide.common.sums import SENSITIVITY, Sum, largest_loss, steps_of_sums
 from confide.common.tasks import Example
 from confide.common.text.readers import read_records
 from confide.common.wire.messages import TrainRequest, Update, reply_to_bytes

@@ -15,7 +15,7 @@ import torch
 
 from confide.client.training import trainer as trainer_module
 from confide.client.training.trainer import Trainer, draws_from
-from confide.common.adapter.tensors import flatten, unflatten
+from confide.common.adapter.schema import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.models import loading as models
 from confide.common.models import trunk

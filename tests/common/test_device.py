@@ -18,8 +18,7 @@ import transformers.masking_utils
 
 from confide.client.training.per_example import PerExample
 from confide.client.training.private_step import PrivateOptimizer
-from confide.common.adapter.schema import get_adapter
-from confide.common.adapter.tensors import chosen_device
+from confide.common.adapter.schema import chosen_device, get_adapter
 from confide.common.errors import ConfideError
 from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, forward

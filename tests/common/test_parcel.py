@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from confide.common.adapter.encoding import HINT, Parcel, pack, sent_size, unpack
-from confide.common.adapter.schema import AdapterSchema
-from confide.common.adapter.tensors import flatten
+from confide.common.adapter.schema import AdapterSchema, flatten
 from confide.common.errors import ConfideError
 
 SHAPES = (("a", (2, 3)), ("b", (4,)), ("c", (1, 1)), ("d", ()))

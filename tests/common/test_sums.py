@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from confide.common.errors import ConfideError
-from confide.common.privacy.accountant import GaussianSteps, calibrate, epsilon_pld
-from confide.common.settings import Settings, from_flat
-from confide.common.sums import (
+from confide.common.plans import (
     Sum,
     is_sum,
     largest_loss,
@@ -20,6 +18,8 @@ from confide.common.sums import (
     sums_of,
     with_counted,
 )
+from confide.common.privacy.accountant import GaussianSteps, calibrate, epsilon_pld
+from confide.common.settings import Settings, from_flat
 
 DELTA = 1e-5
 

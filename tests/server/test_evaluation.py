@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from confide.client.training.trainer import Trainer
-from confide.common.adapter.schema import set_adapter
-from confide.common.adapter.tensors import unflatten
+from confide.common.adapter.schema import set_adapter, unflatten
 from confide.common.errors import ConfideError
 from confide.common.models.batches import EncodedText
 from confide.common.models.loading import LoadedModel, load_model

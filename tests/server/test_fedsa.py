@@ -13,7 +13,7 @@ import torch
 
 from confide.client.training.personal import load_personal, personal_file
 from confide.common.adapter.encoding import pack
-from confide.common.adapter.tensors import flatten, unflatten
+from confide.common.adapter.schema import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import method_of
 from confide.common.models.loading import LoadedModel, load_model

@@ -14,8 +14,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForTokenClassification
 
-from confide.common.adapter.schema import load_adapter, set_adapter
-from confide.common.adapter.tensors import size_of, unflatten
+from confide.common.adapter.schema import load_adapter, set_adapter, size_of, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import METHODS
 from confide.common.methods.products import based_on, merged_from, product_shapes

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from confide.client.holder import Holder
-from confide.common.adapter.schema import adapter_parameters, get_adapter, set_adapter
-from confide.common.adapter.tensors import unflatten
+from confide.common.adapter.schema import adapter_parameters, get_adapter, set_adapter, unflatten
 from confide.common.models.batches import EncodedText, forward
 from confide.common.models.loading import LoadedModel, load_model
 from confide.common.settings import from_flat

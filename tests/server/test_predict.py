@@ -10,8 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-from confide.common.adapter.schema import save_adapter, set_adapter
-from confide.common.adapter.tensors import unflatten
+from confide.common.adapter.schema import save_adapter, set_adapter, unflatten
 from confide.common.errors import ConfideError
 from confide.common.models.loading import load_model
 from confide.common.settings import from_flat

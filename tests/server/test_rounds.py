@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from confide.client.training.trainer import Trainer
-from confide.common.adapter.tensors import flatten, unflatten
+from confide.common.adapter.schema import flatten, unflatten
 from confide.common.errors import ConfideError
 from confide.common.models.loading import LoadedModel, load_model
 from confide.common.privacy.ledger import Ledger, verify

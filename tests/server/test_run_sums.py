@@ -16,11 +16,10 @@ from rich.console import Console
 
 from confide.client.guard.policy import SIMULATION
 from confide.common.errors import ConfideError
-from confide.common.plans import plan_of
+from confide.common.plans import plan_of, steps_of_sums
 from confide.common.privacy.accountant import epsilon_pld
 from confide.common.privacy.ledger import Ledger
 from confide.common.settings import from_flat
-from confide.common.sums import steps_of_sums
 from confide.common.wire.messages import Refusal, Reply, TrainRequest
 from confide.server.report.build import build_report
 from confide.server.report.html import render

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from confide.common.settings import TrainSpec, from_flat
+from confide.server.aggregation.optimizer import best_round, is_done, rate_of
 from confide.server.checkpoint import load_checkpoint
 from confide.server.predict import evaluate_run
 from confide.server.run import run
-from confide.server.schedule import best_round, is_done, rate_of
 from tests import tiny
 from tests.server import federated
 

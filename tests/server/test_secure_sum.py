@@ -158,7 +158,7 @@ def test_with_the_noise_off_the_sum_is_the_plain_sum_bit_for_bit_on_the_grid(
     mean = np.sum(hidden, axis=0) * step / (HOLDERS * bench.settings.train.batch)
     schema = bench.loaded.schema
     start = torch.cat([bench.loaded.initial[n].reshape(-1) for n, _ in schema.trained_shapes])
-    from confide.common.adapter.tensors import flatten, unflatten
+    from confide.common.adapter.schema import flatten, unflatten
 
     moved = flatten(unflatten(bench.adapter(), schema.shapes), schema.trained_shapes)
     expected = start.double() + 0.5 * torch.from_numpy(mean).float().double()

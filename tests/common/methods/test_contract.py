@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from confide.client.training.personal import load_personal, personal_file
-from confide.common.adapter.schema import WEIGHTS_FILE, AdapterSchema
-from confide.common.adapter.tensors import size_of, unflatten
+from confide.common.adapter.schema import WEIGHTS_FILE, AdapterSchema, size_of, unflatten
 from confide.common.errors import ConfideError
 from confide.common.methods import DEFAULT, METHODS, Method, Only
 from confide.common.methods.products import product_shapes

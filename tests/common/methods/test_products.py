@@ -9,8 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.common.adapter.schema import AdapterSchema
-from confide.common.adapter.tensors import flatten, unflatten
+from confide.common.adapter.schema import AdapterSchema, flatten, unflatten
 from confide.common.methods import Arrived, method_of
 from confide.common.methods.products import factored, product_shapes
 from confide.common.methods.ranks import at_rank, padded

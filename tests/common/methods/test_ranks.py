@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from confide.common.adapter.schema import AdapterSchema
-from confide.common.adapter.tensors import flatten, unflatten
+from confide.common.adapter.schema import AdapterSchema, flatten, unflatten
 from confide.common.methods.ranks import at_every_rank, at_rank, cut, padded, rank_of
 
 A, B, HEAD = "m.lora_A.weight", "m.lora_B.weight", "m.classifier.weight"

@@ -17,9 +17,9 @@ from confide.client.text.check_data import check_data, misfits, propose_contract
 from confide.client.training.sums import shares_of_scores
 from confide.common.errors import ConfideError
 from confide.common.models.loading import load_model
+from confide.common.plans import Sum
 from confide.common.privacy.noise import SecureGenerator
 from confide.common.settings import TaskSpec, from_flat
-from confide.common.sums import Sum
 from confide.common.tasks import Example, task_for
 from confide.common.tasks.multilabel import MultiLabel
 from confide.common.text.readers import Record, read_records
