@@ -60,7 +60,17 @@ def outcome(report: Mapping[str, Any]) -> str:
         return f"{gained}; NOT DIFFERENTIALLY PRIVATE.{short}"
     spent = f"({epsilon_text(claim['epsilon'])}, {claim['delta']:g})"
     of_all = f", from all {claim['runs']} runs together" if claim["runs"] > 1 else ""
-    return f"{gained}, for (epsilon, delta) = {spent} per {claim['unit']}{of_all}.{short}"
+    paid = f"{spent} per {claim['unit']}{of_all}{_behind(claim)}"
+    return f"{gained}, for (epsilon, delta) = {paid}.{short}"
+
+
+def _behind(claim: Mapping[str, Any]) -> str:
+    """What a promise rests on where noise is in shares."""
+    secure = claim.get("secure_sum")
+    if not secure:
+        return ""
+    bare = epsilon_text(secure["unmasked_epsilon"])
+    return f", behind secure sums (without their masks {bare})"
 
 
 def show_verdict(verdict: Verdict, console: Console) -> None:

@@ -39,7 +39,9 @@ def masked(fleet: Fleet) -> Path:
 def test_both_trips_of_every_round_go_through_door_gateway_and_resident(fleet: Fleet) -> None:
     folder = masked(fleet)
     rows = rounds_of(folder)
-    print("seconds of a round with both trips:", [row["seconds"] for row in rows])
+    plain = rounds_of(fleet.run("plain", privacy__trust="local"))
+    for trips, measured in (("both trips", rows), ("one trip", plain)):
+        print(f"seconds of a round with {trips}:", [row["seconds"] for row in measured])
     assert [row["round"] for row in rows] == list(range(1, ROUNDS + 1))
     for row in rows:
         assert not row["abandoned"]

@@ -30,7 +30,9 @@ from confide.common.wire.messages import (
 )
 from confide.server.checkpoint import load_checkpoint
 from confide.server.evaluation import Score, public_evaluator
+from confide.server.report import epsilon_text
 from confide.server.report.build import build_report
+from confide.server.report.terminal import outcome
 from confide.server.rounds import Rounds
 from confide.server.run_folder import RunFolder
 from confide.simulations.inprocess import InProcessTransport, federation
@@ -611,7 +613,10 @@ def test_the_report_says_whom_the_sum_protects_against_and_what_is_left_without(
     bench = make(round__count=2, privacy__noise_multiplier="auto", privacy__epsilon=2.0)
     begin(bench)
     bench.run()
-    claim = build_report(bench.folder.path, prv=False)["claim"]
+    report = build_report(bench.folder.path, prv=False)
+    claim = report["claim"]
+    bare = epsilon_text(claim["secure_sum"]["unmasked_epsilon"])
+    assert f" per record, behind secure sums (without their masks {bare})." in outcome(report)
     assert (
         "the sums of at least 3 holders alone, the coordinator and one other" in claim["sentence"]
     )
