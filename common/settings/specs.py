@@ -234,7 +234,7 @@ class PrivacySpec:
     clip: float = number(1.0, "(0, 1e+06]",
         "The clip norm: a longer gradient of a unit is cut to this L2 norm.",
         "Opacus max_grad_norm; Flower clipping_norm (clips updates, ours each unit's gradient)")
-    clip_quantile: float = number(0.0, "(0, 1)",
+    clip_quantile: float = number(0.0, "(0, 1]",
         "The share of holders whose update is to be no longer than the clip norm, which follows it "
         "from round to round, beginning with privacy.clip (unit = holder). off: the norm is fixed.",
         "Flower target_clipped_quantile; Flower clip_norm_lr (is 0.2, as Andrew et al. advise); "

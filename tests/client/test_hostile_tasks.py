@@ -240,6 +240,7 @@ OF_PATHS = {
     "federation.partition": RANGE,
     "model.name": MODELS,
     "privacy.noise-multiplier": TYPE,  # a word or a number
+    "privacy.clip-quantile": TYPE,
     "task.labels": "settings.combination",
     "task.class-weights": "settings.combination",
     "task.class-rates": "settings.combination",

@@ -347,6 +347,15 @@ def test_nothing_of_failing_holders_is_in_the_coordinators_folder_log_or_output(
 # What is shipped
 
 
+def said_in(archive: zipfile.ZipFile, name: str) -> bytes:
+    """A file of a bundle or wheel. A wheel's RECORD has hashes of all others in letters of base64,
+    where a marker of four letters comes up by chance; of it only the names count."""
+    content = archive.read(name)
+    if not name.endswith(".dist-info/RECORD"):
+        return content
+    return b"\n".join(line.split(b",")[0] for line in content.splitlines())
+
+
 def test_the_bundle_and_the_wheel_carry_nothing_that_lies_about(root: Path, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for room in ("confide", "common", "client", "server", "simulations"):
@@ -370,6 +379,6 @@ def test_the_bundle_and_the_wheel_carry_nothing_that_lies_about(root: Path, tmp_
     for shipped in (bundle, wheel.read_bytes()):
         with zipfile.ZipFile(io.BytesIO(shipped)) as archive:
             names = archive.namelist()
-            found = [n for n in names if MARKER.search(n.encode() + archive.read(n))]
+            found = [n for n in names if MARKER.search(n.encode() + said_in(archive, n))]
         assert len(names) > 50
         assert found == []

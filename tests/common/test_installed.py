@@ -55,7 +55,7 @@ def test_a_checkout_and_an_install_of_it_have_one_hash_which_anybody_can_make(
     [
         lambda package: (package / "client" / "holder.py").write_text("# nothing\n"),
         lambda package: (package / "simulations" / "new.py").touch(),
-        lambda package: (package / "common" / "sums.py").rename(package / "common" / "sum.py"),
+        lambda package: (package / "common" / "plans.py").rename(package / "common" / "plan.py"),
         lambda package: (package / "__main__.py").unlink(),
     ],
 )

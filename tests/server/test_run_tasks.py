@@ -23,7 +23,9 @@ from confide.common.metrics import compute
 from confide.common.models import loading as models
 from confide.common.models.batches import EncodedText, forward
 from confide.common.tasks import TASKS
+from confide.common.tasks.task import TEXTS as TEXTS_OF_THE_CARD
 from confide.common.text.readers import Record
+from confide.server.card import model_class
 from confide.server.explain import TOLERANCE, explain
 from confide.server.predict import evaluate_run, export_merged, open_run, predict
 from confide.server.run import run
@@ -184,10 +186,10 @@ def test_the_merged_model_is_the_same_in_plain_transformers(
     folder = done(task).path
     export_merged(folder, tmp_path / "merged")
     settings, loaded = open_run(folder)
-    auto = getattr(transformers, task.model_class(settings.to_flat()))
+    auto = getattr(transformers, model_class(settings.to_flat()))
     plain, info = auto.from_pretrained(tmp_path / "merged", output_loading_info=True)
     assert not info["missing_keys"]
-    mean = task.model_class(settings.to_flat()) == "AutoModelForTokenClassification"
+    mean = model_class(settings.to_flat()) == "AutoModelForTokenClassification"
     spoilt = {"bert.pooler.dense.weight"} if mean else set()  # see tests/server/test_one_liners.py
     assert set(info["unexpected_keys"]) == spoilt
     frozen = loaded.trunk.frozen
@@ -392,8 +394,8 @@ def test_the_code_of_the_card_gives_the_answers_that_are_scored(
     language = TASKS[tiny.TASKS[task].get("task__kind", "classification")].language
     texts = [" ".join(row["text"].split()[: 4 if language else None]) for row in rows]
     code = code_of((folder / "README.md").read_text())
-    assert code.count(task.TEXTS) == 1
-    code = code.replace(task.TEXTS, repr(texts))
+    assert code.count(TEXTS_OF_THE_CARD) == 1
+    code = code.replace(TEXTS_OF_THE_CARD, repr(texts))
     code = code.replace('base = "model"', f"base = {str(run_folder.path.parents[1] / 'model')!r}")
     monkeypatch.chdir(folder)
     capsys.readouterr()
